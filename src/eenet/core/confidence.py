@@ -1,0 +1,70 @@
+"""Confidences: functions of the log-probabilities seen so far; larger means surer.
+
+Those of one exit take ``Float[Tensor, "*batch class"]``, those of a history take ``Float[Tensor, "sample seen class"]``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["certainty", "margin", "max_prob", "streak", "vote_share"]
+
+
+def max_prob(log_probs: Float[Tensor, "*batch class"]) -> Float[Tensor, "*batch"]:
+    """Log-odds of the most probable class.
+
+    Orders samples as the largest probability does, but does not saturate: in float32 that probability is exactly 1.0 for
+    many samples of a well-trained network, while its log-odds, taken from the other classes, still tell them apart.
+
+    Source:
+        MSDNet (Huang et al., ICLR 2018), the largest softmax probability.
+    """
+    top, index = log_probs.max(dim=-1, keepdim=True)
+    # log(1 - p_top) = log-sum-exp over the other classes
+    rest = log_probs.scatter(-1, index, -math.inf).logsumexp(dim=-1)
+    return top.squeeze(-1) - rest
+
+
+def certainty(log_probs: Float[Tensor, "*batch class"]) -> Float[Tensor, "*batch"]:
+    """One minus the entropy relative to that of the uniform distribution, in [0, 1].
+
+    Source:
+        BranchyNet (Teerapittayanon et al., ICPR 2016), entropy; EENet section 3 for the normalised form.
+    """
+    return 1.0 + (log_probs.exp() * log_probs).sum(dim=-1) / math.log(log_probs.shape[-1])
+
+
+def margin(log_probs: Float[Tensor, "*batch class"]) -> Float[Tensor, "*batch"]:
+    """Probability of the first class minus that of the second, in [0, 1]."""
+    top = log_probs.topk(2, dim=-1).values.exp()
+    return top[..., 0] - top[..., 1]
+
+
+def _choices(seen: Float[Tensor, "sample seen class"]) -> Int[Tensor, "sample seen"]:
+    return seen.argmax(dim=-1)
+
+
+def vote_share(seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, " sample"]:
+    """Share of the exits seen that voted for the most popular class, in (0, 1].
+
+    Source:
+        EENet (arXiv 2301.07099), section on exit scoring, third confidence.
+    """
+    votes = _choices(seen)
+    counts = (votes.unsqueeze(2) == votes.unsqueeze(1)).sum(dim=2)
+    return counts.amax(dim=1).to(seen.dtype) / votes.shape[1]
+
+
+def streak(seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, " sample"]:
+    """Number of consecutive exits, up to the newest, that chose the newest exit's class (1 at the first exit).
+
+    Source:
+        PABEE (Zhou et al., NeurIPS 2020), patience counter plus one.
+    """
+    votes = _choices(seen)
+    agrees = (votes == votes[:, -1:]).flip(1).to(torch.int64)
+    return agrees.cumprod(dim=1).sum(dim=1).to(seen.dtype)

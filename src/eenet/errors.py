@@ -1,0 +1,72 @@
+"""Every error eenet raises on purpose.
+
+The tree::
+
+    EenetError
+    ├── InputError (ValueError)     something handed in is wrong; found before any work starts
+    │   ├── ShapeError              tensors whose shapes disagree
+    │   ├── TableError              an exit table that cannot be used
+    │   ├── BudgetError             a budget that is malformed or out of reach
+    │   ├── DataError               a data set that is missing, incomplete or damaged
+    │   ├── AttachError             a model that cannot be given exits
+    │   ├── BundleError             a saved artefact that is incomplete or was changed
+    │   └── MissingExtraError       an optional dependency that is not installed
+    └── RunError                    work that started and could not be finished
+
+A message reads ``<argument> <value with unit> <what is wrong>: <the fact that limits it>. <what to do instead>.``
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AttachError",
+    "BudgetError",
+    "BundleError",
+    "DataError",
+    "EenetError",
+    "InputError",
+    "MissingExtraError",
+    "RunError",
+    "ShapeError",
+    "TableError",
+]
+
+
+class EenetError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class InputError(EenetError, ValueError):
+    """An argument, a file or a setting is wrong; nothing was started."""
+
+
+class ShapeError(InputError):
+    """Tensors whose shapes disagree."""
+
+
+class TableError(InputError):
+    """An exit table that is malformed, or lacks what was asked of it."""
+
+
+class BudgetError(InputError):
+    """A budget that is no number, has a foreign unit, or is out of reach."""
+
+
+class DataError(InputError):
+    """A data set that is missing, incomplete or damaged."""
+
+
+class AttachError(InputError):
+    """A model that cannot be given exits."""
+
+
+class BundleError(InputError):
+    """A saved artefact that is incomplete, damaged or was changed since it was written."""
+
+
+class MissingExtraError(InputError):
+    """An optional dependency that is not installed."""
+
+
+class RunError(EenetError):
+    """Work that started and could not be finished."""
