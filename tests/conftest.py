@@ -1,0 +1,33 @@
+"""Shared by every test: shapes and types are checked while the tests run, one thread, one seed, the data folder."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+install_import_hook("eenet", "beartype.beartype")  # before the first import of eenet, so that every module is checked
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+def pytest_configure() -> None:
+    """Leave the other cores to the other test processes."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Make a test that forgets its own seed repeatable all the same."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with the real data sets: `EENET_DATA`, else `../shared/data`; the test is skipped where it is missing."""
+    root = Path(os.environ.get("EENET_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"the data folder {root} does not exist: set EENET_DATA to the folder with the data sets")
+    return root
