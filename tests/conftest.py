@@ -26,7 +26,7 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder with the real data sets: `EENET_DATA`, else `../shared/data`; the test is skipped where it is missing."""
+    """The folder with the real data sets: `EENET_DATA`, else `../shared/data`; a test without it is skipped."""
     root = Path(os.environ.get("EENET_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not root.is_dir():
         pytest.skip(f"the data folder {root} does not exist: set EENET_DATA to the folder with the data sets")
