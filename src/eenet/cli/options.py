@@ -1,0 +1,70 @@
+"""The options that commands share, and the readers of their values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eenet.errors import InputError
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+BudgetsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        "-b",
+        metavar="B",
+        help="Mean cost per sample: 3.2 (the table's unit), 2.5ms, or 60% (of the original model). Repeatable.",
+    ),
+]
+PoliciesOption = Annotated[
+    list[str] | None,
+    typer.Option("--policy", "-p", metavar="NAME", help="Name of a policy. Repeatable."),
+]
+CostsOption = Annotated[
+    Path | None,
+    typer.Option("--costs", metavar="FILE", help="Costs written by `eenet profile`; replaces the table's own."),
+]
+CostBatchOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, metavar="b", help="Which batch size's latency of --costs to use (unit ms)."),
+]
+CostEngineOption = Annotated[
+    str | None, typer.Option("--engine", metavar="E", help="Which engine's latency of --costs to use.")
+]
+BatchSizesOption = Annotated[
+    str, typer.Option("--batch-size", metavar="N,N,...", help="Batch sizes to measure, separated by commas.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder written by `eenet train`.")]
+PolicyFolderOption = Annotated[
+    Path, typer.Option("--policy", "-p", metavar="POLICY", help="Folder written by `eenet fit`.")
+]
+DataRootOption = Annotated[
+    Path | None, typer.Option("--data-root", metavar="DIR", help="Folder that holds the recipe's data set.")
+]
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Read whole numbers above 0, separated by commas.
+
+    Args:
+        text: What the user wrote, for example `1,32,128`.
+        option: Name of the option, for the message.
+
+    Raises:
+        InputError: If a part is not a whole number above 0.
+    """
+    numbers = []
+    for part in text.split(","):
+        word = part.strip()
+        if not word.isdecimal() or int(word) < 1:
+            raise InputError(
+                f"{option} {text!r} is not a list of whole numbers above 0: {word!r} is none. Pass for example 1,32,128."
+            )
+        numbers.append(int(word))
+    return list(dict.fromkeys(numbers))

@@ -1,0 +1,104 @@
+"""What a command shows: one result on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+PIPE_WIDTH = 200
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else PIPE_WIDTH, highlight=False)
+
+
+def plain(value: Any) -> Any:
+    """Turn a result into JSON values: paths become text, NaN and infinity become null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, str | bool | int) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return str(value)
+
+
+def error_line(message: str) -> None:
+    """Write one `Error: ...` line to stderr."""
+    sys.stderr.write(f"Error: {' '.join(message.split())}\n")
+    sys.stderr.flush()
+
+
+def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Build a table for the terminal: text to the left, all other columns to the right."""
+    table = Table(title=escape(title) or None, title_justify="left", box=SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        is_text = all(isinstance(row[index], str) for row in rows) and index == 0
+        table.add_column(column, justify="left" if is_text else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell(value)) for value in row))
+    return table
+
+
+def cell(value: object) -> str:
+    """Write one table cell: missing values as a dash, floats with four digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "-"
+    return str(value)
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction as a percentage with two digits."""
+    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.2f} %"
+
+
+def shares(distribution: Sequence[float]) -> str:
+    """Write an exit distribution as whole percentages, exit 0 first."""
+    return " ".join(f"{100 * share:.0f}" for share in distribution)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where a command's words go.
+
+    Args:
+        as_json: Print the result as one JSON value instead of tables.
+        quiet: Say nothing on the way; errors and the result still appear.
+    """
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def note(self, message: str) -> None:
+        """Write a line of progress to stderr, unless quiet."""
+        if not self.quiet:
+            _console(stderr=True).print(Text(message), soft_wrap=True)
+
+    def result(self, value: Any, *shown: RenderableType) -> None:
+        """Write the result to stdout: `value` with `--json`, else the renderables."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(plain(value), allow_nan=False) + "\n")
+        else:
+            console = _console(stderr=False)
+            for item in shown:
+                console.print(Text(item) if isinstance(item, str) else item, soft_wrap=isinstance(item, str))
+        sys.stdout.flush()

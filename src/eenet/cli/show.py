@@ -1,0 +1,85 @@
+"""How results look on the terminal: contract JSON in, tables out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from eenet.cli.output import percent, shares, text_table
+
+
+def _exits_table(value: Mapping[str, Any]) -> Table:
+    unit = value["unit"]
+    rows = [(str(k), exit_["cost"], percent(exit_["utility_test"])) for k, exit_ in enumerate(value["exits"])]
+    return text_table("Exits: what each costs and is worth on TEST", ("exit", f"cost {unit}", "utility"), rows)
+
+
+def comparison_tables(value: Mapping[str, Any]) -> list[Table]:
+    """Show a comparison: its exits, its rows by budget, its areas.
+
+    Args:
+        value: The contract JSON of `eenet compare`.
+    """
+    unit = value["unit"]
+    columns = ("budget", "policy", f"cost val {unit}", f"cost test {unit}", "utility", "at equal cost", "exits %", "fit s")
+    ordered = sorted(value["rows"], key=lambda row: row["budget"])
+    rows = [
+        (
+            f"{row['budget_input']}",
+            row["policy"],
+            row["val_cost"],
+            row["test_cost"],
+            percent(row["test_utility"]),
+            percent(row["utility_at_budget"]),
+            shares(row["exit_distribution"]),
+            f"{row['fit_seconds']:.2f}",
+        )
+        for row in ordered
+    ]
+    areas = sorted(value["area"].items(), key=lambda item: -item[1])
+    return [
+        _exits_table(value),
+        text_table("Policies", columns, rows),
+        text_table(
+            "Area: mean utility over the ten standard budgets",
+            ("policy", "area"),
+            [(name, percent(area)) for name, area in areas],
+        ),
+    ]
+
+
+def bench_table(value: Mapping[str, Any]) -> Table:
+    """Show a benchmark: full against adaptive, per engine and batch size.
+
+    Args:
+        value: The contract JSON of `eenet bench`.
+    """
+    columns = ("engine", "dtype", "batch", "full ms", "adaptive ms", "speedup", "ideal", "ideal FLOPs", "efficiency", "flips")
+    rows = [
+        (
+            row["engine"],
+            row["dtype"],
+            row["batch_size"],
+            row["full_ms"],
+            row["adaptive_ms"],
+            f"{row['speedup']:.2f}x",
+            f"{row['ideal_speedup']:.2f}x",
+            f"{row['ideal_speedup_flops']:.2f}x",
+            percent(row["efficiency"]),
+            row["flips"],
+        )
+        for row in value["rows"]
+    ]
+    title = f"Time per sample on {value['device']}, {value['threads']} threads"
+    return text_table(title, columns, rows)
+
+
+def costs_table(title: str, cumulative: Sequence[float], unit: str, reference: float | None) -> Table:
+    """Show a cost table: what leaving at each exit costs, absolutely and of the original model."""
+    full = cumulative[-1] if reference is None else reference
+    rows = [(str(k), cost, percent(cost / full)) for k, cost in enumerate(cumulative)]
+    if reference is not None:
+        rows.append(("original", reference, percent(1.0)))
+    return text_table(title, ("exit", unit, "of the original" if reference is not None else "of the last"), rows)

@@ -1,0 +1,1 @@
+"""What everything speaks: tables, costs, policies, traces. Knows no models."""

@@ -1,0 +1,241 @@
+"""Policies: where each sample stops. The one rule that recorded and real inference share is `Policy.leaves`."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from eenet.core import confidence as confidences
+from eenet.errors import InputError, ShapeError
+
+__all__ = ["ConfidenceScorer", "MixedPolicy", "Policy", "ScorePolicy", "Scorer", "coin"]
+
+
+class Scorer(nn.Module, ABC):
+    """Turns what was seen of a sample into a score; larger leaves first.
+
+    A scorer must treat samples independently: the score of a row may not depend on the other rows.
+    """
+
+    @abstractmethod
+    def forward(
+        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
+    ) -> Float[Tensor, " sample"]:
+        """Return the score at the newest exit seen.
+
+        Args:
+            seen: float32 log-probabilities of the exits evaluated so far.
+            features: Further features of those exits, for scorers that use them.
+        """
+
+    def settings(self) -> dict[str, object]:
+        """Return the keyword arguments (JSON values) that rebuild this scorer; its tensors are stored beside them."""
+        return {}
+
+
+class ConfidenceScorer(Scorer):
+    """Scores by a function of `eenet.core.confidence`, or any function of the same form.
+
+    Args:
+        confidence: Name of a function in `eenet.core.confidence`, or a function of log-probabilities
+            ``[sample, class] -> [sample]``. Only named ones can be saved.
+
+    Raises:
+        InputError: There is no confidence of that name.
+    """
+
+    def __init__(self, confidence: str | Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        if isinstance(confidence, str) and confidence not in confidences.__all__:
+            raise InputError(f"confidence {confidence!r} is unknown: there are {', '.join(confidences.__all__)}. Use one of them.")
+        self.confidence = confidence
+        self.function: Callable[[Tensor], Tensor] = getattr(confidences, confidence) if isinstance(confidence, str) else confidence
+        self.of_history = confidence in ("vote_share", "streak")
+
+    def forward(
+        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
+    ) -> Float[Tensor, " sample"]:
+        """Return the confidence of the newest exit, or of the history for those that look at all exits."""
+        return self.function(seen if self.of_history else seen[:, -1])
+
+    def settings(self) -> dict[str, object]:
+        """Return the name of the confidence."""
+        if not isinstance(self.confidence, str):
+            raise InputError("policy cannot be saved: its confidence is a function of yours. Pass the name of a built-in one.")
+        return {"confidence": self.confidence}
+
+
+class Policy(nn.Module, ABC):
+    """A fixed rule that says, exit by exit, which samples leave.
+
+    Subclass it with a `score`; override `answer` if leaving samples shall be answered by more than the newest exit.
+
+    Args:
+        thresholds: One per exit; a sample leaves at the first exit where its score reaches the threshold. The last is
+            ``-inf``.
+
+    Raises:
+        InputError: A threshold is NaN, or the last is not ``-inf``.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, thresholds: Float[Tensor, " exit"]) -> None:
+        super().__init__()
+        if thresholds.dim() != 1 or len(thresholds) < 2:
+            raise ShapeError(f"thresholds of shape {tuple(thresholds.shape)} do not fit: one per exit is needed, at least 2.")
+        if thresholds.isnan().any() or thresholds[-1] != -math.inf:
+            raise InputError(f"thresholds {thresholds.tolist()} are no rule: none may be NaN and the last is -inf, so that all leave.")
+        self.register_buffer("thresholds", thresholds.detach().float().clone())
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits."""
+        return len(self.thresholds)
+
+    @abstractmethod
+    def score(
+        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
+    ) -> Float[Tensor, " sample"]:
+        """Return the score at the newest exit seen; larger leaves first.
+
+        Args:
+            seen: float32 log-probabilities of the exits evaluated so far.
+            features: Further features of those exits.
+        """
+
+    def answer(
+        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
+    ) -> Float[Tensor, "sample class"]:
+        """Return the log-probabilities a sample that leaves now is answered with: the newest exit's."""
+        return seen[:, -1]
+
+    def leaves(
+        self,
+        seen: Float[Tensor, "sample seen class"],
+        sample_ids: Int[Tensor, " sample"],
+        features: Float[Tensor, "sample seen feature"] | None = None,
+    ) -> Bool[Tensor, " sample"]:
+        """Return which of the samples leave at the newest exit seen.
+
+        Args:
+            seen: float32 log-probabilities of the exits evaluated so far.
+            sample_ids: Numbers that stay with the samples; only mixed policies look at them.
+            features: Further features of those exits.
+        """
+        return self.score(seen, features) >= self.thresholds[seen.shape[1] - 1]
+
+    def answers(
+        self,
+        seen: Float[Tensor, "sample seen class"],
+        sample_ids: Int[Tensor, " sample"],
+        features: Float[Tensor, "sample seen feature"] | None = None,
+    ) -> Float[Tensor, "sample class"]:
+        """Return the log-probabilities of samples that leave now; as `answer`, but knows who they are."""
+        return self.answer(seen, features)
+
+
+class ScorePolicy(Policy):
+    """The usual policy: a scorer and a threshold per exit.
+
+    Args:
+        scorer: Shared, not copied, so that many policies on one scorer cost nothing.
+        thresholds: One per exit, the last ``-inf``.
+    """
+
+    def __init__(self, scorer: Scorer, thresholds: Float[Tensor, " exit"]) -> None:
+        super().__init__(thresholds)
+        self.scorer = scorer
+
+    def score(
+        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
+    ) -> Float[Tensor, " sample"]:
+        """Return the scorer's score."""
+        result: Tensor = self.scorer(seen, features)
+        return result
+
+
+class MixedPolicy(Policy):
+    """Two policies and one coin per sample: meets a budget between their costs exactly, in expectation.
+
+    The coin is a hash of seed and sample id, so the order of samples and their batches do not matter, and each sample
+    follows one policy from the first exit to the last.
+
+    Args:
+        a: Followed with probability ``weight``.
+        b: Followed otherwise.
+        weight: In [0, 1].
+        seed: Of the coin.
+
+    Raises:
+        InputError: ``weight`` is outside [0, 1], or the policies differ in their number of exits.
+    """
+
+    def __init__(self, a: Policy, b: Policy, weight: float, seed: int = 0) -> None:
+        if not 0 <= weight <= 1:
+            raise InputError(f"weight {weight:g} is no probability: it must lie in [0, 1]. Give the share that follows policy a.")
+        if a.num_exits != b.num_exits:
+            raise ShapeError(f"policies of {a.num_exits} and {b.num_exits} exits cannot be mixed. Fit both on the same table.")
+        super().__init__(torch.full((a.num_exits,), -math.inf))
+        self.a, self.b = a, b
+        self.weight, self.seed = float(weight), int(seed)
+
+    def follows_a(self, sample_ids: Int[Tensor, " sample"]) -> Bool[Tensor, " sample"]:
+        """Return which samples follow policy ``a``."""
+        return coin(sample_ids, self.seed) < self.weight
+
+    def score(
+        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
+    ) -> Float[Tensor, " sample"]:
+        """Refuse: a mixed policy has no single score; look at ``a`` and ``b``, or call `leaves`."""
+        raise InputError("score of a mixed policy is undefined: two rules share the samples. Use leaves(), or .a and .b.")
+
+    def leaves(
+        self,
+        seen: Float[Tensor, "sample seen class"],
+        sample_ids: Int[Tensor, " sample"],
+        features: Float[Tensor, "sample seen feature"] | None = None,
+    ) -> Bool[Tensor, " sample"]:
+        """Return which of the samples leave, each by the rule its coin chose."""
+        first = self.follows_a(sample_ids)
+        a, b = self.a, self.b
+        if isinstance(a, ScorePolicy) and isinstance(b, ScorePolicy) and a.scorer is b.scorer:
+            k = seen.shape[1] - 1
+            return a.score(seen, features) >= torch.where(first, a.thresholds[k], b.thresholds[k])
+        return torch.where(first, a.leaves(seen, sample_ids, features), b.leaves(seen, sample_ids, features))
+
+    def answers(
+        self,
+        seen: Float[Tensor, "sample seen class"],
+        sample_ids: Int[Tensor, " sample"],
+        features: Float[Tensor, "sample seen feature"] | None = None,
+    ) -> Float[Tensor, "sample class"]:
+        """Return the log-probabilities of leaving samples, each by the policy its coin chose."""
+        a, b = self.a, self.b
+        if type(a).answer is Policy.answer and type(b).answer is Policy.answer:
+            return seen[:, -1]
+        first = self.follows_a(sample_ids).unsqueeze(1)
+        return torch.where(first, a.answers(seen, sample_ids, features), b.answers(seen, sample_ids, features))
+
+
+def coin(sample_ids: Int[Tensor, " sample"], seed: int) -> Float[Tensor, " sample"]:
+    """Return a number in [0, 1) for each sample, a hash of seed and sample id.
+
+    Source:
+        The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), in wrapping 64-bit arithmetic.
+    """
+    x = (sample_ids.long() + 1) * -7046029254386353131 + int(seed) * 2862933555777941757 % (1 << 63)
+    x = (x ^ _shift(x, 30)) * -4658895280553007687
+    x = (x ^ _shift(x, 27)) * -7723592293110705685
+    x = x ^ _shift(x, 31)
+    return _shift(x, 11).double() * 2.0**-53
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Shift right and fill with zeros (torch fills with the sign)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,86 @@
+"""How an exit table lies on disk: an ``.npz`` file, or a folder of ``.npy`` files that is memory-mapped."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from eenet.core.costs import CostTable
+from eenet.core.files import atomic_path
+from eenet.errors import TableError
+
+__all__ = ["KEYS", "cost_arrays", "read", "write"]
+
+KEYS = ("logits", "probs", "labels", "utility", "costs", "cost_unit", "cost_reference", "features", "confidence", "split")
+_DAMAGED = (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, NotImplementedError)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Return the arrays of a stored table by key.
+
+    Raises:
+        TableError: Nothing is there, it is damaged, or it holds pickled objects.
+    """
+    source = Path(path)
+    if source.is_dir():
+        files = {key: source / f"{key}.npy" for key in KEYS}
+        return {key: _read_array(file, key) for key, file in files.items() if file.is_file()}
+    if not source.is_file():
+        raise TableError(f"table {path} is missing: there is no such file or folder. Check the path.")
+    try:
+        archive = np.load(source, allow_pickle=False)
+    except _DAMAGED as error:
+        raise _damaged(source, "", error) from error
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise TableError(f"table {path} is a single array: an .npz file with keys is needed. Save it with numpy.savez.")
+    with archive:
+        return {key: _read_member(archive, key, source) for key in KEYS if key in archive.files}
+
+
+def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays by key, atomically: an ``.npz`` file if the name ends so, else a folder."""
+    with atomic_path(path) as draft:
+        if Path(path).suffix == ".npz":
+            with draft.open("wb") as handle:
+                np.savez(handle, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            return
+        draft.mkdir()
+        for key, array in arrays.items():
+            np.save(draft / f"{key}.npy", array, allow_pickle=False)
+
+
+def cost_arrays(costs: CostTable) -> dict[str, np.ndarray]:
+    """Return costs as the arrays a table stores."""
+    arrays = {"costs": np.array(costs.cumulative), "cost_unit": np.array(costs.unit)}
+    if costs.reference is not None:
+        arrays["cost_reference"] = np.array(costs.reference)
+    return arrays
+
+
+def _read_array(file: Path, key: str) -> np.ndarray:
+    try:
+        # copy-on-write: pages stay shared with the file as long as nobody writes
+        array: np.ndarray = np.load(file, mmap_mode="c" if file.stat().st_size > 1 << 16 else None, allow_pickle=False)
+    except _DAMAGED as error:
+        raise _damaged(file, f"key {key!r} ", error) from error
+    return array
+
+
+def _read_member(archive: np.lib.npyio.NpzFile, key: str, source: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = archive[key]
+    except _DAMAGED as error:
+        raise _damaged(source, f"key {key!r} ", error) from error
+    return array
+
+
+def _damaged(source: Path, where: str, error: Exception) -> TableError:
+    if "pickle" in str(error).lower():
+        return TableError(
+            f"table {source} {where}cannot be read: it holds pickled Python objects, which are never loaded, or is no numpy file. "
+            "Save plain arrays with numpy.savez."
+        )
+    return TableError(f"table {source} {where}cannot be read: the file is truncated or damaged ({error}). Write it again.")

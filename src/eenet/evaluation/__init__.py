@@ -1,0 +1,6 @@
+"""Judging policies on tables: one policy (`evaluate`) or many at equal cost (`compare`)."""
+
+from eenet.evaluation.compare import Comparison, compare
+from eenet.evaluation.evaluate import Report, evaluate
+
+__all__ = ["Comparison", "Report", "compare", "evaluate"]

@@ -1,0 +1,152 @@
+"""What a comparison found, as values: rows, pairs and the contract's JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Comparison", "Pair", "Row"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One policy at one asked budget; means over the splits where there are several.
+
+    Attributes:
+        policy: Name; ``random`` and ``oracle`` are the bounds.
+        budget: Mean cost per sample asked for, in the comparison's unit.
+        budget_input: The same as it was typed.
+        val_cost: What the policy costs on the fitting side, in expectation over its coin.
+        test_cost: Realised mean cost on the test side.
+        test_utility: Realised mean utility on the test side, a fraction.
+        utility_at_budget: Read off the policy's own curve at the budget: what may be compared between policies.
+        exit_distribution: Share of the test side leaving at each exit.
+        fit_seconds: Wall time of fitting all budgets at once.
+        sd: Standard deviations over the splits, by field; None with one split.
+    """
+
+    policy: str
+    budget: float
+    budget_input: str
+    val_cost: float
+    test_cost: float
+    test_utility: float
+    utility_at_budget: float
+    exit_distribution: tuple[float, ...]
+    fit_seconds: float
+    sd: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as JSON-ready values, ``sd`` only where there is one."""
+        values = asdict(self) | {"exit_distribution": list(self.exit_distribution)}
+        if self.sd is None:
+            del values["sd"]
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The difference between two policies' areas and how sure it is.
+
+    Attributes:
+        a: First policy.
+        b: Second policy.
+        difference: Area of ``a`` minus area of ``b``, in utility.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        significant: Whether the interval leaves out 0. Not corrected for the number of pairs.
+        method: How the interval was made.
+    """
+
+    a: str
+    b: str
+    difference: float
+    low: float
+    high: float
+    significant: bool
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Policies compared at equal cost on the same samples.
+
+    Attributes:
+        unit: Of all costs, per sample.
+        reference: Cost of the original model without exits, where known.
+        n_val: Samples of the fitting side.
+        n_test: Samples of the test side.
+        splits: How often the two sides were drawn; 1 = as given.
+        seed: Of the splits and of the bootstrap.
+        exits: Cost and test utility of answering everything at each exit (with ``sd`` over several splits).
+        full: Cost and test utility of running everything to the last exit.
+        rows: One per policy and asked budget, the bounds included.
+        area: By policy, mean of its curve over the standard budgets.
+        area_sd: Standard deviations of the areas over the splits; empty with one split.
+        pairs: Differences between the areas, with intervals.
+        curves: By policy, the anchor and all realised points by rising cost; means over the splits.
+        standard_budgets: The ten budgets the area is taken over.
+        notes: What a reader should know before believing the numbers.
+    """
+
+    unit: str
+    reference: float | None
+    n_val: int
+    n_test: int
+    splits: int
+    seed: int
+    exits: tuple[dict[str, Any], ...]
+    full: dict[str, float]
+    rows: tuple[Row, ...]
+    area: dict[str, float]
+    area_sd: dict[str, float] = field(default_factory=dict)
+    pairs: tuple[Pair, ...]
+    curves: dict[str, tuple[dict[str, float], ...]]
+    standard_budgets: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as the JSON of ``eenet compare --json``: no NaN, no infinity, utilities as fractions."""
+        return {
+            "unit": self.unit,
+            "reference": self.reference,
+            "n_val": self.n_val,
+            "n_test": self.n_test,
+            "splits": self.splits,
+            "seed": self.seed,
+            "exits": list(self.exits),
+            "full": self.full,
+            "rows": [row.to_dict() for row in self.rows],
+            "area": self.area,
+            **({"area_sd": self.area_sd} if self.area_sd else {}),
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "curves": {name: list(points) for name, points in self.curves.items()},
+            "standard_budgets": list(self.standard_budgets),
+            "notes": list(self.notes),
+        }
+
+    def table(self) -> list[dict[str, str]]:
+        """Return the rows for showing: one dictionary of column heading to text per row, all with the same headings.
+
+        Utilities are in percent, ``±`` is the standard deviation over the splits.
+        """
+        return [self._shown(row) for row in self.rows]
+
+    def _shown(self, row: Row) -> dict[str, str]:
+        sd = row.sd or {}
+
+        def percent(value: float, spread: float | None) -> str:
+            return f"{100 * value:.2f}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
+
+        return {
+            "policy": row.policy,
+            "budget": row.budget_input,
+            f"asked [{self.unit}]": f"{row.budget:.4g}",
+            f"val cost [{self.unit}]": f"{row.val_cost:.4g}",
+            f"test cost [{self.unit}]": f"{row.test_cost:.4g}",
+            "utility [%]": percent(row.test_utility, sd.get("test_utility")),
+            "at budget [%]": percent(row.utility_at_budget, sd.get("utility_at_budget")),
+            "area [%]": percent(self.area[row.policy], self.area_sd.get(row.policy)),
+            "exits [%]": " ".join(f"{100 * share:.0f}" for share in row.exit_distribution),
+            "fit [s]": f"{row.fit_seconds:.2f}",
+        }

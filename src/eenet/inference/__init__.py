@@ -1,0 +1,1 @@
+"""Where models and policies meet: record, measure, run for real, time it, ship it."""

@@ -1,0 +1,215 @@
+"""Inference that really stops early: samples that leave are dropped, the rest go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eenet.core.costs import CostTable
+from eenet.core.policy import MixedPolicy, Policy
+from eenet.errors import InputError, ShapeError
+from eenet.inference.engines import EagerEngine, Engine
+from eenet.inference.engines.base import Inputs, batch_size
+from eenet.models.model import MultiExitModel
+
+__all__ = ["AdaptiveModel", "Prediction"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What came out for a batch, in the order of its samples.
+
+    Attributes:
+        log_probs: The answers, as float32 log-probabilities.
+        exit_index: Where each sample left, 0-based.
+        cost: What each sample cost, in the unit of the cost table; None where none was given.
+    """
+
+    log_probs: Float[Tensor, "sample class"]
+    exit_index: Int[Tensor, " sample"]
+    cost: Float[Tensor, " sample"] | None = None
+
+    @property
+    def labels(self) -> Int[Tensor, " sample"]:
+        """The predicted classes."""
+        return self.log_probs.argmax(dim=1)
+
+
+@final
+class AdaptiveModel:
+    """A multi-exit model steered by a policy: the same decisions as `replay` makes on recorded outputs.
+
+    Between stages only the samples that stay are kept, so work is saved for real. Each stage costs one
+    device-to-host synchronisation per batch; a batch of one sample is never gathered or scattered.
+
+    Fed the same logits, it decides as `replay` does, to the bit, whatever the batch size. Logits computed anew at
+    another batch size differ by rounding; only samples whose score lies that close to a threshold may then differ.
+
+    Args:
+        model: A multi-exit model (run as it is, in evaluation mode, its flags restored), or an engine.
+        policy: Where to leave.
+        costs: What leaving costs, to fill `Prediction.cost`.
+
+    Raises:
+        ShapeError: Model, policy and costs disagree on the number of exits.
+    """
+
+    def __init__(self, model: MultiExitModel | Engine, policy: Policy, costs: CostTable | None = None) -> None:
+        self.engine = model if isinstance(model, Engine) else EagerEngine(model, optimise=False)
+        self.policy = policy
+        self.costs = costs
+        self.next_id = 0
+        num_exits = self.engine.num_exits
+        for name, found in (("policy", policy.num_exits), ("costs", num_exits if costs is None else costs.num_exits)):
+            if found != num_exits:
+                raise ShapeError(
+                    f"{name} with {found} exits does not fit: the model has {num_exits} exits. "
+                    f"Use {name} made for this model."
+                )
+        self._cumulative = None if costs is None else torch.tensor(costs.cumulative, dtype=torch.float64)
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        sample_ids: Int[Tensor, " sample"] | None = None,
+        features: Float[Tensor, "sample exit feature"] | None = None,
+    ) -> Prediction:
+        """Predict a batch.
+
+        Args:
+            inputs: A tensor or keyword tensors, batch first, on the model's device.
+            sample_ids: Names of the samples for policies that toss a coin; the same id always falls the same way.
+                By default samples are counted from 0, going on from call to call (`next_id`).
+            features: What the policy reads besides the outputs, if it was fitted with such features.
+
+        Raises:
+            InputError: An empty batch.
+            ShapeError: Another number of ids than of samples, or logits that are not ``[sample, class]``.
+        """
+        count = batch_size(inputs)
+        ids = self._ids(count, sample_ids)
+        with self.engine.session():
+            run = self._run_one if count == 1 else self._run_many
+            log_probs, exit_index = run(inputs, ids, features)
+        cost = None if self._cumulative is None else self._cumulative.to(exit_index.device)[exit_index]
+        return Prediction(log_probs=log_probs, exit_index=exit_index, cost=cost)
+
+    def predict_all(self, batches: Iterable[Any]) -> Prediction:
+        """Predict every batch of a loader, counting samples from 0.
+
+        Args:
+            batches: Yields inputs, or tuples that begin with the inputs (and, say, labels).
+
+        Raises:
+            InputError: There is no batch.
+        """
+        parts: list[Prediction] = []
+        first = 0
+        for batch in batches:
+            inputs = batch[0] if isinstance(batch, tuple | list) else batch
+            ids = torch.arange(first, first + batch_size(inputs), device=self.engine.device)
+            parts.append(self(inputs, ids))
+            first += len(ids)
+        if not parts:
+            raise InputError("batches are empty: there is nothing to predict. Pass at least 1 sample.")
+        joined = {
+            field.name: torch.cat([getattr(part, field.name) for part in parts])
+            for field in fields(Prediction)
+            if getattr(parts[0], field.name) is not None
+        }
+        return Prediction(**joined)
+
+    def _ids(self, count: int, sample_ids: Tensor | None) -> Tensor:
+        """Return the ids of a batch, counting on where none are given."""
+        if sample_ids is None:
+            first, self.next_id = self.next_id, self.next_id + count
+            return torch.arange(first, first + count, device=self.engine.device)
+        if sample_ids.shape != (count,):
+            raise ShapeError(
+                f"sample_ids of shape {tuple(sample_ids.shape)} do not fit: the batch holds {count} samples. "
+                "Pass one id per sample."
+            )
+        return sample_ids
+
+    def _log_probs(self, index: int, state: Any) -> Tensor:  # noqa: ANN401 - a pytree
+        """Return ``[sample, 1, class]``, what exit ``index`` says, in the form policies read."""
+        logits = self.engine.head(index, state)
+        if logits.dim() != 2:
+            raise ShapeError(
+                f"logits of exit {index} of shape {tuple(logits.shape)} do not fit: a policy reads [sample, class]. "
+                "Use heads that return one vector per sample."
+            )
+        return torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1)
+
+    def _run_one(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run one sample: nothing to gather, nothing to scatter."""
+        engine, policy, last = self.engine, _followed(self.policy, ids), self.engine.num_exits - 1
+        state = engine.start(inputs)
+        for k in range(last + 1):
+            state = engine.stage(k, state)
+            newest = self._log_probs(k, state)
+            seen = newest if k == 0 else torch.cat((seen, newest), dim=1)
+            shown = None if features is None else features[:, : k + 1]
+            if k == last or bool(policy.leaves(seen, ids, shown)):
+                break
+        return policy.answers(seen, ids, shown), torch.full((1,), k, device=seen.device)
+
+    def _run_many(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run a batch, dropping the samples that leave after each stage."""
+        engine, policy, last = self.engine, self.policy, self.engine.num_exits - 1
+        left: list[tuple[int, Tensor | None, Tensor]] = []  # exit, rows of the batch (None: all), answers
+        rows: Tensor | None = None
+        state = engine.start(inputs)
+        for k in range(last + 1):
+            state = engine.stage(k, state)
+            newest = self._log_probs(k, state)
+            seen = newest if k == 0 else torch.cat((seen, newest), dim=1)
+            shown = None if features is None else features[:, : k + 1]
+            gone, stay = (None, None) if k == last else _split(policy.leaves(seen, ids, shown))
+            if gone is not None and stay is not None:
+                shown = None if shown is None else shown[gone]
+                left.append((k, gone if rows is None else rows[gone], policy.answers(seen[gone], ids[gone], shown)))
+                rows = stay if rows is None else rows[stay]
+                seen, ids, state = seen.index_select(0, stay), ids[stay], engine.select(state, stay)
+                features = None if features is None else features[stay]
+            elif gone is not None or k == last:  # nobody goes on
+                left.append((k, rows, policy.answers(seen, ids, shown)))
+                break
+        return _gather(left)
+
+
+def _followed(policy: Policy, ids: Tensor) -> Policy:
+    """Return the policy that a single sample's coin chose, so that the coin is tossed once and not at every exit."""
+    while isinstance(policy, MixedPolicy):
+        policy = policy.a if bool(policy.follows_a(ids)) else policy.b
+    return policy
+
+
+def _split(leaves: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the rows that leave and those that stay, None for an empty side; the one synchronisation of a stage."""
+    flags = leaves.cpu()
+    gone = flags.nonzero().squeeze(1)
+    if not len(gone):
+        return None, None
+    gone = gone.to(leaves.device, non_blocking=True)
+    if len(gone) == len(flags):
+        return gone, None
+    return gone, flags.logical_not().nonzero().squeeze(1).to(leaves.device, non_blocking=True)
+
+
+def _gather(left: list[tuple[int, Tensor | None, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Put the answers of all exits back into the order of the batch."""
+    device = left[0][2].device
+    if len(left) == 1:
+        exit_index, _, answers = left[0]
+        return answers, torch.full((len(answers),), exit_index, device=device)
+    order = torch.cat([rows for _, rows, _ in left if rows is not None])
+    answers = torch.cat([part for _, _, part in left])
+    exits = torch.tensor([k for k, _, _ in left]).repeat_interleave(torch.tensor([len(part) for _, _, part in left]))
+    log_probs = torch.empty_like(answers).index_copy_(0, order, answers)
+    return log_probs, torch.empty_like(order).index_copy_(0, order, exits.to(device))

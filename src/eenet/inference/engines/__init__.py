@@ -1,0 +1,8 @@
+"""Ways to run a multi-exit model stage by stage; one loop in `eenet.inference.adaptive` drives them all."""
+
+from __future__ import annotations
+
+from eenet.inference.engines.base import Engine
+from eenet.inference.engines.eager import EagerEngine
+
+__all__ = ["Engine", "EagerEngine"]

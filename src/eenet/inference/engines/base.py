@@ -1,0 +1,94 @@
+"""What an engine is: a model cut into stages that somebody else's loop runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from eenet.errors import InputError
+
+__all__ = ["Engine", "Inputs", "State", "batch_size"]
+
+Inputs = Tensor | dict[str, Tensor]
+"""A batch: a tensor, or keyword tensors; the batch is their first dimension."""
+
+State = Any
+"""What flows between stages: a tensor or a pytree of tensors, batch first."""
+
+
+class Engine(ABC):
+    """Runs the stages and heads of a multi-exit model, one call each.
+
+    The loop stays outside: it asks for a stage, asks for that exit's logits, and drops the samples that leave
+    with `select`. All calls happen inside `session`.
+
+    Attributes:
+        name: As printed and as named in a profile, for example ``eager``.
+        dtype: The number format it computes in, for example ``float32``.
+        device: Where states and logits live.
+        num_exits: Number of exits, the original output included.
+    """
+
+    name: str
+    dtype: str
+    device: torch.device
+    num_exits: int
+
+    @abstractmethod
+    def session(self) -> AbstractContextManager[object]:
+        """Return the context in which every other method is called: no gradients, inference behaviour."""
+
+    @abstractmethod
+    def start(self, inputs: Inputs) -> State:
+        """Turn a batch into the state that stage 0 takes."""
+
+    @abstractmethod
+    def stage(self, index: int, state: State) -> State:
+        """Run stage ``index``."""
+
+    @abstractmethod
+    def head(self, index: int, state: State) -> Float[Tensor, "sample class"]:
+        """Return the logits of exit ``index`` from the state behind its stage."""
+
+    @abstractmethod
+    def select(self, state: State, rows: Int[Tensor, " kept"]) -> State:
+        """Keep some rows of everything in the state that carries the batch."""
+
+    @final
+    def full(self, inputs: Inputs) -> Float[Tensor, "sample class"]:
+        """Run the original model without exits: every stage, the last head only."""
+        with self.session():
+            state = self.start(inputs)
+            for k in range(self.num_exits):
+                state = self.stage(k, state)
+            return self.head(self.num_exits - 1, state)
+
+    @final
+    def synchronise(self) -> None:
+        """Wait until the device has finished, so that a clock shows the truth."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Return how many samples a batch holds.
+
+    Raises:
+        InputError: No tensor, no sample, or tensors that disagree on the number of samples.
+    """
+    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in leaves}
+    if len(sizes) != 1 or 0 in sizes:
+        found = "no tensor" if not leaves else f"{sorted(sizes)} samples"
+        raise InputError(
+            f"inputs hold {found}: a batch needs one number of samples, at least 1. Pass tensors, batch first."
+        )
+    return sizes.pop()

@@ -1,0 +1,100 @@
+"""Heads for early exits, as plain functions from the shape of a feature tensor to a module.
+
+Any function ``(shape, num_classes) -> nn.Module`` is a head; the ones here cover images and sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eenet.errors import ShapeError
+
+HeadFactory: TypeAlias = Callable[[Sequence[int], int], nn.Module]
+"""From (shape of the features, batch first; number of classes) to a module that returns logits."""
+
+
+def pooled_linear(shape: Sequence[int], num_classes: int) -> nn.Module:
+    """Return global average pooling followed by one linear layer, the cheapest head for images.
+
+    Args:
+        shape: shape of the features, ``(sample, channel, height, width)``.
+        num_classes: number of classes C.
+
+    Raises:
+        ShapeError: the features are not images.
+    """
+    _check_rank(shape, 4, "pooled_linear", "(sample, channel, height, width)")
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[1], num_classes))
+
+
+def conv_head(strides: Sequence[int] = (2, 2), width: float = 2.0) -> HeadFactory:
+    """Return a head factory: 3x3 convolutions (batch norm, ReLU), then pooling and a linear layer.
+
+    Early features are fine in space and poor in meaning; the strided convolutions trade the one for the other. A convolution of stride 2 also multiplies the
+    number of channels by ``width``; with the default of 2 each of them costs the same whatever the exit.
+
+    Args:
+        strides: stride of each convolution, in order.
+        width: factor on the number of channels at every strided convolution.
+
+    Raises:
+        ShapeError: no strides, a stride below 1, or a width that is not positive.
+    """
+    if not strides or min(strides) < 1:
+        raise ShapeError(f"strides {tuple(strides)} are not usable: each convolution needs a stride of 1 or more. Pass for example (2, 2).")
+    if width <= 0:
+        raise ShapeError(f"width {width:g} is not usable: it multiplies the number of channels. Pass a positive factor such as 2.")
+
+    def build(shape: Sequence[int], num_classes: int) -> nn.Module:
+        _check_rank(shape, 4, "conv_head", "(sample, channel, height, width)")
+        layers: list[nn.Module] = []
+        channels = shape[1]
+        for stride in strides:
+            out = channels if stride == 1 else max(1, round(channels * width))
+            conv = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+        return nn.Sequential(*layers, pooled_linear((shape[0], channels, 1, 1), num_classes))
+
+    return build
+
+
+class TokenHead(nn.Module):
+    """Classifies a sequence by its first token: linear, tanh, linear.
+
+    Args:
+        features: size of a token's vector.
+        num_classes: number of classes C.
+    """
+
+    def __init__(self, features: int, num_classes: int) -> None:
+        super().__init__()
+        self.pool = nn.Linear(features, features)
+        self.classify = nn.Linear(features, num_classes)
+
+    def forward(self, tokens: Float[Tensor, "sample token feature"]) -> Float[Tensor, "sample class"]:
+        """Return the logits read off the first token."""
+        return self.classify(self.pool(tokens[:, 0]).tanh())  # type: ignore[no-any-return]
+
+
+def token_head(shape: Sequence[int], num_classes: int) -> nn.Module:
+    """Return a head for sequences that reads the first token, as BERT's pooler does.
+
+    Args:
+        shape: shape of the features, ``(sample, token, feature)``.
+        num_classes: number of classes C.
+
+    Raises:
+        ShapeError: the features are not sequences.
+    """
+    _check_rank(shape, 3, "token_head", "(sample, token, feature)")
+    return TokenHead(shape[2], num_classes)
+
+
+def _check_rank(shape: Sequence[int], rank: int, name: str, wanted: str) -> None:
+    if len(shape) != rank:
+        raise ShapeError(f"shape {tuple(shape)} does not fit {name}: it has {len(shape)} axes and {rank} are needed. Use {name} on features of shape {wanted}.")

@@ -1,0 +1,74 @@
+"""A model with exits: stages in a row, a head after each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from eenet.errors import ShapeError
+
+State: TypeAlias = Any
+"""What travels between stages: a tensor or a pytree of tensors, batch first."""
+
+
+class MultiExitModel(nn.Module):
+    """A backbone cut into stages, with a head after every stage.
+
+    Stage ``k`` maps a state to the next state, head ``k`` maps the state after stage ``k`` to logits. The last head is the backbone's own classifier (or the
+    identity where the last stage holds it), so that the last exit is the original output to the bit. Samples never influence each other, which is what allows
+    samples that leave to be dropped between stages.
+
+    Args:
+        stages: the K pieces of the backbone, in order.
+        heads: the K heads, the last one being the original output.
+        start: maps the inputs to the first state; the inputs themselves are the first state when it is not given.
+
+    Raises:
+        ShapeError: fewer than two stages, or another number of heads than of stages.
+    """
+
+    def __init__(
+        self, stages: Sequence[nn.Module], heads: Sequence[nn.Module], start: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        if len(stages) < 2:
+            raise ShapeError(f"stages {len(stages)} are too few: leaving early needs at least 2. Pass one more stage.")
+        if len(heads) != len(stages):
+            raise ShapeError(
+                f"heads {len(heads)} do not fit the stages: there are {len(stages)} stages and each needs one head. "
+                "Pass as many heads as stages, the last one being the original output (nn.Identity() if a stage holds it)."
+            )
+        self.stages = nn.ModuleList(stages)
+        self.heads = nn.ModuleList(heads)
+        self.entry = nn.Identity() if start is None else start
+
+    @property
+    def num_exits(self) -> int:
+        """The number of exits K, the original output included."""
+        return len(self.stages)
+
+    def start(self, inputs: State) -> State:
+        """Return the state that stage 0 expects, made from the model's inputs."""
+        return self.entry(inputs)
+
+    def select(self, state: State, rows: Int[Tensor, " kept"] | Bool[Tensor, " sample"]) -> State:
+        """Return the state of some samples only: every tensor in it is indexed along its first axis.
+
+        Args:
+            state: what a stage returned, a tensor or a pytree holding tensors; anything else in it is passed on as it is.
+            rows: indices of the samples to keep, or one flag per sample.
+        """
+        return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, state)
+
+    def forward(self, inputs: State) -> list[Tensor]:
+        """Return the logits of every exit, each of shape ``[sample, class]``, the original output last."""
+        state = self.start(inputs)
+        outputs: list[Tensor] = []
+        for stage, head in zip(self.stages, self.heads, strict=True):
+            state = stage(state)
+            outputs.append(head(state))
+        return outputs

@@ -1,0 +1,109 @@
+"""Checkpoints of a training: everything a resumed run needs to end like an uninterrupted one.
+
+``checkpoint.safetensors`` is the one truth (weights, momentum, losses so far and, by their number, the step), written in one atomic move.
+``checkpoint.json``, written once before it, says which training it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eenet.core.files import load_tensors, read_json, save_tensors, write_json
+from eenet.errors import InputError
+
+TENSORS, IDENTITY = "checkpoint.safetensors", "checkpoint.json"
+MODEL, MOMENTUM, LOSSES = "model/", "momentum/", "losses"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The state of a training after some steps.
+
+    Args:
+        model: the model's state dict.
+        momentum: SGD's momentum by parameter name; absent for parameters not trained yet.
+        losses: cross-entropy of every exit at each step done.
+    """
+
+    model: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    losses: Float[Tensor, "step exit"]
+
+    @property
+    def step(self) -> int:
+        """Number of steps done."""
+        return len(self.losses)
+
+
+def capture(model: nn.Module, optimizer: torch.optim.Optimizer, losses: Float[Tensor, "step exit"]) -> Checkpoint:
+    """Return the present state of a training."""
+    momentum = {
+        name: optimizer.state[parameter]["momentum_buffer"]
+        for name, parameter in model.named_parameters()
+        if optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+    }
+    return Checkpoint(model=model.state_dict(), momentum=momentum, losses=losses)
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Bring a model and its optimiser to a checkpoint's state, in place and in the parameters' own memory order."""
+    model.load_state_dict(checkpoint.model)
+    for name, parameter in model.named_parameters():
+        if name in checkpoint.momentum:
+            buffer = torch.empty_like(parameter, requires_grad=False)
+            optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(checkpoint.momentum[name])
+
+
+def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make a folder belong to one training, or check that it does.
+
+    Args:
+        folder: where the checkpoints go.
+        identity: what defines the training, as JSON values: its settings, data and model.
+
+    Raises:
+        InputError: the folder holds checkpoints of a training that differs; the first difference is named.
+    """
+    path = folder / IDENTITY
+    if path.exists():
+        found = read_json(path, "checkpoint")
+        for key in [*identity, *(found.keys() - identity.keys())]:
+            if found.get(key) != identity.get(key):
+                raise InputError(
+                    f"checkpoint {path} cannot be resumed: it was made with {key} {found.get(key)}, this training has {key} {identity.get(key)}. "
+                    "Use the same settings, or another folder."
+                )
+        return
+    write_json(path, dict(identity))
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, replacing the one before it in one step."""
+    tensors = {MODEL + name: tensor for name, tensor in checkpoint.model.items()}
+    tensors |= {MOMENTUM + name: tensor for name, tensor in checkpoint.momentum.items()}
+    save_tensors(folder / TENSORS, tensors | {LOSSES: checkpoint.losses})
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the folder's checkpoint, or None where there is none yet.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not (folder / TENSORS).exists():
+        return None
+    tensors = load_tensors(folder / TENSORS, "checkpoint")
+    if LOSSES not in tensors:
+        raise InputError(f"checkpoint {folder / TENSORS} cannot be resumed: it holds no losses. Delete it to start anew.")
+    return Checkpoint(model=_under(MODEL, tensors), momentum=_under(MOMENTUM, tensors), losses=tensors[LOSSES])
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

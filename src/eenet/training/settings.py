@@ -1,0 +1,131 @@
+"""The settings of a training and what follows from them by arithmetic alone: weights, steps, learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from eenet.data.augment import Augment
+from eenet.errors import InputError
+from eenet.training.losses import Weighting, increasing_weights
+
+Phase = Literal["heads", "joint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How a multi-exit model is trained: SGD with Nesterov momentum, learning rates set anew before every step.
+
+    A training has two phases. During the first `heads_share` of the steps the backbone is frozen and only the early heads learn, at `head_lr`. Then everything
+    learns: the rates rise from 0 over the first `warmup` of the phase and fall to 0 along a cosine; the early heads keep `head_lr` as their peak, the
+    backbone has `lr`.
+
+    Args:
+        epochs: passes over the training data; need not be whole.
+        batch_size: samples per step; what does not fill a batch is left out of an epoch.
+        lr: peak learning rate of the backbone and the original output.
+        head_lr: peak learning rate of the early heads; `lr` when not given.
+        heads_share: share of the steps that train the early heads alone.
+        warmup: share of the joint phase during which the rates rise.
+        momentum: of SGD.
+        weight_decay: of SGD, on weights of two or more axes only.
+        weighting: the weight of each exit's loss, from the number of exits.
+        distillation: factor alpha on the self-distillation loss.
+        temperature: T of the self-distillation loss.
+        distillation_from: share of the steps after which self-distillation is on.
+        augment: changes raw training images; none when not given.
+        seed: decides data order, augmentation and dropout, each a function of (seed, epoch, step).
+        checkpoint_seconds: time between checkpoints, in s; a checkpoint also follows every epoch.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    epochs: float
+    batch_size: int = 128
+    lr: float = 0.04
+    head_lr: float | None = None
+    heads_share: float = 0.0
+    warmup: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    weighting: Weighting = increasing_weights
+    distillation: float = 0.01
+    temperature: float = 3.0
+    distillation_from: float = 0.75
+    augment: Augment | None = None
+    seed: int = 0
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        for name in ("epochs", "batch_size", "lr", "temperature", "checkpoint_seconds"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} {getattr(self, name):g} is not possible: it must be above 0. Pass a positive number.")
+        for name in ("heads_share", "warmup", "momentum", "distillation_from"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name):g} is not possible: it is a share. Pass a number from 0 to 1.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values, functions by their names."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """What each step of a training does, for one size of training data.
+
+    Args:
+        settings: the training's settings.
+        samples: number of training samples.
+    """
+
+    settings: TrainSettings
+    samples: int
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per step; all of them where there are fewer than the settings ask for."""
+        return min(self.settings.batch_size, self.samples)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in one pass over the data."""
+        return self.samples // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training, at least one."""
+        return max(1, round(self.settings.epochs * self.steps_per_epoch))
+
+    @property
+    def head_steps(self) -> int:
+        """Steps that train the early heads alone."""
+        return round(self.settings.heads_share * self.steps)
+
+    def phase(self, step: int) -> Phase:
+        """Return whether a step trains the early heads alone or everything."""
+        return "heads" if step < self.head_steps else "joint"
+
+    def distils(self, step: int) -> bool:
+        """Return whether self-distillation is on at a step."""
+        return self.settings.distillation > 0 and step >= self.settings.distillation_from * self.steps
+
+    def learning_rates(self, step: int) -> tuple[float, float]:
+        """Return the learning rates of (backbone, early heads) at a step."""
+        settings = self.settings
+        head_peak = settings.lr if settings.head_lr is None else settings.head_lr
+        if self.phase(step) == "heads":
+            return 0.0, head_peak
+        done = (step - self.head_steps + 0.5) / (self.steps - self.head_steps)
+        rising = done < settings.warmup
+        factor = done / settings.warmup if rising else 0.5 + 0.5 * math.cos(math.pi * (done - settings.warmup) / (1 - settings.warmup))
+        return settings.lr * factor, head_peak * factor
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Callable):  # type: ignore[arg-type]
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}".removeprefix(".")
+    return value
