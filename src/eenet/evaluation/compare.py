@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations, count
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,13 @@ def compare(
     """Compare schedulers: fitted on one side, judged on the other, at equal realised cost.
 
     Every scheduler is fitted by one sweep over the asked budgets and the ten standard ones. Its curve is the realised
-    (test cost, test utility) points, joined linearly from exit 0 and flat beyond the last; policies are compared on their
-    curves, never at the nominal budget. The bounds ``random`` (best static mix chosen on ``val``) and ``oracle`` (knows the
-    test utilities) are always among the rows.
+    (test cost, test utility) points, joined linearly from exit 0 and flat beyond the last; policies are compared on
+    their curves, never at the nominal budget. The bounds ``random`` (best static mix chosen on ``val``) and
+    ``oracle`` (knows the test utilities) are always among the rows.
 
-    With one split, pairs carry a paired bootstrap interval over the test samples: it knows the luck of the test data, not that
-    of fitting. With more, both sides are pooled and redrawn at their sizes, which is fair only where training saw neither;
-    rows are means, and pairs carry the corrected resampled t interval of Nadeau and Bengio.
+    With one split, pairs carry a paired bootstrap interval over the test samples: it knows the luck of the test data,
+    not that of fitting. With more, both sides are pooled and redrawn at their sizes, which is fair only where
+    training saw neither; rows are means, and pairs carry the corrected resampled t interval of Nadeau and Bengio.
 
     Args:
         val: Fitting side; needs labels or utility.
@@ -67,17 +67,10 @@ def compare(
     """
     costs = _agreed_costs(val, test, costs)
     _check(val, test, schedulers, splits)
-    standard = tuple(float(budget) for budget in standard_budgets(costs))
+    standard = tuple(standard_budgets(costs))
     asked = [costs.budget(budget) for budget in (budgets or standard)]
     values = sorted({*standard, *(budget.value for budget in asked)})
-    total, done = splits * (len(schedulers) + 1), 0
-
-    def step(name: str) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(name if splits == 1 else f"{name} (split {(done - 1) // (len(schedulers) + 1) + 1})", done, total)
-
+    step = _counter(progress, len(schedulers) + 1, splits)
     runs = [
         run_split(val_side, test_side, schedulers, costs, values, keep_samples=splits == 1, progress=step)
         for val_side, test_side in _sides(val, test, splits, seed)
@@ -103,6 +96,19 @@ def compare(
     )
 
 
+def _counter(progress: Progress | None, steps: int, splits: int) -> Callable[[str], None]:
+    """Return what tells ``progress`` how far the comparison is, whenever a step of a split is done."""
+    done = count(1)
+
+    def step(name: str) -> None:
+        index = next(done)
+        if progress is not None:
+            shown = name if splits == 1 else f"{name} (split {(index - 1) // steps + 1})"
+            progress(shown, index, steps * splits)
+
+    return step
+
+
 def _agreed_costs(val: ExitTable, test: ExitTable, costs: CostTable | None) -> CostTable:
     """Return the costs both sides are judged by."""
     if costs is not None:
@@ -113,12 +119,16 @@ def _agreed_costs(val: ExitTable, test: ExitTable, costs: CostTable | None) -> C
             raise TableError("costs None are missing: neither VAL nor TEST has costs. Pass costs=CostTable(...).")
         return first or second  # type: ignore[return-value]  # one of them is there
     if first.unit != second.unit:
-        raise TableError(f"VAL and TEST disagree in cost_unit: {first.unit} and {second.unit}. Record both with one profile.")
+        raise TableError(
+            f"VAL and TEST disagree in cost_unit: {first.unit} and {second.unit}. Record both with one profile."
+        )
     pairs = [*zip(first.cumulative, second.cumulative, strict=False), (first.reference or 0.0, second.reference or 0.0)]
     for index, (a, b) in enumerate(pairs):
         if not math.isclose(a, b, rel_tol=_COST_TOLERANCE):
             key = "cost_reference" if index == len(pairs) - 1 else f"costs of exit {index}"
-            raise TableError(f"VAL and TEST disagree in {key}: {a:g} and {b:g} {first.unit}. Record both with one profile.")
+            raise TableError(
+                f"VAL and TEST disagree in {key}: {a:g} and {b:g} {first.unit}. Record both with one profile."
+            )
     return first
 
 
@@ -185,7 +195,11 @@ def _rows(runs: Sequence[SplitRun], asked: Sequence[Budget], values: Sequence[fl
             }
             means = {key: np.mean(column, axis=0).tolist() for key, column in fields.items()}
             means["exit_distribution"] = tuple(means["exit_distribution"])
-            sd = {key: np.std(column, axis=0, ddof=1).tolist() for key, column in fields.items()} if len(runs) > 1 else None
+            sd = (
+                {key: np.std(column, axis=0, ddof=1).tolist() for key, column in fields.items()}
+                if len(runs) > 1
+                else None
+            )
             yield Row(policy=name, budget=budget.value, budget_input=budget.text, sd=sd, **means)
 
 
@@ -259,4 +273,4 @@ def _notes(
             )
     for budget in asked:
         if budget.value > costs.high:
-            yield f"Budget {budget.text} is above the last exit ({costs.high:.4g} {costs.unit}): it means the full path."
+            yield f"Budget {budget.text} is above the last exit ({costs.high:.4g} {costs.unit}): the full path."

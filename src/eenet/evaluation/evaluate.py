@@ -64,8 +64,8 @@ def evaluate(
 ) -> Report:
     """Return what a policy costs and is worth on recorded outputs.
 
-    Row numbers are the sample ids, so a mixed policy's coin falls as in `replay`. The numbers are unbiased only on data that
-    took no part in training, fitting or choosing.
+    Row numbers are the sample ids, so a mixed policy's coin falls as in `replay`. The numbers are unbiased only on
+    data that took no part in training, fitting or choosing.
 
     Args:
         policy: The fixed rule.
@@ -85,7 +85,9 @@ def evaluate(
         raise TableError("costs None are missing: the table has none of its own. Pass costs=CostTable(...).")
     for what, count in (("policy", policy.num_exits), ("costs", costs.num_exits)):
         if count != table.num_exits:
-            raise ShapeError(f"{what} of {count} exits does not fit: the table has {table.num_exits} exits. Pass its own.")
+            raise ShapeError(
+                f"{what} of {count} exits does not fit: the table has {table.num_exits} exits. Pass its own."
+            )
     static = table.require_utility("evaluate").double().mean(dim=0)
     replayer = Replayer(table)
     exit_index, utility = replayer.exit_index(policy), replayer.utility(policy).double()

@@ -106,7 +106,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as the JSON of ``eenet compare --json``: no NaN, no infinity, utilities as fractions."""
+        """Return the JSON of ``eenet compare --json``: no NaN, no infinity, utilities as fractions."""
         return {
             "unit": self.unit,
             "reference": self.reference,

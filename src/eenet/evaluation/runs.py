@@ -118,7 +118,10 @@ def run_split(
         dial = scheduler.sweep(val, costs, budgets=list(budgets))
         policies = [dial.at(budget) for budget in budgets]
         seconds = time.perf_counter() - started
-        runs[name] = _replay_all(policies, budgets, seconds, val_replayer, test_replayer, costs, keep_samples)
+        points, samples = _replay_all(
+            policies, budgets, (val_replayer, test_replayer), costs, keep_samples=keep_samples
+        )
+        runs[name] = PolicyRun(fit_seconds=seconds, points=points, samples=samples)
         progress(name)
     runs["random"] = _random(val, test, costs, budgets, utility if keep_samples else None)
     runs["oracle"] = _oracle(val, test, costs, budgets)
@@ -134,13 +137,13 @@ def run_split(
 def _replay_all(
     policies: Sequence[Policy],
     budgets: Sequence[float],
-    seconds: float,
-    val: Replayer,
-    test: Replayer,
+    sides: tuple[Replayer, Replayer],
     costs: CostTable,
+    *,
     keep_samples: bool,
-) -> PolicyRun:
-    """Replay one policy per budget on both sides."""
+) -> tuple[tuple[Point, ...], SampledCurve | None]:
+    """Replay one policy per budget on both sides, the fitting side first."""
+    val, test = sides
     prices = np.array(costs.cumulative)
     points, sample_costs, sample_utilities = [], [], []
     for policy, budget in zip(policies, budgets, strict=True):
@@ -158,8 +161,9 @@ def _replay_all(
         if keep_samples:
             sample_costs.append(spent.astype(np.float32))
             sample_utilities.append(gained.astype(np.float32))
-    samples = SampledCurve(costs=np.stack(sample_costs), utilities=np.stack(sample_utilities)) if keep_samples else None
-    return PolicyRun(fit_seconds=seconds, points=tuple(points), samples=samples)
+    if not keep_samples:
+        return tuple(points), None
+    return tuple(points), SampledCurve(costs=np.stack(sample_costs), utilities=np.stack(sample_utilities))
 
 
 def _random(
@@ -192,7 +196,7 @@ def _random(
 
 
 def _oracle(val: ExitTable, test: ExitTable, costs: CostTable, budgets: Sequence[float]) -> PolicyRun:
-    """Return the best any assignment of exits could do within the budget, knowing the utilities of the side it stands on."""
+    """Return the best any assignment of exits could do within the budget, knowing all utilities."""
     started = time.perf_counter()
     bounds = [(oracle(val, costs, budget), oracle(test, costs, budget)) for budget in budgets]
     seconds = time.perf_counter() - started

@@ -48,8 +48,8 @@ def curve(
 ) -> Curve:
     """Return the curve through an anchor and some realised points.
 
-    Points are sorted by cost. Points of equal cost are replaced by their mean: taking the best of them would be a choice made
-    on the test data.
+    Points are sorted by cost. Points of equal cost are replaced by their mean: taking the best of them would be a
+    choice made on the test data.
 
     Args:
         costs: Realised mean cost per sample of every point, in any order.
@@ -91,9 +91,9 @@ def bootstrap_areas(
 ) -> dict[str, Float[np.ndarray, " resample"]]:
     """Return every curve's area on the same bootstrap resamples of the samples (that is what makes it paired).
 
-    Each resample draws as many samples as there are, with replacement; costs, utilities and the anchor are averaged with the
-    same weights. The policies stay as fitted, so the spread is that of the test data alone. Memory is bounded: the weights are
-    made in chunks of 32 MB.
+    Each resample draws as many samples as there are, with replacement; costs, utilities and the anchor are averaged
+    with the same weights. The policies stay as fitted, so the spread is that of the test data alone. Memory is
+    bounded: the weights are made in chunks of 32 MB.
 
     Args:
         curves: The curves by name, all over the same samples.
@@ -146,8 +146,8 @@ def nadeau_bengio(
 ) -> tuple[float, float]:
     """Return the corrected resampled t interval of a mean difference over redrawn splits.
 
-    Redrawn splits overlap, so their differences are dependent and the plain t interval is far too narrow. The correction
-    replaces the variance of the mean ``s^2 / S`` by ``s^2 (1 / S + num_test / num_fit)``.
+    Redrawn splits overlap, so their differences are dependent and the plain t interval is far too narrow. The
+    correction replaces the variance of the mean ``s^2 / S`` by ``s^2 (1 / S + num_test / num_fit)``.
 
     Args:
         differences: One difference per split, at least 2.
@@ -166,7 +166,9 @@ def nadeau_bengio(
     """
     splits = len(differences)
     if splits < 2:
-        raise InputError(f"splits {splits} is too few for an interval: the spread over splits needs 2. Pass splits >= 2.")
+        raise InputError(
+            f"splits {splits} is too few for an interval: the spread over splits needs 2. Pass splits >= 2."
+        )
     mean = float(differences.mean())
     variance = float(differences.var(ddof=1)) * (1.0 / splits + num_test / num_fit)
     half = t_quantile(0.5 + level / 2.0, splits - 1) * math.sqrt(variance)
