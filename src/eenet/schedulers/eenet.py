@@ -117,7 +117,7 @@ class EENetScheduler(Scheduler):
     thresholds: Literal["joint", "assigned"] = "joint"
     epochs: int = 60
     batch_size: int = 1024
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     restarts: int = 1
     alternate_every: int = 10

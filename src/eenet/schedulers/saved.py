@@ -1,0 +1,138 @@
+"""Policies on disk: a folder of ``policy.json`` and ``policy.safetensors``. No code is stored, none is run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eenet.core.costs import CostTable
+from eenet.core.files import atomic_path, load_tensors, read_json, save_tensors, sha256, write_json
+from eenet.core.policy import ConfidenceScorer, MixedPolicy, Policy, ScorePolicy, Scorer
+from eenet.errors import BundleError, EenetError, InputError
+from eenet.schedulers.eenet import EENetScorer
+from eenet.schedulers.heuristics import VoteScorer
+
+__all__ = ["SavedPolicy", "load_policy", "policy_from_spec", "policy_to_spec", "save_policy"]
+
+_SCORERS: tuple[type[Scorer], ...] = (ConfidenceScorer, EENetScorer, VoteScorer)
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """A policy with what is needed to use it.
+
+    Attributes:
+        policy: The rule.
+        costs: The costs it was fitted with, where they were stored.
+        info: Whatever else was stored: budget, scheduler, data.
+    """
+
+    policy: Policy
+    costs: CostTable | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def policy_to_spec(policy: Policy) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Describe a policy by JSON values and named tensors.
+
+    Raises:
+        InputError: The policy or its scorer is of a class of yours.
+    """
+    tensors: dict[str, Tensor] = {}
+    scorers: list[Scorer] = []
+    rule = _describe(policy, scorers, tensors, "rule")
+    described = []
+    for i, scorer in enumerate(scorers):
+        described.append({"class": type(scorer).__name__, "settings": scorer.settings()})
+        tensors |= {f"scorer{i}.{name}": value for name, value in scorer.state_dict().items()}
+    return {"format": _FORMAT, "rule": rule, "scorers": described}, tensors
+
+
+def policy_from_spec(spec: object, tensors: dict[str, Tensor]) -> Policy:
+    """Rebuild a policy from `policy_to_spec`.
+
+    Raises:
+        BundleError: Something is missing or does not fit.
+    """
+    try:
+        if not isinstance(spec, dict) or spec["format"] != _FORMAT:
+            raise BundleError(f"policy is of another format: this version of eenet reads format {_FORMAT}. Fit it again.")
+        classes = {scorer.__name__: scorer for scorer in _SCORERS}
+        scorers = []
+        for i, described in enumerate(spec["scorers"]):
+            scorer = classes[described["class"]](**described["settings"])
+            prefix = f"scorer{i}."
+            scorer.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+            scorers.append(scorer)
+        return _rebuild(spec["rule"], scorers, tensors)
+    except EenetError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(f"policy cannot be rebuilt: {type(error).__name__} {error}. It is incomplete or damaged; fit it again.") from error
+
+
+def save_policy(policy: Policy, path: str | os.PathLike[str], *, costs: CostTable | None = None, info: dict[str, Any] | None = None) -> None:
+    """Write a policy as a folder, atomically.
+
+    Args:
+        policy: As returned by a scheduler.
+        path: The folder; an earlier policy there is replaced.
+        costs: What it was fitted with.
+        info: JSON values to keep with it: budget, scheduler, data.
+
+    Raises:
+        InputError: The policy cannot be saved, or ``path`` is a folder that holds something else.
+    """
+    spec, tensors = policy_to_spec(policy)
+    target = Path(path)
+    if target.is_dir() and any(target.iterdir()) and not (target / "policy.json").is_file():
+        raise InputError(f"output {path} is taken: it is a folder that holds no policy. Choose another.")
+    with atomic_path(path) as draft:
+        draft.mkdir()
+        save_tensors(draft / "policy.safetensors", tensors)
+        stored = {"costs": None if costs is None else costs.to_dict(), "info": info or {}, "sha256": sha256(draft / "policy.safetensors")}
+        write_json(draft / "policy.json", spec | stored)
+
+
+def load_policy(path: str | os.PathLike[str]) -> SavedPolicy:
+    """Read a policy written by `save_policy`.
+
+    Raises:
+        InputError: Nothing is there.
+        BundleError: It is incomplete, damaged, or was changed since it was written.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BundleError(f"policy {path} is missing: there is no such folder. Pass what 'eenet fit --out' wrote.")
+    stored = read_json(folder / "policy.json", "policy")
+    tensors = load_tensors(folder / "policy.safetensors", "policy")
+    if not isinstance(stored, dict) or stored.get("sha256") != sha256(folder / "policy.safetensors"):
+        raise BundleError(f"policy {path} was changed since it was written: the checksum of its tensors differs. Fit it again.")
+    costs = None if stored.get("costs") is None else CostTable.from_dict(stored["costs"])
+    return SavedPolicy(policy_from_spec(stored, tensors), costs, dict(stored.get("info") or {}))
+
+
+def _describe(policy: Policy, scorers: list[Scorer], tensors: dict[str, Tensor], name: str) -> dict[str, Any]:
+    if isinstance(policy, MixedPolicy):
+        parts = {side: _describe(getattr(policy, side), scorers, tensors, f"{name}.{side}") for side in ("a", "b")}
+        return {"mixed": parts, "weight": policy.weight, "seed": policy.seed}
+    if not isinstance(policy, ScorePolicy) or not isinstance(policy.scorer, _SCORERS):
+        raise InputError(f"policy cannot be saved: {type(policy).__name__} or its scorer is a class of yours. Save its tensors yourself.")
+    place = next((i for i, scorer in enumerate(scorers) if scorer is policy.scorer), len(scorers))
+    if place == len(scorers):
+        scorers.append(policy.scorer)
+    tensors[f"{name}.thresholds"] = policy.thresholds
+    return {"scorer": place, "thresholds": f"{name}.thresholds"}
+
+
+def _rebuild(rule: dict[str, Any], scorers: list[Scorer], tensors: dict[str, Tensor]) -> Policy:
+    if "mixed" in rule:
+        a, b = (_rebuild(rule["mixed"][side], scorers, tensors) for side in ("a", "b"))
+        return MixedPolicy(a, b, rule["weight"], rule["seed"])
+    return ScorePolicy(scorers[rule["scorer"]], torch.as_tensor(tensors[rule["thresholds"]]))
