@@ -17,7 +17,9 @@ Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 def random_crop_flip(
     images: Shaped[Tensor, "sample channel height width"], generator: torch.Generator, pad: int = 4
 ) -> Shaped[Tensor, "sample channel height width"]:
-    """Return every image shifted by up to ``pad`` pixels, the border filled with zeros, and mirrored with probability one half.
+    """Return every image shifted by up to ``pad`` pixels and, with probability one half, mirrored.
+
+    What is shifted in from outside is zero.
 
     Args:
         images: raw images, of any number type.

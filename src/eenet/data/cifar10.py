@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
 from eenet.data.dataset import ArrayDataset, DataSplits, Split
@@ -63,7 +62,8 @@ def read_packed_jpeg(path: Path, rows: int, size: int) -> tuple[UInt8[Tensor, "s
     """Return the images and labels of a packed archive.
 
     Args:
-        path: ``.npz`` with ``jpeg`` (the files joined together, uint8), ``offsets`` (int64, one more than images) and ``labels`` (int64).
+        path: ``.npz`` with ``jpeg`` (the files joined together, uint8), ``offsets`` (int64, one more than images) and
+            ``labels`` (int64).
         rows: how many images there must be.
         size: height and width of every image, in pixels.
 
@@ -72,9 +72,15 @@ def read_packed_jpeg(path: Path, rows: int, size: int) -> tuple[UInt8[Tensor, "s
     """
     jpeg, offsets, labels = _read_arrays(path)
     if len(offsets) != rows + 1 or len(labels) != rows:
-        raise DataError(f"data file {path} is not complete: {rows} images were expected, found {len(offsets) - 1} images and {len(labels)} labels. Get it again.")
+        raise DataError(
+            f"data file {path} is not complete: {rows} images were expected, found {len(offsets) - 1} images and "
+            f"{len(labels)} labels. Get it again."
+        )
     if offsets[0] != 0 or offsets[-1] != len(jpeg) or bool((np.diff(offsets) <= 0).any()):
-        raise DataError(f"data file {path} is truncated: the offsets say {offsets[-1]} bytes of JPEG, found {len(jpeg)}. Get it again.")
+        raise DataError(
+            f"data file {path} is truncated: the offsets say {offsets[-1]} bytes of JPEG, found {len(jpeg)}. Get it "
+            "again."
+        )
     images = np.empty((rows, size, size, 3), dtype=np.uint8)
     raw = jpeg.tobytes()
     for row in range(rows):
@@ -88,16 +94,24 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             return archive["jpeg"], archive["offsets"], archive["labels"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"data file {path} cannot be read: an .npz archive with jpeg, offsets and labels was expected, found: {str(error) or type(error).__name__}. "
+            f"data file {path} cannot be read: an .npz archive with jpeg, offsets and labels was expected, found: "
+            f"{str(error) or type(error).__name__}. "
             "Get it again."
         ) from error
 
 
 def _decode(data: bytes, size: int, path: Path, row: int) -> np.ndarray:
+    from PIL import Image
+
     try:
         image = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"data file {path} is damaged: image {row} cannot be decoded ({error}). Get the file again.") from error
+        raise DataError(
+            f"data file {path} is damaged: image {row} cannot be decoded ({error}). Get the file again."
+        ) from error
     if image.shape != (size, size, 3):
-        raise DataError(f"data file {path} is not as expected: image {row} has shape {image.shape}, expected {(size, size, 3)}. Get the file again.")
+        raise DataError(
+            f"data file {path} is not as expected: image {row} has shape {image.shape}, expected {(size, size, 3)}. "
+            "Get the file again."
+        )
     return image

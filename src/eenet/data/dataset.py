@@ -36,11 +36,20 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, images: Tensor, labels: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         if images.ndim != 4 or not len(images):
-            raise DataError(f"images of shape {tuple(images.shape)} are not usable: the shape must be (sample, channel, height, width) with at least 1 sample.")
+            raise DataError(
+                f"images of shape {tuple(images.shape)} are not usable: the shape must be (sample, channel, height, "
+                "width) with at least 1 sample."
+            )
         if labels.shape != images.shape[:1]:
-            raise DataError(f"labels of shape {tuple(labels.shape)} do not fit: there are {len(images)} images. Pass one label per image.")
+            raise DataError(
+                f"labels of shape {tuple(labels.shape)} do not fit: there are {len(images)} images. Pass one label "
+                "per image."
+            )
         if not len(mean) == len(std) == images.shape[1]:
-            raise DataError(f"mean and std of {len(mean)} and {len(std)} numbers do not fit: the images have {images.shape[1]} channels.")
+            raise DataError(
+                f"mean and std of {len(mean)} and {len(std)} numbers do not fit: the images have {images.shape[1]} "
+                "channels."
+            )
         self.images = images
         self.labels = labels
         self.mean = mean

@@ -1,0 +1,17 @@
+"""Models with exits: the multi-exit model, heads, and a small zoo."""
+
+from eenet.models.heads import HeadFactory, conv_head, grid_linear, pooled_linear, token_head
+from eenet.models.model import MultiExitModel
+from eenet.models.zoo import cifar_resnet, load_cifar_resnet_weights, tiny_cnn
+
+__all__ = [
+    "MultiExitModel",
+    "cifar_resnet",
+    "tiny_cnn",
+    "load_cifar_resnet_weights",
+    "HeadFactory",
+    "conv_head",
+    "grid_linear",
+    "pooled_linear",
+    "token_head",
+]

@@ -31,11 +31,34 @@ def pooled_linear(shape: Sequence[int], num_classes: int) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[1], num_classes))
 
 
+def grid_linear(size: int) -> HeadFactory:
+    """Return a head factory: average pooling to a grid of ``size`` x ``size`` cells, then one linear layer.
+
+    Keeps roughly where something was seen, which matters where few layers came before.
+
+    Args:
+        size: cells along each side.
+
+    Raises:
+        ShapeError: a size below 1.
+    """
+    if size < 1:
+        raise ShapeError(f"size {size} is not usable: the grid needs at least 1 cell a side. Pass 1 or more.")
+
+    def build(shape: Sequence[int], num_classes: int) -> nn.Module:
+        _check_rank(shape, 4, "grid_linear", "(sample, channel, height, width)")
+        linear = nn.Linear(shape[1] * size * size, num_classes)
+        return nn.Sequential(nn.AdaptiveAvgPool2d(size), nn.Flatten(), linear)
+
+    return build
+
+
 def conv_head(strides: Sequence[int] = (2, 2), width: float = 2.0) -> HeadFactory:
     """Return a head factory: 3x3 convolutions (batch norm, ReLU), then pooling and a linear layer.
 
-    Early features are fine in space and poor in meaning; the strided convolutions trade the one for the other. A convolution of stride 2 also multiplies the
-    number of channels by ``width``; with the default of 2 each of them costs the same whatever the exit.
+    Early features are fine in space and poor in meaning; the strided convolutions trade the one for the other. A
+    convolution of stride 2 also multiplies the number of channels by ``width``; with the default of 2 each of them
+    costs the same whatever the exit.
 
     Args:
         strides: stride of each convolution, in order.
@@ -45,9 +68,14 @@ def conv_head(strides: Sequence[int] = (2, 2), width: float = 2.0) -> HeadFactor
         ShapeError: no strides, a stride below 1, or a width that is not positive.
     """
     if not strides or min(strides) < 1:
-        raise ShapeError(f"strides {tuple(strides)} are not usable: each convolution needs a stride of 1 or more. Pass for example (2, 2).")
+        raise ShapeError(
+            f"strides {tuple(strides)} are not usable: each convolution needs a stride of 1 or more. Pass for "
+            "example (2, 2)."
+        )
     if width <= 0:
-        raise ShapeError(f"width {width:g} is not usable: it multiplies the number of channels. Pass a positive factor such as 2.")
+        raise ShapeError(
+            f"width {width:g} is not usable: it multiplies the number of channels. Pass a positive factor such as 2."
+        )
 
     def build(shape: Sequence[int], num_classes: int) -> nn.Module:
         _check_rank(shape, 4, "conv_head", "(sample, channel, height, width)")
@@ -97,4 +125,7 @@ def token_head(shape: Sequence[int], num_classes: int) -> nn.Module:
 
 def _check_rank(shape: Sequence[int], rank: int, name: str, wanted: str) -> None:
     if len(shape) != rank:
-        raise ShapeError(f"shape {tuple(shape)} does not fit {name}: it has {len(shape)} axes and {rank} are needed. Use {name} on features of shape {wanted}.")
+        raise ShapeError(
+            f"shape {tuple(shape)} does not fit {name}: it has {len(shape)} axes and {rank} are needed. Use {name} "
+            f"on features of shape {wanted}."
+        )

@@ -18,9 +18,10 @@ State: TypeAlias = Any
 class MultiExitModel(nn.Module):
     """A backbone cut into stages, with a head after every stage.
 
-    Stage ``k`` maps a state to the next state, head ``k`` maps the state after stage ``k`` to logits. The last head is the backbone's own classifier (or the
-    identity where the last stage holds it), so that the last exit is the original output to the bit. Samples never influence each other, which is what allows
-    samples that leave to be dropped between stages.
+    Stage ``k`` maps a state to the next state, head ``k`` maps the state after stage ``k`` to logits. The last head is
+    the backbone's own classifier (or the identity where the last stage holds it), so that the last exit is the original
+    output to the bit. Samples never influence each other, which is what allows samples that leave to be dropped between
+    stages.
 
     Args:
         stages: the K pieces of the backbone, in order.
@@ -31,16 +32,15 @@ class MultiExitModel(nn.Module):
         ShapeError: fewer than two stages, or another number of heads than of stages.
     """
 
-    def __init__(
-        self, stages: Sequence[nn.Module], heads: Sequence[nn.Module], start: nn.Module | None = None
-    ) -> None:
+    def __init__(self, stages: Sequence[nn.Module], heads: Sequence[nn.Module], start: nn.Module | None = None) -> None:
         super().__init__()
         if len(stages) < 2:
             raise ShapeError(f"stages {len(stages)} are too few: leaving early needs at least 2. Pass one more stage.")
         if len(heads) != len(stages):
             raise ShapeError(
                 f"heads {len(heads)} do not fit the stages: there are {len(stages)} stages and each needs one head. "
-                "Pass as many heads as stages, the last one being the original output (nn.Identity() if a stage holds it)."
+                "Pass as many heads as stages, the last one being the original output (nn.Identity() if a stage "
+                "holds it)."
             )
         self.stages = nn.ModuleList(stages)
         self.heads = nn.ModuleList(heads)
@@ -59,7 +59,8 @@ class MultiExitModel(nn.Module):
         """Return the state of some samples only: every tensor in it is indexed along its first axis.
 
         Args:
-            state: what a stage returned, a tensor or a pytree holding tensors; anything else in it is passed on as it is.
+            state: what a stage returned, a tensor or a pytree holding tensors; anything else in it is passed on as it
+                is.
             rows: indices of the samples to keep, or one flag per sample.
         """
         return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, state)

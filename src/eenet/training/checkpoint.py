@@ -1,7 +1,7 @@
 """Checkpoints of a training: everything a resumed run needs to end like an uninterrupted one.
 
-``checkpoint.safetensors`` is the one truth (weights, momentum, losses so far and, by their number, the step), written in one atomic move.
-``checkpoint.json``, written once before it, says which training it belongs to.
+``checkpoint.safetensors`` is the one truth (weights, momentum, losses so far and, by their number, the step), written
+in one atomic move. ``checkpoint.json``, written once before it, says which training it belongs to.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         for key in [*identity, *(found.keys() - identity.keys())]:
             if found.get(key) != identity.get(key):
                 raise InputError(
-                    f"checkpoint {path} cannot be resumed: it was made with {key} {found.get(key)}, this training has {key} {identity.get(key)}. "
+                    f"checkpoint {path} cannot be resumed: it was made with {key} {found.get(key)}, this training "
+                    f"has {key} {identity.get(key)}. "
                     "Use the same settings, or another folder."
                 )
         return
@@ -101,7 +102,9 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         return None
     tensors = load_tensors(folder / TENSORS, "checkpoint")
     if LOSSES not in tensors:
-        raise InputError(f"checkpoint {folder / TENSORS} cannot be resumed: it holds no losses. Delete it to start anew.")
+        raise InputError(
+            f"checkpoint {folder / TENSORS} cannot be resumed: it holds no losses. Delete it to start anew."
+        )
     return Checkpoint(model=_under(MODEL, tensors), momentum=_under(MOMENTUM, tensors), losses=tensors[LOSSES])
 
 

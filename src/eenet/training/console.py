@@ -46,9 +46,15 @@ def progress_bar(total: int, done: int, wanted: bool) -> Iterator[Callable[[Floa
         done: steps done before.
         wanted: whether to show the bar at all.
     """
+    losses = TextColumn("{task.fields[loss]}")
     columns = (
-        TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("train"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        losses,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=not wanted, refresh_per_second=2) as bar:
         task = bar.add_task("train", total=total, completed=done, loss="")
 

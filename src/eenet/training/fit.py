@@ -38,7 +38,7 @@ class History:
     @property
     def epoch_losses(self) -> list[list[float]]:
         """Mean loss of every exit in each epoch, the last one possibly not whole."""
-        return [part.mean(dim=0).tolist() for part in self.losses.split(self.steps_per_epoch)]
+        return [part.mean(dim=0).tolist() for part in torch.split(self.losses, self.steps_per_epoch)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the history as JSON values."""
@@ -46,13 +46,19 @@ class History:
 
 
 def fit_exits(
-    model: MultiExitModel, dataset: ArrayDataset, settings: TrainSettings, *, out: Path | None = None, progress: bool = True
+    model: MultiExitModel,
+    dataset: ArrayDataset,
+    settings: TrainSettings,
+    *,
+    out: Path | None = None,
+    progress: bool = True,
 ) -> History:
     """Train a multi-exit model in place and return how it went.
 
-    With a folder ``out``, the training resumes from the checkpoint there and writes one every ``settings.checkpoint_seconds``, at each epoch's end and on
-    Ctrl-C; the end leaves ``model.safetensors`` and ``history.json``. A training that was killed and resumed, with the same number of threads, ends with the
-    same weights to the bit as one that was not. The model is left in evaluation mode.
+    With a folder ``out``, the training resumes from the checkpoint there and writes one every
+    ``settings.checkpoint_seconds``, at each epoch's end and on Ctrl-C; the end leaves ``model.safetensors`` and
+    ``history.json``. A training that was killed and resumed, with the same number of threads, ends with the same
+    weights to the bit as one that was not. The model is left in evaluation mode.
 
     Args:
         model: the model; its weights are the start of the training.
@@ -65,7 +71,9 @@ def fit_exits(
         InputError: ``out`` holds checkpoints of another training.
         KeyboardInterrupt: after Ctrl-C, once the step was finished and the checkpoint written.
     """
-    trainer = _Trainer(model, dataset, Schedule(settings=settings, samples=len(dataset)), None if out is None else Path(out))
+    trainer = _Trainer(
+        model, dataset, Schedule(settings=settings, samples=len(dataset)), None if out is None else Path(out)
+    )
     trainer.resume()
     try:
         trainer.run(progress)
@@ -113,12 +121,20 @@ class _Trainer:
     def run(self, progress: bool) -> None:
         """Do the steps that are left."""
         schedule = self.schedule
-        with interruption() as interrupted, progress_bar(schedule.steps, len(self.done), progress) as show, torch.random.fork_rng(devices=[]):
+        with (
+            interruption() as interrupted,
+            progress_bar(schedule.steps, len(self.done), progress) as show,
+            torch.random.fork_rng(devices=[]),
+        ):
             while len(self.done) < schedule.steps:
                 self.done.append(self.step(len(self.done)))
                 show(self.done[-1])
                 finished = len(self.done) == schedule.steps or len(self.done) % schedule.steps_per_epoch == 0
-                if finished or interrupted.is_set() or time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
+                if (
+                    finished
+                    or interrupted.is_set()
+                    or time.monotonic() - self.saved_at > self.settings.checkpoint_seconds
+                ):
                     self.save()
                 if interrupted.is_set():
                     raise KeyboardInterrupt
@@ -155,7 +171,10 @@ class _Trainer:
 
 
 def _optimizer(model: MultiExitModel, settings: TrainSettings) -> torch.optim.Optimizer:
-    sides = {False: [p for part in _backbone(model) for p in part.parameters()], True: list(model.heads[:-1].parameters())}
+    sides = {
+        False: [p for part in _backbone(model) for p in part.parameters()],
+        True: list(model.heads[:-1].parameters()),
+    }
     groups = [
         {
             "params": [p for p in parameters if (p.ndim > 1) == decayed],
@@ -195,7 +214,12 @@ def _identity(model: MultiExitModel, dataset: ArrayDataset, settings: TrainSetti
     shapes = "".join(f"{name}{tuple(tensor.shape)}" for name, tensor in model.state_dict().items())
     labels = dataset.labels.contiguous().numpy().tobytes()
     identity = {key: value for key, value in settings.to_dict().items() if key != "checkpoint_seconds"}
-    return identity | {"exits": model.num_exits, "samples": len(dataset), "labels": _digest(labels), "model": _digest(shapes.encode())}
+    return identity | {
+        "exits": model.num_exits,
+        "samples": len(dataset),
+        "labels": _digest(labels),
+        "model": _digest(shapes.encode()),
+    }
 
 
 def _digest(data: bytes) -> str:

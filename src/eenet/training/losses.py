@@ -1,6 +1,7 @@
 """What multi-exit training minimises, as plain functions.
 
-Source: F. Ilhan et al., *Adaptive deep neural network inference optimization with EENet*, WACV 2024, section on multi-exit training.
+Source: F. Ilhan et al., *Adaptive deep neural network inference optimization with EENet*, WACV 2024, section on
+multi-exit training.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ def distillation_loss(logits: Sequence[Float[Tensor, "sample class"]], temperatu
         ShapeError: fewer than two exits.
     """
     if len(logits) < 2:
-        raise ShapeError(f"logits of {len(logits)} exits are too few: distillation needs a teacher and a pupil. Pass at least 2 exits.")
+        raise ShapeError(
+            f"logits of {len(logits)} exits are too few: distillation needs a teacher and a pupil. Pass at least 2 "
+            "exits."
+        )
     teacher = F.log_softmax(logits[-1].detach() / temperature, dim=-1)
     pupils = [F.log_softmax(exit_logits / temperature, dim=-1) for exit_logits in logits[:-1]]
     gaps = [F.kl_div(pupil, teacher, reduction="batchmean", log_target=True) for pupil in pupils]

@@ -18,8 +18,10 @@ Phase = Literal["heads", "joint"]
 class TrainSettings:
     """How a multi-exit model is trained: SGD with Nesterov momentum, learning rates set anew before every step.
 
-    A training has two phases. During the first `heads_share` of the steps the backbone is frozen and only the early heads learn, at `head_lr`. Then everything
-    learns: the rates rise from 0 over the first `warmup` of the phase and fall to 0 along a cosine; the early heads keep `head_lr` as their peak, the
+    A training has two phases. During the first `heads_share` of the steps the backbone is frozen and only the early
+    heads learn, at `head_lr`. Then everything
+    learns: the rates rise from 0 over the first `warmup` of the phase and fall to 0 along a cosine; the early heads
+        keep `head_lr` as their peak, the
     backbone has `lr`.
 
     Args:
@@ -63,10 +65,14 @@ class TrainSettings:
         """Refuse values outside their range."""
         for name in ("epochs", "batch_size", "lr", "temperature", "checkpoint_seconds"):
             if not getattr(self, name) > 0:
-                raise InputError(f"{name} {getattr(self, name):g} is not possible: it must be above 0. Pass a positive number.")
+                raise InputError(
+                    f"{name} {getattr(self, name):g} is not possible: it must be above 0. Pass a positive number."
+                )
         for name in ("heads_share", "warmup", "momentum", "distillation_from"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} {getattr(self, name):g} is not possible: it is a share. Pass a number from 0 to 1.")
+                raise InputError(
+                    f"{name} {getattr(self, name):g} is not possible: it is a share. Pass a number from 0 to 1."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values, functions by their names."""
@@ -121,7 +127,11 @@ class Schedule:
             return 0.0, head_peak
         done = (step - self.head_steps + 0.5) / (self.steps - self.head_steps)
         rising = done < settings.warmup
-        factor = done / settings.warmup if rising else 0.5 + 0.5 * math.cos(math.pi * (done - settings.warmup) / (1 - settings.warmup))
+        factor = (
+            done / settings.warmup
+            if rising
+            else 0.5 + 0.5 * math.cos(math.pi * (done - settings.warmup) / (1 - settings.warmup))
+        )
         return settings.lr * factor, head_peak * factor
 
 

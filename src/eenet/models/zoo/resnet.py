@@ -6,6 +6,7 @@ Source: K. He, X. Zhang, S. Ren, J. Sun, *Deep residual learning for image recog
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -38,8 +39,8 @@ class Stem(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut without parameters.
 
-    Where the block halves the image, the shortcut takes every second pixel and fills up the new channels with zeros, half of them in front
-    ("option A" of the paper).
+    Where the block halves the image, the shortcut takes every second pixel and fills up the new channels with zeros,
+    half of them in front ("option A" of the paper).
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -85,7 +86,8 @@ def cifar_resnet(
 
     Args:
         depth: number of layers, 6 n + 2; the net has three groups of n blocks.
-        exits: numbers of blocks after which an early exit sits, increasing, each below the number of blocks; the original output is added as the last exit.
+        exits: numbers of blocks after which an early exit sits, increasing, each below the number of blocks; the
+            original output is added as the last exit.
         num_classes: number of classes C.
         in_channels: channels of the images.
         heads: makes the early heads; by default two strided convolutions and a pooled linear layer.
@@ -94,13 +96,18 @@ def cifar_resnet(
         InputError: a depth that is not 6 n + 2, or exits that are not increasing block numbers.
     """
     if depth < 8 or (depth - 2) % 6:
-        raise InputError(f"depth {depth} is not possible: the net has 6 n + 2 layers. Pass 20, 32, 44 or 56, for example.")
+        raise InputError(
+            f"depth {depth} is not possible: the net has 6 n + 2 layers. Pass 20, 32, 44 or 56, for example."
+        )
     blocks = _blocks(depth, in_channels)
     exits = tuple(exits)
     if not exits or list(exits) != sorted(set(exits)) or exits[0] < 1 or exits[-1] >= len(blocks):
-        raise InputError(f"exits {exits} are not possible: the net has {len(blocks)} blocks. Pass increasing block numbers from 1 to {len(blocks) - 1}.")
+        raise InputError(
+            f"exits {exits} are not possible: the net has {len(blocks)} blocks. Pass increasing block numbers from 1 "
+            f"to {len(blocks) - 1}."
+        )
     stem, bounds = Stem(in_channels, LAYER_CHANNELS[0]), (0, *exits, len(blocks))
-    stages: list[nn.Module] = [nn.Sequential(*blocks[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    stages: list[nn.Module] = [nn.Sequential(*blocks[a:b]) for a, b in pairwise(bounds)]
     stages[0] = nn.Sequential(stem, *blocks[: exits[0]])
     make_head = conv_head() if heads is None else heads
     early = [make_head(_shape_after(block, len(blocks)), num_classes) for block in exits]
@@ -142,13 +149,15 @@ def load_cifar_resnet_weights(model: MultiExitModel, path: Path) -> None:
     missing, unknown = sorted(mine.keys() - tensors.keys()), sorted(tensors.keys() - mine.keys())
     if missing or unknown:
         raise DataError(
-            f"weights {path} do not fit the model: {len(missing)} keys are missing (first: {', '.join(missing[:3]) or 'none'}), "
+            f"weights {path} do not fit the model: {len(missing)} keys are missing (first: "
+            f"{', '.join(missing[:3]) or 'none'}), "
             f"{len(unknown)} are unknown (first: {', '.join(unknown[:3]) or 'none'}). Use weights of the same depth."
         )
     for name, tensor in mine.items():
         if tensor.shape != tensors[name].shape:
             raise DataError(
-                f"weights {path} do not fit the model: {name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(tensor.shape)}. "
+                f"weights {path} do not fit the model: {name} has shape {tuple(tensors[name].shape)}, the model "
+                f"needs {tuple(tensor.shape)}. "
                 "Use weights of the same net and number of classes."
             )
     with torch.no_grad():
