@@ -182,12 +182,16 @@ class EENetScheduler(Scheduler):
                 cost, gain = replayer.expected(policy, costs)
                 candidates.append((gain, cost, policy))
             best.append(max(candidates, key=lambda candidate: candidate[0]))
-        order = sorted(range(len(best)), key=lambda i: best[i][1])
-        order = [i for j, i in enumerate(order) if j == 0 or best[i][1] > best[order[j - 1]][1]]
+        # both ends, so that the dial reaches every budget: all leave at once, all stay to the end
+        for policy in (dial.policies[0], dial.policies[-1]):
+            cost, gain = replayer.expected(policy, costs)
+            best.append((gain, cost, policy))
+        order = sorted(best, key=lambda candidate: (candidate[1], -candidate[0]))
+        order = [one for j, one in enumerate(order) if j == 0 or one[1] > order[j - 1][1]]
         return Dial(
-            policies=tuple(best[i][2] for i in order),
-            fit_costs=tuple(best[i][1] for i in order),
-            fit_utilities=tuple(best[i][0] for i in order),
+            policies=tuple(policy for _, _, policy in order),
+            fit_costs=tuple(cost for _, cost, _ in order),
+            fit_utilities=tuple(gain for gain, _, _ in order),
             costs=costs,
             seed=self.seed + 1,  # another coin than the one inside its policies
         )

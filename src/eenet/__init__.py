@@ -1,0 +1,100 @@
+"""eenet: early-exit inference under a compute budget.
+
+The public names, in the order of the pipeline: a model with exits, its training, what its exits say and cost, where to
+leave, running it for real, judging it, shipping it.
+"""
+
+# ruff: noqa: I001 - grouped by the steps of the pipeline, not by the alphabet
+# 1 a model with exits, 2 its training
+from eenet.models.heads import conv_head, pooled_linear, token_head
+from eenet.models.model import MultiExitModel
+from eenet.models.zoo import cifar_resnet, load_cifar_resnet_weights, tiny_cnn
+from eenet.training.fit import fit_exits
+from eenet.training.settings import TrainSettings
+
+# 3 what every exit says about every sample, and what leaving there costs
+from eenet.core.costs import CostTable, standard_budgets
+from eenet.core.table import ExitTable
+from eenet.inference.measure import Profile, load_costs, measure
+from eenet.inference.record import record
+
+# 4 where to leave
+from eenet.core.policy import ConfidenceScorer, MixedPolicy, Policy, Scorer, ScorePolicy
+from eenet.core.trace import ExitTrace, replay
+from eenet.schedulers import (
+    Dial,
+    EENetScheduler,
+    GeometricScheduler,
+    JointScheduler,
+    PatienceScheduler,
+    Scheduler,
+    VoteScheduler,
+    load_policy,
+    oracle,
+    save_policy,
+    static_mix,
+)
+
+# 5 really stops early
+from eenet.inference.adaptive import AdaptiveModel, Prediction
+from eenet.inference.bench import bench
+from eenet.inference.engines import EagerEngine, Engine
+
+# 6 judging
+from eenet.evaluation import Comparison, Report, compare, evaluate
+
+# 7 shipping
+from eenet.inference.bundle import Bundle
+
+from eenet.errors import EenetError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MultiExitModel",
+    "cifar_resnet",
+    "conv_head",
+    "load_cifar_resnet_weights",
+    "pooled_linear",
+    "tiny_cnn",
+    "token_head",
+    "TrainSettings",
+    "fit_exits",
+    "CostTable",
+    "ExitTable",
+    "Profile",
+    "load_costs",
+    "measure",
+    "record",
+    "standard_budgets",
+    "ConfidenceScorer",
+    "Dial",
+    "EENetScheduler",
+    "ExitTrace",
+    "GeometricScheduler",
+    "JointScheduler",
+    "MixedPolicy",
+    "PatienceScheduler",
+    "Policy",
+    "ScorePolicy",
+    "Scheduler",
+    "Scorer",
+    "VoteScheduler",
+    "load_policy",
+    "oracle",
+    "replay",
+    "save_policy",
+    "static_mix",
+    "AdaptiveModel",
+    "EagerEngine",
+    "Engine",
+    "Prediction",
+    "bench",
+    "Comparison",
+    "Report",
+    "compare",
+    "evaluate",
+    "Bundle",
+    "EenetError",
+    "__version__",
+]
