@@ -14,7 +14,7 @@ from eenet.core.costs import CostTable
 from eenet.core.policy import MixedPolicy, Policy
 from eenet.errors import InputError, ShapeError
 from eenet.inference.engines import EagerEngine, Engine
-from eenet.inference.engines.base import Inputs, batch_size
+from eenet.inference.engines.base import Inputs, State, batch_size
 from eenet.models.model import MultiExitModel
 
 __all__ = ["AdaptiveModel", "Prediction"]
@@ -136,41 +136,40 @@ class AdaptiveModel:
             )
         return sample_ids
 
-    def _log_probs(self, index: int, state: Any) -> Tensor:  # noqa: ANN401 - a pytree
-        """Return ``[sample, 1, class]``, what exit ``index`` says, in the form policies read."""
+    def _look(self, index: int, state: State, seen: Tensor | None) -> Tensor:
+        """Return what was seen before and what exit ``index`` says, ``[sample, index + 1, class]``."""
         logits = self.engine.head(index, state)
         if logits.dim() != 2:
             raise ShapeError(
                 f"logits of exit {index} of shape {tuple(logits.shape)} do not fit: a policy reads [sample, class]. "
                 "Use heads that return one vector per sample."
             )
-        return torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1)
+        newest = torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1)
+        return newest if seen is None else torch.cat((seen, newest), dim=1)
 
     def _run_one(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run one sample: nothing to gather, nothing to scatter."""
         engine, policy, last = self.engine, _followed(self.policy, ids), self.engine.num_exits - 1
-        state = engine.start(inputs)
-        for k in range(last + 1):
+        k, state, seen = 0, engine.start(inputs), None
+        while True:
             state = engine.stage(k, state)
-            newest = self._log_probs(k, state)
-            seen = newest if k == 0 else torch.cat((seen, newest), dim=1)
+            seen = self._look(k, state, seen)
             shown = None if features is None else features[:, : k + 1]
             if k == last or bool(policy.leaves(seen, ids, shown)):
-                break
-        return policy.answers(seen, ids, shown), torch.full((1,), k, device=seen.device)
+                return policy.answers(seen, ids, shown), torch.full((1,), k, device=seen.device)
+            k += 1
 
     def _run_many(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run a batch, dropping the samples that leave after each stage."""
         engine, policy, last = self.engine, self.policy, self.engine.num_exits - 1
         left: list[tuple[int, Tensor | None, Tensor]] = []  # exit, rows of the batch (None: all), answers
         rows: Tensor | None = None
-        state = engine.start(inputs)
+        state, seen = engine.start(inputs), None
         for k in range(last + 1):
             state = engine.stage(k, state)
-            newest = self._log_probs(k, state)
-            seen = newest if k == 0 else torch.cat((seen, newest), dim=1)
+            seen = self._look(k, state, seen)
             shown = None if features is None else features[:, : k + 1]
-            gone, stay = (None, None) if k == last else _split(policy.leaves(seen, ids, shown))
+            gone, stay = (None, None) if k == last else split_leaving(policy.leaves(seen, ids, shown))
             if gone is not None and stay is not None:
                 shown = None if shown is None else shown[gone]
                 left.append((k, gone if rows is None else rows[gone], policy.answers(seen[gone], ids[gone], shown)))
@@ -190,7 +189,7 @@ def _followed(policy: Policy, ids: Tensor) -> Policy:
     return policy
 
 
-def _split(leaves: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def split_leaving(leaves: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return the rows that leave and those that stay, None for an empty side; the one synchronisation of a stage."""
     flags = leaves.cpu()
     gone = flags.nonzero().squeeze(1)

@@ -70,7 +70,7 @@ def record(
         The table, as `ExitTable.load` reads it back.
 
     Raises:
-        InputError: A batch size below 1, or a data set without samples.
+        InputError: A batch size below 1, a data set without samples, or ``path`` is a folder that holds something else.
         ShapeError: Costs of another number of exits.
         RunError: The disk is full or refuses, or the data set yields another number of rows than its length.
     """
@@ -82,16 +82,19 @@ def record(
         raise ShapeError(
             f"costs with {costs.num_exits} exits do not fit: the model has {model.num_exits}. Measure this model."
         )
+    target = Path(path)
+    if target.is_dir() and any(target.iterdir()) and not (target / "logits.npy").is_file():
+        raise InputError(f"output {path} is taken: it is a folder that holds no table. Choose another.")
     with ExitStack() as stack:
         with _writing(path):
             draft = stack.enter_context(atomic_path(path))
             folder = draft.with_name("arrays")
             folder.mkdir()
         engine = stack.enter_context(_placed(model, device))
-        _stream(engine, dataset, folder, batch_size=batch_size, progress=progress)
+        _stream(engine, dataset, folder, path, batch_size=batch_size, progress=progress)
         with _writing(path):
-            _write_small(folder, split or Path(path).stem, costs)
-            if Path(path).suffix == ".npz":
+            _write_small(folder, split or target.stem, costs)
+            if target.suffix == ".npz":
                 _pack(folder, draft)
             else:
                 folder.rename(draft)
@@ -134,7 +137,15 @@ def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def _stream(engine: Engine, dataset: Batches, folder: Path, *, batch_size: int, progress: bool) -> None:
+def _stream(
+    engine: Engine,
+    dataset: Batches,
+    folder: Path,
+    target: str | os.PathLike[str],
+    *,
+    batch_size: int,
+    progress: bool,
+) -> None:
     """Write logits and labels batch by batch."""
     rows = len(dataset)
     with ExitStack() as stack:
@@ -145,7 +156,7 @@ def _stream(engine: Engine, dataset: Batches, folder: Path, *, batch_size: int, 
             for key, tensor in (("logits", outputs(engine, moved)), ("labels", labels.long())):
                 part = tensor.cpu().numpy()
                 if key not in files:
-                    files[key] = stack.enter_context(_NpyFile(folder / f"{key}.npy", rows, part))
+                    files[key] = stack.enter_context(_NpyFile(folder / f"{key}.npy", rows, part, target))
                 files[key].append(part)
         for file in files.values():
             file.check_complete()
@@ -169,9 +180,9 @@ def _pack(folder: Path, draft: Path) -> None:
 class _NpyFile:
     """A ``.npy`` file that grows by plain writes: unlike a memory map, a full disk is an error and not a crash."""
 
-    def __init__(self, path: Path, rows: int, like: np.ndarray) -> None:
-        self._path, self._rows, self._done = path, rows, 0
-        with _writing(path):
+    def __init__(self, path: Path, rows: int, like: np.ndarray, target: str | os.PathLike[str]) -> None:
+        self._path, self._rows, self._done, self._target = path, rows, 0, target
+        with _writing(target):
             self._handle = path.open("wb")
             header = {
                 "descr": np.lib.format.dtype_to_descr(like.dtype),
@@ -187,7 +198,7 @@ class _NpyFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            with _writing(self._path):
+            with _writing(self._target):
                 self._handle.close()
         else:
             with suppress(OSError):  # the error on its way says more
@@ -195,7 +206,7 @@ class _NpyFile:
 
     def append(self, part: np.ndarray) -> None:
         """Write further rows."""
-        with _writing(self._path):
+        with _writing(self._target):
             self._handle.write(np.ascontiguousarray(part).tobytes())
         self._done += len(part)
 

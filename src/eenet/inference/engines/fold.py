@@ -8,7 +8,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 __all__ = ["fold_batch_norms"]
 
-_PAIRS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
+_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+_Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
@@ -16,17 +17,18 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
 
     A pair is folded only where a trace shows that the batch norm reads the convolution and nobody else does, and
     both are called once. A module that cannot be traced (control flow on values, no plain tensors) comes back as
-    it is, only slower.
+    it is, only slower; of a sequence only the members that cannot.
 
     Args:
         module: In evaluation mode; its weights may be reused, so hand in a copy.
     """
-    if not any(isinstance(child, tuple(_PAIRS.values())) for child in module.modules()):
+    if not any(isinstance(child, _Norm) for child in module.modules()):
         return module
     try:
         traced = fx.symbolic_trace(module)
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError):
-        return module  # tracing is an optimisation; what it cannot follow runs unfolded
+        # tracing is an optimisation; what it cannot follow runs unfolded
+        return nn.Sequential(*map(fold_batch_norms, module)) if type(module) is nn.Sequential else module
     names = [node.target for node in traced.graph.nodes if node.op == "call_module"]
     for node in list(traced.graph.nodes):
         if node.op == "call_module" and names.count(node.target) == 1:
@@ -45,10 +47,9 @@ def _fold(traced: fx.GraphModule, node: fx.Node, names: list[object]) -> None:
     if names.count(source.target) != 1:
         return
     convolution, norm = traced.get_submodule(str(source.target)), traced.get_submodule(str(node.target))
-    expected = _PAIRS.get(type(convolution))
-    if expected is None or type(norm) is not expected or norm.running_mean is None:
+    if not isinstance(convolution, _Convolution) or not isinstance(norm, _Norm) or norm.running_mean is None:
         return
-    layout = torch.channels_last if convolution.weight.dim() == 4 else torch.contiguous_format
+    layout = torch.channels_last if isinstance(convolution, nn.Conv2d) else torch.contiguous_format
     fused = fuse_conv_bn_eval(convolution, norm)
     parent, _, leaf = str(source.target).rpartition(".")
     setattr(traced.get_submodule(parent), leaf, fused.to(memory_format=layout))

@@ -1,0 +1,244 @@
+"""Timing adaptive inference against the original model: ``eenet bench``."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from eenet.core.policy import Policy
+from eenet.core.table import ExitTable
+from eenet.core.trace import Replayer, exit_distribution
+from eenet.errors import InputError, ShapeError
+from eenet.inference.adaptive import AdaptiveModel
+from eenet.inference.engines import EagerEngine, Engine
+from eenet.inference.engines.base import Inputs, batch_size
+from eenet.inference.flops import FlopReport, measure_flops
+from eenet.inference.latency import Seconds, Spread, rows_of, summarise, time_stages
+from eenet.inference.progress import track
+from eenet.inference.record import outputs
+from eenet.models.model import MultiExitModel
+
+__all__ = ["BenchReport", "BenchRow", "bench"]
+
+_WORTH_JUDGING = 1.05  # below this ideal speed-up, the efficiency would be a ratio of noise
+_STAGED_BATCHES = 4  # timed stage by stage in each pass
+_RECORD_SIZES = (64, 48, 96, 24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRow:
+    """One engine at one batch size; times in milliseconds per sample.
+
+    Attributes:
+        engine: Name of the engine.
+        dtype: Number format.
+        batch_size: Samples per batch.
+        full_ms: The original model without exits, median over passes.
+        adaptive_ms: With the policy, median over passes.
+        full_spread: Quartiles over passes.
+        adaptive_spread: Quartiles over passes.
+        speedup: How many times faster the adaptive passes were.
+        ideal_speedup: What the engine's own stage and head times promise, were deciding and dropping samples free.
+        ideal_speedup_flops: What the operations promise.
+        efficiency: Share of the ideal saving that was realised; None where there is next to nothing to save.
+        flips: Samples that left elsewhere than replay on logits recorded at another batch size says.
+        exit_distribution: Share of samples that left at each exit.
+    """
+
+    engine: str
+    dtype: str
+    batch_size: int
+    full_ms: float
+    adaptive_ms: float
+    full_spread: tuple[float, float]
+    adaptive_spread: tuple[float, float]
+    speedup: float
+    ideal_speedup: float
+    ideal_speedup_flops: float
+    efficiency: float | None
+    flips: int
+    exit_distribution: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchReport:
+    """All rows, and where they were measured.
+
+    Attributes:
+        device: Where it ran.
+        threads: Of the CPU.
+        samples: How many samples a pass covers.
+        passes: How many passes were timed.
+        rows: One per engine and batch size.
+    """
+
+    device: str
+    threads: int
+    samples: int
+    passes: int
+    rows: tuple[BenchRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON of ``eenet bench --json``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """What runs: one engine at one batch size, on the same samples."""
+
+    engine: Engine
+    policy: Policy
+    inputs: Inputs
+    size: int
+
+
+@dataclass(frozen=True)
+class _Times:
+    """What was measured in the passes of one engine at one batch size; seconds per sample."""
+
+    full: list[float]
+    adaptive: list[float]
+    staged: list[Seconds]
+    exit_index: Tensor
+
+
+def bench(
+    model: MultiExitModel,
+    policy: Policy,
+    inputs: Inputs,
+    *,
+    batch_sizes: Sequence[int] = (1, 32, 128),
+    engines: Sequence[Engine] | None = None,
+    passes: int = 7,
+    seed: int = 0,
+    progress: bool = True,
+) -> BenchReport:
+    """Time passes over the same samples, the original model and the adaptive one in turns.
+
+    Each pass draws a new random order. A time is the whole pass divided by the number of samples; medians over
+    passes are reported. Both sides run on the same engine.
+
+    Args:
+        model: The multi-exit model; it counts operations, and records the logits that flips are judged by.
+        policy: Where to leave.
+        inputs: The samples, as the model takes them, on its device.
+        batch_sizes: Samples per batch; none may exceed the number of samples.
+        engines: What to time; default: the eager engine.
+        passes: How many passes are timed, after one to warm up.
+        seed: Of the orders.
+        progress: Show a bar on stderr if it takes more than two seconds.
+
+    Raises:
+        InputError: No batch size, a batch size out of range, or no passes.
+        ShapeError: Policy, engines and model disagree on the number of exits.
+    """
+    _check(model, policy, inputs, batch_sizes, passes)
+    engines = engines or (EagerEngine(model),)
+    flops = measure_flops(model, rows_of(inputs, torch.arange(min(2, batch_size(inputs)))))
+    expected = _replayed(model, policy, inputs, batch_sizes)
+    lanes = [_Lane(engine, policy, inputs, size) for engine in engines for size in batch_sizes]
+    rows = [_row(lane, _time(lane, passes, seed, progress=progress), flops, expected) for lane in lanes]
+    return BenchReport(
+        device=str(engines[0].device),
+        threads=torch.get_num_threads(),
+        samples=batch_size(inputs),
+        passes=passes,
+        rows=tuple(rows),
+    )
+
+
+def _check(model: MultiExitModel, policy: Policy, inputs: Inputs, batch_sizes: Sequence[int], passes: int) -> None:
+    """Refuse what cannot be timed, before any work starts."""
+    count = batch_size(inputs)
+    if passes < 1 or not batch_sizes or min(batch_sizes) < 1 or max(batch_sizes) > count:
+        raise InputError(
+            f"batch_sizes {list(batch_sizes)} with {passes} passes cannot be timed: sizes must lie in 1 to {count} "
+            "(the number of samples) and passes be at least 1. Pass other sizes or more samples."
+        )
+    if policy.num_exits != model.num_exits:
+        raise ShapeError(
+            f"policy with {policy.num_exits} exits does not fit: the model has {model.num_exits}. "
+            "Use a policy made for this model."
+        )
+
+
+def _replayed(
+    model: MultiExitModel, policy: Policy, inputs: Inputs, batch_sizes: Sequence[int]
+) -> Int[Tensor, " sample"]:
+    """Return where replay lets each sample leave, on logits recorded at a batch size that is not timed."""
+    engine = EagerEngine(model, optimise=False)
+    size = next(size for size in (*_RECORD_SIZES, max(batch_sizes) + 1) if size not in batch_sizes)
+    chunks = torch.split(torch.arange(batch_size(inputs)), size)
+    logits = torch.cat([outputs(engine, rows_of(inputs, rows)).cpu() for rows in chunks])
+    return Replayer(ExitTable(logits=logits)).exit_index(copy.deepcopy(policy).to("cpu"))
+
+
+def _time(lane: _Lane, passes: int, seed: int, *, progress: bool) -> _Times:
+    """Time the passes of one engine at one batch size; the first one warms up and does not count."""
+    lane.policy.to(lane.engine.device)
+    count = batch_size(lane.inputs)
+    times = _Times([], [], [], torch.zeros(count, dtype=torch.long))
+    generator = torch.Generator().manual_seed(seed)
+    text = f"timing {lane.engine.name}, batch size {lane.size}"
+    for turn in track(range(passes + 1), passes + 1, text, enabled=progress):
+        _pass(lane, torch.split(torch.randperm(count, generator=generator), lane.size), turn, times)
+    return times
+
+
+def _pass(lane: _Lane, chunks: Sequence[Tensor], turn: int, times: _Times) -> None:
+    """Run all samples once through the original and once through the adaptive model, who begins alternating."""
+    engine = lane.engine
+    adaptive = AdaptiveModel(engine, lane.policy)
+    batches = [rows_of(lane.inputs, rows) for rows in chunks]
+    ids = [rows.to(engine.device) for rows in chunks]
+    count = sum(len(rows) for rows in chunks)
+    seconds: dict[str, float] = {}
+    found: list[Tensor] = []
+    for side in ("full", "adaptive") if turn % 2 else ("adaptive", "full"):
+        engine.synchronise()
+        began = time.perf_counter()
+        if side == "full":
+            for batch in batches:
+                engine.full(batch)
+        else:
+            found = [adaptive(batch, names).exit_index for batch, names in zip(batches, ids, strict=True)]
+        engine.synchronise()
+        seconds[side] = (time.perf_counter() - began) / count
+    staged = [time_stages(engine, batch) for batch in batches[:_STAGED_BATCHES] if batch_size(batch) == lane.size]
+    times.exit_index[torch.cat(list(chunks))] = torch.cat(found).cpu()
+    if turn:
+        times.full.append(seconds["full"])
+        times.adaptive.append(seconds["adaptive"])
+        times.staged.extend(staged)
+
+
+def _row(lane: _Lane, times: _Times, flops: FlopReport, expected: Tensor) -> BenchRow:
+    """Return what the times of one engine at one batch size amount to."""
+    full, adaptive = (Spread.of([1e3 * value for value in values]) for values in (times.full, times.adaptive))
+    computing = torch.tensor(summarise(lane.engine, lane.size, times.staged).computing, dtype=torch.float64)
+    operations = torch.tensor(flops.cumulative, dtype=torch.float64)
+    speedup = full.median / adaptive.median
+    ideal = full.median / float(computing[times.exit_index].mean())
+    return BenchRow(
+        engine=lane.engine.name,
+        dtype=lane.engine.dtype,
+        batch_size=lane.size,
+        full_ms=full.median,
+        adaptive_ms=adaptive.median,
+        full_spread=(full.low, full.high),
+        adaptive_spread=(adaptive.low, adaptive.high),
+        speedup=speedup,
+        ideal_speedup=ideal,
+        ideal_speedup_flops=flops.reference / float(operations[times.exit_index].mean()),
+        efficiency=(1 - 1 / speedup) / (1 - 1 / ideal) if ideal > _WORTH_JUDGING else None,
+        flips=int((times.exit_index != expected).sum()),
+        exit_distribution=tuple(exit_distribution(times.exit_index, lane.engine.num_exits).tolist()),
+    )

@@ -1,0 +1,195 @@
+"""Adaptive inference: it stops for real, and decides as replay does."""
+
+import math
+
+import pytest
+import torch
+from tests.inference.conftest import POLICIES, Featured, policies, quantile_policy, replaying
+from torch import nn
+
+from eenet.core.costs import CostTable
+from eenet.core.policy import ConfidenceScorer, MixedPolicy, ScorePolicy
+from eenet.core.table import ExitTable
+from eenet.core.trace import replay
+from eenet.errors import InputError, ShapeError
+from eenet.inference.adaptive import AdaptiveModel
+from eenet.inference.engines import EagerEngine
+from eenet.inference.record import outputs
+from eenet.models.model import MultiExitModel
+
+COSTS = CostTable(cumulative=(1.0, 2.5, 4.0, 7.0), unit="ms", reference=6.0)
+
+
+def predict_in_batches(adaptive, inputs, size, features=None):
+    """Answers, exits and costs of all samples, `size` at a time, ids being row numbers."""
+    parts = []
+    for rows in torch.arange(len(inputs)).split(size):
+        parts.append(adaptive(inputs[rows], rows, None if features is None else features[rows]))
+    return (torch.cat([getattr(part, name) for part in parts]) for name in ("log_probs", "exit_index", "cost"))
+
+
+def test_three_samples_by_hand():
+    # log-odds of the top class with 2 classes are the difference of the logits: exits 0 / 1 / 2
+    logits = torch.tensor(
+        [[[3.0, 0.0], [9.0, 0.0], [9.0, 0.0]], [[0.0, 1.0], [0.0, 4.0], [9.0, 0.0]], [[0.5, 0.0]] * 3]
+    )
+    policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([2.0, 3.0, -math.inf]))
+    model = replaying(logits)
+    adaptive = AdaptiveModel(model, policy, CostTable(cumulative=(1.0, 2.0, 4.0), unit="ms"))
+    found = adaptive(torch.arange(3)[:, None])
+    assert found.exit_index.tolist() == [0, 1, 2]
+    assert found.cost.tolist() == [1, 2, 4]
+    assert found.labels.tolist() == [0, 1, 0]
+    assert torch.equal(found.log_probs, torch.log_softmax(logits[[0, 1, 2], [0, 1, 2]], dim=-1))
+    assert [head.asked for head in model.heads] == [[3], [2], [1]]  # those that left were not computed
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 200])
+@pytest.mark.parametrize("name", POLICIES)
+def test_decides_as_replay_does_to_the_bit(logits, name, size):
+    policy = policies(logits)[name]
+    trace = replay(policy, ExitTable(logits=logits, costs=COSTS))
+    adaptive = AdaptiveModel(replaying(logits), policy, COSTS)
+    log_probs, exit_index, cost = predict_in_batches(adaptive, torch.arange(200)[:, None], size)
+    assert torch.equal(exit_index, trace.exit_index)
+    assert torch.equal(log_probs, trace.log_probs)
+    assert torch.equal(cost, trace.cost)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_features_follow_their_samples(logits, size):
+    features = torch.randn(200, 4, 2)
+    policy = Featured(torch.tensor([0.8, 0.5, 0.0, -math.inf]))
+    trace = replay(policy, ExitTable(logits=logits, features=features, costs=COSTS))
+    adaptive = AdaptiveModel(replaying(logits), policy, COSTS)
+    _, exit_index, _ = predict_in_batches(adaptive, torch.arange(200)[:, None], size, features)
+    assert torch.equal(exit_index, trace.exit_index)
+
+
+@pytest.mark.parametrize("name", ["max_prob", "mixed on two scorers"])
+def test_order_of_samples_does_not_matter(logits, name):
+    adaptive = AdaptiveModel(replaying(logits), policies(logits)[name])
+    order = torch.randperm(200)
+    straight, shuffled = adaptive(torch.arange(200)[:, None], torch.arange(200)), adaptive(order[:, None], order)
+    assert torch.equal(straight.exit_index[order], shuffled.exit_index)
+    assert torch.equal(straight.log_probs[order], shuffled.log_probs)
+
+
+@pytest.mark.parametrize("size", [1, 7, 32])
+def test_a_real_model_differs_only_within_rounding_of_a_threshold(tiny, images, size):
+    recorded = outputs(EagerEngine(tiny, optimise=False), images)
+    policy = quantile_policy(recorded, "max_prob")
+    expected = replay(
+        policy, ExitTable(logits=recorded, costs=CostTable(cumulative=(1.0, 2.0, 3.0), unit="ms"))
+    ).exit_index
+    exits = torch.cat([AdaptiveModel(tiny, policy)(part).exit_index for part in images.split(size)])
+    scores = torch.stack([policy.score(torch.log_softmax(recorded[:, : k + 1], -1)) for k in range(2)], dim=1)
+    near = ((scores - policy.thresholds[:2]).abs() < 1e-4).any(dim=1)
+    assert not ((exits != expected) & ~near).any()
+    assert (exits != expected).sum() <= 2
+    assert len(exits.unique()) == 3
+
+
+def test_ids_count_on_from_call_to_call(logits):
+    policy = policies(logits)["mixed on one scorer"]
+    counting, named = AdaptiveModel(replaying(logits), policy), AdaptiveModel(replaying(logits), policy)
+    for rows in torch.arange(200).split(30):
+        assert torch.equal(counting(rows[:, None]).exit_index, named(rows[:, None], rows).exit_index)
+    assert counting.next_id == 200
+    assert named.next_id == 0
+
+
+def test_predict_all_joins_batches_and_counts_from_zero(logits):
+    policy = policies(logits)["mixed on one scorer"]
+    adaptive = AdaptiveModel(replaying(logits), policy, COSTS)
+    adaptive.next_id = 55
+    loader = [(rows[:, None], rows) for rows in torch.arange(200).split(30)]
+    found = adaptive.predict_all(loader)
+    assert torch.equal(found.exit_index, replay(policy, ExitTable(logits=logits, costs=COSTS)).exit_index)
+    assert found.cost is not None
+    assert (
+        AdaptiveModel(replaying(logits), policy).predict_all(rows[:, None] for rows in torch.arange(9).split(4)).cost
+        is None
+    )
+    with pytest.raises(InputError, match="nothing to predict"):
+        adaptive.predict_all([])
+
+
+def test_batch_of_one_never_gathers(logits, monkeypatch):
+    model = replaying(logits)
+    monkeypatch.setattr(MultiExitModel, "select", lambda *_: pytest.fail("a single sample was gathered"))
+    policy = policies(logits)["mixed on two scorers"]
+    for row in range(20):
+        AdaptiveModel(model, policy)(torch.tensor([[row]]))
+    AdaptiveModel(model, policies(logits)["nobody leaves early"])(torch.arange(20)[:, None])
+
+
+def test_states_may_be_trees_with_things_that_are_not_tensors():
+    class Stage(nn.Module):
+        def forward(self, state):
+            return {"x": state["x"] + 1, "pair": (state["x"], "word"), "n": 3}
+
+    class Head(nn.Module):
+        def forward(self, state):
+            assert state["pair"][1] == "word"
+            return torch.cat([state["x"], -state["x"]], dim=1)
+
+    model = MultiExitModel([Stage(), Stage(), Stage()], [Head(), Head(), Head()])
+    policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([4.0, 4.0, -math.inf]))
+    found = AdaptiveModel(model, policy)({"x": torch.tensor([[0.0], [5.0], [0.5], [-2.0]])})
+    assert found.exit_index.tolist() == [1, 0, 1, 2]
+    assert torch.equal(found.labels, torch.tensor([0, 0, 0, 0]))
+
+
+def test_half_precision_logits_are_read_as_float32(logits):
+    half = logits.to(torch.bfloat16)
+    policy = policies(half)["max_prob"]
+    found = AdaptiveModel(replaying(half), policy)(torch.arange(200)[:, None])
+    expected = replay(policy, ExitTable(logits=half, costs=COSTS))
+    assert found.log_probs.dtype == torch.float32
+    assert torch.equal(found.exit_index, expected.exit_index)
+    assert torch.equal(found.log_probs, expected.log_probs)
+
+
+def test_training_flags_are_restored_and_do_not_matter(tiny, images):
+    policy = quantile_policy(outputs(EagerEngine(tiny, optimise=False), images), "max_prob")
+    expected = AdaptiveModel(tiny, policy)(images)
+    tiny.train()
+    tiny.heads[0].eval()
+    before = [module.training for module in tiny.modules()]
+    means = [buffer.clone() for buffer in tiny.buffers()]
+    assert torch.equal(AdaptiveModel(tiny, policy)(images).log_probs, expected.log_probs)
+    assert [module.training for module in tiny.modules()] == before
+    assert all(torch.equal(a, b) for a, b in zip(means, tiny.buffers(), strict=True))
+
+
+def test_what_does_not_fit_is_refused(logits, tiny, images):
+    policy = policies(logits)["max_prob"]
+    with pytest.raises(ShapeError, match="policy with 4 exits does not fit: the model has 3"):
+        AdaptiveModel(tiny, policy)
+    with pytest.raises(ShapeError, match="costs with 2 exits"):
+        AdaptiveModel(replaying(logits), policy, CostTable(cumulative=(1.0, 2.0), unit="ms"))
+    adaptive = AdaptiveModel(replaying(logits), policy)
+    with pytest.raises(InputError, match="at least 1"):
+        adaptive(torch.empty(0, 1, dtype=torch.long))
+    with pytest.raises(InputError, match="one number of samples"):
+        adaptive({"a": torch.zeros(2, 1), "b": torch.zeros(3, 1)})
+    with pytest.raises(ShapeError, match="one id per sample"):
+        adaptive(torch.arange(3)[:, None], torch.arange(2))
+
+
+def test_logits_must_be_one_vector_per_sample():
+    model = MultiExitModel([nn.Identity(), nn.Identity()], [nn.Identity(), nn.Identity()])
+    policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([0.0, -math.inf]))
+    with pytest.raises((ShapeError, TypeError)):
+        AdaptiveModel(model, policy)(torch.randn(2, 3, 4))
+
+
+def test_one_coin_serves_a_single_sample(logits):
+    policy = policies(logits)["mixed on one scorer"]
+    assert isinstance(policy, MixedPolicy)
+    tossed = []
+    follow = policy.follows_a
+    policy.follows_a = lambda ids: (tossed.append(1), follow(ids))[1]
+    AdaptiveModel(replaying(logits), policy)(torch.tensor([[3]]))
+    assert len(tossed) == 1

@@ -1,0 +1,121 @@
+"""The benchmark: the contract's JSON, the same samples on both sides, ideals by hand."""
+
+import json
+import math
+import time
+
+import pytest
+import torch
+from tests.inference.conftest import quantile_policy
+from torch import nn
+
+from eenet.core.policy import ConfidenceScorer, MixedPolicy, ScorePolicy
+from eenet.errors import InputError, ShapeError
+from eenet.inference.bench import bench
+from eenet.inference.engines import EagerEngine
+from eenet.inference.record import outputs
+from eenet.models.model import MultiExitModel
+
+KEYS = {
+    "engine",
+    "dtype",
+    "batch_size",
+    "full_ms",
+    "adaptive_ms",
+    "speedup",
+    "ideal_speedup",
+    "ideal_speedup_flops",
+    "efficiency",
+    "flips",
+    "exit_distribution",
+}
+
+
+def test_the_json_of_the_contract(tiny, images):
+    logits = outputs(EagerEngine(tiny, optimise=False), images)
+    a, b = quantile_policy(logits, "max_prob", 0.4), quantile_policy(logits, "max_prob", 0.6)
+    report = bench(tiny, MixedPolicy(a, b, 0.5), images, batch_sizes=(1, 32), passes=2, progress=False)
+    value = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert {"device", "threads", "rows"} <= set(value)
+    assert [row["batch_size"] for row in value["rows"]] == [1, 32]
+    for row in value["rows"]:
+        assert set(row) >= KEYS
+        assert row["speedup"] == pytest.approx(row["full_ms"] / row["adaptive_ms"])
+        assert sum(row["exit_distribution"]) == pytest.approx(1)
+        assert min(row["exit_distribution"]) > 0
+        assert row["flips"] <= 2
+        low, high = row["full_spread"]
+        assert low <= row["full_ms"] <= high
+
+
+class Slow(nn.Module):
+    """A stage that takes two milliseconds per sample and no operations worth counting."""
+
+    def forward(self, x):
+        time.sleep(0.002 * len(x))
+        return x
+
+
+def constant_model(logits: torch.Tensor) -> MultiExitModel:
+    """Logits are the inputs themselves at every exit, each stage slow, heads free but for one product."""
+    heads = [nn.Linear(2, 2, bias=False) for _ in range(4)]
+    for head in heads:
+        nn.init.eye_(head.weight)
+    return MultiExitModel([Slow() for _ in range(4)], heads)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_stopping_half_way_is_worth_half(size):
+    # half of the samples leave at exit 0, the other half at the last of 4: 2.5 stages of 4 on average
+    inputs = torch.tensor([[9.0, 0.0], [1.0, 0.0]]).repeat(4, 1)
+    policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([5.0, 5.0, 5.0, -math.inf]))
+    report = bench(constant_model(inputs), policy, inputs, batch_sizes=(size,), passes=3, progress=False)
+    (row,) = report.rows
+    assert row.exit_distribution == (0.5, 0.0, 0.0, 0.5)
+    assert row.ideal_speedup == pytest.approx(4 / 2.5, rel=0.1)
+    assert row.speedup == pytest.approx(4 / 2.5, rel=0.15)
+    assert row.efficiency == pytest.approx(1, abs=0.3)
+    assert row.full_ms == pytest.approx(8, rel=0.2)
+    assert row.flips == 0
+    # full: the last head only; adaptive: the heads on the way
+    assert row.ideal_speedup_flops == pytest.approx(1 / 2.5)
+
+
+def test_nothing_to_save_has_no_efficiency():
+    inputs = torch.zeros(4, 2)
+    policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([5.0, 5.0, 5.0, -math.inf]))
+    (row,) = bench(constant_model(inputs), policy, inputs, batch_sizes=(4,), passes=1, progress=False).rows
+    assert row.efficiency is None
+    assert row.exit_distribution == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_flips_are_counted(tiny, images):
+    class Other(EagerEngine.__mro__[1]):  # an engine whose early logits are far from the model's
+        def __init__(self, inner):
+            self.inner = inner
+            self.name, self.dtype, self.device, self.num_exits = "other", "float32", inner.device, 3
+            self.session, self.start, self.stage, self.select = inner.session, inner.start, inner.stage, inner.select
+
+        session = start = stage = select = None
+
+        def head(self, index, state):
+            return self.inner.head(index, state) * (100 if index == 0 else 1)
+
+    policy = quantile_policy(outputs(EagerEngine(tiny, optimise=False), images), "max_prob", 0.3)
+    engines = [EagerEngine(tiny), Other(EagerEngine(tiny))]
+    report = bench(tiny, policy, images, batch_sizes=(32,), engines=engines, passes=1, progress=False)
+    assert [row.engine for row in report.rows] == ["eager", "other"]
+    assert report.rows[0].flips <= 2
+    assert report.rows[1].flips > 20
+
+
+def test_what_cannot_be_timed_is_refused(tiny, images):
+    policy = quantile_policy(torch.randn(9, 3, 10), "max_prob")
+    with pytest.raises(InputError, match="must lie in 1 to 96"):
+        bench(tiny, policy, images, batch_sizes=(97,))
+    with pytest.raises(InputError, match="batch_sizes"):
+        bench(tiny, policy, images, batch_sizes=())
+    with pytest.raises(InputError, match="0 passes"):
+        bench(tiny, policy, images, passes=0)
+    with pytest.raises(ShapeError, match="policy with 4 exits"):
+        bench(tiny, quantile_policy(torch.randn(9, 4, 10), "max_prob"), images)

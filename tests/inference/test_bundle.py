@@ -1,0 +1,121 @@
+"""Bundles: everything comes back, and nothing that was changed is accepted."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tests.inference.conftest import quantile_policy
+
+from eenet.core.costs import CostTable
+from eenet.core.policy import MixedPolicy
+from eenet.errors import BundleError, InputError
+from eenet.inference.bundle import Bundle
+from eenet.inference.engines import EagerEngine
+from eenet.inference.record import outputs
+from eenet.models.zoo.tiny import tiny_cnn
+
+FILES = ("model.safetensors", "info.json", "policy/policy.json", "policy/policy.safetensors", "manifest.json")
+
+
+def build(info):
+    return tiny_cnn(width=info["width"])
+
+
+@pytest.fixture
+def bundle(tiny, images) -> Bundle:
+    logits = outputs(EagerEngine(tiny, optimise=False), images)
+    a, b = quantile_policy(logits, "max_prob", 0.2), quantile_policy(logits, "max_prob", 0.6)
+    costs = CostTable(cumulative=(1.0, 2.0, 3.0), unit="ms", reference=2.9)
+    return Bundle(model=tiny, policy=MixedPolicy(a, b, 0.5, seed=4), costs=costs, info={"width": 8})
+
+
+@pytest.fixture
+def folder(bundle, tmp_path):
+    bundle.save(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_the_same_predictions_come_back(bundle, folder, images):
+    loaded = Bundle.load(folder, build)
+    before, after = bundle.adaptive()(images), loaded.adaptive()(images)
+    assert torch.equal(before.exit_index, after.exit_index)
+    assert torch.equal(before.log_probs, after.log_probs)
+    assert torch.equal(before.cost, after.cost)
+    assert (loaded.costs, loaded.info) == (bundle.costs, bundle.info)
+    assert not loaded.model.training
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == set(FILES)
+
+
+def test_tied_weights_survive(bundle, tmp_path):
+    bundle.model.heads[0][2].weight = bundle.model.heads[0][2].weight
+    bundle.model.stages[0][3].weight = bundle.model.stages[0][3].weight
+    tied = tiny_cnn(width=8)
+    tied.stages[2][1].weight = tied.stages[2][4].weight
+
+    def build_tied(info):
+        model = tiny_cnn(width=8)
+        model.stages[2][1].weight = model.stages[2][4].weight
+        return model
+
+    Bundle(model=tied, policy=bundle.policy, info={}).save(tmp_path / "b")
+    loaded = Bundle.load(tmp_path / "b", build_tied)
+    assert loaded.costs is None
+    assert torch.equal(loaded.model.stages[2][1].weight, tied.stages[2][4].weight)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["missing", "truncated", "changed"])
+def test_damage_is_refused_in_one_line(folder, name, damage):
+    file = folder / name
+    data = bytearray(file.read_bytes())
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    if damage == "changed" and name == "manifest.json":
+        value = {"format": "eenet bundle", "version": 1, "sha256": {}}
+        file.write_text(json.dumps(value))
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(folder, lambda _: pytest.fail("the model was built from a damaged bundle"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "manifest", [[], {"format": "x"}, {"format": "eenet bundle", "version": 2, "sha256": {}}, {"sha256": "x"}]
+)
+def test_a_foreign_manifest_is_refused(folder, manifest):
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError):
+        Bundle.load(folder, build)
+
+
+def test_a_manifest_cannot_point_outside(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"]["../outside"] = "0" * 64
+    (folder.parent / "outside").write_text("secret")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="outside is missing"):
+        Bundle.load(folder, build)
+
+
+def test_another_model_is_refused(folder, tmp_path):
+    with pytest.raises(BundleError, match="does not fit the model") as caught:
+        Bundle.load(folder, lambda info: tiny_cnn(width=4))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BundleError, match="no such folder"):
+        Bundle.load(tmp_path / "none", build)
+
+
+def test_saving_replaces_a_bundle_and_nothing_else(bundle, folder, tmp_path):
+    Bundle(model=bundle.model, policy=bundle.policy, info={"width": 8, "again": True}).save(folder)
+    assert Bundle.load(folder, build).info["again"]
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds no bundle"):
+        bundle.save(folder)
+    assert (folder / "thesis.txt").exists()

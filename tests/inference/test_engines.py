@@ -1,0 +1,116 @@
+"""The eager engine: the model to the bit, or faster and within rounding."""
+
+import pytest
+import torch
+from torch import nn
+
+from eenet.inference.engines import EagerEngine
+from eenet.inference.engines.fold import fold_batch_norms
+from eenet.inference.record import outputs
+from eenet.models.model import MultiExitModel
+from eenet.models.zoo.resnet import cifar_resnet
+
+
+def norms(module: nn.Module) -> int:
+    return sum(isinstance(child, nn.BatchNorm2d) for child in module.modules())
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """The model with batch norms that are not the identity."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                tensor.add_(torch.rand_like(tensor))
+            module.running_var.mul_(torch.rand_like(module.running_var) + 0.5)
+    return model
+
+
+def test_plain_is_the_model_to_the_bit(tiny, images):
+    with torch.no_grad():
+        expected = torch.stack(tiny(images), dim=1)
+    engine = EagerEngine(tiny, optimise=False)
+    assert torch.equal(outputs(engine, images), expected)
+    assert torch.equal(engine.full(images), expected[:, -1])
+
+
+def test_optimised_agrees_within_rounding_and_leaves_the_model_alone(tiny, images):
+    shaken(tiny)
+    before = {name: value.clone() for name, value in tiny.state_dict().items()}
+    expected = outputs(EagerEngine(tiny, optimise=False), images)
+    engine = EagerEngine(tiny)
+    assert norms(engine._model) == 0
+    assert torch.allclose(outputs(engine, images), expected, atol=1e-4)
+    assert torch.allclose(engine.full(images), expected[:, -1], atol=1e-4)
+    assert all(torch.equal(before[name], value) for name, value in tiny.state_dict().items())
+    assert norms(tiny) == 6
+    assert all(parameter.requires_grad for parameter in tiny.parameters())
+
+
+def test_resnet_agrees_within_rounding():
+    model = shaken(cifar_resnet(8, exits=(1, 2))).train()
+    x = torch.randn(4, 3, 32, 32)
+    expected = outputs(EagerEngine(model, optimise=False), x)
+    assert torch.allclose(outputs(EagerEngine(model), x), expected, rtol=1e-3, atol=1e-3)
+    assert model.training
+
+
+def test_select_keeps_rows_and_memory_layout(tiny, images):
+    engine = EagerEngine(tiny)
+    rows = torch.tensor([1, 5, 6])
+    with engine.session():
+        state = engine.stage(0, engine.start(images))
+        kept = engine.select(state, rows)
+        assert torch.equal(kept, state[rows])
+        assert kept.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(engine.select({"a": state, "b": 1}, rows)["a"], state[rows])
+
+
+class Shared(nn.Module):
+    """One batch norm after two convolutions, and one convolution that is read twice: nothing may be folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(2, 2, 3, padding=1) for _ in range(3))
+        self.norm, self.other = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        y = self.c(x)
+        return self.norm(self.a(x)) + self.norm(self.b(x)) + y + self.other(y)
+
+
+class Choosy(nn.Module):
+    """Control flow on values: cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(("module", "left"), [(Shared(), 2), (Choosy(), 1)])
+def test_what_cannot_be_folded_stays(module, left):
+    module = shaken(module).eval()
+    x = torch.randn(3, 2, 5, 5)
+    expected = module(x)
+    folded = fold_batch_norms(module)
+    assert norms(folded) == left
+    assert torch.equal(folded(x), expected)
+
+
+def test_of_a_sequence_only_what_cannot_be_traced_stays():
+    simple = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2))
+    module = shaken(nn.Sequential(simple, Choosy())).eval()
+    x = torch.randn(3, 2, 5, 5)
+    expected = module(x)
+    folded = fold_batch_norms(module)
+    assert norms(folded) == 1
+    assert torch.allclose(folded(x), expected, atol=1e-5)
+
+
+def test_models_without_convolutions_or_parameters_run():
+    for stages in ([nn.Linear(3, 3), nn.Linear(3, 3)], [nn.Identity(), nn.Identity()]):
+        engine = EagerEngine(MultiExitModel(stages, [nn.Identity(), nn.Identity()]))
+        assert not engine.channels_last
+        assert outputs(engine, torch.randn(2, 3)).shape == (2, 2, 3)

@@ -1,0 +1,196 @@
+"""Costs: operations counted by hand, times with their spread, and the file both are read from."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.inference.conftest import quantile_policy
+from torch import nn
+
+from eenet.core.costs import CostTable
+from eenet.errors import InputError, TableError
+from eenet.inference.engines import EagerEngine
+from eenet.inference.latency import Latency, Spread, summarise, time_stages
+from eenet.inference.measure import Profile, load_costs, measure, measure_flops, measure_latency
+from eenet.models.model import MultiExitModel
+
+
+def linear_model() -> MultiExitModel:
+    return MultiExitModel([nn.Linear(4, 6), nn.Linear(6, 8)], [nn.Linear(6, 2), nn.Linear(8, 2)], start=nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_operations_by_hand(rows):
+    report = measure_flops(linear_model(), torch.randn(rows, 3))
+    assert report.start == 2 * 3 * 4  # a multiply-accumulate is two operations
+    assert report.stages == (2 * 4 * 6, 2 * 6 * 8)
+    assert report.heads == (2 * 6 * 2, 2 * 8 * 2)
+    assert report.cumulative == (24 + 48 + 24, 24 + 48 + 24 + 96 + 32)
+    assert report.reference == 24 + 48 + 96 + 32  # without the early head
+    assert report.uncounted == ()
+    assert report.costs().unit == "FLOPs"
+
+
+def test_convolutions_by_hand(tiny, images):
+    report = measure_flops(tiny.train(), images[:3])
+    assert tiny.training
+    assert report.stages[0] == 2 * 64 * 9 * (1 * 8 + 8 * 8)
+    assert report.stages[1] == 2 * 16 * 9 * (8 * 16 + 16 * 16)
+    assert report.heads[0] == 2 * 8 * 10
+    assert report.uncounted == ()
+
+
+class Attention(nn.Module):
+    def forward(self, x):
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+class Spectrum(nn.Module):
+    def forward(self, x):
+        return torch.fft.fft(x).real
+
+
+class First(nn.Module):
+    def forward(self, x):
+        return x[:, 0, 0]
+
+
+def test_attention_counts_on_a_cpu():
+    model = MultiExitModel([Attention(), Attention()], [First(), First()])
+    report = measure_flops(model, torch.randn(2, 3, 5, 4))  # 3 heads, 5 tokens, 4 features
+    assert report.stages[0] == 3 * 2 * (2 * 5 * 5 * 4)
+    assert report.uncounted == ()
+
+
+def test_transformer_layers_are_looked_into():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = MultiExitModel([layer, nn.Identity()], [nn.Flatten(), nn.Flatten()])
+    report = measure_flops(model, torch.randn(2, 5, 8))
+    linear, attention = 5 * 2 * (8 * 24 + 8 * 8 + 2 * 8 * 16), 2 * 2 * (2 * 5 * 5 * 4)
+    assert report.stages[0] == linear + attention
+    assert report.uncounted == ()
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_what_has_no_formula_is_named():
+    report = measure_flops(MultiExitModel([Spectrum(), nn.Linear(4, 4)], [nn.Linear(4, 2)] * 2), torch.randn(2, 4))
+    assert any("fft" in name for name in report.uncounted)
+
+
+def test_every_part_is_timed_at_every_batch_size(tiny, images):
+    rows = measure_latency(tiny, images, batch_sizes=(4, 1), passes=3, progress=False)
+    assert [row.batch_size for row in rows] == [4, 1]
+    for row in rows:
+        assert (row.engine, row.dtype, row.device, row.passes) == ("eager", "float32", "cpu", 3)
+        assert (len(row.stages), len(row.heads), len(row.decisions)) == (3, 3, 2)
+        for part in (row.full, *row.stages, *row.heads, *row.decisions):
+            assert 0 < part.low <= part.median <= part.high
+        costs = row.costs()
+        assert costs.unit == "ms"
+        assert costs.reference == row.full.median
+        assert row.computing[-1] < costs.cumulative[-1]
+
+
+def test_times_add_up_by_hand():
+    def of(value):
+        return Spread(median=float(value), low=float(value), high=float(value))
+
+    row = Latency(
+        engine="e",
+        dtype="d",
+        device="cpu",
+        batch_size=1,
+        passes=1,
+        full=of(9),
+        start=of(1),
+        stages=(of(2), of(3), of(4)),
+        heads=(of(0.5), of(0.25), of(0.125)),
+        decisions=(of(0.1), of(0.2)),
+    )
+    assert row.computing == (3.5, 6.75, 10.875)
+    assert row.cumulative == pytest.approx((3.6, 7.05, 11.175))
+    assert row.costs().reference == 9
+
+
+def test_median_and_quartiles():
+    assert Spread.of([5.0, 1.0, 2.0, 3.0, 4.0]) == Spread(median=3.0, low=2.0, high=4.0)
+
+
+def test_small_and_large_batches_take_the_samples_there_are(tiny, images):
+    (row,) = measure_latency(EagerEngine(tiny), images[:3], batch_sizes=(8,), passes=1, progress=False)
+    assert row.batch_size == 8
+    with pytest.raises(InputError, match="batch_sizes"):
+        measure_latency(tiny, images, batch_sizes=(0,))
+    with pytest.raises(InputError, match="0 passes"):
+        measure_latency(tiny, images, passes=0)
+
+
+def test_parts_without_decisions(tiny, images):
+    engine = EagerEngine(tiny)
+    seconds = time_stages(engine, images)
+    assert set(seconds) == {"start", *(f"{part} {k}" for part in ("stage", "head") for k in range(3))}
+    assert summarise(engine, 96, [seconds]).decisions == (Spread(median=0.0, low=0.0, high=0.0),) * 2
+    policy = quantile_policy(torch.randn(9, 3, 10), "margin")
+    assert "decision 1" in time_stages(engine, images[:1], policy)
+
+
+@pytest.fixture
+def profile(tiny, images) -> Profile:
+    return measure(tiny, images, batch_sizes=(1, 4), passes=2, progress=False)
+
+
+def test_a_profile_is_read_back(profile, tmp_path):
+    path = tmp_path / "costs.json"
+    profile.save(path)
+    assert load_costs(path) == profile.flops.costs()
+    assert load_costs(path, batch_size=4) == profile.latency[1].costs() == profile.costs(4)
+    assert load_costs(path, batch_size=1, engine="eager").unit == "ms"
+    value = json.loads(path.read_text())
+    assert value["num_exits"] == 3
+    assert [row["batch_size"] for row in value["latency"]] == [1, 4]
+    assert len(value["latency"][0]["stages"]) == 3
+
+
+def test_a_choice_that_was_not_measured_names_what_was(profile, tmp_path):
+    path = tmp_path / "costs.json"
+    profile.save(path)
+    with pytest.raises(
+        InputError, match=r"batch_size 8 was not measured: .*eager at batch size 1, eager at batch size 4"
+    ):
+        load_costs(path, batch_size=8)
+    with pytest.raises(InputError, match="batch_size 1 and engine onnx was not measured"):
+        load_costs(path, batch_size=1, engine="onnx")
+    with pytest.raises(InputError, match="engine eager is not unique"):
+        load_costs(path, engine="eager")
+
+
+def test_a_bare_cost_table_is_read_too(tmp_path):
+    costs, path = CostTable(cumulative=(1.0, 2.0), unit="ms", reference=1.5), tmp_path / "c.json"
+    path.write_text(json.dumps(costs.to_dict()))
+    assert load_costs(path) == costs
+    with pytest.raises(InputError, match="no batch sizes or engines"):
+        load_costs(path, batch_size=1)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{}", '{"format": "eenet profile", "version": 99}', "not json", '"x"'])
+def test_what_is_no_profile_is_refused_in_one_line(tmp_path, text):
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_costs(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="missing"):
+        load_costs(tmp_path / "none.json")
+
+
+def test_damaged_numbers_in_a_profile_are_refused(profile, tmp_path):
+    value = profile.to_dict()
+    value["flops"]["cumulative"][0] = "much"
+    (tmp_path / "c.json").write_text(json.dumps(value))
+    with pytest.raises(TableError):
+        load_costs(tmp_path / "c.json")
+    del value["flops"]
+    (tmp_path / "c.json").write_text(json.dumps(value))
+    with pytest.raises(TableError):
+        load_costs(tmp_path / "c.json")

@@ -1,0 +1,161 @@
+"""Recording: what every exit says, in order, in constant memory, all or nothing."""
+
+import errno
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eenet.core.costs import CostTable
+from eenet.core.table import ExitTable
+from eenet.data.dataset import ArrayDataset
+from eenet.errors import InputError, RunError, ShapeError
+from eenet.inference import record as module
+from eenet.inference.engines import EagerEngine
+from eenet.inference.progress import track
+from eenet.inference.record import outputs, record
+
+COSTS = CostTable(cumulative=(1.0, 2.0, 3.0), unit="ms", reference=2.5)
+
+
+@pytest.fixture
+def dataset() -> ArrayDataset:
+    images = torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8)
+    return ArrayDataset(images, torch.arange(50) % 10, mean=(0.5,), std=(0.2,))
+
+
+class Faulty:
+    """A data set whose third batch fails, or whose length is wrong."""
+
+    def __init__(self, dataset, *, error=None, length=None):
+        self.dataset, self.error = dataset, error
+        self.length = len(dataset) if length is None else length
+
+    def __len__(self):
+        return self.length
+
+    def batches(self, batch_size):
+        for i, batch in enumerate(self.dataset.batches(batch_size)):
+            if self.error is not None and i == 2:
+                raise self.error
+            yield batch
+
+
+@pytest.mark.parametrize("name", ["val.npz", "val"])
+@pytest.mark.parametrize("size", [1, 16, 64])
+def test_a_table_comes_back_with_everything(tiny, dataset, tmp_path, name, size):
+    table = record(tiny, dataset, tmp_path / name, batch_size=size, split="val", costs=COSTS)
+    with torch.no_grad():
+        expected = torch.stack(tiny(dataset.inputs(slice(None))), dim=1)
+    assert torch.allclose(table.logits, expected, atol=1e-5)
+    assert torch.equal(table.labels, dataset.labels)
+    assert table.split == "val"
+    assert table.costs == COSTS
+    again = ExitTable.load(tmp_path / name)
+    assert torch.equal(again.logits, table.logits)
+    assert [path.name for path in tmp_path.iterdir()] == [name]  # nothing else is left behind
+
+
+def test_one_batch_is_recorded_to_the_bit(tiny, dataset, tmp_path):
+    table = record(tiny, dataset, tmp_path / "a.npz", batch_size=50)
+    with torch.no_grad():
+        assert torch.equal(table.logits, torch.stack(tiny(dataset.inputs(slice(None))), dim=1))
+    assert table.split == "a"
+    assert table.costs is None
+
+
+def test_numpy_reads_the_file_without_pickle(tiny, dataset, tmp_path):
+    record(tiny, dataset, tmp_path / "a.npz", costs=COSTS)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert set(arrays.files) == {"logits", "labels", "split", "costs", "cost_unit", "cost_reference"}
+        assert arrays["logits"].dtype == np.float32
+        assert arrays["labels"].dtype == np.int64
+
+
+def test_memory_is_that_of_one_batch(tiny, dataset, tmp_path, monkeypatch):
+    sizes = []
+    write = module._NpyFile.append
+    monkeypatch.setattr(module._NpyFile, "append", lambda self, part: (sizes.append(len(part)), write(self, part))[1])
+    record(tiny, dataset, tmp_path / "a", batch_size=16)
+    assert sizes == [16, 16, 16, 16, 16, 16, 2, 2]  # logits and labels in turns, never more than a batch
+
+
+def test_flags_are_restored_and_nothing_is_learned(tiny, dataset, tmp_path):
+    tiny.train()
+    tiny.heads[1].eval()
+    flags = [part.training for part in tiny.modules()]
+    before = {name: value.clone() for name, value in tiny.state_dict().items()}
+    record(tiny, dataset, tmp_path / "a.npz", device="cpu")
+    assert [part.training for part in tiny.modules()] == flags
+    assert all(torch.equal(before[name], value) for name, value in tiny.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["old.npz", "old"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken image")])
+def test_an_interruption_leaves_the_old_table(tiny, dataset, tmp_path, name, error):
+    record(tiny, dataset, tmp_path / name, batch_size=8, split="old")
+    tiny.train()
+    with pytest.raises(type(error)):
+        record(tiny, Faulty(dataset, error=error), tmp_path / name, batch_size=8, split="new")
+    assert tiny.training
+    assert ExitTable.load(tmp_path / name).split == "old"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["new.npz", "new"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tiny, dataset, tmp_path, name, monkeypatch):
+    def full(self, part):
+        with module._writing(self._target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module._NpyFile, "append", full)
+    with pytest.raises(RunError, match=rf"output .*{name} could not be written: No space left on device") as caught:
+        record(tiny, dataset, tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_really_full_device_is_an_error_and_no_crash(monkeypatch):
+    part = np.zeros((4, 3), np.float32)
+    with pytest.raises(RunError, match="No space left"), module._NpyFile(Path("/dev/full"), 4, part, "t.npz") as file:
+        file.append(part)
+
+
+def test_a_length_that_lies_is_refused(tiny, dataset, tmp_path):
+    with pytest.raises(RunError, match="yielded 50 rows of logits: its length is 60"):
+        record(tiny, Faulty(dataset, length=60), tmp_path / "a.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_arguments_are_found_before_any_work(tiny, dataset, tmp_path):
+    with pytest.raises(InputError, match="batch_size 0"):
+        record(tiny, dataset, tmp_path / "a.npz", batch_size=0)
+    with pytest.raises(ShapeError, match="costs with 2 exits"):
+        record(tiny, dataset, tmp_path / "a.npz", costs=CostTable(cumulative=(1.0, 2.0), unit="ms"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds no table"):
+        record(tiny, dataset, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_an_engine_can_be_recorded(tiny, dataset, tmp_path):
+    engine = EagerEngine(tiny)
+    table = record(engine, dataset, tmp_path / "a.npz", batch_size=50)
+    assert torch.equal(table.logits, outputs(engine, dataset.inputs(slice(None))))
+
+
+def test_the_bar_waits_two_seconds(monkeypatch, capsys):
+    assert list(track("abc", 3, "quick")) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
+    ticks = itertools.count(0, 3)
+    monkeypatch.setattr("eenet.inference.progress.time.monotonic", lambda: float(next(ticks)))
+    assert list(track("abc", 3, "slow", enabled=False)) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
+    assert list(track("abc", 3, "slow")) == ["a", "b", "c"]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "slow" in err
