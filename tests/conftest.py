@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("eenet", "beartype.beartype")  # before the first import of eenet, so that every module is checked
+install_import_hook("eenet", "typechecking.check")  # before the first import of eenet, so that every module is checked
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

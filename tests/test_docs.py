@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(?P<skip><!-- not run: .+? -->\n+)?^```python\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)(?P<path>[^)#\s]+)")
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -38,7 +39,7 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_links_between_files_lead_somewhere(page: Path) -> None:
     missing = [
         match["path"]
-        for match in LINK.finditer(page.read_text(encoding="utf-8"))
+        for match in LINK.finditer(FENCE.sub("", page.read_text(encoding="utf-8")))
         if not (page.parent / match["path"]).exists()
     ]
     assert not missing
