@@ -65,8 +65,8 @@ def compare(
         BudgetError: A budget is below the cost of exit 0.
         InputError: ``splits`` below 1, or a scheduler is named like a bound.
     """
-    costs = _agreed_costs(val, test, costs)
     _check(val, test, schedulers, splits)
+    costs = _agreed_costs(val, test, costs)
     standard = tuple(standard_budgets(costs))
     asked = [costs.budget(budget) for budget in (budgets or standard)]
     values = sorted({*standard, *(budget.value for budget in asked)})
@@ -112,6 +112,10 @@ def _counter(progress: Progress | None, steps: int, splits: int) -> Callable[[st
 def _agreed_costs(val: ExitTable, test: ExitTable, costs: CostTable | None) -> CostTable:
     """Return the costs both sides are judged by."""
     if costs is not None:
+        if costs.num_exits != val.num_exits:
+            raise TableError(
+                f"costs of {costs.num_exits} exits do not fit: the tables have {val.num_exits} exits. Give one per exit."
+            )
         return costs
     first, second = val.costs, test.costs
     if first is None or second is None:
@@ -122,13 +126,13 @@ def _agreed_costs(val: ExitTable, test: ExitTable, costs: CostTable | None) -> C
         raise TableError(
             f"VAL and TEST disagree in cost_unit: {first.unit} and {second.unit}. Record both with one profile."
         )
-    pairs = [*zip(first.cumulative, second.cumulative, strict=False), (first.reference or 0.0, second.reference or 0.0)]
-    for index, (a, b) in enumerate(pairs):
-        if not math.isclose(a, b, rel_tol=_COST_TOLERANCE):
-            key = "cost_reference" if index == len(pairs) - 1 else f"costs of exit {index}"
-            raise TableError(
-                f"VAL and TEST disagree in {key}: {a:g} and {b:g} {first.unit}. Record both with one profile."
-            )
+    exits = [
+        (f"costs of exit {k}", *pair) for k, pair in enumerate(zip(first.cumulative, second.cumulative, strict=True))
+    ]
+    for key, a, b in (*exits, ("cost_reference", first.reference, second.reference)):
+        if not (a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_COST_TOLERANCE))):
+            shown = " and ".join("none" if value is None else f"{value:g}" for value in (a, b))
+            raise TableError(f"VAL and TEST disagree in {key}: {shown} {first.unit}. Record both with one profile.")
     return first
 
 
@@ -141,7 +145,8 @@ def _check(val: ExitTable, test: ExitTable, schedulers: Mapping[str, Scheduler],
         ("features", widths[0], widths[1]),
     ):
         if a != b:
-            raise TableError(f"VAL and TEST disagree in {key}: {a} and {b}. Record both from the same model.")
+            shown = " and ".join("none" if value is None else str(value) for value in (a, b))
+            raise TableError(f"VAL and TEST disagree in {key}: {shown}. Record both from the same model.")
     val.require_utility("compare")
     test.require_utility("compare")
     if splits < 1:

@@ -106,17 +106,35 @@ def bootstrap_areas(
     Returns:
         Areas by name, one per resample.
     """
-    areas: dict[str, list[float]] = {name: [] for name in curves}
+    areas: dict[str, list[np.ndarray]] = {name: [] for name in curves}
+    where = np.asarray(budgets, dtype=np.float64)
     for weights in _weights(len(anchor_utility), resamples, seed):
         anchors = weights @ anchor_utility.astype(np.float64)
         for name, samples in curves.items():
             costs = weights @ samples.costs.T.astype(np.float64)
             utilities = weights @ samples.utilities.T.astype(np.float64)
-            areas[name].extend(
-                curve(c, u, anchor=(anchor_cost, float(a))).area(budgets)
-                for c, u, a in zip(costs, utilities, anchors, strict=True)
-            )
-    return {name: np.asarray(values) for name, values in areas.items()}
+            costs = np.concatenate([np.full((len(weights), 1), anchor_cost), costs], axis=1)
+            utilities = np.concatenate([anchors[:, None], utilities], axis=1)
+            areas[name].append(_read(costs, utilities, where).mean(axis=1))
+    return {name: np.concatenate(parts) for name, parts in areas.items()}
+
+
+def _read(
+    costs: Float[np.ndarray, "resample point"],
+    utilities: Float[np.ndarray, "resample point"],
+    budgets: Float[np.ndarray, " budget"],
+) -> Float[np.ndarray, "resample budget"]:
+    """Read many curves at once; of points at one cost, which hardly occur among resamples, the last counts."""
+    order = costs.argsort(axis=1, kind="stable")
+    costs, utilities = np.take_along_axis(costs, order, axis=1), np.take_along_axis(utilities, order, axis=1)
+    left = ((costs[:, :, None] <= budgets).sum(axis=1) - 1).clip(0, costs.shape[1] - 2)
+    (c0, c1), (u0, u1) = (
+        (np.take_along_axis(points, left, axis=1), np.take_along_axis(points, left + 1, axis=1))
+        for points in (costs, utilities)
+    )
+    share = np.divide(budgets - c0, c1 - c0, out=np.ones_like(c0), where=c1 > c0).clip(0.0, 1.0)
+    values: np.ndarray = u0 + share * (u1 - u0)
+    return values
 
 
 def _weights(num_samples: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resample sample"]]:

@@ -1,0 +1,89 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.evaluation.tables import NEVER, by_hand, planted
+
+from eenet.core.costs import CostTable
+from eenet.core.policy import ConfidenceScorer, ScorePolicy
+from eenet.core.table import ExitTable
+from eenet.errors import BudgetError, ShapeError, TableError
+from eenet.evaluation import evaluate
+from eenet.schedulers.heuristics import GeometricScheduler
+
+
+def policy(*thresholds):
+    return ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([*thresholds, -NEVER]))
+
+
+def test_by_hand():
+    report = evaluate(policy(1.5), by_hand(), budget="62.5%")  # samples 0, 1, 2 leave at once
+    assert report.num_samples == 4
+    assert report.budget == 1.25
+    assert report.cost == report.expected_cost == 1.25
+    assert report.utility == report.expected_utility == 0.75
+    assert report.exit_distribution == (0.75, 0.25)
+    assert report.exit_utility == pytest.approx((2 / 3, 1.0))
+    assert report.static_utility == (0.5, 1.0)
+    assert (report.full_cost, report.full_utility) == (2.0, 1.0)
+
+
+def test_an_exit_nobody_takes_has_no_utility():
+    report = evaluate(policy(9.0), by_hand())
+    assert report.exit_utility == (None, 1.0)
+    assert report.budget is None
+
+
+def test_the_full_cost_is_the_original_model_where_it_is_known():
+    assert evaluate(policy(1.5), by_hand(reference=1.8)).full_cost == 1.8
+
+
+def test_the_report_is_json():
+    value = json.loads(json.dumps(evaluate(policy(9.0), by_hand()).to_dict(), allow_nan=False))
+    assert value["exit_distribution"] == [0.0, 1.0]
+    assert value["exit_utility"] == [None, 1.0]
+
+
+def test_slow_twin():
+    val, test = planted(80, 1), planted(60, 2)
+    fitted = GeometricScheduler(seed=3).fit(val, budget=2.0)
+    report = evaluate(fitted, test)
+    log_probs = torch.log_softmax(test.logits, dim=2)
+    cost = right = 0.0
+    for n in range(60):
+        for k in range(3):
+            if bool(fitted.leaves(log_probs[n : n + 1, : k + 1], torch.tensor([n]))):
+                cost += test.costs.cumulative[k]
+                right += float(int(log_probs[n, k].argmax()) == int(test.labels[n]))
+                break
+    assert report.cost == pytest.approx(cost / 60)
+    assert report.utility == pytest.approx(right / 60)
+
+
+@given(seed=st.integers(0, 100), first=st.floats(-3, 3), second=st.floats(-3, 3))
+def test_shares_sum_to_one_and_the_order_of_samples_does_not_matter(seed, first, second):
+    table = planted(30, seed)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
+    report, shuffled = (evaluate(policy(first, second), side) for side in (table, table.select(order)))
+    assert sum(report.exit_distribution) == pytest.approx(1.0)
+    assert report.exit_distribution == shuffled.exit_distribution
+    assert report.utility == pytest.approx(shuffled.utility)
+    weighted = sum(s * u for s, u in zip(report.exit_distribution, report.exit_utility, strict=True) if u is not None)
+    assert weighted == pytest.approx(report.utility)
+
+
+def test_what_is_missing_or_does_not_fit_is_refused():
+    hand = by_hand()
+    bare = ExitTable(logits=hand.logits)
+    with pytest.raises(TableError, match="costs"):
+        evaluate(policy(1.5), bare)
+    with pytest.raises(TableError, match="labels"):
+        evaluate(policy(1.5), bare, hand.costs)
+    with pytest.raises(ShapeError, match="policy of 3 exits"):
+        evaluate(policy(1.5, 1.5), hand)
+    with pytest.raises(ShapeError, match="costs of 3 exits"):
+        evaluate(policy(1.5), hand, CostTable((1.0, 2.0, 3.0), "ms"))
+    with pytest.raises(BudgetError, match="out of reach"):
+        evaluate(policy(1.5), hand, budget=0.5)

@@ -1,0 +1,140 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eenet.errors import InputError
+from eenet.evaluation.statistics import (
+    SampledCurve,
+    bootstrap_areas,
+    bootstrap_interval,
+    curve,
+    nadeau_bengio,
+    t_quantile,
+)
+
+# by hand
+
+
+def test_a_curve_joins_its_points_from_the_anchor_and_is_flat_beyond_the_last():
+    drawn = curve(np.array([3.0, 2.0]), np.array([0.9, 0.7]), anchor=(1.0, 0.5))
+    assert drawn.costs.tolist() == [1.0, 2.0, 3.0]
+    assert [drawn.at(cost) for cost in (1.0, 1.5, 2.0, 2.5, 3.0, 9.0)] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 0.9])
+    assert drawn.area([1.5, 2.5, 9.0]) == pytest.approx((0.6 + 0.8 + 0.9) / 3)
+
+
+def test_points_of_equal_cost_are_averaged_not_picked():
+    drawn = curve(np.array([2.0, 2.0, 1.0]), np.array([0.6, 0.8, 0.7]), anchor=(1.0, 0.5))
+    assert drawn.costs.tolist() == [1.0, 2.0]
+    assert drawn.utilities.tolist() == pytest.approx([0.6, 0.7])
+
+
+def test_nadeau_bengio_by_hand():
+    # s^2 = 1e-4, times 1/3 + 1/2; t with 2 degrees of freedom is 4.302653
+    low, high = nadeau_bengio(np.array([0.01, 0.02, 0.03]), num_fit=200, num_test=100)
+    half = 4.302653 * (1e-4 * (1 / 3 + 1 / 2)) ** 0.5
+    assert (low, high) == pytest.approx((0.02 - half, 0.02 + half), rel=1e-6)
+
+
+def test_nadeau_bengio_needs_two_splits():
+    with pytest.raises(InputError, match="splits 1 is too few"):
+        nadeau_bengio(np.array([0.1]), num_fit=1, num_test=1)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423)]
+)
+def test_t_quantiles_are_those_of_the_printed_table(degrees, quantile):
+    assert t_quantile(0.975, degrees) == pytest.approx(quantile, abs=5e-5)
+
+
+# slow twin
+
+
+def test_bootstrap_areas_equal_resampling_by_loops():
+    generator = np.random.default_rng(1)
+    costs, utilities = generator.uniform(1, 3, (4, 7)), generator.uniform(0, 1, (4, 7))
+    anchor, budgets = generator.uniform(0, 1, 7), [1.2, 1.9, 2.5]
+    areas = bootstrap_areas(
+        {"a": SampledCurve(costs=costs, utilities=utilities)},
+        anchor_cost=1.0,
+        anchor_utility=anchor,
+        budgets=budgets,
+        resamples=5,
+        seed=3,
+    )["a"]
+    redraw = np.random.default_rng(3)
+    for area in areas:
+        drawn = redraw.integers(7, size=7).tolist()
+        points = [(1.0, sum(anchor[i] for i in drawn) / 7)]
+        for point in range(4):
+            points.append((sum(costs[point, i] for i in drawn) / 7, sum(utilities[point, i] for i in drawn) / 7))
+        assert area == pytest.approx(sum(read(sorted(points), budget) for budget in budgets) / 3)
+
+
+def read(points, cost):
+    """Read a piecewise linear curve, flat beyond its ends."""
+    for (left, low), (right, high) in itertools.pairwise(points):
+        if left <= cost <= right:
+            return low + (high - low) * (cost - left) / (right - left)
+    return points[-1][1] if cost > points[-1][0] else points[0][1]
+
+
+def test_the_interval_of_a_constant_lead_is_that_lead():
+    base = np.random.default_rng(0).normal(size=200)
+    assert bootstrap_interval(base + 0.25, base) == pytest.approx((0.25, 0.25))
+
+
+def test_identical_policies_differ_by_nothing():
+    generator = np.random.default_rng(2)
+    same = SampledCurve(costs=generator.uniform(1, 2, (3, 50)), utilities=generator.uniform(0, 1, (3, 50)))
+    areas = bootstrap_areas(
+        {"a": same, "b": same}, anchor_cost=1.0, anchor_utility=np.ones(50), budgets=[1.5], resamples=20
+    )
+    assert bootstrap_interval(areas["a"], areas["b"]) == (0.0, 0.0)
+
+
+# property
+
+POINTS = st.lists(st.tuples(st.floats(1, 10), st.floats(0, 1)), min_size=1, max_size=8)
+
+
+@given(points=POINTS, anchor=st.floats(0, 1), order=st.randoms(use_true_random=False))
+def test_the_order_of_points_does_not_matter_and_the_area_stays_among_the_utilities(points, anchor, order):
+    mixed = list(points)
+    order.shuffle(mixed)
+    budgets = [1.0, 2.0, 5.5, 12.0]
+    areas = []
+    for listed in (points, mixed):
+        costs, utilities = (np.array(column) for column in zip(*listed, strict=True))
+        areas.append(curve(costs, utilities, anchor=(1.0, anchor)).area(budgets))
+    assert areas[0] == pytest.approx(areas[1], abs=1e-9)
+    values = [anchor, *(utility for _, utility in points)]
+    assert min(values) - 1e-12 <= areas[0] <= max(values) + 1e-12
+
+
+# promise
+
+
+@pytest.mark.slow
+def test_the_bootstrap_interval_covers_the_true_difference_as_often_as_it_says():
+    generator = np.random.default_rng(5)
+    covered = 0
+    for draw in range(200):
+        right = generator.random((2, 300)) < np.array([[0.80], [0.75]])
+        areas = bootstrap_areas(
+            {
+                name: SampledCurve(costs=np.full((1, 300), 2.0), utilities=right[i : i + 1].astype(float))
+                for i, name in enumerate("ab")
+            },
+            anchor_cost=1.0,
+            anchor_utility=np.zeros(300),
+            budgets=[2.0],
+            resamples=500,
+            seed=draw,
+        )
+        low, high = bootstrap_interval(areas["a"], areas["b"])
+        covered += low <= 0.05 <= high
+    assert covered / 200 >= 0.95 - 3 * (0.95 * 0.05 / 200) ** 0.5
