@@ -114,7 +114,7 @@ def _agreed_costs(val: ExitTable, test: ExitTable, costs: CostTable | None) -> C
     if costs is not None:
         if costs.num_exits != val.num_exits:
             raise TableError(
-                f"costs of {costs.num_exits} exits do not fit: the tables have {val.num_exits} exits. Give one per exit."
+                f"costs of {costs.num_exits} exits do not fit: the tables have {val.num_exits}. Give one per exit."
             )
         return costs
     first, second = val.costs, test.costs

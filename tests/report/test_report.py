@@ -1,0 +1,198 @@
+import base64
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from tests.evaluation.tables import planted
+
+from eenet import report
+from eenet.errors import InputError
+from eenet.evaluation import compare, evaluate
+from eenet.schedulers.heuristics import GeometricScheduler, PatienceScheduler
+
+PNG = b"\x89PNG\r\n\x1a\n"
+VOID = {"meta", "img", "br", "hr", "link"}
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one split", "two splits"])
+def comparison(request):
+    """A comparison as it comes back from a JSON file."""
+    schedulers = {"max_prob": GeometricScheduler(), "<b>patience": PatienceScheduler()}
+    budgets = ["50%", "70%", 2.5]
+    found = compare(planted(60, 1), planted(60, 2), schedulers, budgets, splits=request.param, resamples=20)
+    return json.loads(json.dumps(found.to_dict(), allow_nan=False))
+
+
+@pytest.fixture(scope="module")
+def text(comparison):
+    """What a reader of the page sees."""
+    return "".join(Page(report.comparison_page(comparison)).text)
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced and collects what a page consists of."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.attributes, self.tables, self.text = [], [], 0, []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes.extend((tag, *pair) for pair in attrs)
+        self.tables += tag == "table"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+# plots
+
+
+@pytest.mark.parametrize("draw", [report.utility_cost, report.gain_over_random, report.exit_shares])
+def test_every_plot_is_a_labelled_png(comparison, draw, tmp_path):
+    figure = draw(comparison)
+    assert figure.axes[-1].get_xlabel() or figure.axes[0].get_xlabel()
+    report.save_figure(figure, tmp_path / "plot.png", dpi=40)
+    assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
+
+
+def test_the_curves_carry_units_bounds_static_exits_and_the_full_model(comparison):
+    axes = report.utility_cost(comparison).axes[0]
+    assert axes.get_xlabel() == "Mean cost per sample [MFLOPs]"
+    assert axes.get_ylabel().endswith("[%]")
+    labels = [text.get_text().split("  ")[0] for text in axes.get_legend().get_texts()]
+    assert {"max_prob", "<b>patience", "random", "oracle", "static exits", "last exit"} == set(labels)
+    assert labels[0] == "oracle"  # the legend goes from the best to the worst
+    assert axes.child_axes[0].get_xlabel() == "% of the original model without exits"
+
+
+def test_wide_cost_ranges_are_drawn_on_a_logarithmic_axis(comparison):
+    wide = json.loads(json.dumps(comparison))
+    wide["exits"][-1]["cost"] = 100.0
+    assert report.utility_cost(wide).axes[0].get_xscale() == "log"
+    assert report.utility_cost(comparison).axes[0].get_xscale() == "linear"
+
+
+def test_bars_add_up_and_at_most_four_budgets_are_drawn(comparison):
+    assert len(report.exit_shares(comparison).axes) == 3
+    many = dict(comparison)
+    row = comparison["rows"][0]
+    many["rows"] = [row | {"budget": float(budget), "budget_input": str(budget)} for budget in range(1, 10)]
+    panels = report.exit_shares(many).axes
+    assert [axes.get_title(loc="left").split()[1] for axes in panels] == ["1", "4", "6", "9"]
+    assert max(bar.get_x() + bar.get_width() for bar in panels[0].patches) == pytest.approx(100)
+
+
+# page
+
+
+def test_the_page_is_whole_self_contained_and_escaped(comparison, tmp_path):
+    policy = GeometricScheduler().fit(planted(60, 1), budget=2.0)
+    bench = {
+        "device": "cpu",
+        "threads": 1,
+        "rows": [
+            {
+                "engine": "eager",
+                "dtype": "float32",
+                "batch_size": 1,
+                "full_ms": 2.0,
+                "adaptive_ms": 1.0,
+                "speedup": 2.0,
+                "ideal_speedup": 2.5,
+                "ideal_speedup_flops": 2.6,
+                "efficiency": None,
+                "flips": 0,
+                "exit_distribution": [0.5, 0.5],
+            }
+        ],
+    }
+    html = report.comparison_page(
+        comparison,
+        title="A & B <script>",
+        report=evaluate(policy, planted(60, 2), budget=2.0).to_dict(),
+        bench=bench,
+        examples=[
+            report.Example(exit_index=0, caption="7 & 7", image=np.zeros((8, 8), dtype=np.uint8)),
+            report.Example(exit_index=2, caption="rgb", image=np.zeros((8, 8, 3), dtype=np.uint8)),
+            report.Example(exit_index=1, caption="a text", text="<i>hello"),
+        ],
+        caveats=["planted data"],
+        command='eenet compare "a&b.npz"',
+    )
+    report.write_page(tmp_path / "page.html", html)
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    text = "".join(page.text)
+    assert "<b>patience" in text and "<b>patience" not in html
+    assert "<script>" not in html and "A & B <script>" in text
+    for said in ("planted data", 'eenet compare "a&b.npz"', "Left at exit 2", "<i>hello", "seed", "machine", "random"):
+        assert said in text
+    assert page.tables >= 8
+    sources = [value for tag, name, value in page.attributes if name in ("src", "href")]
+    assert len(sources) == 5
+    for source in sources:
+        assert source.startswith("data:image/png;base64,")
+        assert base64.b64decode(source.split(",")[1]).startswith(PNG)
+    alts = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
+    assert len(alts) == 5 and all(alts)
+    assert "http" not in html
+
+
+def test_the_numbers_of_the_json_stand_on_the_page(comparison, text):
+    for row in comparison["rows"]:
+        assert f"{100 * row['utility_at_budget']:.2f}" in text
+        assert f"{row['test_cost']:.4g}" in text
+    for exit_ in comparison["exits"]:
+        assert f"{100 * exit_['utility_test']:.2f}" in text
+    assert "Asked: 2.5 MFLOPs per sample" in text
+    assert "Asked: 1.4 MFLOPs per sample (50%)" in text
+
+
+def test_pairs_are_turned_round_so_that_the_best_policy_stands_first(comparison, text):
+    policies = {name: area for name, area in comparison["area"].items() if name not in ("random", "oracle")}
+    best, other = sorted(policies, key=lambda name: -policies[name])
+    assert f"{best} − {other}" in text
+    assert f"{100 * (policies[best] - policies[other]):+.2f}" in text
+
+
+def test_an_incomplete_comparison_is_refused(comparison):
+    broken = {key: value for key, value in comparison.items() if key != "curves"}
+    with pytest.raises(InputError, match="without 'curves'"):
+        report.comparison_page(broken)
+
+
+def test_costs_have_a_section_of_their_own():
+    section = report.costs_section({"cumulative": [1.0, 2.0], "unit": "ms", "reference": 1.6})
+    assert "62.5" in section.body and "original model" in section.body
+
+
+def test_png_is_what_it_says():
+    assert report.png(Figure(figsize=(1, 1)), dpi=20).startswith(PNG)
+
+
+# markdown
+
+
+def test_markdown_tables_by_hand():
+    shown = report.markdown_table(("a", "b"), [("x|y", "1")])
+    assert shown == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |\n"
+
+
+def test_the_markdown_page_has_every_policy_and_ends_with_a_newline(comparison):
+    text = report.comparison_markdown(
+        comparison, title="Results", command="eenet compare", intro="![curves](curves.png)"
+    )
+    assert text.startswith("# Results\n\n![curves](curves.png)\n\n")
+    assert text.endswith("eenet compare\n```\n")
+    for name, area in comparison["area"].items():
+        assert any(line.startswith(f"| {name} |") and f"{100 * area:.2f}" in line for line in text.splitlines())
+    for note in comparison["notes"]:
+        assert note in text
