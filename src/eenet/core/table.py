@@ -26,12 +26,14 @@ class ExitTable:
     """Outputs of all exits on a set of samples, with what they were worth.
 
     Attributes:
-        logits: Raw outputs; any floating type, possibly memory-mapped. Log-probabilities serve as well.
-        labels: Class of each sample, where known.
-        utility: In [0, 1], what it is worth to answer at each exit. Derived from labels (1 where the largest logit is
-            right) unless given; None where neither is known.
-        features: What schedulers may use besides logits, for example the pooled embedding at each exit.
-        confidence: A ready-made confidence of each exit (dense tasks: the mean over pixels).
+        logits: ``[sample, exit, class]``: raw outputs; any floating type, possibly memory-mapped. Log-probabilities serve
+            as well.
+        labels: ``[sample]``: class of each sample, where known.
+        utility: ``[sample, exit]`` in [0, 1]: what it is worth to answer at each exit. Derived from labels (1 where the
+            largest logit is right) unless given; None where neither is known.
+        features: ``[sample, exit, feature]``: what schedulers may use besides logits, for example the pooled embedding at
+            each exit.
+        confidence: ``[sample, exit]``: a ready-made confidence of each exit (dense tasks: the mean over pixels).
         costs: What leaving at each exit costs, where known.
         split: Name of the split the samples come from.
 
@@ -46,11 +48,12 @@ class ExitTable:
                 [0., 1.]])
     """
 
-    logits: Float[Tensor, "sample exit class"]
-    labels: Int[Tensor, " sample"] | None = None
-    utility: Float[Tensor, "sample exit"] | None = None
-    features: Float[Tensor, "sample exit feature"] | None = None
-    confidence: Float[Tensor, "sample exit"] | None = None
+    # plain types: __post_init__ checks shapes itself, with messages that name key and row
+    logits: Tensor
+    labels: Tensor | None = None
+    utility: Tensor | None = None
+    features: Tensor | None = None
+    confidence: Tensor | None = None
     costs: CostTable | None = None
     split: str = ""
 
@@ -160,11 +163,11 @@ class ExitTable:
         return replace(first, **pooled)
 
     @classmethod
-    def from_probs(cls, probs: Float[Tensor, "sample exit class"], **others: Tensor | CostTable | str | None) -> ExitTable:
+    def from_probs(cls, probs: Tensor, **others: Tensor | CostTable | str | None) -> ExitTable:
         """Build a table from probabilities instead of logits.
 
         Args:
-            probs: Each row of each exit sums to 1 within 1e-3; zeros are clamped to the smallest float32.
+            probs: ``[sample, exit, class]``; each row of each exit sums to 1 within 1e-3; zeros are clamped to the smallest float32.
             **others: The other attributes of the table.
 
         Raises:

@@ -30,14 +30,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         return {key: _read_array(file, key) for key, file in files.items() if file.is_file()}
     if not source.is_file():
         raise TableError(f"table {path} is missing: there is no such file or folder. Check the path.")
-    try:
-        archive = np.load(source, allow_pickle=False)
-    except _DAMAGED as error:
-        raise _damaged(source, "", error) from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise TableError(f"table {path} is a single array: an .npz file with keys is needed. Save it with numpy.savez.")
-    with archive:
-        return {key: _read_member(archive, key, source) for key in KEYS if key in archive.files}
+    with source.open("rb") as handle:
+        try:
+            archive = np.load(handle, allow_pickle=False)
+        except _DAMAGED as error:
+            raise _damaged(source, "", error) from error
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise TableError(f"table {path} is a single array: an .npz file with keys is needed. Save it with numpy.savez.")
+        with archive:
+            return {key: _read_member(archive, key, source) for key in KEYS if key in archive.files}
 
 
 def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:

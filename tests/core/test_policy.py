@@ -1,0 +1,163 @@
+"""Policies, the coin, and replay against its slow twin."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eenet.core import confidence
+from eenet.core.costs import CostTable
+from eenet.core.policy import ConfidenceScorer, MixedPolicy, Policy, ScorePolicy, coin
+from eenet.core.table import ExitTable
+from eenet.core.trace import Replayer, exit_distribution, replay
+from eenet.errors import InputError, ShapeError, TableError
+from eenet.schedulers.eenet import EENetScorer, exit_features
+from eenet.testing import check_policy, synthetic_table
+
+INF = math.inf
+
+
+def policy(*thresholds, name="max_prob"):
+    return ScorePolicy(ConfidenceScorer(name), torch.tensor([*thresholds, -INF]))
+
+
+def test_replay_by_hand():
+    # log-odds of the top class of two are the difference of the logits
+    logits = torch.tensor([[[3.0, 0.0], [5.0, 0.0]], [[1.0, 0.0], [0.0, 4.0]], [[0.0, 2.0], [0.0, 0.0]]])
+    table = ExitTable(logits=logits, labels=torch.tensor([0, 1, 0]), costs=CostTable((1.0, 3.0), "ms"))
+    trace = replay(policy(2.0), table)
+    assert trace.exit_index.tolist() == [0, 1, 0]  # a score equal to the threshold leaves
+    assert trace.cost.tolist() == [1.0, 3.0, 1.0]
+    assert trace.mean_cost == pytest.approx(5 / 3)
+    assert trace.log_probs.argmax(dim=1).tolist() == [0, 1, 1]
+    assert Replayer(table).utility(policy(2.0)).tolist() == [1.0, 1.0, 0.0]
+
+
+def test_max_prob_does_not_saturate():
+    log_probs = torch.log_softmax(torch.tensor([[20.0, 0, 0], [40.0, 0, 0], [80.0, 0, 0]]), dim=1)
+    assert (log_probs.exp().amax(dim=1)[1:] == 1).all()  # the probability itself cannot tell them apart
+    scores = confidence.max_prob(log_probs)
+    assert torch.allclose(scores, torch.tensor([20.0, 40.0, 80.0]) - math.log(2), rtol=1e-4)
+
+
+def test_confidences_by_hand():
+    seen = torch.tensor([[[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3]]]).log()
+    assert confidence.margin(seen[:, 0]).tolist() == pytest.approx([0.5])
+    assert confidence.max_prob(seen[:, 1]).tolist() == pytest.approx([math.log(4)])
+    entropy = -sum(p * math.log(p) for p in (0.7, 0.2, 0.1))
+    assert confidence.certainty(seen[:, 0]).tolist() == pytest.approx([1 - entropy / math.log(3)])
+    assert confidence.vote_share(seen).tolist() == pytest.approx([2 / 3])
+    assert confidence.streak(seen).tolist() == [2.0]
+    assert confidence.streak(seen[:, :1]).tolist() == [1.0]
+
+
+def slow_replay(rule, table):
+    stops = []
+    for n in range(table.num_samples):
+        for k in range(table.num_exits):
+            seen = torch.log_softmax(table.logits[n : n + 1, : k + 1], dim=2)
+            if k == table.num_exits - 1 or bool(rule.leaves(seen, torch.tensor([n]))):
+                stops.append(k)
+                break
+    return stops
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 100), st.sampled_from(["max_prob", "certainty", "margin", "vote_share", "streak"]), st.floats(0, 1))
+def test_replay_equals_the_slow_twin(seed, name, weight):
+    table = synthetic_table(40, seed=seed)
+    mixed = MixedPolicy(policy(0.4, 0.4, 0.4, name=name), policy(1.5, 1.5, 1.5, name=name), weight, seed)
+    assert replay(mixed, table).exit_index.tolist() == slow_replay(mixed, table)
+
+
+def test_a_policy_of_your_own():
+    class Second(Policy):
+        def score(self, seen, features=None):
+            return seen[:, -1].amax(dim=1)
+
+        def answer(self, seen, features=None):
+            return torch.log_softmax(seen.mean(dim=1), dim=1)
+
+    table = synthetic_table(300)
+    rule = Second(torch.tensor([-0.2, -0.2, -0.2, -INF]))
+    check_policy(rule, table)
+    trace = replay(rule, table)
+    n = int((trace.exit_index == 2).nonzero()[0])
+    seen = table.log_probs(slice(n, n + 1))[:, :3]
+    assert torch.allclose(trace.log_probs[n], torch.log_softmax(seen.mean(dim=1), dim=1)[0])
+    right = (trace.log_probs.argmax(dim=1) == table.labels).double()
+    assert torch.equal(Replayer(table).utility(rule), right)
+
+
+def test_the_coin_is_fair_and_follows_the_sample():
+    ids = torch.arange(100_000)
+    draws = coin(ids, 0)
+    assert 0 <= float(draws.min()) and float(draws.max()) < 1
+    assert float(draws.mean()) == pytest.approx(0.5, abs=0.005)
+    assert float(draws.std()) == pytest.approx(1 / math.sqrt(12), abs=0.005)
+    assert torch.equal(coin(ids[500:600], 0), draws[500:600])
+    other = coin(ids, 1)
+    assert abs(float(torch.corrcoef(torch.stack([draws, other]))[0, 1])) < 0.02
+    assert abs(float(torch.corrcoef(torch.stack([draws[1:], draws[:-1]]))[0, 1])) < 0.02
+
+
+def test_a_mix_costs_what_it_promises():
+    table = synthetic_table(1000)
+    cheap, dear = policy(0.0, 0.0, 0.0), policy(INF, INF, INF)
+    replayer = Replayer(table)
+    cost, utility = replayer.expected(MixedPolicy(dear, cheap, 0.25), table.costs)
+    (c0, u0), (c1, u1) = replayer.expected(cheap, table.costs), replayer.expected(dear, table.costs)
+    assert cost == pytest.approx(0.75 * c0 + 0.25 * c1)
+    assert utility == pytest.approx(0.75 * u0 + 0.25 * u1)
+    realised = replay(MixedPolicy(dear, cheap, 0.25), table).mean_cost
+    assert realised == pytest.approx(cost, abs=5 * (c1 - c0) / math.sqrt(1000))
+
+
+def test_what_is_no_policy_is_refused():
+    with pytest.raises(InputError, match="the last is -inf"):
+        ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([0.5, 0.5]))
+    with pytest.raises(InputError, match="no rule"):
+        policy(float("nan"))
+    with pytest.raises(InputError, match="unknown"):
+        ConfidenceScorer("maxprob")
+    with pytest.raises(InputError, match="weight 1.5"):
+        MixedPolicy(policy(0.0), policy(1.0), 1.5)
+    with pytest.raises(ShapeError, match="policy of 2 exits does not fit"):
+        replay(policy(0.0), synthetic_table(5))
+    with pytest.raises(InputError, match="undefined"):
+        MixedPolicy(policy(0.0), policy(1.0), 0.5).score(torch.zeros(1, 1, 2))
+    with pytest.raises(TableError, match="costs are missing"):
+        replay(policy(0.0), ExitTable(logits=torch.zeros(2, 2, 2)))
+
+
+def test_exit_distribution_by_hand():
+    assert exit_distribution(torch.tensor([0, 2, 2, 0]), 4).tolist() == [0.5, 0, 0.5, 0]
+
+
+def test_eenet_features_by_hand():
+    seen = torch.tensor([[[0.7, 0.3], [0.4, 0.6], [0.2, 0.8]]]).log()
+    features = exit_features(seen)
+    assert features.shape == (1, 3, 5)
+    assert features[0, :, 2].tolist() == pytest.approx([0.7, 0.6, 0.8])
+    assert features[0, :, 4].tolist() == pytest.approx([1.0, 0.5, 2 / 3])
+
+
+def test_eenet_scores_are_clipped_and_ties_broken_by_max_prob():
+    weight = torch.zeros(2, 2 + 3 + 1)
+    weight[:, 0] = 5.0  # saturates as soon as class 0 is likely
+    scorer = EENetScorer(2, 2, weight)
+    seen = torch.tensor([[[0.1, 0.9]], [[0.5, 0.5]], [[0.9, 0.1]], [[0.01, 0.99]]]).log()
+    scores = scorer(seen)
+    assert float(scores[0]) == pytest.approx(0.5)
+    assert 1 < float(scores[1]) < float(scores[2])  # both clipped to 1
+    assert float(scores[3]) == pytest.approx(0.05, abs=1e-6)
+
+
+def test_eenet_uses_earlier_scores():
+    weight = torch.zeros(2, 2 + 3 + 1)
+    weight[0, 2] = 1.0  # q0 = max p
+    weight[1, 5] = 0.5  # q1 = q0 / 2
+    seen = torch.tensor([[[0.2, 0.8], [0.6, 0.4]]]).log()
+    assert float(EENetScorer(2, 2, weight)(seen)) == pytest.approx(0.4)

@@ -1,0 +1,159 @@
+"""Exit tables: what is derived, stored and refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from eenet.core.costs import CostTable
+from eenet.core.table import ExitTable
+from eenet.errors import InputError, ShapeError, TableError
+from eenet.testing import synthetic_table
+
+LOGITS = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]], [[3.0, 0.0], [1.0, 0.0]]])
+LABELS = torch.tensor([0, 1, 1])
+
+
+def write(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def test_utility_by_hand():
+    assert ExitTable(logits=LOGITS, labels=LABELS).utility.tolist() == [[1, 0], [1, 1], [0, 0]]
+
+
+def test_given_utility_wins():
+    given = torch.full((3, 2), 0.5)
+    assert torch.equal(ExitTable(logits=LOGITS, labels=LABELS, utility=given).utility, given)
+
+
+@pytest.mark.parametrize("name", ["table.npz", "table"])
+def test_a_table_survives_the_disk(tmp_path, name):
+    table = synthetic_table(50)
+    table = ExitTable(logits=table.logits, labels=table.labels, features=torch.randn(50, 4, 3), costs=CostTable((1.0, 2.0, 3.0, 4.0), "ms", 3.5), split="val")
+    table.save(tmp_path / name)
+    table.save(tmp_path / name)  # replacing an earlier one
+    again = ExitTable.load(tmp_path / name)
+    assert (again.costs, again.split) == (table.costs, "val")
+    for key in ("logits", "labels", "utility", "features"):
+        assert torch.equal(getattr(again, key), getattr(table, key))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name]
+
+
+def test_a_large_folder_is_mapped_and_not_read(tmp_path):
+    table = synthetic_table(4000, num_exits=3, num_classes=50)
+    table.save(tmp_path / "table")
+    stored = np.load(tmp_path / "table" / "logits.npy", mmap_mode="r")
+    assert isinstance(stored, np.memmap)
+    again = ExitTable.load(tmp_path / "table")
+    assert torch.equal(again.logits, table.logits)
+    again.logits[0] = 0  # copy on write: the file stays as it is
+    assert torch.equal(ExitTable.load(tmp_path / "table").logits, table.logits)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_probabilities_serve_as_well(tmp_path, dtype):
+    table = synthetic_table(60)
+    probs = table.logits.softmax(dim=2).numpy().astype(dtype)
+    probs[0, 0] = np.eye(5, dtype=dtype)[2]  # zeros are clamped
+    loaded = ExitTable.load(write(tmp_path / "t.npz", probs=probs, labels=table.labels.numpy()))
+    log_probs = loaded.log_probs(slice(None))
+    assert torch.isfinite(log_probs).all()
+    assert torch.allclose(log_probs[1:].exp(), torch.from_numpy(probs[1:]).float(), atol=2e-3)
+
+
+BAD = {
+    "nan": ({"logits": np.where(np.arange(12).reshape(3, 2, 2) == 5, np.nan, 0.0)}, "logits of row 1 holds NaN"),
+    "inf": ({"logits": np.where(np.arange(12).reshape(3, 2, 2) == 11, np.inf, 0.0)}, "logits of row 2 holds NaN or infinity"),
+    "huge": ({"logits": np.full((3, 2, 2), 1e300)}, "finite float32"),
+    "labels too large": ({"labels": np.array([0, 1, 2])}, "labels of row 2, 2, is out of range"),
+    "labels negative": ({"labels": np.array([0, -1, 1])}, "labels of row 1"),
+    "labels not whole": ({"labels": np.array([0.0, 1.0, 1.0])}, "labels of type"),
+    "labels too few": ({"labels": np.array([0, 1])}, "labels of shape"),
+    "one exit": ({"logits": np.zeros((3, 1, 2))}, "1 exit"),
+    "one class": ({"logits": np.zeros((3, 2, 1))}, "1 class"),
+    "empty": ({"logits": np.zeros((0, 2, 2)), "labels": np.zeros(0, dtype=int)}, "no samples"),
+    "flat": ({"logits": np.zeros((3, 4))}, "logits of shape"),
+    "whole logits": ({"logits": np.zeros((3, 2, 2), dtype=int)}, "floating point"),
+    "words": ({"logits": np.full((3, 2, 2), "a")}, "numbers are needed"),
+    "utility above 1": ({"utility": np.array([[0, 1], [0, 1.5], [0, 0]])}, "utility of row 1 is out of range"),
+    "utility misshapen": ({"utility": np.zeros((3, 3))}, "utility of shape"),
+    "costs falling": ({"costs": np.array([2.0, 1.0]), "cost_unit": np.array("ms")}, "not increasing"),
+    "costs without unit": ({"costs": np.array([1.0, 2.0])}, "cost_unit is missing"),
+    "costs too many": ({"costs": np.array([1.0, 2.0, 3.0]), "cost_unit": np.array("ms")}, "costs of 3 exits"),
+    "features misshapen": ({"features": np.zeros((2, 2, 2))}, "features of shape"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_tables_are_refused_by_name(tmp_path, case):
+    changed, message = BAD[case]
+    arrays = {"logits": LOGITS.numpy(), "labels": LABELS.numpy()} | changed
+    with pytest.raises(InputError, match=message) as error:
+        ExitTable.load(write(tmp_path / "t.npz", **arrays))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("probs", [[[0.5, 0.4], [0.5, 0.5]], [[-0.1, 1.1], [0.5, 0.5]]])
+def test_probabilities_that_do_not_sum_to_one_are_refused(tmp_path, probs):
+    with pytest.raises(TableError, match="probs of row 1, exit 0"):
+        ExitTable.load(write(tmp_path / "t.npz", probs=np.array([[[0.5, 0.5], [0.5, 0.5]], probs]), labels=np.array([0, 1])))
+
+
+def test_missing_outputs_name_what_was_found(tmp_path):
+    with pytest.raises(TableError, match="'logits' or 'probs' is needed, found labels"):
+        ExitTable.load(write(tmp_path / "t.npz", labels=np.array([0, 1])))
+
+
+def test_damaged_files_are_refused(tmp_path):
+    whole = write(tmp_path / "whole.npz", logits=LOGITS.numpy()).read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 5):
+        (tmp_path / "cut.npz").write_bytes(whole[:size])
+        with pytest.raises(TableError):
+            ExitTable.load(tmp_path / "cut.npz")
+    with pytest.raises(TableError, match="no such file"):
+        ExitTable.load(tmp_path / "none.npz")
+
+
+class Trap:
+    """Unpickling this would be noticed."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+def test_pickled_objects_are_never_loaded(tmp_path):
+    objects = np.array([Trap()], dtype=object)
+    np.savez(tmp_path / "t.npz", logits=objects)
+    with pytest.raises(TableError, match="pickle"):
+        ExitTable.load(tmp_path / "t.npz")
+    (tmp_path / "folder").mkdir()
+    np.save(tmp_path / "folder" / "logits.npy", objects)
+    with pytest.raises(TableError, match="pickle"):
+        ExitTable.load(tmp_path / "folder")
+
+
+def test_select_and_concat_are_inverse():
+    table = synthetic_table(10)
+    again = ExitTable.concat([table.select(slice(0, 4)), table.select(torch.arange(4, 10))])
+    assert torch.equal(again.logits, table.logits)
+    assert torch.equal(again.labels, table.labels)
+    with pytest.raises(ShapeError, match="table 1"):
+        ExitTable.concat([table, synthetic_table(10, num_exits=3)])
+    with pytest.raises(TableError, match="labels is missing in table 1"):
+        ExitTable.concat([table, synthetic_table(10, labels=False)])
+
+
+def test_a_failed_write_leaves_the_old_table(tmp_path, monkeypatch):
+    table = synthetic_table(10)
+    table.save(tmp_path / "t.npz")
+    before = (tmp_path / "t.npz").read_bytes()
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        synthetic_table(20).save(tmp_path / "t.npz")
+    assert (tmp_path / "t.npz").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["t.npz"]
