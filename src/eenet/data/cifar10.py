@@ -90,7 +90,7 @@ def read_packed_jpeg(path: Path, rows: int, size: int) -> tuple[UInt8[Tensor, "s
 
 def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return archive["jpeg"], archive["offsets"], archive["labels"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(

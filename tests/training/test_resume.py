@@ -1,0 +1,141 @@
+"""A training that was killed or interrupted and resumed ends with the same bits as one that was not."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training import resumable
+from torch import Tensor
+
+from eenet.core.files import load_tensors
+from eenet.errors import InputError
+from eenet.training import fit, fit_exits
+
+STEPS = 48
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, Tensor]:
+    return resumable.run(None)[0]
+
+
+def assert_same(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert weights.keys() == wanted.keys()
+    assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, what) -> None:
+    """Call ``what`` in the middle of a step, once."""
+    original, left = fit.exit_losses, [step]
+
+    def losses(*args):
+        left[0] -= 1
+        if left[0] == -1:
+            what()
+        return original(*args)
+
+    monkeypatch.setattr(fit, "exit_losses", losses)
+
+
+@pytest.mark.parametrize("step", [3, 11, 12, 30])
+def test_ctrl_c_finishes_the_step_saves_and_resumes_to_the_bit(step, tmp_path, monkeypatch, uninterrupted) -> None:
+    stop_at(step, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
+    slow = dataclasses.replace(resumable.SETTINGS, checkpoint_seconds=1e9)
+    with pytest.raises(KeyboardInterrupt):
+        fit_exits(resumable.make_model(), resumable.make_data(), slow, out=tmp_path, progress=False)
+    assert len(load_tensors(tmp_path / "checkpoint.safetensors", "checkpoint")["losses"]) == step + 1
+    assert not (tmp_path / "model.safetensors").exists()
+    weights, history = resumable.run(tmp_path)
+    assert_same(weights, uninterrupted)
+    assert_same(load_tensors(tmp_path / "model.safetensors", "model"), uninterrupted)
+    assert len(history.losses) == STEPS
+
+
+def test_an_error_inside_a_step_never_reaches_the_checkpoint(tmp_path, monkeypatch, uninterrupted) -> None:
+    def fail() -> None:
+        raise RuntimeError("power cut")
+
+    stop_at(20, monkeypatch, fail)
+    with pytest.raises(RuntimeError, match="power cut"):
+        resumable.run(tmp_path)
+    assert_same(resumable.run(tmp_path)[0], uninterrupted)
+
+
+def test_sigkill_in_another_process_then_resumed_to_the_bit(tmp_path, uninterrupted) -> None:
+    program = [sys.executable, resumable.__file__, str(tmp_path)]
+    env = os.environ | {"PYTHONPATH": str(Path(fit.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(program, env=env)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    done = len(load_tensors(tmp_path / "checkpoint.safetensors", "checkpoint")["losses"])
+    assert 0 < done < STEPS, "the training was over before the kill"
+    assert not (tmp_path / "model.safetensors").exists()
+    assert_same(resumable.run(tmp_path)[0], uninterrupted)
+
+
+def test_a_finished_training_is_not_done_again(tmp_path, monkeypatch, uninterrupted) -> None:
+    resumable.run(tmp_path)
+    monkeypatch.setattr(fit, "exit_losses", None)
+    weights, history = resumable.run(tmp_path)
+    assert_same(weights, uninterrupted)
+    assert len(history.losses) == STEPS
+
+
+def test_history_is_the_same_after_resuming(tmp_path, monkeypatch) -> None:
+    _, whole = resumable.run(None)
+    stop_at(17, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        resumable.run(tmp_path)
+    _, resumed = resumable.run(tmp_path)
+    assert torch.equal(whole.losses, resumed.losses)
+    assert len(whole.epoch_losses) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"lr": 0.5}, "lr 0.04, this training has lr 0.5"), ({"seed": 4}, "seed 3, this training has seed 4")],
+)
+def test_refuses_to_resume_with_other_settings(change, said, tmp_path) -> None:
+    resumable.run(tmp_path)
+    settings = dataclasses.replace(resumable.SETTINGS, **change)
+    with pytest.raises(InputError, match=said):
+        fit_exits(resumable.make_model(), resumable.make_data(), settings, out=tmp_path, progress=False)
+
+
+def test_refuses_to_resume_with_other_data(tmp_path) -> None:
+    resumable.run(tmp_path)
+    data = resumable.make_data().select(slice(0, 90))
+    with pytest.raises(InputError, match="samples 100, this training has samples 90"):
+        fit_exits(resumable.make_model(), data, resumable.SETTINGS, out=tmp_path, progress=False)
+
+
+def test_refuses_a_damaged_checkpoint(tmp_path) -> None:
+    resumable.run(tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="checkpoint"):
+        resumable.run(tmp_path)
+
+
+def test_no_temporary_files_stay(tmp_path) -> None:
+    resumable.run(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint.json", "checkpoint.safetensors", "history.json", "model.safetensors"]
+
+
+def test_outside_the_main_thread_it_trains_all_the_same(uninterrupted) -> None:
+    weights: list[dict[str, Tensor]] = []
+    thread = threading.Thread(target=lambda: weights.append(resumable.run(None)[0]))
+    thread.start()
+    thread.join()
+    assert_same(weights[0], uninterrupted)

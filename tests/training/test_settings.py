@@ -1,0 +1,67 @@
+"""Settings and the schedule that follows from them."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from eenet.data import random_crop_flip
+from eenet.errors import InputError
+from eenet.training import TrainSettings, uniform_weights
+from eenet.training.settings import Schedule
+
+
+def schedule(samples: int = 100, **settings) -> Schedule:
+    return Schedule(settings=TrainSettings(**({"epochs": 4, "batch_size": 10} | settings)), samples=samples)
+
+
+def test_steps_by_hand() -> None:
+    plan = schedule(samples=105, heads_share=0.25)
+    assert (plan.steps_per_epoch, plan.steps, plan.head_steps) == (10, 40, 10)
+    assert [plan.phase(step) for step in (0, 9, 10, 39)] == ["heads", "heads", "joint", "joint"]
+    assert [plan.distils(step) for step in (0, 29, 30, 39)] == [False, False, True, True]
+
+
+def test_small_data_make_one_batch_and_epochs_need_not_be_whole() -> None:
+    assert schedule(samples=7).batch_size == 7
+    assert schedule(epochs=1.5).steps == 15
+    assert schedule(epochs=0.01).steps == 1
+
+
+def test_learning_rates_rise_then_fall_to_nearly_nothing() -> None:
+    plan = schedule(samples=1000, lr=0.1, head_lr=0.4, heads_share=0.1, warmup=0.2)
+    rates = [plan.learning_rates(step) for step in range(plan.steps)]
+    assert rates[:40] == [(0.0, 0.4)] * 40
+    backbone = [rate for rate, _ in rates[40:]]
+    peak = backbone.index(max(backbone))
+    assert max(backbone) == pytest.approx(0.1, rel=1e-3)
+    assert peak == pytest.approx(0.2 * len(backbone), abs=1)
+    assert all(a < b for a, b in itertools.pairwise(backbone[:peak]))
+    assert all(a > b for a, b in itertools.pairwise(backbone[peak:]))
+    assert backbone[-1] < 1e-5
+    assert all(head == pytest.approx(4 * rate) for rate, head in rates[40:])
+
+
+@pytest.mark.parametrize("shares", [{"warmup": 0.0}, {"warmup": 1.0}, {"heads_share": 1.0}, {"heads_share": 0.0}])
+def test_the_ends_of_every_share_are_possible(shares: dict[str, float]) -> None:
+    plan = schedule(**shares)
+    assert all(0 <= rate <= 0.04 for step in range(plan.steps) for rate in plan.learning_rates(step))
+
+
+def test_settings_are_frozen_and_described_by_plain_values() -> None:
+    settings = TrainSettings(epochs=1, weighting=uniform_weights, augment=random_crop_flip)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.epochs = 2
+    described = settings.to_dict()
+    assert described["weighting"] == "eenet.training.losses.uniform_weights"
+    assert described["augment"] == "eenet.data.augment.random_crop_flip"
+    assert described["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0), ("batch_size", 0), ("lr", -1.0), ("lr", float("nan")), ("heads_share", 1.5), ("warmup", -0.1)],
+)
+def test_refuses_values_outside_their_range(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{name} .* is not possible"):
+        TrainSettings(**({"epochs": 1} | {name: value}))
