@@ -190,7 +190,7 @@ def _digits_data(root: Path | None, seed: int) -> DataSplits:
 
 def _cifar10_settings(head_lr: float) -> TrainSettings:
     return TrainSettings(
-        epochs=2.0,
+        epochs=1.0,
         batch_size=64,
         lr=0.03,
         head_lr=head_lr,
