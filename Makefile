@@ -2,7 +2,7 @@
 
 PYTHON  ?= python3
 WORKERS ?= 2
-OUT     ?= out/demo
+OUT     ?= eenet-demo
 VENV    := .venv
 BIN     := $(VENV)/bin
 DEV     := $(VENV)/.installed-dev

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from eenet.cli import main
+
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(?P<skip><!-- not run: .+? -->\n+)?^```python\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^\$ eenet (?P<words>[^#\n]+)", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)(?P<path>[^)#\s]+)")
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -43,6 +46,17 @@ def test_links_between_files_lead_somewhere(page: Path) -> None:
         if not (page.parent / match["path"]).exists()
     ]
     assert not missing
+
+
+COMMANDS = sorted({match["words"].strip() for page in PAGES for match in COMMAND.finditer(page.read_text("utf-8"))})
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_and_options_exist(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command, *rest = words.split()
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [word for word in rest if word.startswith("-") and f" {word} " not in shown] == []
 
 
 def test_a_broken_example_would_be_noticed(tmp_path: Path) -> None:
