@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -35,19 +36,20 @@ app.command("report")(report.report)
 
 
 @app.callback(invoke_without_command=True)
-def _root(
-    *, version: bool = typer.Option(default=False, help="Print the version and stop.", param_decls=["--version"])
-) -> None:
+def _root(*, version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
     if version:
-        from importlib.metadata import version as installed
+        from eenet import __version__
 
-        sys.stdout.write(f"eenet {installed('eenet')}\n")
+        sys.stdout.write(f"eenet {__version__}\n")
         raise typer.Exit(DONE)
 
 
 def _describe(error: BaseException) -> tuple[str, int]:
-    if isinstance(error, typer.TyperException):
-        return f"{error.format_message()} Add --help for how to call it.", BAD_INPUT
+    if hasattr(
+        error, "format_message"
+    ):  # how typer says that the command line itself is wrong; empty after it printed help
+        message = error.format_message()
+        return f"{message} Add --help for how to call it." if message else "", BAD_INPUT
     if isinstance(error, EenetError):
         return str(error), BAD_INPUT if isinstance(error, InputError) else FAILURE
     if isinstance(error, OSError):
@@ -76,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in words:
             sys.stderr.write("".join(traceback.format_exception(error)))
         message, code = _describe(error)
-        error_line(message)
+        if message:
+            error_line(message)
     if code == INTERRUPTED:
-        error_line("interrupted.")
+        error_line("Interrupted.", start="")
     return code if isinstance(code, int) else DONE

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eenet.cli import names, paths
+from eenet.cli import loading, names, paths
 from eenet.cli.options import (
     BudgetsOption,
     CostBatchOption,
@@ -19,59 +20,26 @@ from eenet.cli.options import (
     QuietFlag,
     SeedOption,
 )
-from eenet.cli.output import Output, percent, shares, text_table
-from eenet.errors import InputError
+from eenet.cli.output import Output, percent, text_table
+from eenet.cli.show import comparison_tables
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from eenet.core.costs import CostTable
+    from eenet.core.costs import Budget, CostTable
     from eenet.core.table import ExitTable
+    from eenet.evaluation import Comparison
+    from eenet.schedulers import Scheduler
 
-
-def read_table(path: Path, what: str) -> ExitTable:
-    """Read an exit table from a file or folder named by the user.
-
-    Raises:
-        InputError: If it is missing, damaged or malformed.
-    """
-    from eenet.core.table import ExitTable
-
-    return ExitTable.load(paths.existing(path, what))
-
-
-def pick_costs(table: ExitTable, costs: Path | None, batch_size: int | None, engine: str | None) -> CostTable:
-    """Return the costs of a profile file if one is given, else the table's own.
-
-    Raises:
-        InputError: If there are none, or they have another number of exits than the table.
-    """
-    from eenet.inference import load_costs
-
-    if costs is None:
-        if batch_size is not None or engine is not None:
-            raise InputError("--batch-size and --engine choose among measured costs: there is no --costs. Pass --costs.")
-        if table.costs is None:
-            raise InputError(
-                "costs are missing: the table has no key 'costs' and there is no --costs. "
-                "Pass --costs FILE (written by `eenet profile`) or record the table again."
-            )
-        return table.costs
-    chosen = load_costs(paths.existing(costs, "--costs"), batch_size=batch_size, engine=engine)
-    if chosen.num_exits != table.num_exits:
-        raise InputError(
-            f"--costs {str(costs)!r} does not fit: it has {chosen.num_exits} exits, the table {table.num_exits}. "
-            "Profile the model the table was recorded from."
-        )
-    return chosen
+TableArgument = Annotated[Path, typer.Argument(metavar="VAL", help="Exit table to fit on (.npz, or a folder of .npy).")]
 
 
 def fit(
-    val: Annotated[Path, typer.Argument(metavar="VAL", help="Exit table to fit on (.npz or a folder of .npy).")],
+    val: TableArgument,
     *,
-    budget: Annotated[str, typer.Option("--budget", "-b", metavar="B", help="Mean cost per sample: 3.2, 2.5ms, 60%.")],
-    policy: Annotated[str, typer.Option("--policy", "-p", metavar="NAME", help="Which policy to fit.")] = "eenet",
+    budget: Annotated[
+        str, typer.Option("--budget", "-b", metavar="B", help="Mean cost per sample: 3.2, 2.5ms or 60%.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="POLICY", help="Folder for the fitted policy.")],
+    policy: Annotated[str, typer.Option("--policy", "-p", metavar="NAME", help="Which policy to fit.")] = "eenet",
     costs: CostsOption = None,
     batch_size: CostBatchOption = None,
     engine: CostEngineOption = None,
@@ -91,35 +59,57 @@ def fit(
     output = Output(as_json=as_json, quiet=quiet)
     chosen = names.scheduler(policy, seed)
     paths.output_folder(out, replaces=("policy.json",))
-    table = read_table(val, "VAL")
-    table.require_utility("fit")
-    cost_table = pick_costs(table, costs, batch_size, engine)
+    table = loading.read_table(val, "VAL")
+    cost_table = loading.pick_costs(table, costs, batch_size, engine)
     asked = cost_table.budget(budget)
-    output.note(f"Fitting {policy} on {table.num_samples} samples, {table.num_exits} exits; budget {asked.meaning}.")
+    output.note(f"Fitting {policy} on {table.num_samples} samples and {table.num_exits} exits.")
+    output.note(f"Budget per sample: {asked.meaning}.")
+    facts = fit_policy(table, cost_table, asked, policy, chosen, out)
+    lines = [
+        ("budget per sample", asked.meaning),
+        ("cost on VAL", f"{facts['fit_cost']:.5g} {cost_table.unit}"),
+        ("utility on VAL", percent(facts["fit_utility"])),
+    ]
+    output.result({**facts, "out": str(out)}, text_table(f"{policy}, written to {out}", ("what", "value"), lines))
 
-    from eenet.core.policy import save_policy
+
+def fit_policy(
+    table: ExitTable, costs: CostTable, budget: Budget, name: str, scheduler: Scheduler, out: Path
+) -> dict[str, Any]:
+    """Fit a policy, write it to a folder and return what is known about it.
+
+    Args:
+        table: The fitting side.
+        costs: What leaving at each exit costs.
+        budget: Mean cost per sample.
+        name: The policy's name, for the record.
+        scheduler: What fits it.
+        out: Folder to write.
+    """
+    from eenet import schedulers
     from eenet.core.trace import Replayer
 
-    fitted = chosen.fit(table, cost_table, budget=asked)
-    cost, utility = Replayer(table).expected(fitted, cost_table)
-    facts: dict[str, Any] = {
-        "policy": policy,
-        "seed": seed,
-        "budget": asked.value,
-        "budget_input": budget,
-        "budget_meaning": asked.meaning,
-        "unit": cost_table.unit,
+    fitted = scheduler.fit(table, costs, budget=budget)
+    cost, utility = Replayer(table).expected(fitted, costs)
+    facts = {
+        "policy": name,
+        "seed": scheduler.seed,
+        "unit": costs.unit,
+        "budget": budget.value,
+        "budget_input": budget.text,
+        "budget_meaning": budget.meaning,
         "num_samples": table.num_samples,
-        "fit_cost": cost,
-        "fit_utility": utility,
+        "num_exits": table.num_exits,
+        "num_classes": table.num_classes,
+        "fit_cost": float(cost),
+        "fit_utility": float(utility),
     }
-    save_policy(fitted, out, costs=cost_table, extra=facts)
-    lines = [("budget", asked.meaning), ("cost on VAL", f"{cost:.5g} {cost_table.unit}"), ("utility on VAL", percent(utility))]
-    output.result({**facts, "out": str(out)}, text_table(f"{policy} -> {out}", ("what", "value"), lines))
+    schedulers.save_policy(fitted, out, costs=costs, info=facts)
+    return facts
 
 
 def compare(
-    val: Annotated[Path, typer.Argument(metavar="VAL", help="Exit table to fit on (.npz or a folder of .npy).")],
+    val: TableArgument,
     test: Annotated[Path, typer.Argument(metavar="TEST", help="Exit table to judge on.")],
     *,
     budget: BudgetsOption = None,
@@ -128,7 +118,9 @@ def compare(
     batch_size: CostBatchOption = None,
     engine: CostEngineOption = None,
     splits: Annotated[int, typer.Option("--splits", min=1, help="Redraw VAL and TEST from their pool this often.")] = 1,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for JSON, plots and page.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for JSON, plots, page.")
+    ] = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -136,8 +128,9 @@ def compare(
 ) -> None:
     """Compare policies at equal cost: fitted on VAL, judged on TEST.
 
-    Without --policy all but the slow eenet_published are compared; the bounds random and oracle always are.
-    With --splits, VAL and TEST must both be unseen in training: they are pooled and redrawn.
+    Without --budget the ten standard budgets are shown. Without --policy all but the slow eenet_published are
+    compared; the bounds random and oracle always are. With --splits, VAL and TEST are pooled and redrawn: training
+    must have seen neither.
 
     Examples:
 
@@ -149,16 +142,54 @@ def compare(
     chosen = names.schedulers(policy, seed)
     if out is not None:
         paths.output_folder(out)
-    val_table, test_table = read_table(val, "VAL"), read_table(test, "TEST")
-    cost_table = pick_costs(val_table, costs, batch_size, engine)
+    val_table, test_table = loading.read_table(val, "VAL"), loading.read_table(test, "TEST")
+    cost_table = loading.pick_costs(val_table, costs, batch_size, engine)
     asked = [cost_table.budget(text) for text in budget or []]
-    output.note(f"Comparing {', '.join(chosen)}: {val_table.num_samples} VAL and {test_table.num_samples} TEST samples.")
+    for one in asked:
+        output.note(f"Budget per sample: {one.meaning}.")
 
     from eenet import evaluation
 
+    given = None if costs is None else cost_table
     comparison = evaluation.compare(
-        val_table, test_table, chosen, asked, costs=None if costs is None else cost_table, splits=splits, seed=seed
+        val_table, test_table, chosen, asked, given, splits=splits, seed=seed, progress=output.step
     )
     value = comparison.to_dict()
-    written = [] if out is None else write_comparison(comparison, out)
-    output.result(value, *comparison_tables(value), *(f"wrote {path}" for path in written))
+    if out is not None:
+        for path in write_comparison(value, out, command=_command(val, test, budget, policy, splits, seed)):
+            output.note(f"wrote {path}")
+    output.result(value, *comparison_tables(value), *_notes(comparison))
+
+
+def write_comparison(value: Mapping[str, Any], out: Path, **page: Any) -> list[Path]:  # noqa: ANN401 - passed through
+    """Write a comparison as JSON, plots and page, and return the files.
+
+    Args:
+        value: The contract JSON of `eenet compare`.
+        out: Folder to write into.
+        **page: Passed on to `eenet.report.comparison.comparison_page`.
+    """
+    from eenet.core.files import write_json
+    from eenet.report import plots
+    from eenet.report.comparison import comparison_page
+    from eenet.report.html import write_page
+
+    files = [out / name for name in ("comparison.json", "utility_cost.png", "gain.png", "exits.png", "report.html")]
+    write_json(files[0], dict(value))
+    for path, draw in zip(files[1:], (plots.utility_cost, plots.gain_over_random, plots.exit_shares), strict=False):
+        plots.save_figure(draw(value), path)
+    write_page(files[-1], comparison_page(value, **page))
+    return files
+
+
+def _command(
+    val: Path, test: Path, budgets: list[str] | None, policies: list[str] | None, splits: int, seed: int
+) -> str:
+    parts = ["eenet compare", str(val), str(test)]
+    parts += [f"--budget {text}" for text in budgets or []] + [f"--policy {name}" for name in policies or []]
+    parts += [f"--splits {splits}"] * (splits > 1) + [f"--seed {seed}"] * (seed > 0)
+    return " ".join(parts)
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    return [f"Note: {note}" for note in comparison.notes]

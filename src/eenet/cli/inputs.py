@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from eenet.data import ArrayDataset
+    from eenet.data.dataset import ArrayDataset
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -84,7 +84,9 @@ def _split(name: str, dataset: Callable[[str], ArrayDataset]) -> Source:
 def _folder(path: Path) -> list[Path]:
     found = sorted(item for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise InputError(f"input {str(path)!r} is empty: no image ({' '.join(IMAGE_SUFFIXES)}) in it. Pass another folder.")
+        raise InputError(
+            f"input {str(path)!r} is empty: no image ({' '.join(IMAGE_SUFFIXES)}) in it. Pass another folder."
+        )
     return found
 
 
@@ -96,7 +98,7 @@ def _images(files: list[Path], shape: Shape) -> Source:
             Image.open(path).close()
         except (UnidentifiedImageError, OSError, ValueError) as error:
             raise InputError(
-                f"input {str(path)!r} cannot be read: it is no image, array or folder. Pass {' '.join(IMAGE_SUFFIXES)}, "
+                f"input {str(path)!r} cannot be read: it is no image. Pass {' '.join(IMAGE_SUFFIXES)}, "
                 f"{' or '.join(ARRAY_SUFFIXES)} files, a folder of images, or split:test."
             ) from error
     return Source([str(path) for path in files], lambda rows: _decode(files[rows], shape))
@@ -125,7 +127,9 @@ def _array(path: Path, shape: Shape) -> Source:
     arrays = _load(path)
     key = next((key for key in (*ARRAY_KEYS, "") if key in arrays), None) or next(iter(arrays))
     if len(arrays) > 1 and key not in ARRAY_KEYS:
-        raise InputError(f"input {str(path)!r} has no key {ARRAY_KEYS[0]!r}: it has {', '.join(arrays)}. Rename the key.")
+        raise InputError(
+            f"input {str(path)!r} has no key {ARRAY_KEYS[0]!r}: it has {', '.join(arrays)}. Rename the key."
+        )
     images = _fit_shape(arrays[key], path, shape)
     labels = arrays.get("labels")
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
@@ -150,7 +154,9 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         with loaded as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"input {str(path)!r} cannot be read: {error}. Write it again with numpy, without objects.") from error
+        raise InputError(
+            f"input {str(path)!r} cannot be read: {error}. Write it again with numpy, without objects."
+        ) from error
 
 
 def _fit_shape(array: np.ndarray, path: Path, shape: Shape) -> np.ndarray:
@@ -161,7 +167,8 @@ def _fit_shape(array: np.ndarray, path: Path, shape: Shape) -> np.ndarray:
         array = array.reshape(-1, *shape)
     if array.ndim != 4 or array.shape[1:] != shape or not len(array):
         raise InputError(
-            f"input {str(path)!r} of shape {array.shape} does not fit: the model takes (sample, {channels}, {height}, {width})."
+            f"input {str(path)!r} of shape {array.shape} does not fit: the model takes (sample, {channels}, {height}, "
+            f"{width}). Reshape it."
         )
     if array.dtype.kind != "f" and array.dtype != "uint8":
         raise InputError(

@@ -1,4 +1,4 @@
-"""Names of policies and recipes: the only place where a name turns into an object."""
+"""Names of policies, recipes and engines: the only place where a name turns into an object."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from eenet.errors import InputError
 
 if TYPE_CHECKING:
+    from eenet.inference.engines import Engine
+    from eenet.models.model import MultiExitModel
+    from eenet.recipes import Recipe
     from eenet.schedulers import Scheduler
 
 BOUNDS = ("random", "oracle")
@@ -26,62 +29,57 @@ def _eenet_published(seed: int) -> Scheduler:
     return EENetScheduler.published(seed=seed)
 
 
-def _max_prob(seed: int) -> Scheduler:
-    from eenet.core.confidence import max_prob
-    from eenet.schedulers import GeometricScheduler
+def _geometric(confidence: str) -> Callable[[int], Scheduler]:
+    def make(seed: int) -> Scheduler:
+        from eenet.schedulers import GeometricScheduler
 
-    return GeometricScheduler(confidence=max_prob, seed=seed)
+        return GeometricScheduler(confidence=confidence, seed=seed)
 
-
-def _certainty(seed: int) -> Scheduler:
-    from eenet.core.confidence import certainty
-    from eenet.schedulers import GeometricScheduler
-
-    return GeometricScheduler(confidence=certainty, seed=seed)
-
-
-def _margin(seed: int) -> Scheduler:
-    from eenet.core.confidence import margin
-    from eenet.schedulers import GeometricScheduler
-
-    return GeometricScheduler(confidence=margin, seed=seed)
+    return make
 
 
 def _joint(seed: int) -> Scheduler:
-    from eenet.schedulers import Joint
+    from eenet.schedulers import JointScheduler
 
-    return Joint(seed=seed)
+    return JointScheduler(seed=seed)
 
 
 def _patience(seed: int) -> Scheduler:
-    from eenet.schedulers import Patience
+    from eenet.schedulers import PatienceScheduler
 
-    return Patience(seed=seed)
+    return PatienceScheduler(seed=seed)
 
 
 def _vote(seed: int) -> Scheduler:
-    from eenet.schedulers import Vote
+    from eenet.schedulers import VoteScheduler
 
-    return Vote(seed=seed)
+    return VoteScheduler(seed=seed)
+
+
+def _eager(model: MultiExitModel) -> Engine:
+    from eenet.inference.engines import EagerEngine
+
+    return EagerEngine(model)
 
 
 POLICIES: Mapping[str, Callable[[int], Scheduler]] = {
     "eenet": _eenet,
     "eenet_published": _eenet_published,
-    "max_prob": _max_prob,
-    "certainty": _certainty,
-    "margin": _margin,
+    "max_prob": _geometric("max_prob"),
+    "certainty": _geometric("certainty"),
+    "margin": _geometric("margin"),
     "joint": _joint,
     "patience": _patience,
     "vote": _vote,
 }
 DEFAULT_POLICIES = tuple(name for name in POLICIES if name != "eenet_published")
+ENGINES: Mapping[str, Callable[[MultiExitModel], Engine]] = {"eager": _eager}
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Make the error for a name that is not known, with the near ones (or all) in it."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     advice = f"Did you mean {' or '.join(near)}?" if near else f"Pass one of {', '.join(names)}."
     return InputError(f"{kind} {name!r} is unknown: there is none of that name. {advice}")
 
@@ -90,7 +88,7 @@ def scheduler(name: str, seed: int) -> Scheduler:
     """Return the scheduler of a policy's name.
 
     Raises:
-        InputError: If the name is unknown, or belongs to a bound, which is no policy.
+        InputError: The name is unknown, or belongs to a bound, which is no policy.
     """
     if name in BOUNDS:
         raise InputError(
@@ -108,10 +106,34 @@ def schedulers(names: Sequence[str] | None, seed: int) -> dict[str, Scheduler]:
     The bounds `random` and `oracle` are part of every comparison; naming them is allowed and adds nothing.
 
     Raises:
-        InputError: If a name is unknown.
+        InputError: A name is unknown.
     """
     asked = list(dict.fromkeys(names or DEFAULT_POLICIES))
     for name in asked:
         if name not in POLICIES and name not in BOUNDS:
             raise unknown("policy", name, (*POLICIES, *BOUNDS))
     return {name: scheduler(name, seed) for name in asked if name not in BOUNDS}
+
+
+def engine(name: str, model: MultiExitModel) -> Engine:
+    """Return a model's engine by name.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    if name not in ENGINES:
+        raise unknown("engine", name, ENGINES)
+    return ENGINES[name](model)
+
+
+def recipe(name: str, seed: int) -> Recipe:
+    """Return a recipe by name, with a seed.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    from eenet.recipes import RECIPES
+
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name].with_seed(seed)

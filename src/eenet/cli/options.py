@@ -40,6 +40,10 @@ CostEngineOption = Annotated[
 BatchSizesOption = Annotated[
     str, typer.Option("--batch-size", metavar="N,N,...", help="Batch sizes to measure, separated by commas.")
 ]
+EnginesOption = Annotated[
+    list[str] | None, typer.Option("--engine", metavar="E", help="Engine to measure; default: all. Repeatable.")
+]
+PassesOption = Annotated[int, typer.Option("--passes", min=1, help="How often everything is timed.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder written by `eenet train`.")]
 PolicyFolderOption = Annotated[
     Path, typer.Option("--policy", "-p", metavar="POLICY", help="Folder written by `eenet fit`.")
@@ -64,7 +68,7 @@ def whole_numbers(text: str, option: str) -> list[int]:
         word = part.strip()
         if not word.isdecimal() or int(word) < 1:
             raise InputError(
-                f"{option} {text!r} is not a list of whole numbers above 0: {word!r} is none. Pass for example 1,32,128."
+                f"{option} {text!r} is no list of whole numbers above 0: {word!r} is none. Pass for example 1,32,128."
             )
         numbers.append(int(word))
     return list(dict.fromkeys(numbers))

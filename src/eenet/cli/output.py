@@ -7,7 +7,6 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
@@ -23,26 +22,20 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, width=None if stream.isatty() else PIPE_WIDTH, highlight=False)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Turn a result into JSON values: paths become text, NaN and infinity become null."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain(dataclasses.asdict(value))
     if isinstance(value, str | bool | int) or value is None:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, Sequence):
-        return [plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return str(value)
+    return [plain(item) for item in value] if isinstance(value, Sequence) else str(value)
 
 
-def error_line(message: str) -> None:
-    """Write one `Error: ...` line to stderr."""
-    sys.stderr.write(f"Error: {' '.join(message.split())}\n")
+def error_line(message: str, start: str = "Error: ") -> None:
+    """Write one line to stderr: `Error: ...`, whatever line breaks the message has."""
+    sys.stderr.write(f"{start}{' '.join(message.split())}\n")
     sys.stderr.flush()
 
 
@@ -93,7 +86,11 @@ class Output:
         if not self.quiet:
             _console(stderr=True).print(Text(message), soft_wrap=True)
 
-    def result(self, value: Any, *shown: RenderableType) -> None:
+    def step(self, name: str, done: int, total: int) -> None:
+        """Write that a part of the work is done, unless quiet."""
+        self.note(f"[{done}/{total}] {name}")
+
+    def result(self, value: object, *shown: RenderableType) -> None:
         """Write the result to stdout: `value` with `--json`, else the renderables."""
         if self.as_json:
             sys.stdout.write(json.dumps(plain(value), allow_nan=False) + "\n")

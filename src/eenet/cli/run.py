@@ -12,12 +12,12 @@ from rich.table import Table
 
 from eenet.cli import loading, paths
 from eenet.cli.inputs import Source, batches, open_inputs
-from eenet.cli.options import DebugFlag, JsonFlag, PolicyFolderOption, QuietFlag, RunArgument
+from eenet.cli.options import DataRootOption, DebugFlag, JsonFlag, PolicyFolderOption, QuietFlag, RunArgument
 from eenet.cli.output import Output, percent, plain, shares, text_table
 from eenet.errors import InputError
 
 if TYPE_CHECKING:
-    from eenet.inference import AdaptiveModel, Prediction
+    from eenet.inference.adaptive import AdaptiveModel, Prediction
     from eenet.recipes import Run
 
 SHOWN_SAMPLES = 50
@@ -33,7 +33,10 @@ def run(
     *,
     policy: PolicyFolderOption,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples per forward pass.")] = 32,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Per-sample rows, .csv or .json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Per-sample rows, .csv or .json.")
+    ] = None,
+    data_root: DataRootOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
@@ -51,12 +54,14 @@ def run(
     """
     output = Output(as_json=as_json, quiet=quiet)
     if out is not None and paths.output_file(out).suffix.lower() not in OUT_SUFFIXES:
-        raise InputError(f"--out {str(out)!r} is of no known kind: rows are written as {' or '.join(OUT_SUFFIXES)}. Rename it.")
-    opened = loading.open_run(run_folder)
+        raise InputError(
+            f"--out {str(out)!r} is of no known kind: rows are written as {' or '.join(OUT_SUFFIXES)}. Rename it."
+        )
+    opened = loading.open_run(run_folder, data_root)
     saved = loading.open_policy(policy, opened.model)
-    sources = open_inputs(inputs, opened.splits.get, loading.image_shape(opened))
+    sources = open_inputs(inputs, opened.splits.get, loading.image_shape(opened.splits.test))
 
-    from eenet.inference import AdaptiveModel
+    from eenet.inference.adaptive import AdaptiveModel
 
     output.note(f"Running {sum(len(source.names) for source in sources)} samples in batches of {batch_size}.")
     samples = predict(AdaptiveModel(opened.model, saved.policy, saved.costs), opened, sources, batch_size)
@@ -78,7 +83,7 @@ def predict(adaptive: AdaptiveModel, opened: Run, sources: Sequence[Source], bat
         batch_size: Samples per forward pass.
     """
     samples: list[dict[str, Any]] = []
-    prepare, classes = loading.preparation(opened), opened.splits.classes
+    prepare, classes = loading.preparation(opened.splits.test), opened.splits.classes
     for names, images, labels in batches(sources, batch_size):
         prediction = adaptive(prepare(images))
         for row, name in enumerate(names):

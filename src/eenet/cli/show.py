@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -23,7 +23,16 @@ def comparison_tables(value: Mapping[str, Any]) -> list[Table]:
         value: The contract JSON of `eenet compare`.
     """
     unit = value["unit"]
-    columns = ("budget", "policy", f"cost val {unit}", f"cost test {unit}", "utility", "at equal cost", "exits %", "fit s")
+    columns = (
+        "budget",
+        "policy",
+        f"cost val {unit}",
+        f"cost test {unit}",
+        "utility",
+        "at equal cost",
+        "exits %",
+        "fit s",
+    )
     ordered = sorted(value["rows"], key=lambda row: row["budget"])
     rows = [
         (
@@ -56,7 +65,18 @@ def bench_table(value: Mapping[str, Any]) -> Table:
     Args:
         value: The contract JSON of `eenet bench`.
     """
-    columns = ("engine", "dtype", "batch", "full ms", "adaptive ms", "speedup", "ideal", "ideal FLOPs", "efficiency", "flips")
+    columns = (
+        "engine",
+        "dtype",
+        "batch",
+        "full ms",
+        "adaptive ms",
+        "speedup",
+        "ideal",
+        "ideal FLOPs",
+        "efficiency",
+        "flips",
+    )
     rows = [
         (
             row["engine"],
@@ -76,10 +96,46 @@ def bench_table(value: Mapping[str, Any]) -> Table:
     return text_table(title, columns, rows)
 
 
-def costs_table(title: str, cumulative: Sequence[float], unit: str, reference: float | None) -> Table:
-    """Show a cost table: what leaving at each exit costs, absolutely and of the original model."""
-    full = cumulative[-1] if reference is None else reference
-    rows = [(str(k), cost, percent(cost / full)) for k, cost in enumerate(cumulative)]
+def profile_tables(value: Mapping[str, Any]) -> list[Table]:
+    """Show a profile: operations, and times per engine and batch size.
+
+    Args:
+        value: What `eenet profile` writes.
+    """
+    flops = value["flops"]
+    tables = [costs_table("Operations per sample", flops)]
+    for row in value["latency"]:
+        title = f"Time per sample: {row['engine']} {row['dtype']} on {row['device']}, batch size {row['batch_size']}"
+        tables.append(costs_table(f"{title}, {value['threads']} threads", row))
+    return tables
+
+
+def costs_table(title: str, costs: Mapping[str, Any]) -> Table:
+    """Show a cost table: what leaving at each exit costs, in its unit and of the original model.
+
+    Args:
+        title: Said above the table.
+        costs: As of `CostTable.to_dict`.
+    """
+    reference = costs["reference"]
+    full = costs["cumulative"][-1] if reference is None else reference
+    rows = [(str(k), cost, percent(cost / full)) for k, cost in enumerate(costs["cumulative"])]
     if reference is not None:
         rows.append(("original", reference, percent(1.0)))
-    return text_table(title, ("exit", unit, "of the original" if reference is not None else "of the last"), rows)
+    return text_table(
+        title, ("exit", costs["unit"], "of the last exit" if reference is None else "of the original"), rows
+    )
+
+
+def demo_tables(value: Mapping[str, Any]) -> list[Table]:
+    """Show what the adaptive model of the demo did: budget, cost, accuracy, agreement with replay."""
+    fit, real = value["fit"], value["run"]
+    unit = real["unit"]
+    rows = [
+        ("budget per sample", fit["budget_meaning"]),
+        ("cost per sample, run for real", f"{real['mean_cost']:.4g} {unit} of {real['full_cost']:.4g}"),
+        ("accuracy", f"{percent(real['accuracy'])} (all layers: {percent(real['full_accuracy'])})"),
+        ("left at exits 0, 1, ...", f"{shares(real['exit_distribution'])} %"),
+        ("left where replay foretold", f"{real['same_exit']} of {real['num_samples']}"),
+    ]
+    return [text_table("The adaptive model on the test images", ("what", "value"), rows)]

@@ -1,0 +1,110 @@
+"""What the commands that run models read first: the run, its images, a policy that fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eenet.cli import paths
+from eenet.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from eenet.core.costs import CostTable
+    from eenet.core.table import ExitTable
+    from eenet.data.dataset import ArrayDataset
+    from eenet.models.model import MultiExitModel
+    from eenet.recipes import Run
+    from eenet.schedulers import SavedPolicy
+
+
+def open_run(path: Path, data_root: Path | None = None) -> Run:
+    """Return the run in a folder.
+
+    Raises:
+        InputError: There is no finished run.
+    """
+    from eenet import recipes
+
+    if data_root is not None:
+        paths.existing_folder(data_root, "--data-root")
+    return recipes.open_run(paths.existing_folder(path, "RUN"), data_root=data_root)
+
+
+def open_policy(path: Path, model: MultiExitModel) -> SavedPolicy:
+    """Return a fitted policy that suits a model.
+
+    Raises:
+        InputError: It is missing, damaged, or was fitted for another number of exits.
+    """
+    from eenet.schedulers import load_policy
+
+    saved = load_policy(paths.existing_folder(path, "--policy"))
+    if saved.policy.num_exits != model.num_exits:
+        raise InputError(
+            f"--policy {str(path)!r} does not fit: it decides over {saved.policy.num_exits} exits, the model has "
+            f"{model.num_exits}. Fit a policy on a table recorded from this run."
+        )
+    return saved
+
+
+def image_shape(dataset: ArrayDataset) -> tuple[int, int, int]:
+    """Return channels, height and width of a data set's images."""
+    channels, height, width = dataset.images.shape[1:]
+    return channels, height, width
+
+
+def preparation(dataset: ArrayDataset) -> Callable[[Tensor], Tensor]:
+    """Return the function that turns raw images into what the model takes."""
+    return dataset.prepare
+
+
+def read_table(path: Path, what: str) -> ExitTable:
+    """Read an exit table from a file or folder named by the user.
+
+    Raises:
+        InputError: It is missing, damaged or malformed.
+    """
+    from eenet.core.table import ExitTable
+
+    return ExitTable.load(paths.existing(path, what))
+
+
+def pick_costs(table: ExitTable, costs: Path | None, batch_size: int | None, engine: str | None) -> CostTable:
+    """Return the costs of a profile file if one is given, else the table's own.
+
+    Raises:
+        InputError: There are none, or they have another number of exits than the table.
+    """
+    from eenet.inference.measure import load_costs
+
+    if costs is None:
+        if batch_size is not None or engine is not None:
+            raise InputError(
+                "--batch-size and --engine choose among measured costs: there is no --costs. Pass --costs."
+            )
+        if table.costs is None:
+            raise InputError(
+                "costs are missing: the table has no key 'costs' and there is no --costs. "
+                "Pass --costs FILE (written by `eenet profile`), or record the table again."
+            )
+        return table.costs
+    chosen = load_costs(paths.existing(costs, "--costs"), batch_size=batch_size, engine=engine)
+    if chosen.num_exits != table.num_exits:
+        raise InputError(
+            f"--costs {str(costs)!r} does not fit: it has {chosen.num_exits} exits, the table {table.num_exits}. "
+            "Profile the model that the table was recorded from."
+        )
+    return chosen
+
+
+def readable(costs: CostTable) -> CostTable:
+    """Return operation counts in the largest unit in which the full cost is at least 1; other costs as they are."""
+    if costs.unit != "FLOPs":
+        return costs
+    for unit, size in (("GFLOPs", 1e9), ("MFLOPs", 1e6), ("kFLOPs", 1e3)):
+        if costs.high >= size:
+            return costs.convert(unit)
+    return costs
