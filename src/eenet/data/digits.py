@@ -20,6 +20,11 @@ def load_digits(*, seed: int = 0) -> DataSplits:
 
     Args:
         seed: decides which digit belongs to which side.
+
+    Example:
+        >>> splits = load_digits()
+        >>> len(splits.train), len(splits.calibration), len(splits.test)
+        (797, 500, 500)
     """
 
     def load(split: Split) -> ArrayDataset:

@@ -30,6 +30,14 @@ class MultiExitModel(nn.Module):
 
     Raises:
         ShapeError: fewer than two stages, or another number of heads than of stages.
+
+    Example:
+        >>> import torch
+        >>> stages = [torch.nn.Linear(4, 8), torch.nn.Linear(8, 8)]
+        >>> heads = [torch.nn.Linear(8, 3), torch.nn.Linear(8, 3)]
+        >>> model = MultiExitModel(stages, heads)
+        >>> [tuple(logits.shape) for logits in model(torch.zeros(5, 4))]
+        [(5, 3), (5, 3)]
     """
 
     def __init__(self, stages: Sequence[nn.Module], heads: Sequence[nn.Module], start: nn.Module | None = None) -> None:

@@ -70,6 +70,13 @@ def fit_exits(
     Raises:
         InputError: ``out`` holds checkpoints of another training.
         KeyboardInterrupt: after Ctrl-C, once the step was finished and the checkpoint written.
+
+    Example:
+        >>> from eenet.data import load_digits
+        >>> from eenet.models import tiny_cnn
+        >>> settings = TrainSettings(epochs=0.2, batch_size=32)
+        >>> fit_exits(tiny_cnn(), load_digits().train, settings, progress=False).losses.shape
+        torch.Size([5, 3])
     """
     trainer = _Trainer(
         model, dataset, Schedule(settings=settings, samples=len(dataset)), None if out is None else Path(out)

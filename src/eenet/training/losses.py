@@ -21,7 +21,12 @@ Weighting: TypeAlias = Callable[[int], tuple[float, ...]]
 
 
 def increasing_weights(num_exits: int) -> tuple[float, ...]:
-    """Return weights proportional to 1, 2, ..., K that sum to 1: later exits weigh more (the paper's choice)."""
+    """Return weights proportional to 1, 2, ..., K that sum to 1: later exits weigh more (the paper's choice).
+
+    Example:
+        >>> [round(weight, 3) for weight in increasing_weights(3)]
+        [0.167, 0.333, 0.5]
+    """
     total = num_exits * (num_exits + 1) / 2
     return tuple((k + 1) / total for k in range(num_exits))
 
