@@ -4,7 +4,6 @@ The public names, in the order of the pipeline: a model with exits, its training
 leave, running it for real, judging it, shipping it.
 """
 
-# ruff: noqa: I001 - grouped by the steps of the pipeline, not by the alphabet
 # 1 a model with exits, 2 its training
 from eenet.models.heads import conv_head, pooled_linear, token_head
 from eenet.models.model import MultiExitModel

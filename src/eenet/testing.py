@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
-
 from torch import Tensor
 
 from eenet.core.costs import CostTable, standard_budgets
@@ -16,7 +16,15 @@ from eenet.errors import BudgetError, TableError
 from eenet.schedulers.base import Scheduler
 from eenet.schedulers.bounds import static_mix
 
-__all__ = ["check_policy", "check_scheduler", "posterior_optimum", "posterior_table", "synthetic_table", "typed_optimum", "typed_table"]
+__all__ = [
+    "check_policy",
+    "check_scheduler",
+    "posterior_optimum",
+    "posterior_table",
+    "synthetic_table",
+    "typed_optimum",
+    "typed_table",
+]
 
 _LATER = 0.95  # how often the last exit of `posterior_table` is right
 _TYPE_SHARES = (0.5, 0.3, 0.2)  # of easy, middling and hard samples in `typed_table`
@@ -46,10 +54,10 @@ def synthetic_table(
 
 
 def typed_table(num_samples: int = 2000, *, seed: int = 0) -> ExitTable:
-    """Return a table whose best policy is known exactly: three kinds of samples, told apart by the confidence at each exit.
+    """Return a table whose best policy is known exactly: three kinds of samples, told apart by their confidences.
 
-    Easy samples (half) are right at exit 0, middling ones (0.3) from exit 1 on, hard ones (0.2) at exit 2 only. An exit is
-    sure of a sample just where it is right. Costs are 1, 2 and 4.
+    Easy samples (half) are right at exit 0, middling ones (0.3) from exit 1 on, hard ones (0.2) at exit 2 only. An
+    exit is sure of a sample just where it is right. Costs are 1, 2 and 4.
     """
     generator = torch.Generator().manual_seed(seed)
     kind = torch.multinomial(torch.tensor(_TYPE_SHARES), num_samples, replacement=True, generator=generator)
@@ -65,8 +73,8 @@ def typed_table(num_samples: int = 2000, *, seed: int = 0) -> ExitTable:
 def typed_optimum(budget: float) -> float:
     """Return the largest expected utility any policy reaches on draws of `typed_table`.
 
-    Going on to exit 1 with all who are not easy costs 1 each and gains for the share 0.3 / 0.5 of them; going on to exit 2
-    with the hard ones costs 2 each and always gains. So the slopes are 0.6 and 0.5 per unit of cost.
+    Going on to exit 1 with all who are not easy costs 1 each and gains for the share 0.3 / 0.5 of them; going on to
+    exit 2 with the hard ones costs 2 each and always gains. So the slopes are 0.6 and 0.5 per unit of cost.
     """
     easy, middling, hard = _TYPE_SHARES
     first, second = middling + hard, 2 * hard
@@ -77,13 +85,15 @@ def typed_optimum(budget: float) -> float:
 def posterior_table(num_samples: int = 4000, *, seed: int = 0) -> ExitTable:
     """Return a table of two exits whose first probability is calibrated, so that the best rule is a threshold on it.
 
-    The probability of exit 0's choice is uniform on [1/2, 1] and is the chance that it is right; exit 1 is right with chance
-    0.95, whatever was seen. Costs are 1 and 2.
+    The probability of exit 0's choice is uniform on [1/2, 1] and is the chance that it is right; exit 1 is right with
+    chance 0.95, whatever was seen. Costs are 1 and 2.
     """
     generator = torch.Generator().manual_seed(seed)
     sure = 0.5 + 0.5 * torch.rand(num_samples, generator=generator).clamp(1e-6, 1 - 1e-6)
     label = torch.randint(2, (num_samples,), generator=generator)
-    right = torch.stack([torch.rand(num_samples, generator=generator) < sure, torch.rand(num_samples, generator=generator) < _LATER], 1)
+    right = torch.stack(
+        [torch.rand(num_samples, generator=generator) < sure, torch.rand(num_samples, generator=generator) < _LATER], 1
+    )
     odds = torch.stack([(sure / (1 - sure)).log(), torch.full_like(sure, math.log(_LATER / (1 - _LATER)))], 1)
     chosen = torch.where(right, label[:, None], 1 - label[:, None])
     logits = torch.nn.functional.one_hot(chosen, 2) * odds[:, :, None]
@@ -93,8 +103,8 @@ def posterior_table(num_samples: int = 4000, *, seed: int = 0) -> ExitTable:
 def posterior_optimum(budget: float) -> float:
     """Return the largest expected utility any policy reaches on draws of `posterior_table`.
 
-    The least sure samples go on, as long as the last exit is surer: with share ``f`` going on, those left are uniform on
-    ``[1/2 + f/2, 1]``, so the utility is ``(1 - f) (3 + f) / 4 + 0.95 f``.
+    The least sure samples go on, as long as the last exit is surer: with share ``f`` going on, those left are uniform
+    on ``[1/2 + f/2, 1]``, so the utility is ``(1 - f) (3 + f) / 4 + 0.95 f``.
     """
     f = min(max(budget - 1.0, 0.0), 2 * (_LATER - 0.5))
     return (1 - f) * (3 + f) / 4 + _LATER * f
@@ -103,9 +113,9 @@ def posterior_optimum(budget: float) -> float:
 def check_scheduler(scheduler: Scheduler, *, seed: int = 0, never_falls: bool = False) -> None:
     """Check what every scheduler promises, on small synthetic tables.
 
-    The budget is kept on the fitting data; one dial serves all budgets and agrees with fitting anew; fitting twice gives the
-    same; the policy passes `check_policy`; missing labels and impossible budgets are refused; on fresh data the policy is no
-    worse than the best blind mix of exits at equal cost, beyond noise.
+    The budget is kept on the fitting data; one dial serves all budgets and agrees with fitting anew; fitting twice
+    gives the same; the policy passes `check_policy`; missing labels and impossible budgets are refused; on fresh data
+    the policy is no worse than the best blind mix of exits at equal cost, beyond noise.
 
     Args:
         scheduler: To be checked.
@@ -126,14 +136,19 @@ def check_scheduler(scheduler: Scheduler, *, seed: int = 0, never_falls: bool = 
         _require(cost <= budget, f"budget {budget:g} is exceeded on the fitting data: {cost:.9g}")
         spent, gained = on_test.expected(policy, costs)
         floor = static_mix(val, test, costs, max(spent, costs.low)).utility
-        _require(gained >= floor - 0.03, f"at cost {spent:g} a blind mix of exits is better: {floor:.4f} against {gained:.4f}")
+        _require(
+            gained >= floor - 0.03,
+            f"at cost {spent:g} a blind mix of exits is better: {floor:.4f} against {gained:.4f}",
+        )
         utilities.append(utility)
     if never_falls:
-        falls = any(later < earlier - 1e-9 for earlier, later in zip(utilities, utilities[1:], strict=False))
+        falls = any(later < earlier - 1e-9 for earlier, later in pairwise(utilities))
         _require(not falls, f"a larger budget lowers utility on the fitting data: {utilities}")
     middle = standard_budgets(costs)[5]
     once, twice = scheduler.fit(val, costs, budget=middle), scheduler.fit(val, costs, budget=middle)
-    _require(bool((on_test.exit_index(once) == on_test.exit_index(twice)).all()), "fitting twice gives different policies")
+    _require(
+        bool((on_test.exit_index(once) == on_test.exit_index(twice)).all()), "fitting twice gives different policies"
+    )
     check_policy(once, test)
     _refuses(scheduler, val, costs)
 
@@ -154,10 +169,16 @@ def check_policy(policy: Policy, table: ExitTable) -> None:
     _require(trace.log_probs.exp().sum(dim=1).sub(1).abs().max().item() < 1e-3, "answers are no log-probabilities")
     ids = torch.arange(table.num_samples)
     for size in (1, 7, 64):
-        for rows in ids[: 3 * size].split(size):
-            _require(bool((_stops(policy, table, rows) == trace.exit_index[rows]).all()), f"decisions change in batches of {size}")
+        for rows in torch.split(ids[: 3 * size], size):
+            _require(
+                bool((_stops(policy, table, rows) == trace.exit_index[rows]).all()),
+                f"decisions change in batches of {size}",
+            )
     shuffled = torch.randperm(table.num_samples, generator=torch.Generator().manual_seed(0))[:200]
-    _require(bool((_stops(policy, table, shuffled) == trace.exit_index[shuffled]).all()), "decisions depend on the order of samples")
+    _require(
+        bool((_stops(policy, table, shuffled) == trace.exit_index[shuffled]).all()),
+        "decisions depend on the order of samples",
+    )
 
 
 def _stops(policy: Policy, table: ExitTable, rows: Tensor) -> Tensor:
@@ -173,12 +194,20 @@ def _stops(policy: Policy, table: ExitTable, rows: Tensor) -> Tensor:
 
 def _refuses(scheduler: Scheduler, val: ExitTable, costs: CostTable) -> None:
     blind = ExitTable(logits=val.logits, costs=costs)
-    for table, budget, wanted in ((blind, costs.high, TableError), (val, costs.low / 2, BudgetError), (val, "nonsense", BudgetError)):
+    for table, budget, wanted in (
+        (blind, costs.high, TableError),
+        (val, costs.low / 2, BudgetError),
+        (val, "nonsense", BudgetError),
+    ):
         try:
             policy = scheduler.fit(table, costs, budget=budget)
         except wanted:
             continue
-        _require(False, f"budget {budget} on a table {'with' if table is val else 'without'} labels is accepted: {type(policy).__name__}")
+        _require(
+            False,
+            f"budget {budget} on a table {'with' if table is val else 'without'} labels is accepted: "
+            f"{type(policy).__name__}",
+        )
 
 
 def _require(holds: bool, message: str) -> None:

@@ -14,7 +14,17 @@ COSTS = CostTable((2.0, 4.0, 5.0), "ms", reference=4.0)
 
 @pytest.mark.parametrize(
     ("asked", "value"),
-    [(2.5, 2.5), (3, 3.0), ("2.5", 2.5), ("2.5ms", 2.5), ("2500 us", 2.5), ("0.0025s", 2.5), ("75%", 3.0), (" 50 % ", 2.0), ("1e1", 10.0)],
+    [
+        (2.5, 2.5),
+        (3, 3.0),
+        ("2.5", 2.5),
+        ("2.5ms", 2.5),
+        ("2500 us", 2.5),
+        ("0.0025s", 2.5),
+        ("75%", 3.0),
+        (" 50 % ", 2.0),
+        ("1e1", 10.0),
+    ],
 )
 def test_budgets_by_hand(asked, value):
     assert COSTS.budget(asked).value == pytest.approx(value)
@@ -35,7 +45,10 @@ def test_one_mac_is_two_flops():
     assert macs.budget("2.4e-3 GFLOPs").value == pytest.approx(1.2)
 
 
-@pytest.mark.parametrize("asked", ["", "much", "nan", "inf", "-inf", "60%%", "3 apples", "2.5 MFLOPs", "1,5", "%", True, float("nan"), math.inf])
+@pytest.mark.parametrize(
+    "asked",
+    ["", "much", "nan", "inf", "-inf", "60%%", "3 apples", "2.5 MFLOPs", "1,5", "%", True, float("nan"), math.inf],
+)
 def test_what_is_no_budget_is_refused(asked):
     with pytest.raises(BudgetError, match="budget"):
         COSTS.budget(asked)

@@ -39,7 +39,8 @@ def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path):
     target.write_text("old")
     code = (
         "import sys, time\nfrom eenet.core.files import atomic_path\n"
-        "with atomic_path(sys.argv[1]) as draft:\n    draft.write_text('ne')\n    print('writing', flush=True)\n    time.sleep(60)\n"
+        "with atomic_path(sys.argv[1]) as draft:\n    draft.write_text('ne')\n    print('writing', flush=True)\n  "
+        "  time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"writing\n"

@@ -30,7 +30,13 @@ def test_given_utility_wins():
 @pytest.mark.parametrize("name", ["table.npz", "table"])
 def test_a_table_survives_the_disk(tmp_path, name):
     table = synthetic_table(50)
-    table = ExitTable(logits=table.logits, labels=table.labels, features=torch.randn(50, 4, 3), costs=CostTable((1.0, 2.0, 3.0, 4.0), "ms", 3.5), split="val")
+    table = ExitTable(
+        logits=table.logits,
+        labels=table.labels,
+        features=torch.randn(50, 4, 3),
+        costs=CostTable((1.0, 2.0, 3.0, 4.0), "ms", 3.5),
+        split="val",
+    )
     table.save(tmp_path / name)
     table.save(tmp_path / name)  # replacing an earlier one
     again = ExitTable.load(tmp_path / name)
@@ -64,7 +70,10 @@ def test_probabilities_serve_as_well(tmp_path, dtype):
 
 BAD = {
     "nan": ({"logits": np.where(np.arange(12).reshape(3, 2, 2) == 5, np.nan, 0.0)}, "logits of row 1 holds NaN"),
-    "inf": ({"logits": np.where(np.arange(12).reshape(3, 2, 2) == 11, np.inf, 0.0)}, "logits of row 2 holds NaN or infinity"),
+    "inf": (
+        {"logits": np.where(np.arange(12).reshape(3, 2, 2) == 11, np.inf, 0.0)},
+        "logits of row 2 holds NaN or infinity",
+    ),
     "huge": ({"logits": np.full((3, 2, 2), 1e300)}, "finite float32"),
     "labels too large": ({"labels": np.array([0, 1, 2])}, "labels of row 2, 2, is out of range"),
     "labels negative": ({"labels": np.array([0, -1, 1])}, "labels of row 1"),
@@ -97,7 +106,9 @@ def test_bad_tables_are_refused_by_name(tmp_path, case):
 @pytest.mark.parametrize("probs", [[[0.5, 0.4], [0.5, 0.5]], [[-0.1, 1.1], [0.5, 0.5]]])
 def test_probabilities_that_do_not_sum_to_one_are_refused(tmp_path, probs):
     with pytest.raises(TableError, match="probs of row 1, exit 0"):
-        ExitTable.load(write(tmp_path / "t.npz", probs=np.array([[[0.5, 0.5], [0.5, 0.5]], probs]), labels=np.array([0, 1])))
+        ExitTable.load(
+            write(tmp_path / "t.npz", probs=np.array([[[0.5, 0.5], [0.5, 0.5]], probs]), labels=np.array([0, 1]))
+        )
 
 
 def test_missing_outputs_name_what_was_found(tmp_path):

@@ -81,13 +81,21 @@ def test_geometric_shares_meet_their_cost(steps, fraction):
 
 def test_geometric_shares_closed_form():
     # two exits of cost 1 and 2: the share going on is the budget minus 1
-    assert torch.allclose(geometric_shares(torch.tensor([1.3], dtype=torch.float64), torch.tensor([1.0, 2.0], dtype=torch.float64)), torch.tensor([[0.7, 0.3]], dtype=torch.float64))
+    assert torch.allclose(
+        geometric_shares(torch.tensor([1.3], dtype=torch.float64), torch.tensor([1.0, 2.0], dtype=torch.float64)),
+        torch.tensor([[0.7, 0.3]], dtype=torch.float64),
+    )
 
 
 def test_outcomes_by_hand():
     scores = torch.tensor([[0.9, 0.0], [0.2, 0.0]])
     utility = torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
-    cost, gain = outcomes(scores, utility, torch.tensor([1.0, 3.0], dtype=torch.float64), torch.tensor([[0.5, -INF], [-INF, -INF], [INF, -INF]]))
+    cost, gain = outcomes(
+        scores,
+        utility,
+        torch.tensor([1.0, 3.0], dtype=torch.float64),
+        torch.tensor([[0.5, -INF], [-INF, -INF], [INF, -INF]]),
+    )
     assert cost.tolist() == [2.0, 1.0, 3.0]
     assert gain.tolist() == [1.0, 0.5, 1.0]
 

@@ -1,6 +1,6 @@
 """Confidences: functions of the log-probabilities seen so far; larger means surer.
 
-Those of one exit take ``Float[Tensor, "*batch class"]``, those of a history take ``Float[Tensor, "sample seen class"]``.
+Those of one exit take ``Float[Tensor, "*batch class"]``, those of a history ``Float[Tensor, "sample seen class"]``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ __all__ = ["certainty", "margin", "max_prob", "streak", "vote_share"]
 def max_prob(log_probs: Float[Tensor, "*batch class"]) -> Float[Tensor, "*batch"]:
     """Log-odds of the most probable class.
 
-    Orders samples as the largest probability does, but does not saturate: in float32 that probability is exactly 1.0 for
-    many samples of a well-trained network, while its log-odds, taken from the other classes, still tell them apart.
+    Orders samples as the largest probability does, but does not saturate: in float32 that probability is exactly 1.0
+    for many samples of a well-trained network, while its log-odds, taken from the other classes, still tell them apart.
 
     Source:
         MSDNet (Huang et al., ICLR 2018), the largest softmax probability.

@@ -85,7 +85,9 @@ class CostTable:
             values = tuple(float(value) for value in self.cumulative)
             reference = None if self.reference is None else float(self.reference)
         except (TypeError, ValueError) as error:
-            raise TableError(f"costs {self.cumulative!r} are not numbers: {error}. Give one number per exit.") from error
+            raise TableError(
+                f"costs {self.cumulative!r} are not numbers: {error}. Give one number per exit."
+            ) from error
         object.__setattr__(self, "cumulative", values)
         object.__setattr__(self, "reference", reference)
         if len(values) < 2:
@@ -95,7 +97,8 @@ class CostTable:
             if not math.isfinite(value) or value <= previous:
                 limit = "0" if k == 0 else f"{previous:g} {self.unit} of exit {k - 1}"
                 raise TableError(
-                    f"costs of exit {k}, {value:g} {self.unit}, are not increasing: they must be finite and above {limit}. "
+                    f"costs of exit {k}, {value:g} {self.unit}, are not increasing: they must be finite and above "
+                    f"{limit}. "
                     "Give the cumulative cost of leaving at each exit."
                 )
             previous = value
@@ -170,8 +173,9 @@ class CostTable:
         if amount < self.low:
             percent = 100 * self.low / self.full
             raise BudgetError(
-                f"budget {meaning} per sample is out of reach: leaving at exit 0 costs {self.low:g} {self.unit}, running to "
-                f"exit {self.num_exits - 1} costs {self.high:g} {self.unit}. Pass a budget in [{self.low:g}, {self.high:g}] "
+                f"budget {meaning} per sample is out of reach: leaving at exit 0 costs {self.low:g} {self.unit}, "
+                f"running to exit {self.num_exits - 1} costs {self.high:g} {self.unit}. "
+                f"Pass a budget in [{self.low:g}, {self.high:g}] "
                 f"{self.unit}, that is from {percent:.4g}% upwards."
             )
         return Budget(amount, text, meaning)
@@ -181,8 +185,8 @@ class CostTable:
         match = _BUDGET.fullmatch(text)
         if match is None or not math.isfinite(float(match[1])):
             raise BudgetError(
-                f"budget {shown!r} is no mean cost per sample: it must be a finite number, alone or with a unit or a percent "
-                f"sign. Write for example {self.low:g}, '{self.high:g}{self.unit}' or '60%'."
+                f"budget {shown!r} is no mean cost per sample: it must be a finite number, alone or with a unit or "
+                f"a percent sign. Write for example {self.low:g}, '{self.high:g}{self.unit}' or '60%'."
             )
         amount, unit = float(match[1]), match[2]
         if unit == "%":
@@ -209,7 +213,9 @@ class CostTable:
             TableError: A key is missing or a value is no cost.
         """
         if not isinstance(value, dict) or not isinstance(value.get("cumulative"), list) or "unit" not in value:
-            raise TableError("costs are incomplete: keys 'cumulative' (a list) and 'unit' are needed. Write them again.")
+            raise TableError(
+                "costs are incomplete: keys 'cumulative' (a list) and 'unit' are needed. Write them again."
+            )
         return cls(tuple(value["cumulative"]), value["unit"], value.get("reference"))
 
 

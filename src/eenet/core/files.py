@@ -44,7 +44,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"output {target} cannot be written: {target.parent} is not a folder. Choose another.") from error
+        raise InputError(
+            f"output {target} cannot be written: {target.parent} is not a folder. Choose another."
+        ) from error
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         draft = scratch / target.name
@@ -113,7 +115,9 @@ def load_tensors(path: str | os.PathLike[str], what: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"{what} {path} cannot be read: it is no complete safetensors file ({error}). Write it again.") from error
+        raise InputError(
+            f"{what} {path} cannot be read: it is no complete safetensors file ({error}). Write it again."
+        ) from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -52,9 +52,13 @@ class ConfidenceScorer(Scorer):
     def __init__(self, confidence: str | Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         if isinstance(confidence, str) and confidence not in confidences.__all__:
-            raise InputError(f"confidence {confidence!r} is unknown: there are {', '.join(confidences.__all__)}. Use one of them.")
+            raise InputError(
+                f"confidence {confidence!r} is unknown: there are {', '.join(confidences.__all__)}. Use one of them."
+            )
         self.confidence = confidence
-        self.function: Callable[[Tensor], Tensor] = getattr(confidences, confidence) if isinstance(confidence, str) else confidence
+        self.function: Callable[[Tensor], Tensor] = (
+            getattr(confidences, confidence) if isinstance(confidence, str) else confidence
+        )
         self.of_history = confidence in ("vote_share", "streak")
 
     def forward(
@@ -66,7 +70,9 @@ class ConfidenceScorer(Scorer):
     def settings(self) -> dict[str, object]:
         """Return the name of the confidence."""
         if not isinstance(self.confidence, str):
-            raise InputError("policy cannot be saved: its confidence is a function of yours. Pass the name of a built-in one.")
+            raise InputError(
+                "policy cannot be saved: its confidence is a function of yours. Pass the name of a built-in one."
+            )
         return {"confidence": self.confidence}
 
 
@@ -88,9 +94,14 @@ class Policy(nn.Module, ABC):
     def __init__(self, thresholds: Float[Tensor, " exit"]) -> None:
         super().__init__()
         if thresholds.dim() != 1 or len(thresholds) < 2:
-            raise ShapeError(f"thresholds of shape {tuple(thresholds.shape)} do not fit: one per exit is needed, at least 2.")
+            raise ShapeError(
+                f"thresholds of shape {tuple(thresholds.shape)} do not fit: one per exit is needed, at least 2."
+            )
         if thresholds.isnan().any() or thresholds[-1] != -math.inf:
-            raise InputError(f"thresholds {thresholds.tolist()} are no rule: none may be NaN and the last is -inf, so that all leave.")
+            raise InputError(
+                f"thresholds {thresholds.tolist()} are no rule: none may be NaN and the last is -inf, so that all "
+                f"leave."
+            )
         self.register_buffer("thresholds", thresholds.detach().float().clone())
 
     @property
@@ -178,9 +189,13 @@ class MixedPolicy(Policy):
 
     def __init__(self, a: Policy, b: Policy, weight: float, seed: int = 0) -> None:
         if not 0 <= weight <= 1:
-            raise InputError(f"weight {weight:g} is no probability: it must lie in [0, 1]. Give the share that follows policy a.")
+            raise InputError(
+                f"weight {weight:g} is no probability: it must lie in [0, 1]. Give the share that follows policy a."
+            )
         if a.num_exits != b.num_exits:
-            raise ShapeError(f"policies of {a.num_exits} and {b.num_exits} exits cannot be mixed. Fit both on the same table.")
+            raise ShapeError(
+                f"policies of {a.num_exits} and {b.num_exits} exits cannot be mixed. Fit both on the same table."
+            )
         super().__init__(torch.full((a.num_exits,), -math.inf))
         self.a, self.b = a, b
         self.weight, self.seed = float(weight), int(seed)
@@ -193,7 +208,9 @@ class MixedPolicy(Policy):
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
     ) -> Float[Tensor, " sample"]:
         """Refuse: a mixed policy has no single score; look at ``a`` and ``b``, or call `leaves`."""
-        raise InputError("score of a mixed policy is undefined: two rules share the samples. Use leaves(), or .a and .b.")
+        raise InputError(
+            "score of a mixed policy is undefined: two rules share the samples. Use leaves(), or .a and .b."
+        )
 
     def leaves(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +27,13 @@ class ExitTable:
     """Outputs of all exits on a set of samples, with what they were worth.
 
     Attributes:
-        logits: ``[sample, exit, class]``: raw outputs; any floating type, possibly memory-mapped. Log-probabilities serve
-            as well.
+        logits: ``[sample, exit, class]``: raw outputs; any floating type, possibly memory-mapped. Log-probabilities
+            serve as well.
         labels: ``[sample]``: class of each sample, where known.
         utility: ``[sample, exit]`` in [0, 1]: what it is worth to answer at each exit. Derived from labels (1 where the
             largest logit is right) unless given; None where neither is known.
-        features: ``[sample, exit, feature]``: what schedulers may use besides logits, for example the pooled embedding at
-            each exit.
+        features: ``[sample, exit, feature]``: what schedulers may use besides logits, for example the pooled embedding
+            at each exit.
         confidence: ``[sample, exit]``: a ready-made confidence of each exit (dense tasks: the mean over pixels).
         costs: What leaving at each exit costs, where known.
         split: Name of the split the samples come from.
@@ -42,7 +43,9 @@ class ExitTable:
         ShapeError: Arrays whose shapes disagree.
 
     Example:
-        >>> table = ExitTable(logits=torch.tensor([[[2.0, 0.0], [3.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]]), labels=torch.tensor([0, 1]))
+        >>> table = ExitTable(
+        ...     logits=torch.tensor([[[2.0, 0.0], [3.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]]), labels=torch.tensor([0, 1])
+        ... )
         >>> table.utility
         tensor([[1., 1.],
                 [0., 1.]])
@@ -75,7 +78,8 @@ class ExitTable:
             object.__setattr__(self, "utility", self._right(labels))
         if self.costs is not None and self.costs.num_exits != self.num_exits:
             raise ShapeError(
-                f"costs of {self.costs.num_exits} exits do not fit: logits have {self.num_exits} exits. Give one cost per exit."
+                f"costs of {self.costs.num_exits} exits do not fit: logits have {self.num_exits} exits. Give one "
+                f"cost per exit."
             )
 
     @property
@@ -113,7 +117,10 @@ class ExitTable:
             TableError: The table has neither labels nor utility.
         """
         if self.utility is None:
-            raise TableError(f"table {self.split or '(unnamed)'!r} lacks labels: {what} needs 'labels' or 'utility'. Add one of them.")
+            raise TableError(
+                f"table {self.split or '(unnamed)'!r} lacks labels: {what} needs 'labels' or 'utility'. Add one of "
+                f"them."
+            )
         return self.utility.double()
 
     def require_costs(self) -> CostTable:
@@ -123,7 +130,9 @@ class ExitTable:
             TableError: The table carries none.
         """
         if self.costs is None:
-            raise TableError("costs are missing: the table has no key 'costs' and none were given. Add it, or pass costs.")
+            raise TableError(
+                "costs are missing: the table has no key 'costs' and none were given. Add it, or pass costs."
+            )
         return self.costs
 
     def with_costs(self, costs: CostTable) -> ExitTable:
@@ -132,7 +141,7 @@ class ExitTable:
 
     def select(self, rows: slice | Int[Tensor, " row"]) -> ExitTable:
         """Return the table of some rows, in that order."""
-        picked = {
+        picked: dict[str, Any] = {
             key: None if getattr(self, key) is None else getattr(self, key)[rows]
             for key in ("logits", "labels", "utility", "features", "confidence")
         }
@@ -150,15 +159,17 @@ class ExitTable:
         for i, table in enumerate(tables):
             if table.logits.shape[1:] != first.logits.shape[1:]:
                 raise ShapeError(
-                    f"table {i} of shape {tuple(table.logits.shape)} does not fit: table 0 has {first.num_exits} exits and "
-                    f"{first.num_classes} classes. Record both with the same model."
+                    f"table {i} of shape {tuple(table.logits.shape)} does not fit: table 0 has {first.num_exits} "
+                    f"exits and {first.num_classes} classes. Record both with the same model."
                 )
-        pooled: dict[str, Tensor | None] = {}
+        pooled: dict[str, Any] = {}
         for key in ("logits", "labels", "utility", "features", "confidence"):
             parts = [getattr(table, key) for table in tables]
             missing = [part is None for part in parts]
             if any(missing) and not all(missing):
-                raise TableError(f"{key} is missing in table {missing.index(True)}: another table has it. Give it in all or none.")
+                raise TableError(
+                    f"{key} is missing in table {missing.index(True)}: another table has it. Give it in all or none."
+                )
             pooled[key] = None if missing[0] else torch.cat(parts)
         return replace(first, **pooled)
 
@@ -167,7 +178,8 @@ class ExitTable:
         """Build a table from probabilities instead of logits.
 
         Args:
-            probs: ``[sample, exit, class]``; each row of each exit sums to 1 within 1e-3; zeros are clamped to the smallest float32.
+            probs: ``[sample, exit, class]``; each row of each exit sums to 1 within 1e-3; zeros are clamped to the
+                smallest float32.
             **others: The other attributes of the table.
 
         Raises:
@@ -175,7 +187,9 @@ class ExitTable:
         """
         probs = torch.as_tensor(probs)
         if probs.dim() != 3:
-            raise ShapeError(f"probs of shape {tuple(probs.shape)} do not fit: [sample, exit, class] is needed. Reshape them.")
+            raise ShapeError(
+                f"probs of shape {tuple(probs.shape)} do not fit: [sample, exit, class] is needed. Reshape them."
+            )
         _check_finite("probs", probs)
         logits = torch.empty(probs.shape, dtype=torch.float32)
         for start in range(0, probs.shape[0], 4096):
@@ -184,8 +198,8 @@ class ExitTable:
             if bad.any():
                 row, k = (int(i) for i in bad.nonzero()[0])
                 raise TableError(
-                    f"probs of row {start + row}, exit {k}, sum to {float(part[row, k].sum()):g}: probabilities are not negative "
-                    "and sum to 1 within 0.001. Normalise them, or pass the raw outputs as 'logits'."
+                    f"probs of row {start + row}, exit {k}, sum to {float(part[row, k].sum()):g}: probabilities "
+                    "are not negative and sum to 1 within 0.001. Normalise them, or pass the raw outputs as 'logits'."
                 )
             logits[start : start + 4096] = part.clamp_min(torch.finfo(torch.float32).tiny).log().float()
         return cls(logits=logits, **others)  # type: ignore[arg-type]
@@ -194,8 +208,8 @@ class ExitTable:
     def load(cls, path: str | os.PathLike[str]) -> ExitTable:
         """Read a table from an ``.npz`` file or from a folder of ``.npy`` files, which is memory-mapped.
 
-        Keys: ``logits`` or ``probs``, ``labels``, ``utility``, ``costs``, ``cost_unit``, ``cost_reference``, ``features``,
-        ``confidence``, ``split``. Other keys are ignored. Nothing is ever unpickled. Probabilities are converted while
+        Keys: ``logits`` or ``probs``, ``labels``, ``utility``, ``costs``, ``cost_unit``, ``cost_reference``,
+        ``features``, ``confidence``, ``split``. Other keys are ignored. Nothing is ever unpickled. Probabilities are converted while
         loading and then take memory; store logits to work on tables larger than memory.
 
         Raises:
@@ -211,7 +225,9 @@ class ExitTable:
         if "probs" in arrays:
             return cls.from_probs(_tensor("probs", arrays["probs"]), costs=costs, split=split, **others)
         found = ", ".join(sorted(arrays)) or "none"
-        raise TableError(f"table {path} lacks outputs: key 'logits' or 'probs' is needed, found {found}. Save one of them.")
+        raise TableError(
+            f"table {path} lacks outputs: key 'logits' or 'probs' is needed, found {found}. Save one of them."
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table, atomically: an ``.npz`` file if the name ends so, else a folder of ``.npy`` files."""
@@ -232,7 +248,9 @@ class ExitTable:
 
 def _tensor(key: str, array: np.ndarray) -> Tensor:
     if array.dtype.kind not in "fiu":
-        raise TableError(f"{key} of type {array.dtype} cannot be used: numbers are needed. Save them as float32 or int64.")
+        raise TableError(
+            f"{key} of type {array.dtype} cannot be used: numbers are needed. Save them as float32 or int64."
+        )
     return torch.from_numpy(array)
 
 
@@ -240,52 +258,77 @@ def _costs_of(arrays: dict[str, np.ndarray]) -> CostTable | None:
     if "costs" not in arrays:
         return None
     if "cost_unit" not in arrays:
-        raise TableError("cost_unit is missing: 'costs' without a unit mean nothing. Save 'cost_unit', for example 'ms'.")
+        raise TableError(
+            "cost_unit is missing: 'costs' without a unit mean nothing. Save 'cost_unit', for example 'ms'."
+        )
     values = np.atleast_1d(arrays["costs"])
     if values.ndim != 1 or values.dtype.kind not in "fiu":
-        raise TableError(f"costs of shape {values.shape} and type {values.dtype} do not fit: one number per exit is needed.")
+        raise TableError(
+            f"costs of shape {values.shape} and type {values.dtype} do not fit: one number per exit is needed."
+        )
     reference = arrays.get("cost_reference")
     known = reference is not None and reference.size == 1
-    return CostTable(tuple(values.tolist()), str(arrays["cost_unit"]), float(reference.item()) if known and reference is not None else None)
+    return CostTable(
+        tuple(values.tolist()),
+        str(arrays["cost_unit"]),
+        float(reference.item()) if known and reference is not None else None,
+    )
 
 
 def _check_shapes(table: ExitTable) -> None:
     if table.logits.dim() != 3:
-        raise ShapeError(f"logits of shape {tuple(table.logits.shape)} do not fit: [sample, exit, class] is needed. Reshape them.")
+        raise ShapeError(
+            f"logits of shape {tuple(table.logits.shape)} do not fit: [sample, exit, class] is needed. Reshape them."
+        )
     n, exits, classes = table.logits.shape
     if n == 0:
         raise TableError(f"logits of shape {(n, exits, classes)} hold no samples: at least 1 is needed. Record some.")
     if exits < 2:
-        raise TableError(f"logits of shape {(n, exits, classes)} have {exits} exit: a choice needs at least 2. Attach an early exit.")
+        raise TableError(
+            f"logits of shape {(n, exits, classes)} have {exits} exit: a choice needs at least 2. Attach an early exit."
+        )
     if classes < 2:
         raise TableError(f"logits of shape {(n, exits, classes)} have {classes} class: at least 2 are needed.")
     wanted = {"labels": (n,), "utility": (n, exits), "confidence": (n, exits), "features": (n, exits, "any number")}
     for key, shape in wanted.items():
         value = getattr(table, key)
         if value is not None and (value.dim() != len(shape) or value.shape[: min(2, len(shape))] != shape[:2]):
-            raise ShapeError(f"{key} of shape {tuple(value.shape)} does not fit: logits have {n} samples and {exits} exits, so {shape} is needed.")
+            raise ShapeError(
+                f"{key} of shape {tuple(value.shape)} does not fit: logits have {n} samples and {exits} exits, so "
+                f"{shape} is needed."
+            )
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TableError(f"labels of type {labels.dtype} cannot be used: class numbers are integers. Convert them to int64.")
+        raise TableError(
+            f"labels of type {labels.dtype} cannot be used: class numbers are integers. Convert them to int64."
+        )
     bad = (labels < 0) | (labels >= classes)
     if bad.any():
         row = int(bad.nonzero()[0])
-        raise TableError(f"labels of row {row}, {int(labels[row])}, is out of range: there are {classes} classes, 0 to {classes - 1}. Correct it or drop the row.")
+        raise TableError(
+            f"labels of row {row}, {int(labels[row])}, is out of range: there are {classes} classes, 0 to "
+            f"{classes - 1}. Correct it or drop the row."
+        )
 
 
 def _check_finite(key: str, values: Tensor | None) -> None:
     if values is None:
         return
     if not values.is_floating_point():
-        raise TableError(f"{key} of type {values.dtype} cannot be used: floating point numbers are needed. Convert them to float32.")
+        raise TableError(
+            f"{key} of type {values.dtype} cannot be used: floating point numbers are needed. Convert them to float32."
+        )
     step = max(1, _CHUNK_BYTES // (4 * max(1, values[0].numel())))
     for start in range(0, values.shape[0], step):
         part = values[start : start + step].float()
         if not torch.isfinite(part).all():
             row = start + int((~torch.isfinite(part)).flatten(1).any(dim=1).nonzero()[0])
-            raise TableError(f"{key} of row {row} holds NaN or infinity: every value must be a finite float32. Drop or repair the row.")
+            raise TableError(
+                f"{key} of row {row} holds NaN or infinity: every value must be a finite float32. Drop or repair "
+                f"the row."
+            )
 
 
 def _check_utility(utility: Tensor) -> None:

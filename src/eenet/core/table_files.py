@@ -14,7 +14,18 @@ from eenet.errors import TableError
 
 __all__ = ["KEYS", "cost_arrays", "read", "write"]
 
-KEYS = ("logits", "probs", "labels", "utility", "costs", "cost_unit", "cost_reference", "features", "confidence", "split")
+KEYS = (
+    "logits",
+    "probs",
+    "labels",
+    "utility",
+    "costs",
+    "cost_unit",
+    "cost_reference",
+    "features",
+    "confidence",
+    "split",
+)
 _DAMAGED = (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, NotImplementedError)
 
 
@@ -36,7 +47,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         except _DAMAGED as error:
             raise _damaged(source, "", error) from error
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise TableError(f"table {path} is a single array: an .npz file with keys is needed. Save it with numpy.savez.")
+            raise TableError(
+                f"table {path} is a single array: an .npz file with keys is needed. Save it with numpy.savez."
+            )
         with archive:
             return {key: _read_member(archive, key, source) for key in KEYS if key in archive.files}
 
@@ -46,7 +59,7 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
     with atomic_path(path) as draft:
         if Path(path).suffix == ".npz":
             with draft.open("wb") as handle:
-                np.savez(handle, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+                np.savez(handle, allow_pickle=False, **arrays)
             return
         draft.mkdir()
         for key, array in arrays.items():
@@ -81,7 +94,10 @@ def _read_member(archive: np.lib.npyio.NpzFile, key: str, source: Path) -> np.nd
 def _damaged(source: Path, where: str, error: Exception) -> TableError:
     if "pickle" in str(error).lower():
         return TableError(
-            f"table {source} {where}cannot be read: it holds pickled Python objects, which are never loaded, or is no numpy file. "
+            f"table {source} {where}cannot be read: it holds pickled Python objects, which are never loaded, or is "
+            f"no numpy file. "
             "Save plain arrays with numpy.savez."
         )
-    return TableError(f"table {source} {where}cannot be read: the file is truncated or damaged ({error}). Write it again.")
+    return TableError(
+        f"table {source} {where}cannot be read: the file is truncated or damaged ({error}). Write it again."
+    )

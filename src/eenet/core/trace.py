@@ -41,7 +41,9 @@ def exit_distribution(exit_index: Int[Tensor, " sample"], num_exits: int) -> Flo
     return torch.bincount(exit_index, minlength=num_exits).double() / len(exit_index)
 
 
-def first_exit(scores: Float[Tensor, "sample exit"], thresholds: Float[Tensor, "*sample exit"]) -> Int[Tensor, " sample"]:
+def first_exit(
+    scores: Float[Tensor, "sample exit"], thresholds: Float[Tensor, "*sample exit"]
+) -> Int[Tensor, " sample"]:
     """Return the first exit where the score reaches the threshold."""
     return (scores >= thresholds).int().argmax(dim=1)
 
@@ -66,7 +68,9 @@ def replay(policy: Policy, table: ExitTable, costs: CostTable | None = None) -> 
     exit_index = replayer.exit_index(policy)
     cumulative = torch.tensor(costs.cumulative, dtype=torch.float64)
     if len(cumulative) != table.num_exits:
-        raise ShapeError(f"costs of {len(cumulative)} exits do not fit: the table has {table.num_exits}. Give one cost per exit.")
+        raise ShapeError(
+            f"costs of {len(cumulative)} exits do not fit: the table has {table.num_exits}. Give one cost per exit."
+        )
     return ExitTrace(exit_index, _answers(policy, table, exit_index), cumulative[exit_index])
 
 
@@ -96,7 +100,8 @@ class Replayer:
         """
         if policy.num_exits != self.table.num_exits:
             raise ShapeError(
-                f"policy of {policy.num_exits} exits does not fit: the table has {self.table.num_exits}. Fit it on tables of this model."
+                f"policy of {policy.num_exits} exits does not fit: the table has {self.table.num_exits}. Fit it on "
+                f"tables of this model."
             )
         if isinstance(policy, MixedPolicy):
             return torch.where(policy.follows_a(self._ids), self.exit_index(policy.a), self.exit_index(policy.b))
@@ -107,7 +112,8 @@ class Replayer:
         """Return what each sample's answer was worth.
 
         Raises:
-            TableError: The table has neither labels nor utility, or a policy that combines exits meets a table without labels.
+            TableError: The table has neither labels nor utility, or a policy that combines exits meets a table without
+                labels.
         """
         utility = self.table.require_utility("judging a policy")
         exit_index = self.exit_index(policy)

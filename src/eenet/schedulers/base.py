@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -101,7 +100,9 @@ class Scheduler(ABC):
     seed: int = 0
 
     @abstractmethod
-    def sweep(self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None) -> Dial:
+    def sweep(
+        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
+    ) -> Dial:
         """Fit once for all budgets.
 
         Args:

@@ -45,7 +45,11 @@ def static_mix(val: ExitTable, test: ExitTable, costs: CostTable, budget: Budget
     shares = torch.zeros(costs.num_exits, dtype=torch.float64)
     below = max(i for i in hull if costs.cumulative[i] <= value)
     above = next((i for i in hull if costs.cumulative[i] > value), below)
-    weight = 0.0 if above == below else (value - costs.cumulative[below]) / (costs.cumulative[above] - costs.cumulative[below])
+    weight = (
+        0.0
+        if above == below
+        else (value - costs.cumulative[below]) / (costs.cumulative[above] - costs.cumulative[below])
+    )
     shares[below] += 1 - weight
     shares[above] += weight
     return BoundPoint(
@@ -58,9 +62,9 @@ def static_mix(val: ExitTable, test: ExitTable, costs: CostTable, budget: Budget
 def oracle(test: ExitTable, costs: CostTable, budget: BudgetLike) -> BoundPoint:
     """Return the upper bound ``oracle``: the best any assignment of exits could do, knowing what each answer is worth.
 
-    A fractional knapsack with one choice per sample: each sample's exits form a concave frontier of cost and utility; its
-    steps, over all samples, are taken in order of gain per cost until the budget is spent. Bounds every policy that answers
-    with one exit; mostly luck with labels, hence no goal.
+    A fractional knapsack with one choice per sample: each sample's exits form a concave frontier of cost and utility;
+    its steps, over all samples, are taken in order of gain per cost until the budget is spent. Bounds every policy
+    that answers with one exit; mostly luck with labels, hence no goal.
 
     Args:
         test: With labels or utility.
@@ -88,12 +92,20 @@ def oracle(test: ExitTable, costs: CostTable, budget: BudgetLike) -> BoundPoint:
     rows = order[:taken] // step_cost.shape[1]
     final.scatter_reduce_(0, rows, level.flatten()[order[:taken]], reduce="amax")
     shares = torch.bincount(final, minlength=exits).double() / n
-    cost = costs.low + (float(spent[taken - 1]) if taken else 0.0) + part * (float(step_cost.flatten()[order[taken]]) / n if part else 0.0)
-    return BoundPoint(cost=min(cost, value), utility=(float(utility[:, 0].sum()) + total) / n, distribution=tuple(shares.tolist()))
+    cost = (
+        costs.low
+        + (float(spent[taken - 1]) if taken else 0.0)
+        + part * (float(step_cost.flatten()[order[taken]]) / n if part else 0.0)
+    )
+    return BoundPoint(
+        cost=min(cost, value), utility=(float(utility[:, 0].sum()) + total) / n, distribution=tuple(shares.tolist())
+    )
 
 
-def _concave_steps(utility: Float[Tensor, "sample exit"], cost: Float[Tensor, " exit"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, per sample, the exits on its concave frontier after exit 0, with cost and gain of each step (0 where none)."""
+def _concave_steps(
+    utility: Float[Tensor, "sample exit"], cost: Float[Tensor, " exit"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, per sample, the exits on its concave frontier after exit 0, with cost and gain of each step."""
     n, exits = utility.shape
     level = torch.zeros(n, exits - 1, dtype=torch.long)
     step_cost, step_gain = torch.ones(n, exits - 1, dtype=torch.float64), torch.zeros(n, exits - 1, dtype=torch.float64)

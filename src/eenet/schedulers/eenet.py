@@ -27,8 +27,8 @@ __all__ = ["EENetScheduler", "EENetScorer", "exit_features"]
 def exit_features(seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample seen feature"]:
     """Return EENet's features of every exit seen: the probabilities and three confidences.
 
-    The confidences are the largest probability, one minus the normalised entropy, and the share of the exits up to here that
-    voted for the most popular class.
+    The confidences are the largest probability, one minus the normalised entropy, and the share of the exits up to
+    here that voted for the most popular class.
 
     Source:
         EENet (arXiv 2301.07099), section on exit scoring.
@@ -38,14 +38,16 @@ def exit_features(seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sa
     exits = votes.shape[1]
     counts = (votes.unsqueeze(2) == votes.unsqueeze(1)).float().cumsum(dim=2)  # [sample, voter i, exits up to j]
     share = counts.triu().amax(dim=1) / torch.arange(1, exits + 1, device=seen.device)
-    return torch.cat([probs, probs.amax(dim=-1, keepdim=True), certainty(seen).unsqueeze(-1), share.unsqueeze(-1)], dim=-1)
+    return torch.cat(
+        [probs, probs.amax(dim=-1, keepdim=True), certainty(seen).unsqueeze(-1), share.unsqueeze(-1)], dim=-1
+    )
 
 
 class EENetScorer(Scorer):
     """EENet's linear exit score ``q_k = clip(w_k . [p, a, b], 0, 1)``, in training and at inference alike.
 
-    ``b`` are the earlier scores. Where ``q`` is clipped it ties; ties are broken by the largest probability, outside [0, 1], so
-    that the order of untied samples stays as it is.
+    ``b`` are the earlier scores. Where ``q`` is clipped it ties; ties are broken by the largest probability, outside
+    [0, 1], so that the order of untied samples stays as it is.
 
     Args:
         num_exits: Number of exits.
@@ -60,7 +62,9 @@ class EENetScorer(Scorer):
         self.num_exits, self.num_classes = num_exits, num_classes
         width = num_classes + 3 + num_exits - 1
         # double: a sum rounded once to float32 does not depend on the batch it was computed in
-        self.register_buffer("weight", torch.zeros(num_exits, width, dtype=torch.float64) if weight is None else weight.detach().double())
+        self.register_buffer(
+            "weight", torch.zeros(num_exits, width, dtype=torch.float64) if weight is None else weight.detach().double()
+        )
 
     def forward(
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
@@ -90,9 +94,9 @@ class EENetScorer(Scorer):
 class EENetScheduler(Scheduler):
     """EENet's learned exit scores. The defaults are ours; `published` gives the paper's rule and settings.
 
-    The default trains the paper's scores faster and searches the thresholds jointly on them (one fit for all budgets). With
-    ``thresholds="assigned"`` the paper's exit-assignment networks are trained for each budget, their mean shares become
-    thresholds, and shares are tilted and mixed until the budget is met on the fitting data.
+    The default trains the paper's scores faster and searches the thresholds jointly on them (one fit for all budgets).
+    With ``thresholds="assigned"`` the paper's exit-assignment networks are trained for each budget, their mean shares
+    become thresholds, and shares are tilted and mixed until the budget is met on the fitting data.
 
     Attributes:
         thresholds: ``"joint"`` or ``"assigned"``.
@@ -100,15 +104,16 @@ class EENetScheduler(Scheduler):
         batch_size: Samples per step.
         learning_rate: Of Adam.
         weight_decay: Of Adam.
-        restarts: Starts of which the most useful on the fitting data is kept (``"assigned"`` only; the joint fit is convex but
-            for the clipping, and starts at ``q = max p``).
+        restarts: Starts of which the most useful on the fitting data is kept (``"assigned"`` only; the joint fit is
+            convex but for the clipping, and starts at ``q = max p``).
         alternate_every: Epochs after which score and assignment training take turns.
         alpha_kl: Weight of the pull of the assignment towards the scores.
         alpha_cost: Weight of the relative distance to the budget.
         beta: Sharpness of the assignment's target.
-        hidden_ratio: Width of the assignment's hidden layer relative to its inputs: 0.5 for images, 2 for text in the paper.
-        assignment: ``"sum"`` normalises softplus outputs by their sum; ``"softmax"`` takes the softmax of sigmoids as the
-            released code does, which cannot reach tight budgets.
+        hidden_ratio: Width of the assignment's hidden layer relative to its inputs: 0.5 for images, 2 for text in the
+            paper.
+        assignment: ``"sum"`` normalises softplus outputs by their sum; ``"softmax"`` takes the softmax of sigmoids as
+            the released code does, which cannot reach tight budgets.
 
     Source:
         Ilhan et al., Adaptive Deep Neural Network Inference Optimization with EENet, WACV 2024, arXiv 2301.07099.
@@ -134,7 +139,10 @@ class EENetScheduler(Scheduler):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} {getattr(self, name):g} cannot be used: it must be positive. Raise it.")
         if self.thresholds not in ("joint", "assigned") or self.assignment not in ("sum", "softmax"):
-            raise InputError(f"thresholds {self.thresholds!r} or assignment {self.assignment!r} is unknown: see the documentation of EENetScheduler.")
+            raise InputError(
+                f"thresholds {self.thresholds!r} or assignment {self.assignment!r} is unknown: see the "
+                f"documentation of EENetScheduler."
+            )
 
     @classmethod
     def published(cls, *, seed: int = 0, hidden_ratio: float = 0.5) -> EENetScheduler:
@@ -150,11 +158,13 @@ class EENetScheduler(Scheduler):
             restarts=3,
         )
 
-    def sweep(self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None) -> Dial:
+    def sweep(
+        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
+    ) -> Dial:
         """Fit scores and thresholds; see `Scheduler.sweep`.
 
-        With ``thresholds="joint"`` the dial serves all budgets equally. With ``"assigned"`` it holds one policy per budget of
-        ``budgets``, trained together, and mixes between them.
+        With ``thresholds="joint"`` the dial serves all budgets equally. With ``"assigned"`` it holds one policy per
+        budget of ``budgets``, trained together, and mixes between them.
         """
         costs = costs or table.require_costs()
         table.require_utility("fitting eenet")

@@ -66,10 +66,11 @@ def fit_networks(
             _train_scores(network, x, utility, settings)
             return Fitted(network.weight.detach().clone(), torch.full((members, costs.num_exits), 1 / costs.num_exits))
         goal = torch.tensor(budgets).clamp_max(costs.high).repeat_interleave(settings.restarts)
-        _train_in_turns(network, x, utility, torch.tensor(costs.cumulative), goal, settings)
+        cumulative = torch.tensor(costs.cumulative)
+        _train_in_turns(network, x, utility, costs=cumulative, goal=goal, settings=settings)
     with torch.no_grad():
-        shares = sum(network.assign(part, network.scores(part)).sum(dim=1) for part in x.split(4096))
-    return Fitted(network.weight.detach().clone(), torch.as_tensor(shares / len(x)))
+        parts = [network.assign(part, network.scores(part)).sum(dim=1) for part in torch.split(x, 4096)]
+    return Fitted(network.weight.detach().clone(), torch.stack(parts).sum(dim=0) / len(x))
 
 
 class _Networks:
@@ -111,7 +112,9 @@ class _Networks:
             scores.append(score.clamp(0.0, 1.0))
         return torch.stack(scores, dim=2)
 
-    def assign(self, x: Float[Tensor, "sample exit feature"], scores: Float[Tensor, "member sample exit"]) -> Float[Tensor, "member sample exit"]:
+    def assign(
+        self, x: Float[Tensor, "sample exit feature"], scores: Float[Tensor, "member sample exit"]
+    ) -> Float[Tensor, "member sample exit"]:
         """Return each sample's shares over the exits."""
         earlier = scores[:, :, :-1].detach()
         hidden = torch.einsum("nkd,mkdh->mnkh", x, self.first[:, :, : self.own])
@@ -145,20 +148,22 @@ def _train_scores(network: _Networks, x: Tensor, utility: Tensor, settings: EENe
     optimizer = torch.optim.Adam([network.weight], lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
     for _ in range(settings.epochs):
-        for rows in torch.randperm(len(x)).split(settings.batch_size):
+        for rows in torch.split(torch.randperm(len(x)), settings.batch_size):
             optimizer.zero_grad()
             _score_loss(network.scores(x[rows]), utility[rows], None).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
 
 
-def _train_in_turns(network: _Networks, x: Tensor, utility: Tensor, costs: Tensor, goal: Tensor, settings: EENetScheduler) -> None:
+def _train_in_turns(
+    network: _Networks, x: Tensor, utility: Tensor, *, costs: Tensor, goal: Tensor, settings: EENetScheduler
+) -> None:
     decay = settings.weight_decay
     score_optimizer = torch.optim.Adam([network.weight], lr=settings.learning_rate, weight_decay=decay)
     assign_optimizer = torch.optim.Adam(network.assignment_parameters(), lr=settings.learning_rate, weight_decay=decay)
     for epoch in range(settings.epochs):
         scoring = (epoch // settings.alternate_every) % 2 == 0
-        for rows in torch.randperm(len(x)).split(settings.batch_size):
+        for rows in torch.split(torch.randperm(len(x)), settings.batch_size):
             part = x[rows]
             if scoring:
                 score_optimizer.zero_grad()
@@ -170,5 +175,6 @@ def _train_in_turns(network: _Networks, x: Tensor, utility: Tensor, costs: Tenso
                 assign_optimizer.zero_grad()
                 with torch.no_grad():
                     scores = network.scores(part)
-                _assignment_loss(network.assign(part, scores), scores, costs, goal, settings).backward()  # type: ignore[no-untyped-call]
+                shares = network.assign(part, scores)
+                _assignment_loss(shares, scores, costs, goal, settings).backward()  # type: ignore[no-untyped-call]
                 assign_optimizer.step()

@@ -24,7 +24,13 @@ _TARGETS = 201  # mean costs at which geometric proportions are solved; between 
 
 
 def geometric_dial(
-    scorer: Scorer, table: ExitTable, costs: CostTable, seed: int, what: str, base: Float[Tensor, " exit"] | None = None
+    scorer: Scorer,
+    table: ExitTable,
+    costs: CostTable,
+    seed: int,
+    what: str,
+    *,
+    base: Float[Tensor, " exit"] | None = None,
 ) -> Dial:
     """Return a dial of a scorer whose exit shares form a geometric progression.
 
@@ -42,10 +48,11 @@ def geometric_dial(
     targets = torch.linspace(costs.low, costs.high, _TARGETS, dtype=torch.float64)
     # memory of one block of candidates stays near 100 MB, whatever the number of samples
     block = max(1, 10_000_000 // table.num_samples)
-    thresholds = torch.cat([thresholds_for_shares(scores, part) for part in geometric_shares(targets, cumulative, base).split(block)])
+    shares = torch.split(geometric_shares(targets, cumulative, base), block)
+    thresholds = torch.cat([thresholds_for_shares(scores, part) for part in shares])
     thresholds[0, :-1] = -math.inf  # the ends exactly: everybody leaves first, everybody stays to the last
     thresholds[-1, :-1] = math.inf
-    results = [outcomes(scores, utility, cumulative, part) for part in thresholds.split(block)]
+    results = [outcomes(scores, utility, cumulative, part) for part in torch.split(thresholds, block)]
     cost, gain = (torch.cat(parts) for parts in zip(*results, strict=True))
     return Dial.of_thresholds(scorer, thresholds, (cost, gain), costs, seed)
 
@@ -55,8 +62,8 @@ class GeometricScheduler(Scheduler):
     """Leaves by a confidence, with exit shares in geometric progression ``P_k ~ rho^k`` that spend the whole budget.
 
     Attributes:
-        confidence: ``"max_prob"`` (MSDNet), ``"certainty"`` (BranchyNet), ``"margin"``, or a function of log-probabilities
-            ``[sample, class] -> [sample]``.
+        confidence: ``"max_prob"`` (MSDNet), ``"certainty"`` (BranchyNet), ``"margin"``, or a function of
+            log-probabilities ``[sample, class] -> [sample]``.
 
     Source:
         MSDNet (Huang et al., ICLR 2018); BranchyNet (Teerapittayanon et al., ICPR 2016) for the entropy.
@@ -64,7 +71,9 @@ class GeometricScheduler(Scheduler):
 
     confidence: str | Callable[[Tensor], Tensor] = "max_prob"
 
-    def sweep(self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None) -> Dial:
+    def sweep(
+        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
+    ) -> Dial:
         """Fit thresholds for all budgets; see `Scheduler.sweep`."""
         scorer = ConfidenceScorer(self.confidence)
         return geometric_dial(scorer, table, costs or table.require_costs(), self.seed, "fitting a confidence")
@@ -88,7 +97,9 @@ class VoteScheduler(Scheduler):
         EENet (arXiv 2301.07099), its form of PABEE for networks of few exits.
     """
 
-    def sweep(self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None) -> Dial:
+    def sweep(
+        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
+    ) -> Dial:
         """Fit thresholds for all budgets; see `Scheduler.sweep`."""
         return geometric_dial(VoteScorer(), table, costs or table.require_costs(), self.seed, "fitting vote")
 
@@ -103,7 +114,9 @@ class PatienceScheduler(Scheduler):
         PABEE (Zhou et al., NeurIPS 2020).
     """
 
-    def sweep(self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None) -> Dial:
+    def sweep(
+        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
+    ) -> Dial:
         """Evaluate every patience; see `Scheduler.sweep`."""
         costs = costs or table.require_costs()
         scorer = ConfidenceScorer("streak")
@@ -113,5 +126,7 @@ class PatienceScheduler(Scheduler):
         thresholds[:, -1] = -math.inf
         thresholds[-1, :-1] = math.inf
         cumulative = torch.tensor(costs.cumulative, dtype=torch.float64)
-        outcome = outcomes(Replayer(table).scores(scorer), table.require_utility("fitting patience"), cumulative, thresholds)
+        outcome = outcomes(
+            Replayer(table).scores(scorer), table.require_utility("fitting patience"), cumulative, thresholds
+        )
         return Dial.of_thresholds(scorer, thresholds, outcome, costs, self.seed)

@@ -47,13 +47,17 @@ def joint_dial(scorer: Scorer, table: ExitTable, costs: CostTable, seed: int, wh
 
 
 def search(
-    scores: Float[Tensor, "sample exit"], utility: Float[Tensor, "sample exit"], costs: Float[Tensor, " exit"], seed: int
+    scores: Float[Tensor, "sample exit"],
+    utility: Float[Tensor, "sample exit"],
+    costs: Float[Tensor, " exit"],
+    seed: int,
 ) -> Float[Tensor, "candidate exit"]:
     """Return threshold vectors that trade utility for cost well, for every price of cost.
 
-    For a price ``lambda`` the objective ``mean u - lambda c`` is raised one threshold at a time: given the others, the best
-    prefix of the samples in score order is exact, by one cumulative sum. Coordinate ascent sticks in local optima, so every
-    price starts from the best of a pool, which holds geometric and random proportions and what all prices found so far.
+    For a price ``lambda`` the objective ``mean u - lambda c`` is raised one threshold at a time: given the others, the
+    best prefix of the samples in score order is exact, by one cumulative sum. Coordinate ascent sticks in local
+    optima, so every price starts from the best of a pool, which holds geometric and random proportions and what all
+    prices found so far.
 
     Args:
         scores: Larger leaves first; the last column is not used.
@@ -90,7 +94,7 @@ def _starts(scores: Tensor, costs: Tensor, seed: int) -> Tensor:
     random = (-draws.clamp_min(1e-9).log()) ** 2  # uneven on purpose: some exits nearly closed
     shares = torch.cat([geometric, random / random.sum(dim=1, keepdim=True)])
     block = max(1, _BLOCK // len(scores))
-    found = torch.cat([thresholds_for_shares(scores, part) for part in shares.split(block)])
+    found = torch.cat([thresholds_for_shares(scores, part) for part in torch.split(shares, block)])
     static = torch.where(torch.eye(exits, dtype=torch.bool), -math.inf, torch.tensor(math.inf))
     static[:, -1] = -math.inf
     return torch.cat([static, found])
@@ -99,7 +103,7 @@ def _starts(scores: Tensor, costs: Tensor, seed: int) -> Tensor:
 def _judge(scores: Tensor, utility: Tensor, costs: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
     """Return cost and utility of each candidate, in blocks of bounded memory."""
     block = max(1, _BLOCK // len(scores))
-    results = [outcomes(scores, utility, costs, part) for part in thresholds.split(block)]
+    results = [outcomes(scores, utility, costs, part) for part in torch.split(thresholds, block)]
     cost, gain = (torch.cat(parts) for parts in zip(*results, strict=True))
     return cost, gain
 
@@ -121,17 +125,21 @@ class _Ascent:
     def climb(self, thresholds: Tensor, prices: Tensor) -> Tensor:
         """Return thresholds at a local optimum for each (start, price) pair."""
         block = max(1, _BLOCK // len(self.scores))
-        parts = zip(thresholds.split(block), prices.split(block), strict=True)
+        parts = zip(torch.split(thresholds, block), torch.split(prices, block), strict=True)
         return torch.cat([self._climb(start.clone(), price) for start, price in parts])
 
     def _climb(self, thresholds: Tensor, prices: Tensor) -> Tensor:
-        worth = self.utility.T.float()[None] - (prices[:, None] * self.costs).float()[:, :, None]  # [candidate, exit, sample]
+        worth = (
+            self.utility.T.float()[None] - (prices[:, None] * self.costs).float()[:, :, None]
+        )  # [candidate, exit, sample]
         reach = self.scores.T[None] >= thresholds[:, :, None]
         for _ in range(_SWEEPS):
             before = thresholds.clone()
             staying = worth[:, -1]
             later = [staying]
-            for k in range(worth.shape[1] - 2, 0, -1):  # what going on beyond exit k-1 is worth, under the later thresholds
+            for k in range(
+                worth.shape[1] - 2, 0, -1
+            ):  # what going on beyond exit k-1 is worth, under the later thresholds
                 staying = torch.where(reach[:, k], worth[:, k], staying)
                 later.append(staying)
             inside: Tensor | None = None
@@ -163,10 +171,14 @@ class JointScheduler(Scheduler):
 
     confidence: str | Callable[[Tensor], Tensor] = "max_prob"
 
-    def sweep(self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None) -> Dial:
+    def sweep(
+        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
+    ) -> Dial:
         """Search thresholds for all budgets; see `Scheduler.sweep`.
 
         On the fitting data a larger budget never lowers utility. The policy may stay below a budget where spending more
         bought nothing.
         """
-        return joint_dial(ConfidenceScorer(self.confidence), table, costs or table.require_costs(), self.seed, "fitting joint")
+        return joint_dial(
+            ConfidenceScorer(self.confidence), table, costs or table.require_costs(), self.seed, "fitting joint"
+        )

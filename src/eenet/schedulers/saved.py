@@ -62,22 +62,30 @@ def policy_from_spec(spec: object, tensors: dict[str, Tensor]) -> Policy:
     """
     try:
         if not isinstance(spec, dict) or spec["format"] != _FORMAT:
-            raise BundleError(f"policy is of another format: this version of eenet reads format {_FORMAT}. Fit it again.")
+            raise BundleError(
+                f"policy is of another format: this version of eenet reads format {_FORMAT}. Fit it again."
+            )
         classes = {scorer.__name__: scorer for scorer in _SCORERS}
         scorers = []
         for i, described in enumerate(spec["scorers"]):
             scorer = classes[described["class"]](**described["settings"])
             prefix = f"scorer{i}."
-            scorer.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+            scorer.load_state_dict(
+                {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            )
             scorers.append(scorer)
         return _rebuild(spec["rule"], scorers, tensors)
     except EenetError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise BundleError(f"policy cannot be rebuilt: {type(error).__name__} {error}. It is incomplete or damaged; fit it again.") from error
+        raise BundleError(
+            f"policy cannot be rebuilt: {type(error).__name__} {error}. It is incomplete or damaged; fit it again."
+        ) from error
 
 
-def save_policy(policy: Policy, path: str | os.PathLike[str], *, costs: CostTable | None = None, info: dict[str, Any] | None = None) -> None:
+def save_policy(
+    policy: Policy, path: str | os.PathLike[str], *, costs: CostTable | None = None, info: dict[str, Any] | None = None
+) -> None:
     """Write a policy as a folder, atomically.
 
     Args:
@@ -96,7 +104,11 @@ def save_policy(policy: Policy, path: str | os.PathLike[str], *, costs: CostTabl
     with atomic_path(path) as draft:
         draft.mkdir()
         save_tensors(draft / "policy.safetensors", tensors)
-        stored = {"costs": None if costs is None else costs.to_dict(), "info": info or {}, "sha256": sha256(draft / "policy.safetensors")}
+        stored = {
+            "costs": None if costs is None else costs.to_dict(),
+            "info": info or {},
+            "sha256": sha256(draft / "policy.safetensors"),
+        }
         write_json(draft / "policy.json", spec | stored)
 
 
@@ -113,7 +125,9 @@ def load_policy(path: str | os.PathLike[str]) -> SavedPolicy:
     stored = read_json(folder / "policy.json", "policy")
     tensors = load_tensors(folder / "policy.safetensors", "policy")
     if not isinstance(stored, dict) or stored.get("sha256") != sha256(folder / "policy.safetensors"):
-        raise BundleError(f"policy {path} was changed since it was written: the checksum of its tensors differs. Fit it again.")
+        raise BundleError(
+            f"policy {path} was changed since it was written: the checksum of its tensors differs. Fit it again."
+        )
     costs = None if stored.get("costs") is None else CostTable.from_dict(stored["costs"])
     return SavedPolicy(policy_from_spec(stored, tensors), costs, dict(stored.get("info") or {}))
 
@@ -123,7 +137,10 @@ def _describe(policy: Policy, scorers: list[Scorer], tensors: dict[str, Tensor],
         parts = {side: _describe(getattr(policy, side), scorers, tensors, f"{name}.{side}") for side in ("a", "b")}
         return {"mixed": parts, "weight": policy.weight, "seed": policy.seed}
     if not isinstance(policy, ScorePolicy) or not isinstance(policy.scorer, _SCORERS):
-        raise InputError(f"policy cannot be saved: {type(policy).__name__} or its scorer is a class of yours. Save its tensors yourself.")
+        raise InputError(
+            f"policy cannot be saved: {type(policy).__name__} or its scorer is a class of yours. Save its tensors "
+            f"yourself."
+        )
     place = next((i for i, scorer in enumerate(scorers) if scorer is policy.scorer), len(scorers))
     if place == len(scorers):
         scorers.append(policy.scorer)

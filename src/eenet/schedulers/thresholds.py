@@ -49,7 +49,9 @@ def geometric_shares(
     return torch.softmax(tilt + low[:, None] * steps, dim=1)
 
 
-def thresholds_for_shares(scores: Float[Tensor, "sample exit"], shares: Float[Tensor, "candidate exit"]) -> Float[Tensor, "candidate exit"]:
+def thresholds_for_shares(
+    scores: Float[Tensor, "sample exit"], shares: Float[Tensor, "candidate exit"]
+) -> Float[Tensor, "candidate exit"]:
     """Return thresholds that let the given shares of all samples leave, exit by exit.
 
     At each exit, of the samples still inside, the ``floor(P_k N)`` with the largest score leave. Ties stay inside.
@@ -71,7 +73,9 @@ def thresholds_for_shares(scores: Float[Tensor, "sample exit"], shares: Float[Te
     return thresholds
 
 
-def _cut(ordered: Float[Tensor, " sample"], rank: Int[Tensor, "candidate sample"], leaving: Int[Tensor, " candidate"]) -> Tensor:
+def _cut(
+    ordered: Float[Tensor, " sample"], rank: Int[Tensor, "candidate sample"], leaving: Int[Tensor, " candidate"]
+) -> Tensor:
     """Return the threshold below the ``leaving``-th sample inside; ``rank`` counts samples inside in score order."""
     last = torch.searchsorted(rank, leaving[:, None]).squeeze(1)
     following = torch.searchsorted(rank, leaving[:, None] + 1).squeeze(1)
