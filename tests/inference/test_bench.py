@@ -48,43 +48,70 @@ def test_the_json_of_the_contract(tiny, images):
         assert low <= row["full_ms"] <= high
 
 
+class Clock:
+    """A clock that only the stages move on."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    return clock
+
+
 class Slow(nn.Module):
     """A stage that takes two milliseconds per sample and no operations worth counting."""
 
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = [clock]
+
+    def __deepcopy__(self, memo):
+        return self
+
     def forward(self, x):
-        time.sleep(0.002 * len(x))
+        self.clock[0].now += 0.002 * len(x)
         return x
 
 
-def constant_model(logits: torch.Tensor) -> MultiExitModel:
+def constant_model(clock: Clock) -> MultiExitModel:
     """Logits are the inputs themselves at every exit, each stage slow, heads free but for one product."""
     heads = [nn.Linear(2, 2, bias=False) for _ in range(4)]
     for head in heads:
         nn.init.eye_(head.weight)
-    return MultiExitModel([Slow() for _ in range(4)], heads)
+    return MultiExitModel([Slow(clock) for _ in range(4)], heads)
 
 
-@pytest.mark.parametrize("size", [1, 4])
-def test_stopping_half_way_is_worth_half(size):
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_stopping_half_way_is_worth_half(size, clock):
     # half of the samples leave at exit 0, the other half at the last of 4: 2.5 stages of 4 on average
     inputs = torch.tensor([[9.0, 0.0], [1.0, 0.0]]).repeat(4, 1)
     policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([5.0, 5.0, 5.0, -math.inf]))
-    report = bench(constant_model(inputs), policy, inputs, batch_sizes=(size,), passes=3, progress=False)
+    report = bench(constant_model(clock), policy, inputs, batch_sizes=(size,), passes=3, progress=False)
     (row,) = report.rows
+    assert (report.samples, report.passes) == (8, 3)
     assert row.exit_distribution == (0.5, 0.0, 0.0, 0.5)
-    assert row.ideal_speedup == pytest.approx(4 / 2.5, rel=0.1)
-    assert row.speedup == pytest.approx(4 / 2.5, rel=0.15)
-    assert row.efficiency == pytest.approx(1, abs=0.3)
-    assert row.full_ms == pytest.approx(8, rel=0.2)
+    assert row.full_ms == pytest.approx(4 * 2)
+    assert row.adaptive_ms == pytest.approx(2.5 * 2)
+    assert row.full_spread == pytest.approx((8, 8))
+    assert row.speedup == pytest.approx(4 / 2.5)
+    assert row.ideal_speedup == pytest.approx(4 / 2.5)
+    assert row.efficiency == pytest.approx(1)
     assert row.flips == 0
     # full: the last head only; adaptive: the heads on the way
     assert row.ideal_speedup_flops == pytest.approx(1 / 2.5)
 
 
-def test_nothing_to_save_has_no_efficiency():
+def test_nothing_to_save_has_no_efficiency(clock):
     inputs = torch.zeros(4, 2)
     policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([5.0, 5.0, 5.0, -math.inf]))
-    (row,) = bench(constant_model(inputs), policy, inputs, batch_sizes=(4,), passes=1, progress=False).rows
+    (row,) = bench(constant_model(clock), policy, inputs, batch_sizes=(4,), passes=1, progress=False).rows
     assert row.efficiency is None
     assert row.exit_distribution == (0.0, 0.0, 0.0, 1.0)
 
@@ -118,4 +145,4 @@ def test_what_cannot_be_timed_is_refused(tiny, images):
     with pytest.raises(InputError, match="0 passes"):
         bench(tiny, policy, images, passes=0)
     with pytest.raises(ShapeError, match="policy with 4 exits"):
-        bench(tiny, quantile_policy(torch.randn(9, 4, 10), "max_prob"), images)
+        bench(tiny, quantile_policy(torch.randn(9, 4, 10), "max_prob"), images, batch_sizes=(8,))

@@ -155,6 +155,9 @@ def test_the_bar_waits_two_seconds(monkeypatch, capsys):
     monkeypatch.setattr("eenet.inference.progress.time.monotonic", lambda: float(next(ticks)))
     assert list(track("abc", 3, "slow", enabled=False)) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "")
+    assert list(track("abc", 3, "in a log file")) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")
     assert list(track("abc", 3, "slow")) == ["a", "b", "c"]
     out, err = capsys.readouterr()
     assert out == ""

@@ -17,7 +17,7 @@ _PATIENCE_SECONDS = 2.0
 
 
 def track(items: Iterable[T], total: int, text: str, *, enabled: bool = True) -> Iterator[T]:
-    """Yield the items; after two seconds a bar appears on stderr, and it goes away at the end.
+    """Yield the items; after two seconds a bar appears on stderr, if that is a terminal, and it goes away at the end.
 
     Args:
         items: What is worked on.
@@ -26,7 +26,9 @@ def track(items: Iterable[T], total: int, text: str, *, enabled: bool = True) ->
         enabled: False: no bar, ever.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not enabled)
+    console = Console(stderr=True)
+    enabled = enabled and console.is_terminal  # in a log file a bar is only noise
+    bar = Progress(*columns, console=console, transient=True, disable=not enabled)
     task = bar.add_task(text, total=total)
     began, shown = time.monotonic(), False
     try:
