@@ -68,7 +68,7 @@ def compare(
     _check(val, test, schedulers, splits)
     costs = _agreed_costs(val, test, costs)
     standard = tuple(standard_budgets(costs))
-    asked = [costs.budget(budget) for budget in (budgets or standard)]
+    asked = list(dict.fromkeys(costs.budget(budget) for budget in (budgets or standard)))  # each once
     values = sorted({*standard, *(budget.value for budget in asked)})
     step = _counter(progress, len(schedulers) + 1, splits)
     runs = [
@@ -76,12 +76,11 @@ def compare(
         for val_side, test_side in _sides(val, test, splits, seed)
     ]
     areas = {name: np.array([run.curve(name).area(standard) for run in runs]) for name in runs[0].runs}
-    samples = (val.num_samples, test.num_samples)
     return Comparison(
         unit=costs.unit,
         reference=costs.reference,
-        n_val=samples[0],
-        n_test=samples[1],
+        n_val=val.num_samples,
+        n_test=test.num_samples,
         splits=splits,
         seed=seed,
         exits=_exits(runs, costs),
@@ -89,7 +88,7 @@ def compare(
         rows=tuple(_rows(runs, asked, values)),
         area={name: float(area.mean()) for name, area in areas.items()},
         area_sd={name: _sd(area) for name, area in areas.items()} if splits > 1 else {},
-        pairs=tuple(_pairs(runs, areas, standard, samples=samples, seed=seed, resamples=resamples)),
+        pairs=tuple(_pairs(runs, areas, standard, num_fit=val.num_samples, seed=seed, resamples=resamples)),
         curves={name: _mean_curve(runs, name) for name in runs[0].runs},
         standard_budgets=standard,
         notes=tuple(_notes(val, test, costs, runs, asked)),
@@ -213,7 +212,7 @@ def _pairs(
     areas: Mapping[str, np.ndarray],
     standard: Sequence[float],
     *,
-    samples: tuple[int, int],
+    num_fit: int,
     seed: int,
     resamples: int,
 ) -> Iterator[Pair]:
@@ -236,7 +235,7 @@ def _pairs(
         if single:
             low, high = bootstrap_interval(redrawn[a], redrawn[b])
         else:
-            low, high = nadeau_bengio(differences, num_fit=samples[0], num_test=samples[1])
+            low, high = nadeau_bengio(differences, num_fit=num_fit, num_test=len(runs[0].anchor_utility))
         yield Pair(
             a=a,
             b=b,

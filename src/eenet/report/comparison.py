@@ -127,10 +127,9 @@ def _rows(comparison: Mapping[str, Any]) -> str:
         "exit distribution [%]",
         "fit [s]",
     )
-    for budget in sorted({row["budget"] for row in comparison["rows"]}):
-        rows = [row for row in comparison["rows"] if row["budget"] == budget]
+    for budget, text in sorted({(row["budget"], str(row["budget_input"])) for row in comparison["rows"]}):
+        rows = [row for row in comparison["rows"] if (row["budget"], str(row["budget_input"])) == (budget, text)]
         rows.sort(key=lambda row: -row["utility_at_budget"])
-        text = str(rows[0]["budget_input"])
         typed = "" if text == f"{budget:g}" else f" ({text})"
         caption = f"Asked: {budget:.4g} {unit} per sample{typed}"
         parts.append(html.table(columns, [_cells(row) for row in rows], caption))

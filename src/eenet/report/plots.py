@@ -109,7 +109,10 @@ def exit_shares(comparison: Mapping[str, Any]) -> Figure:
         The figure; with more than four budgets, four spread over their range are shown.
     """
     budgets = _spread(sorted({row["budget"] for row in comparison["rows"]}), _MOST_BUDGETS)
-    groups = [[row for row in comparison["rows"] if row["budget"] == budget] for budget in budgets]
+    # a budget typed in two ways is drawn once
+    groups = [
+        list({r["policy"]: r for r in comparison["rows"] if r["budget"] == budget}.values()) for budget in budgets
+    ]
     height = 0.9 + sum(0.27 * len(group) + 0.55 for group in groups)
     figure = Figure(figsize=(8.5, height), layout="constrained")
     panels = figure.subplots(
