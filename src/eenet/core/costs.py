@@ -71,8 +71,8 @@ class CostTable:
 
     Example:
         >>> costs = CostTable(cumulative=(2.31, 4.15, 4.93), unit="ms", reference=4.2)
-        >>> costs.budget("50%").value
-        2.1
+        >>> costs.budget("75%").meaning
+        '75% of the original model without exits = 3.15 ms'
     """
 
     cumulative: tuple[float, ...]

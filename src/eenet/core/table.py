@@ -209,8 +209,8 @@ class ExitTable:
         """Read a table from an ``.npz`` file or from a folder of ``.npy`` files, which is memory-mapped.
 
         Keys: ``logits`` or ``probs``, ``labels``, ``utility``, ``costs``, ``cost_unit``, ``cost_reference``,
-        ``features``, ``confidence``, ``split``. Other keys are ignored. Nothing is ever unpickled. Probabilities are converted while
-        loading and then take memory; store logits to work on tables larger than memory.
+        ``features``, ``confidence``, ``split``. Other keys are ignored. Nothing is ever unpickled. Probabilities are
+        converted while loading and then take memory; store logits to work on tables larger than memory.
 
         Raises:
             TableError: The file is missing, damaged or holds objects, or its content is no usable table.
