@@ -4,15 +4,17 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.inference.conftest import POLICIES, Featured, policies, quantile_policy, replaying
 from torch import nn
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import ConfidenceScorer, MixedPolicy, ScorePolicy
+from eenet.core.policy import ConfidenceScorer, ScorePolicy, coin
 from eenet.core.table import ExitTable
 from eenet.core.trace import replay
 from eenet.errors import InputError, ShapeError
-from eenet.inference.adaptive import AdaptiveModel
+from eenet.inference.adaptive import AdaptiveModel, toss
 from eenet.inference.engines import EagerEngine
 from eenet.inference.record import outputs
 from eenet.models.model import MultiExitModel
@@ -185,11 +187,7 @@ def test_logits_must_be_one_vector_per_sample():
         AdaptiveModel(model, policy)(torch.randn(2, 3, 4))
 
 
-def test_one_coin_serves_a_single_sample(logits):
-    policy = policies(logits)["mixed on one scorer"]
-    assert isinstance(policy, MixedPolicy)
-    tossed = []
-    follow = policy.follows_a
-    policy.follows_a = lambda ids: (tossed.append(1), follow(ids))[1]
-    AdaptiveModel(replaying(logits), policy)(torch.tensor([[3]]))
-    assert len(tossed) == 1
+@settings(deadline=None, max_examples=200)
+@given(sample_id=st.integers(0, 2**62), seed=st.integers(-(2**70), 2**70))
+def test_one_sample_tosses_the_same_coin_as_a_batch(sample_id, seed):
+    assert toss(sample_id, seed) == coin(torch.tensor([sample_id]), seed).item()

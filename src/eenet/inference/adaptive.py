@@ -17,7 +17,9 @@ from eenet.inference.engines import EagerEngine, Engine
 from eenet.inference.engines.base import Inputs, State, batch_size
 from eenet.models.model import MultiExitModel
 
-__all__ = ["AdaptiveModel", "Prediction"]
+__all__ = ["AdaptiveModel", "Prediction", "split_leaving", "toss"]
+
+_WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,7 @@ class AdaptiveModel:
 
     def _run_one(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run one sample: nothing to gather, nothing to scatter."""
-        engine, policy, last = self.engine, _followed(self.policy, ids), self.engine.num_exits - 1
+        engine, policy, last = self.engine, _followed(self.policy, int(ids)), self.engine.num_exits - 1
         k, state, seen = 0, engine.start(inputs), None
         while True:
             state = engine.stage(k, state)
@@ -182,11 +184,19 @@ class AdaptiveModel:
         return _gather(left)
 
 
-def _followed(policy: Policy, ids: Tensor) -> Policy:
+def _followed(policy: Policy, sample_id: int) -> Policy:
     """Return the policy that a single sample's coin chose, so that the coin is tossed once and not at every exit."""
     while isinstance(policy, MixedPolicy):
-        policy = policy.a if bool(policy.follows_a(ids)) else policy.b
+        policy = policy.a if toss(sample_id, policy.seed) < policy.weight else policy.b
     return policy
+
+
+def toss(sample_id: int, seed: int) -> float:
+    """Return `eenet.core.policy.coin` of one sample, to the bit, without a dozen tensors."""
+    x = ((sample_id + 1) * -7046029254386353131 + seed * 2862933555777941757 % (1 << 63)) & _WORD
+    x = ((x ^ (x >> 30)) * -4658895280553007687) & _WORD
+    x = ((x ^ (x >> 27)) * -7723592293110705685) & _WORD
+    return float((x ^ (x >> 31)) >> 11) * 2.0**-53
 
 
 def split_leaving(leaves: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -84,6 +84,8 @@ def batch_size(inputs: Inputs) -> int:
     Raises:
         InputError: No tensor, no sample, or tensors that disagree on the number of samples.
     """
+    if isinstance(inputs, Tensor) and inputs.dim() and len(inputs):  # the usual case, and the loop is a hot one
+        return len(inputs)
     leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in leaves}
     if len(sizes) != 1 or 0 in sizes:
