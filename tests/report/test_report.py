@@ -171,7 +171,10 @@ def test_an_incomplete_comparison_is_refused(comparison):
 
 def test_costs_have_a_section_of_their_own():
     section = report.costs_section({"cumulative": [1.0, 2.0], "unit": "ms", "reference": 1.6})
+    assert section.heading == "Costs per sample"
     assert "62.5" in section.body and "original model" in section.body
+    measured = {"cumulative": [1.0, 2.0], "unit": "ms", "reference": None, "batch_size": 8, "engine": "eager"}
+    assert report.costs_section(measured).heading == "Costs per sample (eager, batch size 8)"
 
 
 def test_png_is_what_it_says():

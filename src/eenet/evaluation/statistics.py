@@ -16,7 +16,7 @@ from eenet.errors import InputError
 
 __all__ = ["Curve", "SampledCurve", "bootstrap_areas", "bootstrap_interval", "curve", "nadeau_bengio", "t_quantile"]
 
-_CHUNK_BYTES = 32 * 2**20
+_CHUNK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def bootstrap_areas(
 
     Each resample draws as many samples as there are, with replacement; costs, utilities and the anchor are averaged
     with the same weights. The policies stay as fitted, so the spread is that of the test data alone. Memory is
-    bounded: the weights are made in chunks of 32 MB.
+    bounded: the weights are made in chunks of 8 MB.
 
     Args:
         curves: The curves by name, all over the same samples.
@@ -147,7 +147,8 @@ def _weights(num_samples: int, resamples: int, seed: int) -> Iterator[Float[np.n
         for row in range(size):
             drawn = generator.integers(num_samples, size=num_samples)
             counts[row] = np.bincount(drawn, minlength=num_samples)
-        yield counts / num_samples
+        counts /= num_samples
+        yield counts
 
 
 def bootstrap_interval(

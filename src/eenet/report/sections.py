@@ -93,12 +93,15 @@ def bench_section(bench: Mapping[str, Any]) -> Section:
 
 
 def costs_section(costs: Mapping[str, Any]) -> Section:
-    """Return the section about a cost table, from `CostTable.to_dict()`."""
+    """Return the section about a cost table, from `CostTable.to_dict()` or one part of a profile's JSON."""
     full = costs["cumulative"][-1] if costs["reference"] is None else costs["reference"]
     rows = [(f"exit {k}", f"{cost:.4g}", percent(cost / full, 1)) for k, cost in enumerate(costs["cumulative"])]
     if costs["reference"] is not None:
         rows.append(("original model without exits", f"{full:.4g}", "100.0"))
-    return Section("Costs per sample", html.table(("leaving at", f"cost [{costs['unit']}]", "% of full"), rows))
+    details = [str(costs["engine"])] if "engine" in costs else []
+    details += [f"batch size {costs['batch_size']}"] if "batch_size" in costs else []
+    heading = "Costs per sample" + (f" ({', '.join(details)})" if details else "")
+    return Section(heading, html.table(("leaving at", f"cost [{costs['unit']}]", "% of full"), rows))
 
 
 def examples_section(examples: Sequence[Example]) -> Section:
