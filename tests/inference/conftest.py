@@ -82,9 +82,9 @@ POLICIES = tuple(policies(torch.randn(4, 3, 2)))
 
 @pytest.fixture
 def logits() -> Tensor:
-    """Logits of 200 samples at 4 exits, later exits surer, some samples alike."""
+    """Logits of 120 samples at 4 exits, later exits surer, some samples alike."""
     generator = torch.Generator().manual_seed(0)
-    values = torch.randn(200, 4, 10, generator=generator).cumsum(dim=1) * 1.5
+    values = torch.randn(120, 4, 10, generator=generator).cumsum(dim=1) * 1.5
     values[50:60] = values[40:50]
     return values
 

@@ -18,6 +18,8 @@ from eenet.inference.adaptive import AdaptiveModel, toss
 from eenet.inference.engines import EagerEngine
 from eenet.inference.record import outputs
 from eenet.models.model import MultiExitModel
+from eenet.schedulers.eenet import EENetScorer
+from eenet.schedulers.heuristics import VoteScorer
 
 COSTS = CostTable(cumulative=(1.0, 2.5, 4.0, 7.0), unit="ms", reference=6.0)
 
@@ -46,33 +48,43 @@ def test_three_samples_by_hand():
     assert [head.asked for head in model.heads] == [[3], [2], [1]]  # those that left were not computed
 
 
-@pytest.mark.parametrize("size", [1, 7, 64, 200])
+@pytest.mark.parametrize("size", [1, 7, 64, 120])
 @pytest.mark.parametrize("name", POLICIES)
 def test_decides_as_replay_does_to_the_bit(logits, name, size):
     policy = policies(logits)[name]
     trace = replay(policy, ExitTable(logits=logits, costs=COSTS))
     adaptive = AdaptiveModel(replaying(logits), policy, COSTS)
-    log_probs, exit_index, cost = predict_in_batches(adaptive, torch.arange(200)[:, None], size)
+    log_probs, exit_index, cost = predict_in_batches(adaptive, torch.arange(120)[:, None], size)
     assert torch.equal(exit_index, trace.exit_index)
     assert torch.equal(log_probs, trace.log_probs)
     assert torch.equal(cost, trace.cost)
 
 
+@pytest.mark.xfail(strict=False, reason="torch.sigmoid in float32 rounds differently at the end of a batch")
+@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("scorer", [EENetScorer(4, 10, torch.rand(4, 16) - 0.3), VoteScorer()], ids=["eenet", "vote"])
+def test_learned_scores_do_not_depend_on_the_batch(logits, scorer, size):
+    log_probs = torch.log_softmax(logits, dim=-1)
+    for k in range(3):
+        alone = torch.cat([scorer(part[:, : k + 1]) for part in log_probs.split(size)])
+        assert torch.equal(alone, scorer(log_probs[:, : k + 1]))
+
+
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_features_follow_their_samples(logits, size):
-    features = torch.randn(200, 4, 2)
+    features = torch.randn(120, 4, 2)
     policy = Featured(torch.tensor([0.8, 0.5, 0.0, -math.inf]))
     trace = replay(policy, ExitTable(logits=logits, features=features, costs=COSTS))
     adaptive = AdaptiveModel(replaying(logits), policy, COSTS)
-    _, exit_index, _ = predict_in_batches(adaptive, torch.arange(200)[:, None], size, features)
+    _, exit_index, _ = predict_in_batches(adaptive, torch.arange(120)[:, None], size, features)
     assert torch.equal(exit_index, trace.exit_index)
 
 
 @pytest.mark.parametrize("name", ["max_prob", "mixed on two scorers"])
 def test_order_of_samples_does_not_matter(logits, name):
     adaptive = AdaptiveModel(replaying(logits), policies(logits)[name])
-    order = torch.randperm(200)
-    straight, shuffled = adaptive(torch.arange(200)[:, None], torch.arange(200)), adaptive(order[:, None], order)
+    order = torch.randperm(120)
+    straight, shuffled = adaptive(torch.arange(120)[:, None], torch.arange(120)), adaptive(order[:, None], order)
     assert torch.equal(straight.exit_index[order], shuffled.exit_index)
     assert torch.equal(straight.log_probs[order], shuffled.log_probs)
 
@@ -95,9 +107,9 @@ def test_a_real_model_differs_only_within_rounding_of_a_threshold(tiny, images, 
 def test_ids_count_on_from_call_to_call(logits):
     policy = policies(logits)["mixed on one scorer"]
     counting, named = AdaptiveModel(replaying(logits), policy), AdaptiveModel(replaying(logits), policy)
-    for rows in torch.arange(200).split(30):
+    for rows in torch.arange(120).split(30):
         assert torch.equal(counting(rows[:, None]).exit_index, named(rows[:, None], rows).exit_index)
-    assert counting.next_id == 200
+    assert counting.next_id == 120
     assert named.next_id == 0
 
 
@@ -105,7 +117,7 @@ def test_predict_all_joins_batches_and_counts_from_zero(logits):
     policy = policies(logits)["mixed on one scorer"]
     adaptive = AdaptiveModel(replaying(logits), policy, COSTS)
     adaptive.next_id = 55
-    loader = [(rows[:, None], rows) for rows in torch.arange(200).split(30)]
+    loader = [(rows[:, None], rows) for rows in torch.arange(120).split(30)]
     found = adaptive.predict_all(loader)
     assert torch.equal(found.exit_index, replay(policy, ExitTable(logits=logits, costs=COSTS)).exit_index)
     assert found.cost is not None
@@ -146,7 +158,7 @@ def test_states_may_be_trees_with_things_that_are_not_tensors():
 def test_half_precision_logits_are_read_as_float32(logits):
     half = logits.to(torch.bfloat16)
     policy = policies(half)["max_prob"]
-    found = AdaptiveModel(replaying(half), policy)(torch.arange(200)[:, None])
+    found = AdaptiveModel(replaying(half), policy)(torch.arange(120)[:, None])
     expected = replay(policy, ExitTable(logits=half, costs=COSTS))
     assert found.log_probs.dtype == torch.float32
     assert torch.equal(found.exit_index, expected.exit_index)
@@ -187,7 +199,7 @@ def test_logits_must_be_one_vector_per_sample():
         AdaptiveModel(model, policy)(torch.randn(2, 3, 4))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=50)
 @given(sample_id=st.integers(0, 2**62), seed=st.integers(-(2**70), 2**70))
 def test_one_sample_tosses_the_same_coin_as_a_batch(sample_id, seed):
     assert toss(sample_id, seed) == coin(torch.tensor([sample_id]), seed).item()
