@@ -126,7 +126,9 @@ def test_gradients_of_the_two_losses_do_not_mix():
 def test_training_brings_the_mean_cost_to_the_budget():
     table = synthetic_table(500)
     costs = table.costs
-    settings = dataclasses.replace(EENetScheduler.published(), epochs=200, learning_rate=1e-2, restarts=1)
+    settings = dataclasses.replace(
+        EENetScheduler.published(), epochs=200, learning_rate=1e-2, restarts=1, weight_decay=0.0
+    )
     fitted = fit_networks(table, costs, [1.4, 3.0], exit_features, settings)
     spent = fitted.shares.double() @ torch.tensor(costs.cumulative, dtype=torch.float64)
     untrained = fit_networks(table, costs, [1.4, 3.0], exit_features, dataclasses.replace(settings, epochs=1))
