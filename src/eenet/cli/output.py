@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -39,15 +39,14 @@ def error_line(message: str, start: str = "Error: ") -> None:
     sys.stderr.flush()
 
 
-def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """Build a table for the terminal: text to the left, all other columns to the right."""
-    table = Table(title=escape(title) or None, title_justify="left", box=SIMPLE_HEAD)
+def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> RenderableType:
+    """Build a table for the terminal, its title above it: the first column to the left, all others to the right."""
+    table = Table(box=SIMPLE_HEAD)
     for index, column in enumerate(columns):
-        is_text = all(isinstance(row[index], str) for row in rows) and index == 0
-        table.add_column(column, justify="left" if is_text else "right", overflow="fold")
+        table.add_column(column, justify="right" if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell(value)) for value in row))
-    return table
+    return Group(Text(title, style="bold"), table) if title else table
 
 
 def cell(value: object) -> str:

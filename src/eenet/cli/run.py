@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 
 from eenet.cli import loading, paths
 from eenet.cli.inputs import Source, batches, open_inputs
@@ -134,13 +134,13 @@ def write_rows(samples: Sequence[dict[str, Any]], out: Path) -> None:
         writer.writerows(samples)
 
 
-def _shown(summary: dict[str, Any], samples: Sequence[dict[str, Any]]) -> list[Table]:
+def _shown(summary: dict[str, Any], samples: Sequence[dict[str, Any]]) -> list[RenderableType]:
     unit = summary["unit"] or "cost"
-    tables = []
+    tables: list[RenderableType] = []
     if len(samples) <= SHOWN_SAMPLES:
         rows = [(s["input"], s["class"], percent(s["probability"]), s["exit"], s["cost"]) for s in samples]
         tables.append(text_table("", ("input", "prediction", "probability", "exit", unit), rows))
-    lines = [
+    lines: list[tuple[str, object]] = [
         ("samples", summary["num_samples"]),
         (f"mean cost ({unit})", summary["mean_cost"]),
         ("left at exits, %", shares(summary["exit_distribution"])),

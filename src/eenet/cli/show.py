@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.console import RenderableType
 
+from eenet.cli.names import BOUNDS
 from eenet.cli.output import percent, shares, text_table
 
 
-def _exits_table(value: Mapping[str, Any]) -> Table:
+def _exits_table(value: Mapping[str, Any]) -> RenderableType:
     unit = value["unit"]
     rows = [(str(k), exit_["cost"], percent(exit_["utility_test"])) for k, exit_ in enumerate(value["exits"])]
     return text_table("Exits: what each costs and is worth on TEST", ("exit", f"cost {unit}", "utility"), rows)
 
 
-def comparison_tables(value: Mapping[str, Any]) -> list[Table]:
+def _named(policy: str) -> str:
+    return f"{policy} (bound)" if policy in BOUNDS else policy
+
+
+def comparison_tables(value: Mapping[str, Any]) -> list[RenderableType]:
     """Show a comparison: its exits, its rows by budget, its areas.
 
     Args:
@@ -33,11 +38,11 @@ def comparison_tables(value: Mapping[str, Any]) -> list[Table]:
         "exits %",
         "fit s",
     )
-    ordered = sorted(value["rows"], key=lambda row: row["budget"])
+    ordered = sorted(value["rows"], key=lambda row: (row["budget"], -row["utility_at_budget"]))
     rows = [
         (
-            f"{row['budget_input']}",
-            row["policy"],
+            row["budget_input"],
+            _named(row["policy"]),
             row["val_cost"],
             row["test_cost"],
             percent(row["test_utility"]),
@@ -54,12 +59,12 @@ def comparison_tables(value: Mapping[str, Any]) -> list[Table]:
         text_table(
             "Area: mean utility over the ten standard budgets",
             ("policy", "area"),
-            [(name, percent(area)) for name, area in areas],
+            [(_named(name), percent(area)) for name, area in areas],
         ),
     ]
 
 
-def bench_table(value: Mapping[str, Any]) -> Table:
+def bench_table(value: Mapping[str, Any]) -> RenderableType:
     """Show a benchmark: full against adaptive, per engine and batch size.
 
     Args:
@@ -96,21 +101,21 @@ def bench_table(value: Mapping[str, Any]) -> Table:
     return text_table(title, columns, rows)
 
 
-def profile_tables(value: Mapping[str, Any]) -> list[Table]:
+def profile_tables(value: Mapping[str, Any]) -> list[RenderableType]:
     """Show a profile: operations, and times per engine and batch size.
 
     Args:
         value: What `eenet profile` writes.
     """
     flops = value["flops"]
-    tables = [costs_table("Operations per sample", flops)]
+    tables: list[RenderableType] = [costs_table("Operations per sample", flops)]
     for row in value["latency"]:
         title = f"Time per sample: {row['engine']} {row['dtype']} on {row['device']}, batch size {row['batch_size']}"
         tables.append(costs_table(f"{title}, {value['threads']} threads", row))
     return tables
 
 
-def costs_table(title: str, costs: Mapping[str, Any]) -> Table:
+def costs_table(title: str, costs: Mapping[str, Any]) -> RenderableType:
     """Show a cost table: what leaving at each exit costs, in its unit and of the original model.
 
     Args:
@@ -127,7 +132,7 @@ def costs_table(title: str, costs: Mapping[str, Any]) -> Table:
     )
 
 
-def demo_tables(value: Mapping[str, Any]) -> list[Table]:
+def demo_tables(value: Mapping[str, Any]) -> list[RenderableType]:
     """Show what the adaptive model of the demo did: budget, cost, accuracy, agreement with replay."""
     fit, real = value["fit"], value["run"]
     unit = real["unit"]

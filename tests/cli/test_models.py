@@ -1,0 +1,195 @@
+"""The commands that run a model, on the tiny net with its weights as drawn: nothing here needs it to be good."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.cli.conftest import Ran, table_arrays
+
+from eenet.cli import main
+from eenet.core.files import save_tensors, write_json
+from eenet.core.table import ExitTable
+from eenet.recipes import RECIPES
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, its tables and a policy."""
+    folder = tmp_path_factory.mktemp("made")
+    write_json(folder / "run" / "recipe.json", {"recipe": "digits_tiny", "seed": 0, "data_root": None})
+    save_tensors(folder / "run" / "model.safetensors", RECIPES["digits_tiny"].build().state_dict())
+    for split in ("val", "test"):
+        assert main(["record", str(folder / "run"), "--split", split, "--out", str(folder / f"{split}.npz"), "-q"]) == 0
+    fitting = ["fit", str(folder / "val.npz"), "-b", "60%", "-p", "max_prob", "--out", str(folder / "policy"), "-q"]
+    assert main(fitting) == 0
+    return folder
+
+
+def test_record_stores_outputs_labels_and_costs(made: Path) -> None:
+    table = ExitTable.load(made / "val.npz")
+    assert (table.num_samples, table.num_exits, table.num_classes, table.split) == (500, 3, 10, "val")
+    assert table.labels is not None and table.costs is not None and table.costs.reference is not None
+
+
+def test_run_on_a_split_agrees_with_the_table(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    words = ("run", made / "run", "--policy", made / "policy", "split:test", "--out", tmp_path / "rows.csv")
+    value = eenet(*words, "--json", "-q").value
+    assert value["num_samples"] == len(value["samples"]) == 500
+    assert sum(value["exit_distribution"]) == pytest.approx(1)
+    labels = ExitTable.load(made / "test.npz").labels
+    assert labels is not None and [sample["label"] for sample in value["samples"]] == labels.tolist()
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["exit"]) for row in rows] == [sample["exit"] for sample in value["samples"]]
+
+
+def test_run_takes_images_folders_and_arrays(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = tmp_path / "pictures"
+    (pictures / "deep").mkdir(parents=True)
+    Image.fromarray(rng.integers(256, size=(8, 8), dtype=np.uint8)).save(pictures / "grey.png")
+    Image.fromarray(rng.integers(256, size=(20, 30, 3), dtype=np.uint8)).save(pictures / "deep" / "colour.jpg")
+    np.save(tmp_path / "floats.npy", rng.random((4, 1, 8, 8)).astype(np.float32))
+    np.savez(tmp_path / "named.npz", images=rng.integers(256, size=(2, 8, 8), dtype=np.uint8), labels=np.array([1, 2]))
+    inputs = (pictures, tmp_path / "floats.npy", tmp_path / "named.npz", pictures / "grey.png")
+    ran = eenet("run", made / "run", "--policy", made / "policy", *inputs, "--batch-size", 3, "--json", "-q")
+    names = [sample["input"] for sample in ran.value["samples"]]
+    assert len(names) == 9 and ran.value["num_labelled"] == 2
+    same = [sample for sample in ran.value["samples"] if sample["input"].endswith("grey.png")]
+    assert len(same) == 2 and same[0]["prediction"] == same[1]["prediction"]
+
+
+def test_run_shows_a_table_of_few_and_a_summary_of_many(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros((8, 8), np.uint8))
+    few = eenet("run", made / "run", "-p", made / "policy", tmp_path / "one.npy", "--out", tmp_path / "rows.json")
+    assert few.code == 0 and "one.npy:0" in few.stdout
+    assert json.loads((tmp_path / "rows.json").read_text())[0]["input"] == "one.npy:0"
+    many = eenet("run", made / "run", "-p", made / "policy", "split:test")
+    assert many.code == 0 and "test:0" not in many.stdout and "accuracy on 500" in many.stdout
+
+
+def test_profile_feeds_compare(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    costs = tmp_path / "costs.json"
+    ran = eenet("profile", made / "run", "--batch-size", "1,4", "--passes", 1, "--out", costs, "--json", "-q")
+    assert [row["batch_size"] for row in ran.value["latency"]] == [1, 4]
+    words = ("compare", made / "val.npz", made / "test.npz", "-b", "80%", "-p", "patience", "--costs", costs)
+    value = eenet(*words, "--batch-size", 4, "--json").value
+    assert (value["unit"], value["exits"][0]["cost"]) == ("ms", ran.value["latency"][1]["cumulative"][0])
+    assert eenet(*words, "--batch-size", 5).code == 2
+
+
+def test_bench_prints_the_json_of_the_contract(eenet: Callable[..., Ran], made: Path) -> None:
+    words = ("--batch-size", "1,8", "--passes", 1, "--samples", 16, "--engine", "eager", "--json", "-q")
+    value = eenet("bench", made / "run", "--policy", made / "policy", *words).value
+    assert [row["batch_size"] for row in value["rows"]] == [1, 8]
+    keys = (
+        "engine dtype full_ms adaptive_ms speedup ideal_speedup ideal_speedup_flops efficiency flips exit_distribution"
+    )
+    assert {"device", "threads"} <= set(value) and all(set(keys.split()) <= set(row) for row in value["rows"])
+
+
+BAD = {
+    "unknown recipe": (("train", "digits_tinny", "--out", "{new}"), "digits_tiny"),
+    "no data root": (("train", "cifar10_resnet56_3", "--out", "{new}"), "--data-root"),
+    "missing data": (("train", "cifar10_resnet56_3", "--data-root", "{made}", "--out", "{new}"), "cifar10"),
+    "data root is no folder": (
+        ("train", "digits_tiny", "--data-root", "{made}/val.npz", "--out", "{new}"),
+        "--data-root",
+    ),
+    "no run": (("record", "{made}/policy", "--split", "val", "--out", "{new}"), "recipe.json"),
+    "missing run": (("record", "{made}/nothing", "--split", "val", "--out", "{new}"), "nothing"),
+    "unknown split": (("record", "{made}/run", "--split", "vall", "--out", "{new}"), "vall"),
+    "record over something else": (("record", "{made}/run", "--split", "val", "--out", "{made}"), "--out"),
+    "no policy": (("run", "{made}/run", "--policy", "{made}/run", "split:test"), "policy"),
+    "missing input": (("run", "{made}/run", "--policy", "{made}/policy", "cat.png"), "cat.png"),
+    "no image": (("run", "{made}/run", "--policy", "{made}/policy", "{made}/run/recipe.json"), "recipe.json"),
+    "a table is no array": (("run", "{made}/run", "--policy", "{made}/policy", "{made}/val.npz"), "images"),
+    "folder without images": (("run", "{made}/run", "--policy", "{made}/policy", "{made}/run"), "no image"),
+    "odd rows file": (("run", "{made}/run", "--policy", "{made}/policy", "split:test", "--out", "{new}.txt"), ".csv"),
+    "batch sizes": (("profile", "{made}/run", "--batch-size", "1,none"), "none"),
+    "batch size 0": (("bench", "{made}/run", "--policy", "{made}/policy", "--batch-size", "0"), "--batch-size"),
+    "batch too large": (("bench", "{made}/run", "--policy", "{made}/policy", "--batch-size", "501"), "501"),
+    "unknown engine": (("bench", "{made}/run", "--policy", "{made}/policy", "--engine", "eagre"), "eager"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_before_any_work(case: str, eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    words, said = BAD[case]
+    before = sorted(os.listdir(made))
+    ran = eenet(*(word.format(made=made, new=tmp_path / "new") for word in words), "-q")
+    assert (ran.code, ran.stdout) == (2, "") and said in ran.stderr
+    assert ran.stderr.startswith("Error: ") and ran.stderr.count("\n") == 1
+    assert sorted(os.listdir(made)) == before and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 3, 8, 8), np.float32),
+        np.zeros((0, 1, 8, 8), np.float32),
+        np.full((2, 1, 8, 8), np.nan, np.float32),
+        np.full((2, 1, 8, 8), 16, np.float32),
+        np.zeros((2, 1, 8, 8), np.int64),
+        np.array([{}, {}], dtype=object),
+    ],
+)
+def test_a_bad_array_is_refused(array: np.ndarray, eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", array)
+    ran = eenet("run", made / "run", "-p", made / "policy", tmp_path / "x.npy", "--out", tmp_path / "rows.csv", "-q")
+    assert (ran.code, ran.stdout) == (2, "") and "x.npy" in ran.stderr and ran.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["x.npy"]
+
+
+@pytest.mark.parametrize("name", ["policy.json", "policy.safetensors"])
+@pytest.mark.parametrize("harm", ["truncate", "remove", "change"])
+def test_a_damaged_policy_is_refused(
+    name: str, harm: str, eenet: Callable[..., Ran], made: Path, tmp_path: Path
+) -> None:
+    for path in (made / "policy").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    if harm != "remove":
+        (tmp_path / name).write_bytes(data[: len(data) // 2] if harm == "truncate" else data.replace(b"0", b"1"))
+    ran = eenet("bench", made / "run", "--policy", tmp_path, "-q")
+    assert (ran.code, ran.stdout) == (2, "") and ran.stderr.startswith("Error: ") and ran.stderr.count("\n") == 1
+
+
+def test_a_policy_for_other_exits_is_refused(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    logits = table_arrays()["logits"][:, :2]
+    np.savez(tmp_path / "two.npz", logits=logits, labels=np.zeros(200, int), costs=[1.0, 2.0], cost_unit="ms")
+    assert eenet("fit", tmp_path / "two.npz", "-b", "1.5", "-p", "max_prob", "--out", tmp_path / "two").code == 0
+    ran = eenet("run", made / "run", "--policy", tmp_path / "two", "split:test", "-q")
+    assert ran.code == 2 and "2 exits" in ran.stderr
+
+
+def test_damaged_weights_are_refused(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_bytes((made / "run" / "recipe.json").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((made / "run" / "model.safetensors").read_bytes()[:1000])
+    ran = eenet("record", tmp_path, "--split", "val", "--out", tmp_path / "val.npz", "-q")
+    assert ran.code == 2 and ran.stderr.count("\n") == 1 and not (tmp_path / "val.npz").exists()
+
+
+def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "eenet.cli", "train", "digits_tiny", "--out", str(tmp_path / "run"), "--quiet"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "run" / "checkpoint.safetensors").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stdout == "" and "Traceback" not in stderr
+    assert f"To go on: eenet train digits_tiny --out {tmp_path / 'run'} --seed 0" in stderr
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert main(["train", "digits_tiny", "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    assert (tmp_path / "run" / "model.safetensors").exists()

@@ -1,0 +1,138 @@
+"""`eenet fit` and `eenet compare` on good tables."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.cli.conftest import Ran
+
+from eenet.core.table import ExitTable
+from eenet.core.trace import replay
+from eenet.schedulers import load_policy
+
+ROW_KEYS = {
+    "policy",
+    "budget",
+    "budget_input",
+    "val_cost",
+    "test_cost",
+    "test_utility",
+    "utility_at_budget",
+    "exit_distribution",
+    "fit_seconds",
+}
+QUICK = ("--policy", "max_prob", "--policy", "patience")
+
+
+@pytest.fixture
+def tables(write_table: Callable[..., Path]) -> tuple[Path, Path]:
+    return write_table("val.npz", seed=1), write_table("test.npz", seed=2)
+
+
+def test_compare_prints_the_json_of_the_contract(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
+    ran = eenet("compare", *tables, "--budget", "60%", "--budget", "2.5ms", *QUICK, "--json", "--quiet")
+    assert (ran.code, ran.stderr) == (0, "")
+    value = ran.value
+    assert {"unit", "reference", "n_val", "n_test", "splits", "exits", "rows", "area", "pairs"} <= set(value)
+    assert (value["unit"], value["reference"], value["n_val"], value["splits"]) == ("ms", 3.5, 200, 1)
+    assert [exit_["cost"] for exit_ in value["exits"]] == [1, 2, 4]
+    assert set(value["area"]) == {"max_prob", "patience", "random", "oracle"}
+    assert {(row["policy"], row["budget_input"]) for row in value["rows"]} == {
+        (policy, budget) for policy in value["area"] for budget in ("60%", "2.5ms")
+    }
+    for row in value["rows"]:
+        assert set(row) >= ROW_KEYS and sum(row["exit_distribution"]) == pytest.approx(1)
+        assert row["budget"] == pytest.approx(2.1 if row["budget_input"] == "60%" else 2.5)
+
+
+def test_compare_by_default_leaves_out_the_published_form_only(
+    eenet: Callable[..., Ran], tables: tuple[Path, Path]
+) -> None:
+    area = eenet("compare", *tables, "-b", "60%", "--json").value["area"]
+    names = {"eenet", "max_prob", "certainty", "margin", "joint", "patience", "vote", "random", "oracle"}
+    assert set(area) == names
+
+
+def test_compare_without_a_budget_shows_the_standard_ones(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
+    rows = eenet("compare", *tables, "-p", "max_prob", "--json").value["rows"]
+    assert len({row["budget"] for row in rows}) == 10
+
+
+def test_splits_give_deviations(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
+    value = eenet("compare", *tables, "-b", "60%", "-p", "max_prob", "--splits", "3", "--json").value
+    assert value["splits"] == 3 and all("sd" in row for row in value["rows"])
+
+
+def test_the_same_seed_gives_the_same_numbers(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
+    def numbers(seed: int) -> list[float]:
+        words = ("-b", "60%", "-p", "eenet", "--splits", "2", "--seed", seed, "--json")
+        return [row["test_utility"] for row in eenet("compare", *tables, *words).value["rows"]]
+
+    assert numbers(3) == numbers(3)
+
+
+def test_compare_shows_tables_and_writes_a_folder(
+    eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ran = eenet("compare", *tables, "-b", "60%", *QUICK, "--out", tmp_path / "a" / "b")
+    assert ran.code == 0 and "random (bound)" in ran.stdout and "max_prob" in ran.stdout
+    assert "60% of the original model without exits = 2.1 ms" in ran.stderr
+    written = {path.name for path in (tmp_path / "a" / "b").iterdir()}
+    assert written == {"comparison.json", "utility_cost.png", "gain.png", "exits.png", "report.html"}
+    value = json.loads((tmp_path / "a" / "b" / "comparison.json").read_text())
+    assert set(value["rows"][0]) >= ROW_KEYS
+
+
+def test_naming_a_bound_is_allowed(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
+    value = eenet("compare", *tables, "-b", "60%", "-p", "random", "-p", "max_prob", "--json").value
+    assert set(value["area"]) == {"max_prob", "random", "oracle"}
+
+
+def test_costs_from_a_file_replace_those_of_the_tables(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    val, test = write_table("val.npz", costs=None), write_table("test.npz", costs=np.array([1.0, 2.0, 3.0]))
+    costs = {"cumulative": [10, 30, 50], "unit": "MFLOPs", "reference": None}
+    (tmp_path / "costs.json").write_text(json.dumps(costs))
+    ran = eenet("compare", val, test, "-b", "60%", "-p", "max_prob", "--costs", tmp_path / "costs.json", "--json")
+    assert (ran.value["unit"], ran.value["rows"][0]["budget"]) == ("MFLOPs", 30)
+    assert "60% of the last exit = 30 MFLOPs" in ran.stderr
+
+
+def test_fit_writes_a_policy_that_meets_its_budget(
+    eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ran = eenet("fit", tables[0], "--budget", "60%", "--policy", "max_prob", "--out", tmp_path / "policy", "--json")
+    assert ran.code == 0 and "60% of the original model without exits = 2.1 ms" in ran.stderr
+    saved = load_policy(tmp_path / "policy")
+    assert saved.costs is not None and saved.costs.cumulative == (1, 2, 4)
+    assert (saved.info["policy"], saved.info["budget"]) == ("max_prob", pytest.approx(2.1))
+    assert ran.value["fit_cost"] == pytest.approx(2.1, rel=1e-3)
+    assert replay(saved.policy, ExitTable.load(tables[0])).mean_cost == pytest.approx(2.1, rel=0.05)
+
+
+def test_fit_replaces_an_older_policy(eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path) -> None:
+    for budget in ("60%", "80%"):
+        ran = eenet("fit", tables[0], "-b", budget, "-p", "patience", "--out", tmp_path / "policy", "--quiet")
+        assert (ran.code, ran.stderr) == (0, "") and "utility on VAL" in ran.stdout
+    assert load_policy(tmp_path / "policy").info["budget_input"] == "80%"
+
+
+def test_report_makes_a_page_of_what_compare_wrote(
+    eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    eenet("compare", *tables, "-b", "60%", *QUICK, "--out", tmp_path / "out")
+    ran = eenet("report", tmp_path / "out", "--out", tmp_path / "page.html", "--json")
+    assert ran.code == 0 and ran.value["from"] == [str(tmp_path / "out" / "comparison.json")]
+    page = (tmp_path / "page.html").read_text()
+    assert page.startswith("<!DOCTYPE html>") and "max_prob" in page and "http" not in page.split("<body>")[0]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"rows": [], "area": {}, "exits": []}', '{"flops": 1, "latency": 2}'])
+def test_report_refuses_what_it_does_not_know(eenet: Callable[..., Ran], tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    ran = eenet("report", tmp_path / "x.json", "--out", tmp_path / "page.html")
+    assert ran.code == 2 and ran.stderr.startswith("Error: ") and ran.stderr.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()
