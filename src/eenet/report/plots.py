@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from eenet.core.files import atomic_path
@@ -44,7 +44,7 @@ def utility_cost(comparison: Mapping[str, Any]) -> Figure:
     """
     figure, axes = _canvas()
     for name, style in _styles(comparison).items():
-        costs, utilities = _curve(comparison, name)
+        costs, utilities = _dense(*_curve(comparison, name))
         label = f"{name}  {100 * comparison['area'][name]:.2f}"
         axes.plot(costs, 100 * utilities, label=label, **style)
         _mark_asked(axes, comparison, name, style)
@@ -82,7 +82,7 @@ def gain_over_random(comparison: Mapping[str, Any]) -> Figure:
     """
     figure, axes = _canvas()
     base_costs, base_utilities = _curve(comparison, "random")
-    grid = np.linspace(base_costs[0], max(_curve(comparison, name)[0][-1] for name in comparison["curves"]), 400)
+    grid = np.geomspace(base_costs[0], max(_curve(comparison, name)[0][-1] for name in comparison["curves"]), 400)
     base = np.interp(grid, base_costs, base_utilities)
     for name, style in _styles(comparison).items():
         if name in ("random", "oracle"):
@@ -177,6 +177,12 @@ def _curve(comparison: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.nda
     return np.array([point["cost"] for point in points]), np.array([point["utility"] for point in points])
 
 
+def _dense(costs: np.ndarray, utilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a curve with many points: lines straight in cost are bent on a logarithmic axis."""
+    every = np.union1d(costs, np.geomspace(costs[0], costs[-1], 200))
+    return every, np.interp(every, costs, utilities)
+
+
 def _mark_asked(axes: Axes, comparison: Mapping[str, Any], name: str, style: Mapping[str, Any]) -> None:
     """Mark what a policy realised at the asked budgets."""
     rows = [row for row in comparison["rows"] if row["policy"] == name]
@@ -210,8 +216,6 @@ def _cost_axis(axes: Axes, comparison: Mapping[str, Any]) -> None:
     axes.set_xlabel(f"Mean cost per sample [{comparison['unit']}]")
     if high / low > _LOG_SPAN:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(low * 0.93, high * 1.08)
     else:
         margin = 0.03 * (high - low)
@@ -219,8 +223,11 @@ def _cost_axis(axes: Axes, comparison: Mapping[str, Any]) -> None:
     full = high if reference is None else reference
     top = axes.secondary_xaxis("top", functions=(_times(100 / full), _times(full / 100)))
     top.set_xlabel("% of the " + ("last exit" if reference is None else "original model without exits"))
-    top.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    top.xaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, top.xaxis):
+        if axes.get_xscale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_minor_formatter(NullFormatter())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _times(factor: float) -> Callable[[ArrayLike], ArrayLike]:
