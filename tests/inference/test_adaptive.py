@@ -60,7 +60,6 @@ def test_decides_as_replay_does_to_the_bit(logits, name, size):
     assert torch.equal(cost, trace.cost)
 
 
-@pytest.mark.xfail(strict=False, reason="torch.sigmoid in float32 rounds differently at the end of a batch")
 @pytest.mark.parametrize("size", [1, 7])
 @pytest.mark.parametrize("scorer", [EENetScorer(4, 10, torch.rand(4, 16) - 0.3), VoteScorer()], ids=["eenet", "vote"])
 def test_learned_scores_do_not_depend_on_the_batch(logits, scorer, size):

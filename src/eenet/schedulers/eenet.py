@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eenet.core.confidence import certainty, max_prob
+from eenet.core.confidence import certainty, max_prob, squash
 from eenet.core.costs import BudgetLike, CostTable, standard_budgets
 from eenet.core.policy import Scorer
 from eenet.core.table import ExitTable
@@ -81,7 +81,7 @@ class EENetScorer(Scorer):
                 score = score + (torch.stack(earlier, dim=1) * self.weight[j, own : own + j]).sum(dim=1)
             earlier.append(score.clamp(0.0, 1.0))
         clipped = earlier[-1]
-        tie = torch.sigmoid(max_prob(seen[:, -1]) / 8)
+        tie = squash(max_prob(seen[:, -1]))
         score = torch.where(clipped <= 0, tie - 1, torch.where(clipped >= 1, 1 + tie, clipped))
         return score.float()
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eenet.core.confidence import max_prob, vote_share
+from eenet.core.confidence import max_prob, squash, vote_share
 from eenet.core.costs import BudgetLike, CostTable
 from eenet.core.policy import ConfidenceScorer, Scorer
 from eenet.core.table import ExitTable
@@ -86,7 +86,7 @@ class VoteScorer(Scorer):
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
     ) -> Float[Tensor, " sample"]:
         """Return the vote share plus a tie-breaker smaller than the least difference between two shares."""
-        return vote_share(seen) * seen.shape[1] + torch.sigmoid(max_prob(seen[:, -1]) / 4) / 2
+        return vote_share(seen) * seen.shape[1] + squash(max_prob(seen[:, -1])) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
