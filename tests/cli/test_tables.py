@@ -123,7 +123,8 @@ def test_fit_replaces_an_older_policy(eenet: Callable[..., Ran], tables: tuple[P
 def test_report_makes_a_page_of_what_compare_wrote(
     eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    eenet("compare", *tables, "-b", "60%", *QUICK, "--out", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "comparison.json").write_text(eenet("compare", *tables, "-b", "60%", *QUICK, "--json").stdout)
     ran = eenet("report", tmp_path / "out", "--out", tmp_path / "page.html", "--json")
     assert ran.code == 0 and ran.value["from"] == [str(tmp_path / "out" / "comparison.json")]
     page = (tmp_path / "page.html").read_text()

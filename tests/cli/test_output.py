@@ -1,0 +1,64 @@
+"""Help, exit codes and the shape of what is printed."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Ran
+
+import eenet as package
+from eenet.cli import names
+from eenet.cli.app import app
+from eenet.cli.options import whole_numbers
+from eenet.cli.output import cell, percent, plain
+from eenet.errors import InputError
+from eenet.evaluation.runs import BOUNDS
+from eenet.models.zoo import tiny_cnn
+from eenet.schedulers import Scheduler
+
+COMMANDS = ("demo", "train", "record", "profile", "fit", "compare", "run", "bench", "report")
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    assert tuple(command.name for command in app.registered_commands) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command: str, eenet: Callable[..., Ran]) -> None:
+    ran = eenet(command, "--help")
+    assert (ran.code, ran.stderr) == (0, "")
+    assert f"eenet {command}" in ran.stdout.split("Examples")[1]
+    assert all(option in ran.stdout for option in ("--json", "--quiet", "--debug", "--out"))
+
+
+def test_help_and_version(eenet: Callable[..., Ran]) -> None:
+    assert eenet("--help").code == 0
+    assert eenet("--version").stdout == f"eenet {package.__version__}\n"
+    assert "compare" in eenet().stdout
+
+
+def test_every_name_makes_its_object() -> None:
+    for name in names.POLICIES:
+        assert isinstance(names.scheduler(name, 3), Scheduler) and names.scheduler(name, 3).seed == 3
+    for name in names.ENGINES:
+        assert names.engine(name, tiny_cnn()).name == name
+    assert names.BOUNDS == BOUNDS
+
+
+def test_results_become_json_without_nan() -> None:
+    value = {"path": Path("a"), 1: (1.5, math.nan, math.inf, None, True), "nested": [{"x": -math.inf}]}
+    assert plain(value) == {"path": "a", "1": [1.5, None, None, None, True], "nested": [{"x": None}]}
+
+
+def test_cells() -> None:
+    shown = [cell(value) for value in (None, 1.23456, math.nan, 3, "word")]
+    assert shown == ["-", "1.235", "-", "3", "word"]
+    assert (percent(0.927), percent(None)) == ("92.70 %", "-")
+
+
+def test_whole_numbers() -> None:
+    assert whole_numbers("1, 32,128,1", "--batch-size") == [1, 32, 128]
+    for text in ("", "1,", "-1", "1.5", "a"):
+        with pytest.raises(InputError, match="--batch-size"):
+            whole_numbers(text, "--batch-size")
