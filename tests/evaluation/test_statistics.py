@@ -12,7 +12,6 @@ from eenet.evaluation.statistics import (
     bootstrap_interval,
     curve,
     nadeau_bengio,
-    t_quantile,
 )
 
 # by hand
@@ -41,16 +40,6 @@ def test_nadeau_bengio_by_hand():
 def test_nadeau_bengio_needs_two_splits():
     with pytest.raises(InputError, match="splits 1 is too few"):
         nadeau_bengio(np.array([0.1]), num_fit=1, num_test=1)
-
-
-@pytest.mark.parametrize(
-    ("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423)]
-)
-def test_t_quantiles_are_those_of_the_printed_table(degrees, quantile):
-    assert t_quantile(0.975, degrees) == pytest.approx(quantile, abs=5e-5)
-
-
-# slow twin
 
 
 def test_bootstrap_areas_equal_resampling_by_loops():

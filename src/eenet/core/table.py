@@ -18,7 +18,7 @@ from eenet.errors import ShapeError, TableError
 
 __all__ = ["ExitTable"]
 
-_CHUNK_BYTES = 1 << 25  # of float32 log-probabilities worked on at a time
+_CHUNK_BYTES = 1 << 22  # of float32 log-probabilities worked on at a time
 _PROBS_TOLERANCE = 1e-3
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from eenet.errors import InputError
 
-__all__ = ["Curve", "SampledCurve", "bootstrap_areas", "bootstrap_interval", "curve", "nadeau_bengio", "t_quantile"]
+__all__ = ["Curve", "SampledCurve", "bootstrap_areas", "bootstrap_interval", "curve", "nadeau_bengio"]
 
 _CHUNK_BYTES = 8 * 2**20
 
@@ -183,6 +183,8 @@ def nadeau_bengio(
     Source:
         Nadeau and Bengio, Inference for the Generalization Error, Machine Learning 52, 2003.
     """
+    from scipy.stats import t as student  # heavy, and needed here only
+
     splits = len(differences)
     if splits < 2:
         raise InputError(
@@ -190,33 +192,5 @@ def nadeau_bengio(
         )
     mean = float(differences.mean())
     variance = float(differences.var(ddof=1)) * (1.0 / splits + num_test / num_fit)
-    half = t_quantile(0.5 + level / 2.0, splits - 1) * math.sqrt(variance)
+    half = float(student.ppf(0.5 + level / 2.0, splits - 1)) * math.sqrt(variance)
     return mean - half, mean + half
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """Return the quantile of Student's t for a whole number of degrees of freedom, by bisection on its closed form.
-
-    Args:
-        probability: In [0.5, 1).
-        degrees: Degrees of freedom, at least 1.
-    """
-    low, high = 0.0, 1.0
-    while _t_cdf(high, degrees) < probability:
-        high *= 2.0
-    for _ in range(200):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if _t_cdf(middle, degrees) < probability else (low, middle)
-    return (low + high) / 2.0
-
-
-def _t_cdf(value: float, degrees: int) -> float:
-    """Return P(T <= value) for value >= 0 (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
-    angle = math.atan(value / math.sqrt(degrees))
-    cos2, odd = math.cos(angle) ** 2, degrees % 2 == 1
-    term, total = (math.cos(angle), 0.0) if odd else (1.0, 0.0)
-    for step in range(2 if odd else 1, degrees, 2):
-        total += term
-        term *= cos2 * step / (step + 1)
-    inside = 2.0 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
-    return 0.5 + inside / 2.0

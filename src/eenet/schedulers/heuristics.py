@@ -46,8 +46,8 @@ def geometric_dial(
     scores = Replayer(table).scores(scorer)
     cumulative = torch.tensor(costs.cumulative, dtype=torch.float64)
     targets = torch.linspace(costs.low, costs.high, _TARGETS, dtype=torch.float64)
-    # memory of one block of candidates stays near 100 MB, whatever the number of samples
-    block = max(1, 10_000_000 // table.num_samples)
+    # memory of one block of candidates stays near 20 MB, whatever the number of samples
+    block = max(1, 2_000_000 // table.num_samples)
     shares = torch.split(geometric_shares(targets, cumulative, base), block)
     thresholds = torch.cat([thresholds_for_shares(scores, part) for part in shares])
     thresholds[0, :-1] = -math.inf  # the ends exactly: everybody leaves first, everybody stays to the last

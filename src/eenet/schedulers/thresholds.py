@@ -63,11 +63,11 @@ def thresholds_for_shares(
     candidates = len(shares)
     thresholds = torch.full((candidates, exits), -math.inf)
     inside = torch.ones(candidates, n, dtype=torch.bool)
-    leaving = torch.floor(shares * n + 1e-9).long()
+    leaving = torch.floor(shares * n + 1e-9).int()
     for k in range(exits - 1):
         order = scores[:, k].argsort(descending=True)
         ordered = scores[order, k]
-        rank = inside[:, order].cumsum(dim=1)
+        rank = inside[:, order].cumsum(dim=1, dtype=torch.int32)
         thresholds[:, k] = _cut(ordered, rank, leaving[:, k].contiguous())
         inside &= scores[:, k] < thresholds[:, k, None]
     return thresholds
