@@ -134,13 +134,17 @@ def costs_table(title: str, costs: Mapping[str, Any]) -> RenderableType:
 
 def demo_tables(value: Mapping[str, Any]) -> list[RenderableType]:
     """Show what the adaptive model of the demo did: budget, cost, accuracy, agreement with replay."""
-    fit, real = value["fit"], value["run"]
-    unit = real["unit"]
+    fit, real, timed = value["fit"], value["run"], value["bench"]["rows"][-1]
+    unit, speedup = real["unit"], timed["speedup"]
     rows = [
         ("budget per sample", fit["budget_meaning"]),
         ("cost per sample, run for real", f"{real['mean_cost']:.4g} {unit} of {real['full_cost']:.4g}"),
         ("accuracy", f"{percent(real['accuracy'])} (all layers: {percent(real['full_accuracy'])})"),
         ("left at exits 0, 1, ...", f"{shares(real['exit_distribution'])} %"),
+        (
+            f"time per sample, batch size {timed['batch_size']}",
+            f"{timed['adaptive_ms']:.3g} ms (all layers: {timed['full_ms']:.3g} ms, {speedup:.2f}x)",
+        ),
         ("left where replay foretold", f"{real['same_exit']} of {real['num_samples']}"),
     ]
     return [text_table("The adaptive model on the test images", ("what", "value"), rows)]
