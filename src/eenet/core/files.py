@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from eenet.errors import InputError
@@ -99,9 +99,10 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:  # noqa: ANN401
 
 def save_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor]) -> None:
     """Write named tensors as safetensors, atomically."""
+    # own contiguous copies: tied or strided tensors are refused otherwise
+    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
     with atomic_path(path) as draft:
-        # save_file maps memory; own contiguous copies keep tied or strided tensors from being refused
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, draft)
+        draft.write_bytes(content)  # not save_file: it writes a file that only its owner may read
 
 
 def load_tensors(path: str | os.PathLike[str], what: str) -> dict[str, Tensor]:
