@@ -203,7 +203,7 @@ def _cifar10_settings(head_lr: float) -> TrainSettings:
 digits_tiny = Recipe(
     name="digits_tiny",
     summary="3 exits on the embedded 8x8 digits; trains in seconds",
-    make=partial(tiny_cnn, exits=3, width=8),
+    make=partial(tiny_cnn, exits=3, width=48),
     data=_digits_data,
     settings=TrainSettings(epochs=8, batch_size=32, lr=0.1, weighting=uniform_weights),
 )
