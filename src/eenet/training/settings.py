@@ -19,10 +19,8 @@ class TrainSettings:
     """How a multi-exit model is trained: SGD with Nesterov momentum, learning rates set anew before every step.
 
     A training has two phases. During the first `heads_share` of the steps the backbone is frozen and only the early
-    heads learn, at `head_lr`. Then everything
-    learns: the rates rise from 0 over the first `warmup` of the phase and fall to 0 along a cosine; the early heads
-        keep `head_lr` as their peak, the
-    backbone has `lr`.
+    heads learn, at `head_lr`. Then everything learns: the rates rise from 0 over the first `warmup` of the phase and
+    fall to 0 along a cosine; the early heads keep `head_lr` as their peak, the backbone has `lr`.
 
     Args:
         epochs: passes over the training data; need not be whole.
