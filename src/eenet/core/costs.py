@@ -216,7 +216,12 @@ class CostTable:
             raise TableError(
                 "costs are incomplete: keys 'cumulative' (a list) and 'unit' are needed. Write them again."
             )
-        return cls(tuple(value["cumulative"]), value["unit"], value.get("reference"))
+        try:
+            cumulative = tuple(float(cost) for cost in value["cumulative"])
+            reference = None if value.get("reference") is None else float(value["reference"])
+        except (TypeError, ValueError) as error:
+            raise TableError(f"costs are damaged: {error}. Write them again.") from error
+        return cls(cumulative, str(value["unit"]), reference)
 
 
 def standard_budgets(costs: CostTable) -> tuple[float, ...]:
