@@ -163,3 +163,11 @@ def test_eenet_uses_earlier_scores():
     weight[1, 5] = 0.5  # q1 = q0 / 2
     seen = torch.tensor([[[0.2, 0.8], [0.6, 0.4]]]).log()
     assert float(EENetScorer(2, 2, weight)(seen)) == pytest.approx(0.4)
+
+
+def test_confidences_leave_their_input_alone():
+    log_probs = torch.log_softmax(torch.randn(4, 3, 5, dtype=torch.float64), dim=2)
+    before = log_probs.clone()
+    for name in confidence.__all__:
+        getattr(confidence, name)(log_probs)
+    assert torch.equal(before, log_probs)

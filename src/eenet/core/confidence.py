@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+_LEAST_CHANCE = 1e-300  # keeps the log-odds finite, so that an infinite threshold stays out of reach
+
 __all__ = ["certainty", "margin", "max_prob", "streak", "vote_share"]
 
 
@@ -23,10 +25,14 @@ def max_prob(log_probs: Float[Tensor, "*batch class"]) -> Float[Tensor, "*batch"
     Source:
         MSDNet (Huang et al., ICLR 2018), the largest softmax probability.
     """
-    top, index = log_probs.max(dim=-1, keepdim=True)
-    # log(1 - p_top) = log-sum-exp over the other classes
-    rest = log_probs.scatter(-1, index, -math.inf).logsumexp(dim=-1)
-    return top.squeeze(-1) - rest
+    # the chance that another class is right, added up in double: it stays above 0 where 1 - p would not
+    others = (
+        log_probs.to(torch.float64, copy=True)
+        .exp_()
+        .scatter_(-1, log_probs.argmax(dim=-1, keepdim=True), 0.0)
+        .sum(dim=-1)
+    )
+    return others.logit(eps=_LEAST_CHANCE).neg().to(log_probs.dtype)
 
 
 def certainty(log_probs: Float[Tensor, "*batch class"]) -> Float[Tensor, "*batch"]:
