@@ -2,7 +2,7 @@
 
     python benchmarks/cifar10.py cifar10_resnet56_6 --data-root DIR --run runs/cifar10_resnet56_6
 
-Trains the recipe if the run folder holds no finished run (about half an hour on two cores; it resumes), records both
+Trains the recipe if the run folder holds no finished run (about half an hour on one core; it resumes), records both
 halves of the test images, compares all policies over redrawn splits, `eenet_published` on one split, times the adaptive
 model against the original one, and writes ``docs/results/RECIPE.md`` with its plots. Every step leaves a file in the
 run folder and is not repeated while that file is there.
@@ -54,11 +54,11 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("EENET_DATA", "../shared/data")))
     parser.add_argument("--run", type=Path, required=True, help="run folder; made if it is not there")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--threads", type=int, default=1, help="for timing and everything else but training")
+    parser.add_argument("--threads", type=int, default=1, help="for training, timing and everything else")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)  # before training: its result depends on the number of threads
     train(RECIPES[options.recipe], options.run, data_root=options.data_root)
-    torch.set_num_threads(options.threads)
     run = open_run(options.run, data_root=options.data_root)
     tables = recorded(run)
     comparison = kept(run, "comparison.json", lambda: compared(tables, list(DEFAULT_POLICIES), SPLITS, options.seed))

@@ -91,6 +91,9 @@ def test_a_policy_of_your_own():
     assert torch.allclose(trace.log_probs[n], torch.log_softmax(seen.mean(dim=1), dim=1)[0])
     right = (trace.log_probs.argmax(dim=1) == table.labels).double()
     assert torch.equal(Replayer(table).utility(rule), right)
+    unlabelled = ExitTable(logits=table.logits, utility=table.utility, costs=table.costs)
+    with pytest.raises(TableError, match="answers with several exits together"):
+        Replayer(unlabelled).utility(rule)
 
 
 def test_the_coin_is_fair_and_follows_the_sample():

@@ -80,6 +80,7 @@ class Policy(nn.Module, ABC):
     """A fixed rule that says, exit by exit, which samples leave.
 
     Subclass it with a `score`; override `answer` if leaving samples shall be answered by more than the newest exit.
+    Override nothing else: recorded and real inference both rely on what `leaves` makes of score and threshold.
 
     Args:
         thresholds: One per exit; a sample leaves at the first exit where its score reaches the threshold. The last is

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from eenet.core.costs import CostTable
 from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
 from eenet.core.table import ExitTable
-from eenet.errors import ShapeError
+from eenet.errors import ShapeError, TableError
 
 __all__ = ["ExitTrace", "Replayer", "exit_distribution", "first_exit", "replay"]
 
@@ -121,7 +121,10 @@ class Replayer:
             return utility.gather(1, exit_index[:, None]).squeeze(1)
         labels = self.table.labels
         if labels is None:
-            return utility.gather(1, exit_index[:, None]).squeeze(1)
+            raise TableError(
+                "labels are missing: the policy answers with several exits together, which 'utility' does not value. "
+                "Judge it on a table with labels."
+            )
         return (_answers(policy, self.table, exit_index).argmax(dim=1) == labels).double()
 
     def expected(self, policy: Policy, costs: CostTable) -> tuple[float, float]:
