@@ -212,7 +212,7 @@ def test_an_unforeseen_error_is_one_line_too(
     def broken(*words: object, **more: object) -> None:
         raise KeyError("a\nb")
 
-    monkeypatch.setattr("eenet.cli.compare.fit_policy", broken)
+    monkeypatch.setattr("eenet.cli.fit.fit_policy", broken)
     ran = eenet("fit", write_table(), "-b", "60%", "--out", tmp_path / "new", "--quiet")
     assert ran.code == 1
     assert ran.stderr.count("\n") == 1 and ran.stderr.startswith("Error: unexpected KeyError")

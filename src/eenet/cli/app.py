@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from eenet.cli import compare, demo, measure, report, run, train
+from eenet.cli import compare, demo, fit, measure, report, run, train
 from eenet.cli.output import error_line
 from eenet.errors import EenetError, InputError
 
@@ -28,7 +28,7 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("record")(train.record)
 app.command("profile")(measure.profile)
-app.command("fit")(compare.fit)
+app.command("fit")(fit.fit)
 app.command("compare")(compare.compare)
 app.command("run")(run.run)
 app.command("bench")(measure.bench)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eenet.cli import names, paths
-from eenet.cli.compare import fit_policy, write_comparison
+from eenet.cli.compare import write_comparison
+from eenet.cli.fit import fit_policy
 from eenet.cli.loading import readable
 from eenet.cli.options import DebugFlag, JsonFlag, QuietFlag, SeedOption
 from eenet.cli.output import Output, error_line

@@ -44,6 +44,7 @@ EnginesOption = Annotated[
     list[str] | None, typer.Option("--engine", metavar="E", help="Engine to measure; default: all. Repeatable.")
 ]
 PassesOption = Annotated[int, typer.Option("--passes", min=1, help="How often everything is timed.")]
+TableArgument = Annotated[Path, typer.Argument(metavar="VAL", help="Exit table to fit on (.npz, or a folder of .npy).")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder written by `eenet train`.")]
 PolicyFolderOption = Annotated[
     Path, typer.Option("--policy", "-p", metavar="POLICY", help="Folder written by `eenet fit`.")
