@@ -31,6 +31,7 @@ def geometric_dial(
     what: str,
     *,
     base: Float[Tensor, " exit"] | None = None,
+    steps: Float[Tensor, " exit"] | None = None,
 ) -> Dial:
     """Return a dial of a scorer whose exit shares form a geometric progression.
 
@@ -41,6 +42,7 @@ def geometric_dial(
         seed: Of the coin that mixes.
         what: Name of the caller, for messages.
         base: Shares that the progression tilts; default: equal ones.
+        steps: Exponents of the progression; default: the numbers of the exits.
     """
     utility = table.require_utility(what)
     scores = Replayer(table).scores(scorer)
@@ -48,7 +50,7 @@ def geometric_dial(
     targets = torch.linspace(costs.low, costs.high, _TARGETS, dtype=torch.float64)
     # memory of one block of candidates stays near 20 MB, whatever the number of samples
     block = max(1, 2_000_000 // table.num_samples)
-    shares = torch.split(geometric_shares(targets, cumulative, base), block)
+    shares = torch.split(geometric_shares(targets, cumulative, base, steps), block)
     thresholds = torch.cat([thresholds_for_shares(scores, part) for part in shares])
     thresholds[0, :-1] = -math.inf  # the ends exactly: everybody leaves first, everybody stays to the last
     thresholds[-1, :-1] = math.inf

@@ -27,7 +27,10 @@ def between(upper: Float[Tensor, "*any"], lower: Float[Tensor, "*any"]) -> Float
 
 
 def geometric_shares(
-    targets: Float[Tensor, " target"], costs: Float[Tensor, " exit"], base: Float[Tensor, " exit"] | None = None
+    targets: Float[Tensor, " target"],
+    costs: Float[Tensor, " exit"],
+    base: Float[Tensor, " exit"] | None = None,
+    steps: Float[Tensor, " exit"] | None = None,
 ) -> Float[Tensor, "target exit"]:
     """Return exit shares ``P_k`` proportional to ``base_k rho^k`` whose mean cost is each target.
 
@@ -35,13 +38,16 @@ def geometric_shares(
         targets: Mean costs in ``[c_0, c_{K-1}]``.
         costs: Cumulative costs.
         base: Positive shares to tilt; default: equal ones, which gives a geometric progression.
+        steps: Increasing exponents of ``rho``; default: the numbers of the exits. With the costs themselves the shares
+            are those nearest to ``base`` (least Kullback-Leibler divergence) that cost the target.
 
     Source:
         MSDNet (Huang et al., ICLR 2018), budgeted batch classification.
     """
-    steps = torch.arange(len(costs), dtype=torch.float64)
+    steps = torch.arange(len(costs), dtype=torch.float64) if steps is None else steps.double()
     tilt = torch.zeros(len(costs), dtype=torch.float64) if base is None else base.double().clamp_min(1e-12).log()
-    low, high = torch.full_like(targets, -60.0), torch.full_like(targets, 60.0)
+    reach = 60.0 / float(steps.diff().min())
+    low, high = torch.full_like(targets, -reach), torch.full_like(targets, reach)
     for _ in range(80):  # bisection on log rho; the mean cost grows with rho
         middle = (low + high) / 2
         mean = torch.softmax(tilt + middle[:, None] * steps, dim=1) @ costs
