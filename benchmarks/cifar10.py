@@ -151,9 +151,8 @@ def published_section(published: dict[str, Any]) -> str:
     ]
     pairs = [pair for pair in published["pairs"] if pair["a"] == "eenet_published"]
     lines = [
-        f"* {pair['a']} - {pair['b']}: {100 * pair['difference']:+.2f} points, 95 % interval "
-        f"{100 * pair['low']:+.2f} to "
-        f"{100 * pair['high']:+.2f} ({'significant' if pair['significant'] else 'not significant'})"
+        f"* {pair['a']} - {pair['b']}: {pair['difference']:+.2f} points, 95 % interval "
+        f"{pair['low']:+.2f} to {pair['high']:+.2f} ({'significant' if pair['significant'] else 'not significant'})"
         for pair in pairs
     ]
     head = "One split (calibration half, test half), ten standard budgets; seconds for all ten together.\n\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from eenet.cli.options import (
     CostEngineOption,
     CostsOption,
     DebugFlag,
+    GroupsOption,
     JsonFlag,
     PoliciesOption,
     QuietFlag,
@@ -38,6 +40,7 @@ def compare(
     batch_size: CostBatchOption = None,
     engine: CostEngineOption = None,
     splits: Annotated[int, typer.Option("--splits", min=1, help="Redraw VAL and TEST from their pool this often.")] = 1,
+    groups: GroupsOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for JSON, plots, page.")
     ] = None,
@@ -50,7 +53,7 @@ def compare(
 
     Without --budget the ten standard budgets are shown. Without --policy all but the slow eenet_published are
     compared; the bounds random and oracle always are. With --splits, VAL and TEST are pooled and redrawn: training
-    must have seen neither.
+    must have seen neither. Who pays for leaving early is told for every class, and for other groups with --groups.
 
     Examples:
 
@@ -65,6 +68,7 @@ def compare(
     val_table, test_table = loading.read_table(val, "VAL"), loading.read_table(test, "TEST")
     cost_table = loading.pick_costs(val_table, costs, batch_size, engine)
     asked = [cost_table.budget(text) for text in budget or []]
+    told_apart = None if groups is None else loading.read_groups(groups)
     for one in asked:
         output.note(f"Budget per sample: {one.meaning}.")
 
@@ -72,11 +76,29 @@ def compare(
 
     given = None if costs is None else cost_table
     comparison = evaluation.compare(
-        val_table, test_table, chosen, asked, given, splits=splits, seed=seed, progress=output.step
+        val_table,
+        test_table,
+        chosen,
+        asked,
+        given,
+        splits=splits,
+        groups=told_apart,
+        seed=seed,
+        progress=output.step,
     )
     value = comparison.to_dict()
     if out is not None:
-        for path in write_comparison(value, out, command=_command(val, test, budget, policy, splits, seed)):
+        options = {
+            "--budget": budget,
+            "--policy": policy,
+            "--costs": costs,
+            "--batch-size": batch_size,
+            "--engine": engine,
+            "--splits": splits if splits > 1 else None,
+            "--groups": groups,
+            "--seed": seed or None,
+        }
+        for path in write_comparison(value, out, command=_command(val, test, options)):
             output.note(f"wrote {path}")
     output.result(value, *comparison_tables(value), *_notes(comparison))
 
@@ -102,13 +124,13 @@ def write_comparison(value: Mapping[str, Any], out: Path, **page: Any) -> list[P
     return files
 
 
-def _command(
-    val: Path, test: Path, budgets: list[str] | None, policies: list[str] | None, splits: int, seed: int
-) -> str:
-    parts = ["eenet compare", str(val), str(test)]
-    parts += [f"--budget {text}" for text in budgets or []] + [f"--policy {name}" for name in policies or []]
-    parts += [f"--splits {splits}"] * (splits > 1) + [f"--seed {seed}"] * (seed > 0)
-    return " ".join(parts)
+def _command(val: Path, test: Path, options: Mapping[str, object]) -> str:
+    """Return the command line again; options that were not given are None or empty."""
+    parts = ["eenet", "compare", str(val), str(test)]
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        parts += [word for one in values for word in (name, str(one))]
+    return shlex.join(parts)
 
 
 def _notes(comparison: Comparison) -> list[str]:

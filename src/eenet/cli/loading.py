@@ -10,6 +10,7 @@ from eenet.cli import paths
 from eenet.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from eenet.core.costs import CostTable
@@ -70,6 +71,32 @@ def read_table(path: Path, what: str) -> ExitTable:
     from eenet.core.table import ExitTable
 
     return ExitTable.load(paths.existing(path, what))
+
+
+def read_groups(path: Path) -> np.ndarray:
+    """Read groups of samples named by the user: an array, or text with one group per line.
+
+    Raises:
+        InputError: The file is missing, damaged, or a line holds nothing or more than one value.
+    """
+    import numpy as np
+
+    paths.existing(path, "--groups")
+    try:
+        if path.suffix.lower() == ".npy":
+            loaded: np.ndarray = np.load(path, allow_pickle=False)
+            return loaded
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"--groups {str(path)!r} cannot be read: {error}. Write it again.") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or "," in line:
+            what = "several values" if line.strip() else "nothing"
+            raise InputError(
+                f"--groups {str(path)!r} has {what} in line {number}: one group per line is needed, without a heading, "
+                "one line per TEST sample. Write it so."
+            )
+    return np.array([line.strip() for line in lines], dtype=np.str_)
 
 
 def pick_costs(table: ExitTable, costs: Path | None, batch_size: int | None, engine: str | None) -> CostTable:

@@ -26,6 +26,14 @@ PoliciesOption = Annotated[
     list[str] | None,
     typer.Option("--policy", "-p", metavar="NAME", help="Name of a policy. Repeatable."),
 ]
+GroupsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--groups",
+        metavar="FILE",
+        help="Group of every TEST sample, to see who pays: .npy, or text with one number or name per line.",
+    ),
+]
 CostsOption = Annotated[
     Path | None,
     typer.Option("--costs", metavar="FILE", help="Costs written by `eenet profile`; replaces the table's own."),

@@ -2,5 +2,6 @@
 
 from eenet.evaluation.compare import Comparison, compare
 from eenet.evaluation.evaluate import Report, evaluate
+from eenet.evaluation.groups import Group
 
-__all__ = ["Comparison", "Report", "compare", "evaluate"]
+__all__ = ["Comparison", "Group", "Report", "compare", "evaluate"]

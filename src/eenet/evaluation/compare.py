@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, count
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from eenet.core.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.core.table import ExitTable
-from eenet.errors import InputError, TableError
-from eenet.evaluation.results import Comparison, Pair, Row
-from eenet.evaluation.runs import BOUNDS, Progress, SplitRun, run_split
+from eenet.evaluation.groups import Grouping, class_grouping, group_rows, grouping
+from eenet.evaluation.results import Comparison, Pair, PolicyGroups, Row
+from eenet.evaluation.runs import Progress, SplitRun, run_split
+from eenet.evaluation.sides import agreed_costs, check_sides, draw_sides
 from eenet.evaluation.statistics import bootstrap_areas, bootstrap_interval, nadeau_bengio
 from eenet.schedulers.base import Scheduler
 
 __all__ = ["Comparison", "compare"]
-
-_COST_TOLERANCE = 1e-6  # files may hold float32
 
 
 def compare(
@@ -31,6 +30,7 @@ def compare(
     costs: CostTable | None = None,
     *,
     splits: int = 1,
+    groups: ArrayLike | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     resamples: int = 1000,
@@ -46,6 +46,8 @@ def compare(
     not that of fitting. With more, both sides are pooled and redrawn at their sizes, which is fair only where
     training saw neither; rows are means, and pairs carry the corrected resampled t interval of Nadeau and Bengio.
 
+    Who pays for early exit is told for every class (where there are labels) and every group, at the asked budgets.
+
     Args:
         val: Fitting side; needs labels or utility.
         test: Judging side; same exits, classes and costs.
@@ -53,6 +55,7 @@ def compare(
         budgets: Mean costs per sample to show as rows; empty = the ten standard ones.
         costs: Instead of the tables' own.
         splits: How often the two sides are drawn; 1 = as given.
+        groups: Group of every sample of ``test``, a whole number or a name; only with one split.
         seed: Of the splits and of the bootstrap; the schedulers have their own.
         progress: Told what was finished, steps done and steps in all.
         resamples: Of the bootstrap.
@@ -63,17 +66,29 @@ def compare(
     Raises:
         TableError: The tables disagree, or lack costs or utility.
         BudgetError: A budget is below the cost of exit 0.
-        InputError: ``splits`` below 1, or a scheduler is named like a bound.
+        InputError: ``splits`` below 1, groups with several splits, or a scheduler is named like a bound.
+        ShapeError: There is not one group per sample of ``test``.
     """
-    _check(val, test, schedulers, splits)
-    costs = _agreed_costs(val, test, costs)
+    check_sides(val, test, schedulers, splits, grouped=groups is not None)
+    given = None if groups is None else grouping(groups, test.num_samples)
+    costs = agreed_costs(val, test, costs)
     standard = tuple(standard_budgets(costs))
     asked = list(dict.fromkeys(costs.budget(budget) for budget in (budgets or standard)))  # each once
     values = sorted({*standard, *(budget.value for budget in asked)})
     step = _counter(progress, len(schedulers) + 1, splits)
     runs = [
-        run_split(val_side, test_side, schedulers, costs, values, keep_samples=splits == 1, progress=step)
-        for val_side, test_side in _sides(val, test, splits, seed)
+        run_split(
+            val_side,
+            test_side,
+            schedulers,
+            costs,
+            values,
+            keep_samples=splits == 1,
+            groupings=_groupings(test_side, given),
+            grouped_at={budget.value for budget in asked},
+            progress=step,
+        )
+        for val_side, test_side in draw_sides(val, test, splits, seed)
     ]
     areas = {name: np.array([run.curve(name).area(standard) for run in runs]) for name in runs[0].runs}
     return Comparison(
@@ -89,6 +104,7 @@ def compare(
         area={name: float(area.mean()) for name, area in areas.items()},
         area_sd={name: _sd(area) for name, area in areas.items()} if splits > 1 else {},
         pairs=tuple(_pairs(runs, areas, standard, num_fit=val.num_samples, seed=seed, resamples=resamples)),
+        groups=tuple(_groups(runs, asked, costs, _groupings(test, given))),
         curves={name: _mean_curve(runs, name) for name in runs[0].runs},
         standard_budgets=standard,
         notes=tuple(_notes(val, test, costs, runs, asked)),
@@ -108,64 +124,28 @@ def _counter(progress: Progress | None, steps: int, splits: int) -> Callable[[st
     return step
 
 
-def _agreed_costs(val: ExitTable, test: ExitTable, costs: CostTable | None) -> CostTable:
-    """Return the costs both sides are judged by."""
-    if costs is not None:
-        if costs.num_exits != val.num_exits:
-            raise TableError(
-                f"costs of {costs.num_exits} exits do not fit: the tables have {val.num_exits}. Give one per exit."
-            )
-        return costs
-    first, second = val.costs, test.costs
-    if first is None or second is None:
-        if first is None and second is None:
-            raise TableError("costs None are missing: neither VAL nor TEST has costs. Pass costs=CostTable(...).")
-        return first or second  # type: ignore[return-value]  # one of them is there
-    if first.unit != second.unit:
-        raise TableError(
-            f"VAL and TEST disagree in cost_unit: {first.unit} and {second.unit}. Record both with one profile."
-        )
-    exits = [
-        (f"costs of exit {k}", *pair) for k, pair in enumerate(zip(first.cumulative, second.cumulative, strict=True))
-    ]
-    for key, a, b in (*exits, ("cost_reference", first.reference, second.reference)):
-        if not (a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_COST_TOLERANCE))):
-            shown = " and ".join("none" if value is None else f"{value:g}" for value in (a, b))
-            raise TableError(f"VAL and TEST disagree in {key}: {shown} {first.unit}. Record both with one profile.")
-    return first
+def _groupings(test: ExitTable, given: Grouping | None) -> list[Grouping]:
+    """Return what the samples of a side are told apart by: their classes where known, and the groups given."""
+    classes = [] if test.labels is None else [class_grouping(test.labels.numpy(), test.num_classes)]
+    return classes if given is None else [*classes, given]
 
 
-def _check(val: ExitTable, test: ExitTable, schedulers: Mapping[str, Scheduler], splits: int) -> None:
-    """Refuse what cannot be compared, before anything is fitted."""
-    widths = [None if table.features is None else table.features.shape[2] for table in (val, test)]
-    for key, a, b in (
-        ("exits", val.num_exits, test.num_exits),
-        ("classes", val.num_classes, test.num_classes),
-        ("features", widths[0], widths[1]),
-    ):
-        if a != b:
-            shown = " and ".join("none" if value is None else str(value) for value in (a, b))
-            raise TableError(f"VAL and TEST disagree in {key}: {shown}. Record both from the same model.")
-    val.require_utility("compare")
-    test.require_utility("compare")
-    if splits < 1:
-        raise InputError(f"splits {splits} is too few: the sides are drawn at least once. Pass splits >= 1.")
-    for name in BOUNDS:
-        if name in schedulers:
-            raise InputError(f"scheduler {name!r} has a bound's name: {name} is always compared. Give it another name.")
-
-
-def _sides(val: ExitTable, test: ExitTable, splits: int, seed: int) -> Iterator[tuple[ExitTable, ExitTable]]:
-    """Yield the two sides of every split: as given for one, else redrawn from their pool at their sizes."""
-    if splits == 1:
-        yield val, test
-        return
-    pool = ExitTable.concat([val, test])
-    for split in range(splits):
-        generator = np.random.default_rng([seed, split])
-        order = torch.from_numpy(generator.permutation(pool.num_samples))
-        first, second = order[: val.num_samples], order[val.num_samples :]
-        yield pool.select(first.sort().values), pool.select(second.sort().values)
+def _groups(
+    runs: Sequence[SplitRun], asked: Sequence[Budget], costs: CostTable, groupings: Sequence[Grouping]
+) -> Iterator[PolicyGroups]:
+    """Yield what every policy did to every grouping at every asked budget, typed twice or not."""
+    first = {budget.value: budget for budget in reversed(asked)}
+    for value in sorted(first):
+        for name, run in runs[0].runs.items():
+            for known in groupings if run.groups else ():
+                stats = [split.runs[name].groups[known.by, value] for split in runs]
+                yield PolicyGroups(
+                    policy=name,
+                    budget=value,
+                    budget_input=first[value].text,
+                    by=known.by,
+                    groups=group_rows(known.names, stats, costs.cumulative),
+                )
 
 
 def _sd(values: np.ndarray) -> float:
@@ -231,9 +211,9 @@ def _pairs(
             seed=seed,
         )
     for a, b in combinations(names, 2):
-        differences = areas[a] - areas[b]
+        differences = 100 * (areas[a] - areas[b])  # in points
         if single:
-            low, high = bootstrap_interval(redrawn[a], redrawn[b])
+            low, high = bootstrap_interval(100 * redrawn[a], 100 * redrawn[b])
         else:
             low, high = nadeau_bengio(differences, num_fit=num_fit, num_test=len(runs[0].anchor_utility))
         yield Pair(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from jaxtyping import Float64, Int64
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from eenet.core.costs import BudgetLike, CostTable
@@ -14,6 +15,7 @@ from eenet.core.policy import Policy
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, exit_distribution
 from eenet.errors import ShapeError, TableError
+from eenet.evaluation.groups import Group, class_grouping, group_rows, group_stats, grouping
 
 __all__ = ["Report", "evaluate"]
 
@@ -38,6 +40,8 @@ class Report:
         static_utility: Mean utility of answering everything at that exit.
         full_cost: Cost of the original model where known, else of the last exit.
         full_utility: Mean utility of the last exit on all samples.
+        by_group: Who pays for leaving early: every class, or every group given, those that surely lose most first.
+            Empty where neither is known.
     """
 
     num_samples: int
@@ -53,14 +57,22 @@ class Report:
     static_utility: tuple[float, ...]
     full_cost: float
     full_utility: float
+    by_group: tuple[Group, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return plain | {"by_group": [group.to_dict() for group in self.by_group]}
 
 
 def evaluate(
-    policy: Policy, table: ExitTable, costs: CostTable | None = None, *, budget: BudgetLike | None = None
+    policy: Policy,
+    table: ExitTable,
+    costs: CostTable | None = None,
+    *,
+    budget: BudgetLike | None = None,
+    groups: ArrayLike | None = None,
 ) -> Report:
     """Return what a policy costs and is worth on recorded outputs.
 
@@ -72,13 +84,14 @@ def evaluate(
         table: Outputs to replay; needs labels or utility.
         costs: Instead of the table's own.
         budget: What was asked for, to stand beside what was realised.
+        groups: Group of every sample, a whole number or a name, to see who pays; the classes if not given.
 
     Returns:
-        Realised cost and utility, exit by exit.
+        Realised cost and utility, exit by exit and group by group.
 
     Raises:
         TableError: The table has neither labels nor utility, or there are no costs.
-        ShapeError: Policy, table and costs have different numbers of exits.
+        ShapeError: Policy, table and costs have different numbers of exits, or there is not one group per sample.
     """
     costs = table.costs if costs is None else costs
     if costs is None:
@@ -107,7 +120,27 @@ def evaluate(
         static_utility=tuple(static.tolist()),
         full_cost=costs.full,
         full_utility=static[-1].item(),
+        by_group=_by_group(exit_index, utility, table, costs, groups),
     )
+
+
+def _by_group(
+    exit_index: Int64[Tensor, " sample"],
+    utility: Float64[Tensor, " sample"],
+    table: ExitTable,
+    costs: CostTable,
+    groups: ArrayLike | None,
+) -> tuple[Group, ...]:
+    """Return what early exit did to every group, or to every class if none are given."""
+    if groups is not None:
+        known = grouping(groups, table.num_samples)
+    elif table.labels is not None:
+        known = class_grouping(table.labels.numpy(), table.num_classes)
+    else:
+        return ()
+    full = table.require_utility("evaluate")[:, -1]
+    stats = group_stats(exit_index.numpy(), utility.numpy(), full.numpy(), known, costs.num_exits)
+    return group_rows(known.names, [stats], costs.cumulative)
 
 
 def _utility_by_exit(

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Comparison", "Pair", "Row"]
+from eenet.evaluation.groups import Group
+
+__all__ = ["Comparison", "Pair", "PolicyGroups", "Row"]
+
+_LISTED = 50  # groups listed in full in the JSON; of more, only the first _WORST
+_WORST = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +53,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """The difference between two policies' areas and how sure it is.
+    """The difference between two policies' areas, in points (percent of utility), and how sure it is.
 
     Attributes:
         a: First policy.
         b: Second policy.
-        difference: Area of ``a`` minus area of ``b``, in utility.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
+        difference: Area of ``a`` minus area of ``b``, times 100.
+        low: Lower end of the 95 % interval, in points.
+        high: Upper end, in points.
         significant: Whether the interval leaves out 0. Not corrected for the number of pairs.
         method: How the interval was made.
     """
@@ -65,6 +72,55 @@ class Pair:
     high: float
     significant: bool
     method: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGroups:
+    """Who pays for one policy at one asked budget.
+
+    Attributes:
+        policy: Name; the bounds have no groups.
+        budget: Mean cost per sample asked for.
+        budget_input: The same as it was typed.
+        by: What the groups are: ``class`` or ``group``.
+        groups: All of them, those that surely lose most first.
+    """
+
+    policy: str
+    budget: float
+    budget_input: str
+    by: str
+    groups: tuple[Group, ...]
+
+    @property
+    def loss(self) -> float:
+        """What the policy takes from all samples, in points."""
+        return self._mean([group.loss for group in self.groups])
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the groups' losses, weighted by their size, in points."""
+        return math.sqrt(self._mean([(group.loss - self.loss) ** 2 for group in self.groups]))
+
+    def _mean(self, values: Sequence[float]) -> float:
+        sizes = [group.num_samples for group in self.groups]
+        return sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values with a summary; of more than 50 groups only the first 10 are listed."""
+        listed = self.groups if len(self.groups) <= _LISTED else self.groups[:_WORST]
+        return {
+            "policy": self.policy,
+            "budget": self.budget,
+            "budget_input": self.budget_input,
+            "by": self.by,
+            "num_groups": len(self.groups),
+            "loss": self.loss,
+            "largest_loss": max(group.loss for group in self.groups),
+            "spread": self.spread,
+            "pays_more": sum(group.pays_more for group in self.groups),
+            "groups": [group.to_dict() for group in listed],
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +139,8 @@ class Comparison:
         rows: One per policy and asked budget, the bounds included.
         area: By policy, mean of its curve over the standard budgets.
         area_sd: Standard deviations of the areas over the splits; empty with one split.
-        pairs: Differences between the areas, with intervals.
+        pairs: Differences between the areas in points, with intervals.
+        groups: Who pays: what every policy did to every class or group at every asked budget.
         curves: By policy, the anchor and all realised points by rising cost; means over the splits.
         standard_budgets: The ten budgets the area is taken over.
         notes: What a reader should know before believing the numbers.
@@ -101,12 +158,13 @@ class Comparison:
     area: dict[str, float]
     area_sd: dict[str, float] = field(default_factory=dict)
     pairs: tuple[Pair, ...]
+    groups: tuple[PolicyGroups, ...] = ()
     curves: dict[str, tuple[dict[str, float], ...]]
     standard_budgets: tuple[float, ...]
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON of ``eenet compare --json``: no NaN, no infinity, utilities as fractions."""
+        """Return the JSON of ``eenet compare --json``: utilities and areas as fractions, differences in points."""
         return {
             "unit": self.unit,
             "reference": self.reference,
@@ -120,6 +178,7 @@ class Comparison:
             "area": self.area,
             **({"area_sd": self.area_sd} if self.area_sd else {}),
             "pairs": [asdict(pair) for pair in self.pairs],
+            "groups": [groups.to_dict() for groups in self.groups],
             "curves": {name: list(points) for name, points in self.curves.items()},
             "standard_budgets": list(self.standard_budgets),
             "notes": list(self.notes),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from eenet.core.costs import CostTable
 from eenet.core.policy import Policy
 from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer, exit_distribution
+from eenet.core.trace import Replayer
+from eenet.evaluation.groups import Grouping, GroupStats, group_stats
 from eenet.evaluation.statistics import Curve, SampledCurve, curve
 from eenet.schedulers.base import Scheduler
 from eenet.schedulers.bounds import oracle, static_mix
@@ -53,11 +54,13 @@ class PolicyRun:
         fit_seconds: Wall time of the whole sweep over the budgets.
         points: In the order of the budgets.
         samples: The points sample by sample, None where they were not to be kept.
+        groups: What it did to classes and other groups, by what the groups are and budget; empty for bounds.
     """
 
     fit_seconds: float
     points: tuple[Point, ...]
     samples: SampledCurve | None
+    groups: dict[tuple[str, float], GroupStats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,8 @@ def run_split(
     budgets: Sequence[float],
     *,
     keep_samples: bool,
+    groupings: Sequence[Grouping] = (),
+    grouped_at: Collection[float] = (),
     progress: Callable[[str], None],
 ) -> SplitRun:
     """Fit every scheduler once and replay the policy of every budget.
@@ -105,23 +110,29 @@ def run_split(
         costs: Of both sides.
         budgets: Mean cost per sample, without repetitions.
         keep_samples: Whether to keep every point sample by sample (for the bootstrap).
+        groupings: Groups of the judging side to be told apart.
+        grouped_at: Budgets at which they are.
         progress: Told each policy's name when it is done.
 
     Returns:
         Every policy's points, then the bounds `random` and `oracle`.
     """
-    utility = test.require_utility("compare").numpy().astype(np.float64)
-    val_replayer, test_replayer = Replayer(val), Replayer(test)
+    utility = test.require_utility("compare").numpy()
+    judge = _Judge(
+        val=Replayer(val),
+        test=Replayer(test),
+        costs=costs,
+        keep_samples=keep_samples,
+        groupings=groupings,
+        grouped_at=grouped_at,
+        full_utility=utility[:, -1],
+    )
     runs: dict[str, PolicyRun] = {}
     for name, scheduler in schedulers.items():
         started = time.perf_counter()
         dial = scheduler.sweep(val, costs, budgets=list(budgets))
         policies = [dial.at(budget) for budget in budgets]
-        seconds = time.perf_counter() - started
-        points, samples = _replay_all(
-            policies, budgets, (val_replayer, test_replayer), costs, keep_samples=keep_samples
-        )
-        runs[name] = PolicyRun(fit_seconds=seconds, points=points, samples=samples)
+        runs[name] = judge.run(policies, budgets, fit_seconds=time.perf_counter() - started)
         progress(name)
     runs["random"] = _random(val, test, costs, budgets, utility if keep_samples else None)
     runs["oracle"] = _oracle(val, test, costs, budgets)
@@ -134,36 +145,55 @@ def run_split(
     )
 
 
-def _replay_all(
-    policies: Sequence[Policy],
-    budgets: Sequence[float],
-    sides: tuple[Replayer, Replayer],
-    costs: CostTable,
-    *,
-    keep_samples: bool,
-) -> tuple[tuple[Point, ...], SampledCurve | None]:
-    """Replay one policy per budget on both sides, the fitting side first."""
-    val, test = sides
-    prices = np.array(costs.cumulative)
-    points, sample_costs, sample_utilities = [], [], []
-    for policy, budget in zip(policies, budgets, strict=True):
-        exit_index = test.exit_index(policy)
-        spent, gained = prices[exit_index.numpy()], test.utility(policy).numpy()
-        points.append(
-            Point(
-                budget=budget,
-                val_cost=float(val.expected(policy, costs)[0]),
-                test_cost=float(spent.mean()),
-                test_utility=float(gained.mean(dtype=np.float64)),
-                exit_distribution=tuple(exit_distribution(exit_index, costs.num_exits).tolist()),
-            )
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Judge:
+    """Replays policies on both sides of a split; attributes as of `run_split`."""
+
+    val: Replayer
+    test: Replayer
+    costs: CostTable
+    keep_samples: bool
+    groupings: Sequence[Grouping]
+    grouped_at: Collection[float]
+    full_utility: Float[np.ndarray, " sample"]
+
+    def run(self, policies: Sequence[Policy], budgets: Sequence[float], fit_seconds: float) -> PolicyRun:
+        """Replay one policy per budget."""
+        prices = np.array(self.costs.cumulative)
+        points, sample_costs, sample_utilities = [], [], []
+        groups: dict[tuple[str, float], GroupStats] = {}
+        for policy, budget in zip(policies, budgets, strict=True):
+            exit_index = self.test.exit_index(policy).numpy()
+            spent, gained = prices[exit_index], self.test.utility(policy).numpy()
+            points.append(self._point(policy, budget, exit_index, gained))
+            if self.keep_samples:
+                sample_costs.append(spent.astype(np.float32))
+                sample_utilities.append(gained.astype(np.float32))
+            if budget in self.grouped_at:
+                for grouping in self.groupings:
+                    groups[grouping.by, budget] = group_stats(
+                        exit_index, gained, self.full_utility, grouping, len(prices)
+                    )
+        samples = None
+        if self.keep_samples:
+            samples = SampledCurve(costs=np.stack(sample_costs), utilities=np.stack(sample_utilities))
+        return PolicyRun(fit_seconds=fit_seconds, points=tuple(points), samples=samples, groups=groups)
+
+    def _point(
+        self,
+        policy: Policy,
+        budget: float,
+        exit_index: Int[np.ndarray, " sample"],
+        gained: Float[np.ndarray, " sample"],
+    ) -> Point:
+        shares = np.bincount(exit_index, minlength=self.costs.num_exits) / len(exit_index)
+        return Point(
+            budget=budget,
+            val_cost=float(self.val.expected(policy, self.costs)[0]),
+            test_cost=float(np.array(self.costs.cumulative)[exit_index].mean()),
+            test_utility=float(gained.mean(dtype=np.float64)),
+            exit_distribution=tuple(shares.tolist()),
         )
-        if keep_samples:
-            sample_costs.append(spent.astype(np.float32))
-            sample_utilities.append(gained.astype(np.float32))
-    if not keep_samples:
-        return tuple(points), None
-    return tuple(points), SampledCurve(costs=np.stack(sample_costs), utilities=np.stack(sample_utilities))
 
 
 def _random(

@@ -1,6 +1,7 @@
 """Results for readers: plots, one self-contained HTML page, Markdown for the docs. Contract JSON goes in."""
 
 from eenet.report.comparison import comparison_page, comparison_sections
+from eenet.report.groups import group_losses, groups_section
 from eenet.report.html import Section, page, write_page
 from eenet.report.markdown import comparison_markdown, markdown_table
 from eenet.report.plots import exit_shares, gain_over_random, png, save_figure, utility_cost
@@ -25,6 +26,8 @@ __all__ = [
     "examples_section",
     "exit_shares",
     "gain_over_random",
+    "group_losses",
+    "groups_section",
     "markdown_table",
     "page",
     "png",

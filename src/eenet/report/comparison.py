@@ -7,6 +7,7 @@ from typing import Any
 
 from eenet.errors import InputError
 from eenet.report import html, plots
+from eenet.report.groups import groups_section
 from eenet.report.html import Section
 from eenet.report.sections import Example, about_section, bench_section, examples_section, percent, report_section
 
@@ -55,7 +56,7 @@ def comparison_page(
 
 
 def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
-    """Return the sections about a comparison: curves, rows, exit distribution, exits and differences.
+    """Return the sections about a comparison: curves, rows, exits, differences and who pays.
 
     Raises:
         InputError: The comparison lacks a key.
@@ -80,6 +81,7 @@ def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
         plots.exit_shares(comparison),
         alt="Share of the test samples leaving at each exit; the numbers are in the table of policies.",
     )
+    who_pays = groups_section(comparison)
     return [
         Section("Utility and cost", curves + gains),
         Section("Policies by budget: asked and realised", _rows(comparison)),
@@ -87,6 +89,7 @@ def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
         Section("Where the samples left", bars),
         Section("Every exit for all samples, and the full model", _exits(comparison)),
         Section("Differences between policies", _pairs(comparison)),
+        *([] if who_pays is None else [who_pays]),
     ]
 
 
@@ -185,10 +188,13 @@ def _pairs(comparison: Mapping[str, Any]) -> str:
     if not pairs or not policies:
         return html.paragraph("Nothing to compare.")
     best = max(policies, key=lambda name: area[name])
-    columns = ("pair", "difference [points]", "95 % interval", "clear of 0")
+    columns = ("pair", "difference [points]", "95 % interval", "significant")
     shown = [_pair(pair, best) for pair in pairs if best in (pair["a"], pair["b"])]
     others = [_pair(pair, pair["a"]) for pair in pairs if best not in (pair["a"], pair["b"])]
-    said = f"Differences of areas, {best} (the largest area) against every other. Method: {pairs[0]['method']}."
+    said = (
+        f"Differences of areas in points of utility, {best} (the largest area) against every other. "
+        f"Significant: the 95 % interval leaves out 0. Method: {pairs[0]['method']}."
+    )
     folded = f"<details><summary>All other pairs</summary>\n{html.table(columns, others)}</details>\n" if others else ""
     return html.paragraph(said) + html.table(columns, shown) + folded
 
@@ -197,7 +203,7 @@ def _pair(pair: Mapping[str, Any], first: str) -> tuple[str, ...]:
     """Return the cells of a pair, turned round so that ``first`` stands first."""
     flip = pair["a"] != first
     a, b = (pair["b"], pair["a"]) if flip else (pair["a"], pair["b"])
-    sign = -100 if flip else 100
+    sign = -1 if flip else 1
     low, high = sorted((sign * pair["low"], sign * pair["high"]))
-    clear = "yes" if pair["significant"] else "no"
-    return f"{a} − {b}", f"{sign * pair['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", clear
+    significant = "yes" if pair["significant"] else "no"
+    return f"{a} − {b}", f"{sign * pair['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", significant

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from eenet.report.groups import GROUP_COLUMNS, group_cells
 from eenet.report.sections import percent
 
 __all__ = ["comparison_markdown", "markdown_table"]
@@ -26,7 +27,7 @@ def _cell(text: str) -> str:
 
 
 def comparison_markdown(comparison: Mapping[str, Any], *, title: str, command: str = "", intro: str = "") -> str:
-    """Return a page about a comparison: utility at equal cost by budget, areas, exits, differences, caveats.
+    """Return a page about a comparison: utility at equal cost by budget, areas, exits, differences, who pays, caveats.
 
     Args:
         comparison: `Comparison.to_dict()`.
@@ -49,6 +50,8 @@ def comparison_markdown(comparison: Mapping[str, Any], *, title: str, command: s
     parts.append("## Asked and realised\n\n" + _realised(comparison))
     parts.append("## Every exit for all samples\n\n" + _exits(comparison))
     parts.append("## Differences of areas\n\n" + _pairs(comparison))
+    if comparison.get("groups"):
+        parts.append("## Who pays for early exit\n\n" + _groups(comparison))
     if comparison.get("notes"):
         parts.append("## Caveats\n\n" + "\n".join(f"* {note}" for note in comparison["notes"]))
     if command:
@@ -101,14 +104,25 @@ def _pairs(comparison: Mapping[str, Any]) -> str:
     rows = [
         (
             f"{pair['a']} − {pair['b']}",
-            f"{100 * pair['difference']:+.2f}",
-            f"{100 * pair['low']:+.2f} to {100 * pair['high']:+.2f}",
+            f"{pair['difference']:+.2f}",
+            f"{pair['low']:+.2f} to {pair['high']:+.2f}",
             "yes" if pair["significant"] else "no",
         )
         for pair in comparison["pairs"]
     ]
     method = f"\n95 % intervals: {comparison['pairs'][0]['method']}.\n" if rows else ""
-    return markdown_table(("pair", "points", "95 % interval", "clear of 0"), rows) + method
+    return markdown_table(("pair", "points", "95 % interval", "significant"), rows) + method
+
+
+def _groups(comparison: Mapping[str, Any]) -> str:
+    """Return every policy's hardest hit class or group at every asked budget."""
+    rows = [(entry["policy"], entry["budget_input"], *group_cells(entry)[1:]) for entry in comparison["groups"]]
+    said = (
+        "\nLoss: utility of the last exit minus utility under the policy. Hardest hit: the largest lower end of the "
+        "interval; the intervals hold at 95 % for all groups at once. A group pays more where its whole interval lies "
+        "above the loss of all samples.\n"
+    )
+    return markdown_table((GROUP_COLUMNS[0], "budget", *GROUP_COLUMNS[1:]), rows) + said
 
 
 def _utility(row: Mapping[str, Any], key: str) -> str:

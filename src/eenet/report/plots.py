@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from eenet.core.files import atomic_path
 
-__all__ = ["exit_shares", "gain_over_random", "png", "save_figure", "utility_cost"]
+__all__ = ["evenly", "exit_shares", "gain_over_random", "png", "save_figure", "utility_cost"]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -108,7 +108,7 @@ def exit_shares(comparison: Mapping[str, Any]) -> Figure:
     Returns:
         The figure; with more than four budgets, four spread over their range are shown.
     """
-    budgets = _spread(sorted({row["budget"] for row in comparison["rows"]}), _MOST_BUDGETS)
+    budgets = evenly(sorted({row["budget"] for row in comparison["rows"]}), _MOST_BUDGETS)
     # a budget typed in two ways is drawn once
     groups = [
         list({r["policy"]: r for r in comparison["rows"] if r["budget"] == budget}.values()) for budget in budgets
@@ -255,7 +255,7 @@ def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]], colours: Sequence[Any],
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _spread(values: Sequence[float], most: int) -> list[float]:
+def evenly(values: Sequence[float], most: int) -> list[float]:
     """Return at most ``most`` values spread evenly over the sorted ones."""
     if len(values) <= most:
         return list(values)

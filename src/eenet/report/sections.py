@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 
+_MOST_GROUPS = 10
+
+
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """An input shown under the exit it left at.
@@ -68,7 +71,29 @@ def report_section(report: Mapping[str, Any]) -> Section:
             )
         )
     ]
-    return Section("The policy, exit by exit", html.paragraph(said) + html.table(columns, rows))
+    body = html.paragraph(said) + html.table(columns, rows)
+    return Section("The policy, exit by exit", body + _hardest_hit(report.get("by_group", ())))
+
+
+def _hardest_hit(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return the groups that lose most by leaving early, ten at most; nothing for no groups."""
+    if not groups:
+        return ""
+    columns = ("group", "samples", "utility [%]", "last exit [%]", "loss [points]", "95 % interval", "exits [%]")
+    rows = [
+        (
+            group["name"],
+            f"{group['num_samples']:.0f}",
+            percent(group["utility"]),
+            percent(group["full_utility"]),
+            f"{group['loss']:.2f}",
+            f"{group['low']:.2f} to {group['high']:.2f}",
+            " · ".join(percent(share, 0) for share in group["exit_distribution"]),
+        )
+        for group in groups[:_MOST_GROUPS]
+    ]
+    said = "Who pays for leaving early: the classes or groups that surely lose most. Intervals for all groups at once."
+    return html.table(columns, rows, said)
 
 
 def bench_section(bench: Mapping[str, Any]) -> Section:
