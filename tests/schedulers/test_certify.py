@@ -1,0 +1,382 @@
+"""Promises beyond the table: the betting bound, and certificates for budgets and accuracy."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eenet.core.costs import CostTable
+from eenet.core.policy import MixedPolicy, ScorePolicy
+from eenet.core.table import ExitTable
+from eenet.core.trace import Replayer
+from eenet.errors import BudgetError, InputError, RunError, TableError
+from eenet.schedulers import EENetScheduler, GeometricScheduler, JointScheduler, PatienceScheduler
+from eenet.schedulers.betting import betting_bound, mean_is_below
+from eenet.schedulers.certify import certify
+from eenet.schedulers.deadline import DeadlineScheduler
+from eenet.testing import posterior_table, synthetic_table
+
+LATER = 0.95  # accuracy of the last exit of `posterior_table`
+
+values = st.lists(st.floats(0, 1), min_size=1, max_size=60).map(lambda drawn: torch.tensor(drawn, dtype=torch.float64))
+deltas = st.floats(0.01, 0.9)
+
+
+def draw(n, kind, seed):
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.rand(n, generator=generator, dtype=torch.float64)
+    return {
+        "seldom": (u < 0.03).double(),
+        "often": (u < 0.5).double(),
+        "even": u,
+        "narrow": 0.5 + 0.02 * (u - 0.5),
+        "loss": 0.5 + 0.5 * ((u < 0.02).double() - (u > 0.98).double()),
+        "two costs": 0.3 + 0.7 * (u < 0.4).double(),
+    }[kind]
+
+
+MEANS = {"seldom": 0.03, "often": 0.5, "even": 0.5, "narrow": 0.5, "loss": 0.5, "two costs": 0.58}
+
+
+# the bound
+
+
+def test_by_hand_one_sample():
+    # delta 1/2: rich at capital 2. The sample 0 is 1 from below; the bet 2.35 is cut to 0.9 / m, so the capital is
+    # 1 + 0.9 (1 - m) / m, which is 2 at m = 9/19
+    assert betting_bound(torch.zeros(1), 0.5) == pytest.approx(10 / 19, abs=1e-9)
+    assert betting_bound(torch.ones(1), 0.5, side="lower") == pytest.approx(9 / 19, abs=1e-9)
+    assert betting_bound(torch.ones(1), 0.5) == 1  # nothing speaks against a large mean
+
+
+def test_by_hand_two_samples():
+    # delta 1/2, samples 1 and 1 from below. Bets: sqrt(log 2 / (1/4)) = 1.665; then the variance is known to be
+    # (1/4 + (1 - 3/4)^2) / 2 = 0.15625, so 2.106. Both are cut to 0.9 / m where that is less.
+    first, second = math.sqrt(math.log(2) / 0.25), math.sqrt(math.log(2) / 0.15625)
+
+    def capital(m):
+        return (1 + min(first, 0.9 / m) * (1 - m)) * (1 + min(second, 0.9 / m) * (1 - m))
+
+    bound = betting_bound(torch.ones(2), 0.5, side="lower")
+    assert capital(bound - 1e-6) > 2 > capital(bound + 1e-6)
+    assert 0.6 < bound < 0.7
+
+
+def slow_lower(drawn, delta, grid=2000):
+    """Smallest mean on a grid that nobody got rich against, bet by bet."""
+    n = len(drawn)
+    for step in range(1, grid + 1):
+        m = step / grid
+        capital, richest, total, squares = 1.0, 0.0, 0.0, 0.0
+        variance = 0.25
+        for t, x in enumerate(drawn, start=1):
+            bet = min(math.sqrt(2 * math.log(1 / delta) / (n * variance)), 0.9 / m)
+            capital *= 1 + bet * (x - m)
+            richest = max(richest, capital)
+            total += x
+            mean = (0.5 + total) / (1 + t)
+            squares += (x - mean) ** 2
+            variance = (0.25 + squares) / (1 + t)
+        if richest < 1 / delta:
+            return m
+    return 1.0
+
+
+@pytest.mark.parametrize("kind", MEANS)
+def test_slow_twin(kind):
+    drawn = draw(40, kind, seed=3)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(7))
+    lower = slow_lower(drawn[order].tolist(), 0.1)
+    upper = 1 - slow_lower((1 - drawn[order]).tolist(), 0.1)
+    assert lower - 1 / 2000 <= betting_bound(drawn, 0.1, side="lower", seed=7) <= lower
+    assert upper <= betting_bound(drawn, 0.1, seed=7) <= upper + 1 / 2000
+
+
+def test_closed_form_of_certain_values():
+    # zeros only: once the bets are cut to 0.9 / m, capital grows by 0.1 + 0.9 / m a round, so that the bound approaches
+    # log(1 / delta) / (0.9 n); exact chances (Clopper & Pearson) would give log(1 / delta) / n
+    for n in (10_000, 100_000):
+        bound = betting_bound(torch.zeros(n), 0.1)
+        assert math.log(10) / n < bound < 1.2 * math.log(10) / (0.9 * n)
+
+
+@given(drawn=values, delta=deltas)
+def test_bounds_enclose_and_mirror(drawn, delta):
+    lower, upper = (betting_bound(drawn, delta, side=side) for side in ("lower", "upper"))
+    assert 0 <= lower <= 1 and 0 <= upper <= 1
+    assert upper == pytest.approx(1 - betting_bound(1 - drawn, delta, side="lower"), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", MEANS)
+@pytest.mark.parametrize("n", [200, 2000])
+def test_bound_is_monotone_in_delta_and_close(kind, n):
+    drawn = draw(n, kind, seed=1)
+    bounds = [betting_bound(drawn, delta) for delta in (0.01, 0.05, 0.1, 0.3)]
+    assert bounds == sorted(bounds, reverse=True)
+    hoeffding = float(drawn.mean()) + math.sqrt(math.log(10) / (2 * n))
+    normal = float(drawn.mean()) + 1.2816 * float(drawn.std()) / math.sqrt(n)
+    assert bounds[2] > normal - 0.35 * (hoeffding - float(drawn.mean()))  # nothing is for free
+    if kind in ("seldom", "narrow", "loss"):
+        assert bounds[2] - float(drawn.mean()) < 0.5 * (hoeffding - float(drawn.mean()))
+
+
+@given(drawn=values, delta=deltas, limit=st.floats(-0.5, 1.5))
+def test_one_pass_agrees_with_the_search(drawn, delta, limit):
+    bound = betting_bound(drawn, delta)
+    if abs(bound - limit) > 1e-9:
+        assert mean_is_below(drawn, limit, delta) == (bound <= limit)
+
+
+def test_order_of_rows_is_not_the_order_of_bets():
+    drawn = draw(500, "even", seed=0)
+    rising, falling = drawn.sort().values, drawn.sort(descending=True).values
+    assert abs(betting_bound(rising, 0.1) - betting_bound(falling, 0.1)) < 0.05
+    assert betting_bound(drawn, 0.1, seed=1) == betting_bound(drawn, 0.1, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "delta", "words"),
+    [
+        (torch.zeros(5), 0.0, "delta 0"),
+        (torch.zeros(5), 1.0, "delta 1"),
+        (torch.zeros(5), math.nan, "delta nan"),
+        (torch.zeros(0), 0.1, "values of 0"),
+        (torch.tensor([0.5, 1.5]), 0.1, "1.5"),
+        (torch.tensor([0.5, math.nan]), 0.1, "nan"),
+    ],
+)
+def test_what_is_no_bound_is_refused(drawn, delta, words):
+    for call in (lambda: betting_bound(drawn, delta), lambda: mean_is_below(drawn, 0.5, delta)):
+        with pytest.raises(InputError, match=words):
+            call()
+
+
+def test_an_unknown_side_is_refused_by_name():
+    with pytest.raises(Exception, match=r"side|Literal"):
+        betting_bound(torch.zeros(3), 0.1, side="both")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MEANS)
+@pytest.mark.parametrize("delta", [0.1, 0.3])
+def test_the_bound_covers_as_often_as_it_says(kind, delta):
+    draws = 1000
+    missed = sum(betting_bound(draw(150, kind, seed), delta, seed=seed) < MEANS[kind] - 1e-12 for seed in range(draws))
+    assert missed / draws <= delta + 3 * math.sqrt(delta * (1 - delta) / draws)
+
+
+# certificates
+
+
+def test_a_budget_is_certified_on_samples_that_fitted_nothing():
+    table = synthetic_table(3000)
+    certified = certify(JointScheduler(), table, budget="60%")
+    told = certified.certificate
+    assert (told.guarantee, told.delta, told.epsilon, told.budget, told.unit) == ("budget", 0.1, None, 2.4, "ms")
+    assert (told.n_fit, told.n_certify, told.fell_back) == (1500, 1500, False)
+    assert told.mean_cost < told.bound <= 2.4
+    assert told.bound > 2.35 and told.mean_cost > 2.2  # and not far below
+    assert told.price_cost < 0 and abs(told.price) < 0.05
+    fresh = synthetic_table(20000, seed=9)
+    assert Replayer(fresh).expected(certified.policy, fresh.costs)[0] <= 2.4
+
+
+def test_what_a_certificate_says_is_what_its_policy_does():
+    table = synthetic_table(1001)
+    certified = certify(GeometricScheduler(), table, budget=2.5, seed=4)
+    rows = torch.randperm(1001, generator=torch.Generator().manual_seed(4))[:500]
+    told = certified.certificate
+    assert isinstance(certified.policy, MixedPolicy)
+    cost, utility = Replayer(table.select(rows)).expected(certified.policy, table.costs)
+    assert (told.n_fit, told.n_certify) == (501, 500)
+    assert (told.mean_cost, told.mean_utility) == (pytest.approx(cost, abs=1e-12), pytest.approx(utility, abs=1e-12))
+    assert told.full_utility == pytest.approx(float(table.utility[rows, -1].mean()))
+
+
+def test_the_price_compares_with_what_the_fit_part_alone_would_choose():
+    table = synthetic_table(1000)
+    told = certify(GeometricScheduler(), table, budget=2.5).certificate
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    fit, rest = table.select(order[500:].sort().values), table.select(order[:500])
+    cost, utility = Replayer(rest).expected(GeometricScheduler().fit(fit, budget=2.5), table.costs)
+    assert told.price == pytest.approx(utility - told.mean_utility, abs=1e-9)
+    assert told.price_cost == pytest.approx(told.mean_cost - cost, abs=1e-9)
+
+
+def test_accuracy_is_certified_from_the_full_path_downwards():
+    table = synthetic_table(6000)
+    told = certify(JointScheduler(), table, guarantee="accuracy", epsilon=0.02).certificate
+    assert told.budget is None and told.epsilon == 0.02 and not told.fell_back
+    assert told.full_utility - told.mean_utility < told.bound <= 0.02
+    assert told.mean_cost < 3.4  # of 4: it is worth something
+    assert told.price_cost >= 0  # certainty is paid in cost
+
+
+@pytest.mark.parametrize("scheduler", [GeometricScheduler(), JointScheduler(), PatienceScheduler()])
+def test_accuracy_never_walks_below_a_budget(scheduler):
+    table = synthetic_table(2000)
+    loose = certify(scheduler, table, guarantee="accuracy", epsilon=0.5).certificate
+    tight = certify(scheduler, table, guarantee="accuracy", epsilon=0.5, budget="75%").certificate
+    assert loose.mean_cost == pytest.approx(1, abs=0.05)  # half of the accuracy may go: everybody leaves at once
+    assert tight.mean_cost == pytest.approx(3, abs=0.1) and tight.budget == 3
+    full = certify(scheduler, table, guarantee="accuracy", epsilon=0.5, budget=9.0).certificate
+    assert full.mean_cost == pytest.approx(4, abs=0.1)
+
+
+def test_what_needs_no_test_is_the_fallback():
+    table = synthetic_table(200)
+    cheap = certify(GeometricScheduler(), table, budget=1.001)
+    assert cheap.certificate.fell_back and cheap.certificate.bound == cheap.certificate.mean_cost == 1
+    assert bool((Replayer(synthetic_table(500, seed=8)).exit_index(cheap.policy) == 0).all())
+    assert "every sample does" in cheap.certificate.statement
+    full = certify(GeometricScheduler(), table, guarantee="accuracy", epsilon=0.001)
+    assert full.certificate.fell_back and full.certificate.bound == 0
+    assert full.certificate.mean_utility == full.certificate.full_utility
+    assert bool((Replayer(synthetic_table(500, seed=8)).exit_index(full.policy) == 3).all())
+    assert "full path" in full.certificate.statement
+
+
+@pytest.mark.parametrize("budget", [4.0, "100%", 9.0])
+def test_a_budget_of_the_full_path_needs_no_margin(budget):
+    table = synthetic_table(400)
+    told = certify(GeometricScheduler(), table, budget=budget).certificate
+    assert not told.fell_back and told.price == pytest.approx(0, abs=1e-12)
+    assert told.mean_cost == pytest.approx(4)
+
+
+def test_costs_given_replace_those_of_the_table():
+    costs = CostTable((10.0, 20.0, 30.0, 40.0), "MFLOPs", reference=50.0)
+    told = certify(GeometricScheduler(), synthetic_table(1000), costs, budget="50%").certificate
+    assert (told.budget, told.unit) == (25, "MFLOPs") and told.bound <= 25
+
+
+def test_the_same_seed_gives_the_same_promise():
+    table = synthetic_table(600)
+    once, twice, other = (certify(JointScheduler(), table, budget=2.0, seed=seed).certificate for seed in (0, 0, 1))
+    assert once == twice != other
+
+
+def test_less_risk_costs_more():
+    table = synthetic_table(2000)
+    costs = [certify(GeometricScheduler(), table, budget=2.5, delta=delta).certificate for delta in (0.3, 0.1, 0.01)]
+    means = [told.mean_cost for told in costs]
+    assert means == sorted(means, reverse=True) and means[0] > means[-1]
+
+
+def test_a_certificate_is_json_and_says_on_what_it_rests():
+    told = certify(GeometricScheduler(), synthetic_table(500), budget="60%", delta=0.05).certificate
+    value = json.loads(json.dumps(told.to_dict(), allow_nan=False))
+    assert value["statement"] == told.statement and value["bound"] == told.bound
+    assert told.statement.startswith(
+        "With confidence 95 % (delta 0.05), the mean cost per sample is at most 2.4 ms. This holds for data drawn "
+        "like the calibration table, and for no other; it was certified on 250 samples"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"guarantee": "speed"}, InputError, "guarantee 'speed'"),
+        ({"delta": 0.0}, InputError, "delta 0 "),
+        ({"delta": 1.0}, InputError, "delta 1 "),
+        ({"epsilon": 0.0}, InputError, "epsilon 0 "),
+        ({"epsilon": 1.5}, InputError, "epsilon 1.5 "),
+        ({"budget": None}, InputError, "budget is missing"),
+        ({"budget": 0.5}, BudgetError, "out of reach"),
+        ({"budget": "soon"}, BudgetError, "no mean cost"),
+        ({"table": synthetic_table(99)}, TableError, "99 samples"),
+        ({"table": synthetic_table(200, labels=False)}, TableError, "lacks labels"),
+        ({"table": ExitTable(logits=torch.zeros(200, 2, 2), labels=torch.zeros(200).long())}, TableError, "costs"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_promised_is_refused(change, error, words):
+    arguments = {"table": synthetic_table(200), "budget": 2.0} | change
+    table = arguments.pop("table")
+    if "guarantee" in change:
+        with pytest.raises(Exception, match="speed"):  # by name, or by the type checker of these tests
+            certify(GeometricScheduler(), table, **arguments)
+        return
+    with pytest.raises(error, match=words):
+        certify(GeometricScheduler(), table, **arguments)
+
+
+def test_a_deadline_joins_a_budget():
+    table = synthetic_table(2000)
+    scheduler = DeadlineScheduler(scheduler=JointScheduler(), deadline=3.0)
+    certified = certify(scheduler, table, budget=2.2)
+    fresh = synthetic_table(4000, seed=5)
+    assert int(Replayer(fresh).exit_index(certified.policy).max()) == 2
+    assert certified.certificate.bound <= 2.2
+    loose = certify(scheduler, table, budget=3.5).certificate
+    assert loose.bound <= 3.0 and not loose.fell_back  # no sample can cost more
+
+
+def test_a_deadline_before_exit_1_needs_no_test():
+    scheduler = DeadlineScheduler(scheduler=JointScheduler(), deadline=1.5)
+    told = certify(scheduler, synthetic_table(200), budget=2.0).certificate
+    assert (told.bound, told.mean_cost, told.fell_back) == (1, 1, False)
+
+
+def test_a_deadline_joins_accuracy_where_something_can_be_promised():
+    table = synthetic_table(3000)
+    told = certify(
+        DeadlineScheduler(scheduler=JointScheduler(), deadline=3.0), table, guarantee="accuracy", epsilon=0.3
+    ).certificate
+    assert told.mean_cost <= 3 and told.bound <= 0.3
+    with pytest.raises(RunError, match=r"epsilon 0\.001 cannot be promised within the deadline: leaving at exit 2"):
+        certify(DeadlineScheduler(scheduler=JointScheduler(), deadline=3.0), table, guarantee="accuracy", epsilon=0.001)
+
+
+def test_learned_scores_can_be_certified():
+    table = synthetic_table(800)
+    for scheduler in (EENetScheduler(epochs=5), DeadlineScheduler(scheduler=EENetScheduler(epochs=5), deadline=3.0)):
+        assert certify(scheduler, table, budget=2.5).certificate.bound <= 2.5
+
+
+# promises, by repeated draws of a table whose truth is known in closed form
+
+
+def truth(policy):
+    """Expected cost and loss against the full model of a policy on `posterior_table`.
+
+    A sample of exit-0 probability s, uniform on [1/2, 1], goes on below a level, and is right with chance s or 0.95.
+    """
+    if isinstance(policy, MixedPolicy):
+        (cost_a, loss_a), (cost_b, loss_b) = truth(policy.a), truth(policy.b)
+        w = policy.weight
+        return w * cost_a + (1 - w) * cost_b, w * loss_a + (1 - w) * loss_b
+    assert isinstance(policy, ScorePolicy)
+    level = min(max(float(torch.sigmoid(policy.thresholds[0].double())), 0.5), 1.0)  # the score is the log-odds of s
+    return 1 + 2 * (level - 0.5), LATER * 2 * (1 - level) - (1 - level**2)
+
+
+def test_the_closed_form_is_that_of_the_table():
+    fresh = posterior_table(200_000, seed=77)
+    for budget in (1.2, 1.5, 1.8):
+        policy = GeometricScheduler().fit(posterior_table(2000, seed=1), budget=budget)
+        cost, utility = Replayer(fresh).expected(policy, fresh.costs)
+        full = float(fresh.utility[:, -1].double().mean())
+        assert truth(policy) == (pytest.approx(cost, abs=0.004), pytest.approx(full - utility, abs=0.004))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("goal", [{"budget": 1.5}, {"guarantee": "accuracy", "epsilon": 0.02}], ids=str)
+def test_promises_are_broken_as_seldom_as_they_say(goal):
+    draws, delta = 300, 0.1
+    broken = fell_back = plainly_broken = 0
+    for seed in range(draws):
+        table = posterior_table(1000, seed=seed)
+        certified = certify(GeometricScheduler(), table, delta=delta, seed=seed, **goal)
+        cost, loss = truth(certified.policy)
+        broken += cost > 1.5 if "budget" in goal else loss > goal["epsilon"]
+        fell_back += certified.certificate.fell_back
+        if "budget" in goal:
+            plainly_broken += truth(GeometricScheduler().fit(table, budget=1.5))[0] > 1.5
+    assert broken / draws <= delta + 3 * math.sqrt(delta * (1 - delta) / draws)
+    assert fell_back / draws < 0.1  # a promise of nothing would be easy to keep
+    if "budget" in goal:
+        assert plainly_broken / draws > 0.3  # without a certificate it is a coin's toss

@@ -1,0 +1,168 @@
+"""A deadline per sample on top of the mean budget."""
+
+import math
+
+import pytest
+import torch
+
+from eenet.core.costs import CostTable, standard_budgets
+from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
+from eenet.core.table import ExitTable
+from eenet.core.trace import Replayer, replay
+from eenet.errors import BudgetError, InputError
+from eenet.schedulers import (
+    Dial,
+    EENetScheduler,
+    GeometricScheduler,
+    JointScheduler,
+    PatienceScheduler,
+    Scheduler,
+    VoteScheduler,
+)
+from eenet.schedulers.deadline import ClosedScorer, DeadlineScheduler
+from eenet.schedulers.rivals import PceeScheduler
+from eenet.testing import check_policy, check_scheduler, synthetic_table
+
+INNER = {
+    "max_prob": GeometricScheduler(),
+    "vote": VoteScheduler(),
+    "patience": PatienceScheduler(),
+    "joint": JointScheduler(),
+    "pcee": PceeScheduler(),
+    "eenet": EENetScheduler(epochs=5),
+    "assigned": EENetScheduler(epochs=5, thresholds="assigned"),
+}
+
+
+@pytest.mark.parametrize("name", INNER)
+@pytest.mark.parametrize(("deadline", "last"), [(3.0, 2), ("2.5ms", 1), ("50%", 1), (9.0, 3)])
+def test_no_sample_exceeds_the_deadline_and_the_mean_stays_within_the_budget(name, deadline, last):
+    table, fresh = synthetic_table(400), synthetic_table(1000, seed=1)
+    scheduler = DeadlineScheduler(scheduler=INNER[name], deadline=deadline)
+    dial = scheduler.sweep(table, budgets=[1.3, 1.7])
+    for budget in (1.0, 1.3, 1.7, 2.5, 4.0, 9.0):
+        policy = dial.at(budget)
+        assert policy.num_exits == 4
+        assert Replayer(table).expected(policy, table.costs)[0] <= budget
+        assert replay(policy, fresh).cost.max() <= table.costs.cumulative[last]
+    assert policy.num_exits == 4
+    check_policy(dial.at(1.7), fresh)
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_a_deadline_beyond_the_last_exit_changes_nothing(name):
+    table = synthetic_table(300)
+    bound = DeadlineScheduler(scheduler=INNER[name], deadline="150%")
+    for budget in (1.5, 2.5):
+        plain, limited = INNER[name].fit(table, budget=budget), bound.fit(table, budget=budget)
+        assert torch.equal(Replayer(table).exit_index(plain), Replayer(table).exit_index(limited))
+
+
+def test_every_promise_is_kept_where_all_exits_are_open():
+    check_scheduler(DeadlineScheduler(scheduler=GeometricScheduler(), deadline=4.0))
+
+
+def test_by_hand_three_samples():
+    # exits cost 1, 2, 4; the deadline of 3 closes the last. With a budget of 5/3, two of three samples may go on to
+    # exit 1: the two least sure ones
+    logits = torch.tensor([[[4.0, 0.0]] * 3, [[1.0, 0.0]] * 3, [[2.0, 0.0]] * 3])
+    table = ExitTable(logits=logits, labels=torch.zeros(3).long(), costs=CostTable((1.0, 2.0, 4.0), "ms"))
+    policy = DeadlineScheduler(scheduler=GeometricScheduler(), deadline=3.0).fit(table, budget=5 / 3)
+    assert Replayer(table).expected(policy, table.costs)[0] == pytest.approx(5 / 3)
+    while isinstance(policy, MixedPolicy):
+        policy = policy.a if policy.weight > 0.5 else policy.b
+    assert Replayer(table).exit_index(policy).tolist() == [0, 1, 1]
+    assert policy.thresholds[1:].tolist() == [-math.inf, -math.inf]
+
+
+def test_with_one_exit_open_everybody_leaves_there():
+    table = synthetic_table(200)
+    for deadline in (1.0, 1.9, "25%"):
+        policy = DeadlineScheduler(scheduler=JointScheduler(), deadline=deadline).fit(table, budget=3.0)
+        assert isinstance(policy, ScorePolicy) and policy.thresholds.tolist() == [-math.inf] * 4
+        assert replay(policy, synthetic_table(500, seed=2)).cost.unique().tolist() == [1.0]
+
+
+def test_percentages_keep_referring_to_the_original():
+    table = synthetic_table(500)
+    for reference, budget in ((None, 2.0), (3.6, 1.8)):
+        costs = CostTable(table.costs.cumulative, "ms", reference)
+        scheduler = DeadlineScheduler(scheduler=GeometricScheduler(), deadline="80%")
+        assert scheduler.open_exits(costs) == (3 if reference is None else 2)
+        dial = scheduler.sweep(table, costs, ["50%"])
+        assert dial.costs == costs
+        for policy in (dial.at("50%"), scheduler.fit(table, costs, budget="50%")):
+            assert Replayer(table).expected(policy, costs)[0] == pytest.approx(budget, rel=1e-3)
+
+
+def test_it_is_never_worse_than_the_same_scheduler_on_the_open_exits():
+    table = synthetic_table(800)
+    within = ExitTable(logits=table.logits[:, :3], labels=table.labels, costs=CostTable((1.0, 2.0, 3.0), "ms"))
+    for budget in standard_budgets(within.costs):
+        alone = JointScheduler().fit(within, budget=budget)
+        limited = DeadlineScheduler(scheduler=JointScheduler(), deadline=3.0).fit(table, budget=budget)
+        assert Replayer(table).expected(limited, table.costs) == pytest.approx(
+            Replayer(within).expected(alone, within.costs)
+        )
+
+
+def test_features_and_given_utilities_are_cut_too():
+    table = synthetic_table(300)
+    worth = torch.rand(300, 4, generator=torch.Generator().manual_seed(0))
+    rich = ExitTable(
+        logits=table.logits, utility=worth, features=torch.zeros(300, 4, 2), confidence=worth, costs=table.costs
+    )
+    policy = DeadlineScheduler(scheduler=JointScheduler(), deadline=2.0).fit(rich, budget=1.5)
+    assert int(Replayer(rich).exit_index(policy).max()) == 1
+
+
+def test_policies_share_one_closed_scorer():
+    scheduler = DeadlineScheduler(scheduler=EENetScheduler(epochs=2), deadline=3.0)
+    dial = scheduler.sweep(synthetic_table(200))
+    scorers = {policy.scorer for policy in dial.policies}
+    assert len(scorers) == 1
+    scorer = scorers.pop()
+    assert isinstance(scorer, ClosedScorer) and scorer.settings() == {"open_exits": 3}
+    seen = synthetic_table(5).log_probs(slice(None))
+    assert torch.equal(scorer(seen[:, :2]), scorer.scorer(seen[:, :2]))
+    assert scorer(seen[:, :3]).tolist() == scorer(seen).tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("deadline", "words"),
+    [
+        (0.5, r"deadline 0\.5 ms per sample is out of reach: leaving at exit 0 costs 1 ms"),
+        ("10%", r"deadline 10% of the last exit = 0\.4 ms per sample is out of reach"),
+        ("soon", "deadline 'soon' is no cost per sample"),
+        ("3 MFLOPs", "deadline '3 MFLOPs' has a unit that does not fit"),
+    ],
+)
+def test_a_deadline_that_cannot_be_kept_is_refused(deadline, words):
+    table = synthetic_table(50)
+    scheduler = DeadlineScheduler(scheduler=GeometricScheduler(), deadline=deadline)
+    for call in (lambda: scheduler.sweep(table), lambda: scheduler.fit(table, budget=2.0)):
+        with pytest.raises(BudgetError, match=words):
+            call()
+
+
+def test_a_deadline_read_for_other_costs_is_checked_again():
+    costs = synthetic_table(5).costs
+    early = CostTable((0.1, 0.2, 0.3, 0.4), "ms").budget(0.2)
+    with pytest.raises(BudgetError, match="deadline"):
+        DeadlineScheduler(scheduler=GeometricScheduler(), deadline=early).limit(costs)
+    assert DeadlineScheduler(scheduler=GeometricScheduler(), deadline=costs.budget("50%")).open_exits(costs) == 2
+
+
+class Always(Policy):
+    def score(self, seen, features=None):
+        return torch.ones(len(seen))
+
+
+class Strange(Scheduler):
+    def sweep(self, table, costs=None, budgets=None):
+        return Dial((Always(torch.tensor([0.0, -math.inf])),), (1.0,), (0.5,), costs)
+
+
+def test_a_policy_whose_exits_cannot_be_closed_is_refused():
+    with pytest.raises(InputError, match="policy of class Always does not fit a deadline"):
+        DeadlineScheduler(scheduler=Strange(), deadline=2.0).fit(synthetic_table(20), budget=1.5)
