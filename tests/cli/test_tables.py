@@ -85,6 +85,61 @@ def test_compare_shows_tables_and_writes_a_folder(
     assert set(value["rows"][0]) >= ROW_KEYS
 
 
+@pytest.mark.parametrize("splits", [1, 2])
+def test_compare_prints_costs_asked_and_realised_differences_and_who_pays(
+    eenet: Callable[..., Ran], tables: tuple[Path, Path], splits: int
+) -> None:
+    words = ("compare", *tables, "-b", "60%", *QUICK, "-p", "margin", "--splits", splits, "--quiet")
+    shown, value = eenet(*words).stdout, eenet(*words, "--json").value
+    for heading in ("asked ms", "cost val ms", "cost test ms", "fit s", "95 % interval", "significant"):
+        assert heading in shown
+    best = max((name for name in value["area"] if name not in ("random", "oracle")), key=value["area"].__getitem__)
+    for base in {best, "max_prob"}:
+        assert f"minus {base}" in shown
+    for pair in value["pairs"]:
+        if pair["b"] in {best, "max_prob"}:
+            assert f"{pair['difference']:+.2f}" in shown and f"{pair['low']:+.2f} to {pair['high']:+.2f}" in shown
+    assert value["pairs"][0]["method"] in shown and ("±" in shown) == (splits > 1)
+    assert "hardest hit class" in shown
+    for entry in value["groups"]:
+        assert any(line.split()[:3] == ["60%", entry["policy"], f"{entry['loss']:.2f}"] for line in shown.splitlines())
+
+
+def test_groups_come_from_a_file(eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path) -> None:
+    words = ("compare", *tables, "-b", "60%", "-p", "max_prob")
+    (tmp_path / "groups.csv").write_text("night\nday\n" * 100)
+    np.save(tmp_path / "groups.npy", np.arange(200) % 2)
+    by_name = eenet(*words, "--groups", tmp_path / "groups.csv", "--json").value["groups"]
+    by_number = eenet(*words, "--groups", tmp_path / "groups.npy", "--json").value["groups"]
+    assert [entry["by"] for entry in by_name] == ["class", "group"]
+    assert {group["name"] for group in by_name[1]["groups"]} == {"night", "day"}
+    losses = [sorted(group["loss"] for group in found[1]["groups"]) for found in (by_name, by_number)]
+    assert losses[0] == losses[1]
+    ran = eenet(*words, "--groups", tmp_path / "groups.csv", "--out", tmp_path / "out")
+    assert "hardest hit group" in ran.stdout
+    assert f"--groups {tmp_path / 'groups.csv'}" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_groups_that_do_not_fit_are_refused_before_any_work(
+    eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cases = {
+        "short": ("a\nb\n", (), "200 samples"),
+        "wide": ("a,b\n" * 200, (), "several values in line 1"),
+        "gap": ("a\n\nb\n", (), "nothing in line 2"),
+        "splits": ("a\n" * 200, ("--splits", 2), "splits=1"),
+        "bytes": ("", (), "cannot be read"),
+    }
+    for name, (content, words, said) in cases.items():
+        path = tmp_path / f"{name}.csv"
+        path.write_bytes(content.encode() or b"\xff\xfe\x00")
+        ran = eenet("compare", *tables, "-b", "60%", "-p", "max_prob", "--groups", path, *words, "--quiet")
+        assert ran.code == 2 and said in ran.stderr and ran.stderr.count("\n") == 1, name
+    np.save(tmp_path / "objects.npy", np.array([{}, None], dtype=object), allow_pickle=True)
+    assert eenet("compare", *tables, "--groups", tmp_path / "objects.npy").code == 2
+    assert eenet("compare", *tables, "--groups", tmp_path / "missing.npy").code == 2
+
+
 def test_naming_a_bound_is_allowed(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
     value = eenet("compare", *tables, "-b", "60%", "-p", "random", "-p", "max_prob", "--json").value
     assert set(value["area"]) == {"max_prob", "random", "oracle"}

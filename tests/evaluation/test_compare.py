@@ -14,7 +14,7 @@ from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.errors import BudgetError, InputError, TableError
 from eenet.evaluation import compare
-from eenet.evaluation.compare import _sides
+from eenet.evaluation.sides import draw_sides
 from eenet.schedulers.bounds import oracle
 from eenet.schedulers.heuristics import GeometricScheduler, PatienceScheduler
 
@@ -137,7 +137,7 @@ def test_pairs_are_all_policies_against_each_other_and_against_random():
         ("patience", "random"),
     ]
     for pair in found.pairs:
-        assert pair.difference == pytest.approx(found.area[pair.a] - found.area[pair.b])
+        assert pair.difference == pytest.approx(100 * (found.area[pair.a] - found.area[pair.b]))
         assert pair.low <= pair.difference <= pair.high
         assert pair.significant == (pair.low > 0 or pair.high < 0)
         assert pair.method == "paired bootstrap"
@@ -150,13 +150,33 @@ def test_the_same_scheduler_under_two_names_is_never_told_apart():
         assert (pair.difference, pair.low, pair.high, pair.significant) == (0.0, 0.0, 0.0, False)
 
 
+def test_pairs_are_in_points_while_areas_are_fractions():
+    found = compare(by_hand(), by_hand(), {"fixed": Fixed(thresholds=(1.5,))}, [1.25])
+    (pair,) = found.pairs
+    assert (pair.a, pair.b) == ("fixed", "random")
+    assert pair.difference == pytest.approx(100 * (0.70 - (0.5 + 0.5 * 0.395)))  # areas as by hand above
+
+
+def test_pairs_over_splits_carry_the_corrected_interval_of_paired_differences():
+    val, test = planted(50, 1), planted(30, 2)
+    (pair, *_) = compare(val, test, BOTH, ["60%"], splits=4, seed=4).pairs
+    singles = [compare(*sides, BOTH, ["60%"], resamples=2) for sides in draw_sides(val, test, 4, 4)]
+    drawn = [100 * (single.area["max_prob"] - single.area["patience"]) for single in singles]
+    mean = sum(drawn) / 4
+    variance = sum((one - mean) ** 2 for one in drawn) / 3
+    half = 3.182446 * (variance * (1 / 4 + 30 / 50)) ** 0.5  # t with 3 degrees of freedom; judged on 30, fitted on 50
+    assert (pair.a, pair.b) == ("max_prob", "patience")
+    assert (pair.difference, pair.low, pair.high) == pytest.approx((mean, mean - half, mean + half), rel=1e-5)
+    assert pair.significant == (not mean - half <= 0 <= mean + half)
+
+
 # splits
 
 
 def test_splits_are_means_with_sd_over_redrawn_sides():
     val, test = planted(50, 1), planted(30, 2)
     found = compare(val, test, MAX_PROB, ["60%"], splits=3, seed=4)
-    singles = [compare(*sides, MAX_PROB, ["60%"], resamples=2) for sides in _sides(val, test, 3, 4)]
+    singles = [compare(*sides, MAX_PROB, ["60%"], resamples=2) for sides in draw_sides(val, test, 3, 4)]
     row = found.rows[0]
     utilities = [single.rows[0].utility_at_budget for single in singles]
     assert row.utility_at_budget == pytest.approx(np.mean(utilities))
@@ -176,12 +196,12 @@ def test_splits_are_means_with_sd_over_redrawn_sides():
 
 def test_every_split_uses_every_sample_once_and_the_seed_draws_it():
     val, test = planted(20, 1), planted(10, 2)
-    drawn = [torch.cat([side.logits for side in sides]) for sides in _sides(val, test, 2, 0)]
+    drawn = [torch.cat([side.logits for side in sides]) for sides in draw_sides(val, test, 2, 0)]
     pool = torch.cat([val.logits, test.logits])
     for logits in drawn:
         assert torch.equal(logits.flatten(1).sum(1).sort().values, pool.flatten(1).sum(1).sort().values)
     assert not torch.equal(drawn[0], drawn[1])
-    again = next(iter(_sides(val, test, 2, 0)))
+    again = next(iter(draw_sides(val, test, 2, 0)))
     assert torch.equal(torch.cat([side.logits for side in again]), drawn[0])
 
 

@@ -137,12 +137,12 @@ def test_the_page_is_whole_self_contained_and_escaped(comparison, tmp_path):
         assert said in text
     assert page.tables >= 8
     sources = [value for tag, name, value in page.attributes if name in ("src", "href")]
-    assert len(sources) == 5
+    assert len(sources) == 6
     for source in sources:
         assert source.startswith("data:image/png;base64,")
         assert base64.b64decode(source.split(",")[1]).startswith(PNG)
     alts = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
-    assert len(alts) == 5 and all(alts)
+    assert len(alts) == 6 and all(alts)
     assert "http" not in html
 
 
@@ -161,6 +161,39 @@ def test_pairs_are_turned_round_so_that_the_best_policy_stands_first(comparison,
     best, other = sorted(policies, key=lambda name: -policies[name])
     assert f"{best} − {other}" in text
     assert f"{100 * (policies[best] - policies[other]):+.2f}" in text
+    pair = next(pair for pair in comparison["pairs"] if {pair["a"], pair["b"]} == {best, other})
+    low, high = sorted(pair[end] if pair["a"] == best else -pair[end] for end in ("low", "high"))
+    assert f"{low:+.2f} to {high:+.2f}" in text
+    assert "significant" in text
+
+
+def test_who_pays_stands_on_the_page_and_in_the_markdown(comparison, text):
+    markdown = report.comparison_markdown(comparison, title="Results")
+    assert "Who pays for early exit" in text and "## Who pays for early exit" in markdown
+    for entry in comparison["groups"]:
+        worst = entry["groups"][0]
+        interval = f"{worst['low']:.2f} to {worst['high']:.2f}"
+        assert interval in text and f"class {worst['name']}" in text
+        assert any(
+            line.startswith(f"| {entry['policy']} | {entry['budget_input']} |") and interval in line
+            for line in markdown.splitlines()
+        )
+
+
+def test_every_group_is_a_dot_and_a_line_marks_the_loss_of_all(comparison):
+    figure = report.group_losses(comparison)
+    assert len(figure.axes) == 3  # budgets
+    first = [entry for entry in comparison["groups"] if entry["budget"] == comparison["groups"][0]["budget"]]
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [entry["policy"] for entry in first]
+    assert sum(len(dots.get_offsets()) for dots in axes.collections) == 4 * len(first)
+    assert [line.get_xdata()[0] for line in axes.lines] == [entry["loss"] for entry in first]
+
+
+def test_a_comparison_without_groups_has_no_section_about_them(comparison):
+    bare = {key: value for key, value in comparison.items() if key != "groups"}
+    assert report.groups_section(bare) is None
+    assert "Who pays" not in report.comparison_markdown(bare, title="Results") + report.comparison_page(bare)
 
 
 def test_an_incomplete_comparison_is_refused(comparison):
@@ -197,5 +230,13 @@ def test_the_markdown_page_has_every_policy_and_ends_with_a_newline(comparison):
     assert text.endswith("eenet compare\n```\n")
     for name, area in comparison["area"].items():
         assert any(line.startswith(f"| {name} |") and f"{100 * area:.2f}" in line for line in text.splitlines())
+    for pair in comparison["pairs"]:
+        told = (f"{pair['difference']:+.2f}", "yes" if pair["significant"] else "no")
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {pair['a']} − {pair['b']} |")]
+        assert all(f"| {word} |" in line for word in told)
+    for row in comparison["rows"]:
+        if row["policy"] != "oracle":
+            cells = f"| {row['budget']:.4g} | {row['val_cost']:.4g} | {row['test_cost']:.4g} |"
+            assert any(cells in line and f"{row['fit_seconds']:.2f}" in line for line in text.splitlines())
     for note in comparison["notes"]:
         assert note in text

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
 from eenet.core.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.core.table import ExitTable
-from eenet.evaluation.groups import Grouping, class_grouping, group_rows, grouping
+from eenet.evaluation.groups import Grouping, GroupsLike, class_grouping, group_rows, grouping
 from eenet.evaluation.results import Comparison, Pair, PolicyGroups, Row
 from eenet.evaluation.runs import Progress, SplitRun, run_split
 from eenet.evaluation.sides import agreed_costs, check_sides, draw_sides
@@ -30,7 +29,7 @@ def compare(
     costs: CostTable | None = None,
     *,
     splits: int = 1,
-    groups: ArrayLike | None = None,
+    groups: GroupsLike | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     resamples: int = 1000,

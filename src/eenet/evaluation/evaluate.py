@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float64, Int64
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from eenet.core.costs import BudgetLike, CostTable
@@ -15,7 +14,7 @@ from eenet.core.policy import Policy
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, exit_distribution
 from eenet.errors import ShapeError, TableError
-from eenet.evaluation.groups import Group, class_grouping, group_rows, group_stats, grouping
+from eenet.evaluation.groups import Group, GroupsLike, class_grouping, group_rows, group_stats, grouping
 
 __all__ = ["Report", "evaluate"]
 
@@ -72,7 +71,7 @@ def evaluate(
     costs: CostTable | None = None,
     *,
     budget: BudgetLike | None = None,
-    groups: ArrayLike | None = None,
+    groups: GroupsLike | None = None,
 ) -> Report:
     """Return what a policy costs and is worth on recorded outputs.
 
@@ -129,7 +128,7 @@ def _by_group(
     utility: Float64[Tensor, " sample"],
     table: ExitTable,
     costs: CostTable,
-    groups: ArrayLike | None,
+    groups: GroupsLike | None,
 ) -> tuple[Group, ...]:
     """Return what early exit did to every group, or to every class if none are given."""
     if groups is not None:

@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
+from torch import Tensor
 
 from eenet.errors import InputError, ShapeError
 
-__all__ = ["Group", "GroupStats", "Grouping", "class_grouping", "group_rows", "group_stats", "grouping"]
+__all__ = ["Group", "GroupStats", "Grouping", "GroupsLike", "class_grouping", "group_rows", "group_stats", "grouping"]
+
+
+GroupsLike = Sequence[int] | Sequence[str] | np.ndarray | Tensor
+"""One group per sample: whole numbers or names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,7 @@ def class_grouping(labels: Int[np.ndarray, " sample"], num_classes: int) -> Grou
     return Grouping(by="class", names=tuple(str(label) for label in range(num_classes)), index=labels)
 
 
-def grouping(groups: ArrayLike, num_samples: int) -> Grouping:
+def grouping(groups: GroupsLike, num_samples: int) -> Grouping:
     """Return the groups of some samples by number or name, in sorted order.
 
     Args:
@@ -109,7 +113,7 @@ def grouping(groups: ArrayLike, num_samples: int) -> Grouping:
         ShapeError: There are more or fewer.
         InputError: They are neither whole numbers nor texts.
     """
-    array = np.asarray(groups)
+    array = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
     if array.shape != (num_samples,):
         raise ShapeError(
             f"groups of shape {array.shape} do not fit: the table has {num_samples} samples. Give one group per sample."
