@@ -100,7 +100,8 @@ class PolicyGroups:
     @property
     def spread(self) -> float:
         """Standard deviation of the groups' losses, weighted by their size, in points."""
-        return math.sqrt(self._mean([(group.loss - self.loss) ** 2 for group in self.groups]))
+        mean = self.loss
+        return math.sqrt(self._mean([(group.loss - mean) ** 2 for group in self.groups]))
 
     def _mean(self, values: Sequence[float]) -> float:
         sizes = [group.num_samples for group in self.groups]
