@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eenet.core.costs import BudgetLike, CostTable
+from eenet.core.costs import Budget, BudgetLike, CostTable
 from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, first_exit
@@ -34,7 +34,7 @@ from eenet.schedulers.base import Dial
 
 __all__ = ["BudgetController", "ControlTrace"]
 
-_STATE = ("samples", "spent", "debt", "base", "slowness")
+_STATE = ("samples", "spent", "debt", "base", "span")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +64,10 @@ class BudgetController:
     """Steers along a dial so that the long-run mean of the realised cost stays at the budget.
 
     Ask for `policy`, run a batch with it, report what its samples cost with `update`, and so on. The target asked of
-    the dial is ``base - debt / slowness``: dual ascent on the mean-cost constraint (the debt is the multiplier, up to
+    the dial is ``base - debt / span``: dual ascent on the mean-cost constraint (the debt is the multiplier, up to
     a factor), with a ``base`` that drifts against the debt until it is paid. Both steps count samples, not batches. The
     target never leaves the dial; at its dear end, credit that could not be spent soon lapses, so that the controller
-    answers at once when costs rise; at its cheap end debt is kept, unless ``forgive`` says otherwise.
+    answers soon when costs rise; at its cheap end debt is kept, unless ``forgive`` says otherwise.
 
     Not thread-safe: one stream of batches, or a lock around `policy` and `update`.
 
@@ -82,6 +82,10 @@ class BudgetController:
     Raises:
         BudgetError: No number, a foreign unit, or below the cost of exit 0.
         InputError: ``horizon`` is not positive.
+
+    Source:
+        The debt is a virtual queue (Neely, Stochastic Network Optimization with Application to Communication and
+        Queueing Systems, 2010); the drifting base is integral action with anti-windup, as of a PI controller.
 
     Example:
         >>> from eenet.schedulers import JointScheduler
@@ -106,20 +110,20 @@ class BudgetController:
         self._low, self._high = max(dial.fit_costs[0], dial.costs.low), max(dial.fit_costs[-1], dial.costs.low)
         self._spent, self._debt = 0.0, 0.0
         self._base = self._inside(self.budget)
-        self._slowness = float(horizon)
+        self._span = float(horizon)
         self._policy: Policy | None = None
 
     @property
     def policy(self) -> Policy:
         """The policy for the next batch."""
         if self._policy is None:
-            self._policy = self.dial.at(self.target)
+            self._policy = self.dial.at(Budget(self.target, "", ""))  # no text to be parsed for every batch
         return self._policy
 
     @property
     def target(self) -> float:
         """What is asked of the dial now: a mean cost as it was on the fitting data, not a prediction."""
-        return self._inside(self._base - self._debt / self._slowness)
+        return self._inside(self._base - self._debt / self._span)
 
     @property
     def mean_cost(self) -> float:
@@ -140,7 +144,7 @@ class BudgetController:
             dearest: The most a sample can cost, the slowest machine included.
             batch_size: The largest.
         """
-        steers = (self._high - self._low) * max(self._slowness, 2.0 * batch_size)
+        steers = (self._high - self._low) * max(self._span, 2.0 * batch_size)
         return steers + batch_size * max(dearest - self.budget, 0.0)
 
     def update(self, costs: Tensor | Sequence[float] | float | None, samples: int | None = None) -> None:
@@ -160,8 +164,8 @@ class BudgetController:
         self._spent += total
         self.samples += count
         self._debt = self._kept(self._debt + total - count * self.budget)
-        drift = count * self._debt / (4 * self._slowness**2)  # critically damped where cost follows the target
-        free = self._base - self._debt / self._slowness
+        drift = count * self._debt / (4 * self._span**2)  # critically damped where cost follows the target
+        free = self._base - self._debt / self._span
         # no drift further out while the target already stands at that end of the dial
         if (drift > 0 and free > self._low) or (drift < 0 and free < self._high):
             self._base = self._inside(self._base - drift)
@@ -226,7 +230,7 @@ class BudgetController:
                 )
         self.samples = int(state["samples"])
         self._spent, self._debt = float(state["spent"]), float(state["debt"])
-        self._base, self._slowness = self._inside(float(state["base"])), float(state["slowness"])
+        self._base, self._span = self._inside(float(state["base"])), float(state["span"])
         self._policy = None
 
     def _inside(self, target: float) -> float:
@@ -234,14 +238,14 @@ class BudgetController:
 
     def _kept(self, debt: float) -> float:
         """Let credit lapse that more than steers to the dear end, and such debt if it is to be forgiven."""
-        most = (self._high - self._low) * self._slowness
+        most = (self._high - self._low) * self._span
         return min(max(debt, -most), most) if self.forgive else max(debt, -most)
 
-    def _lengthen(self, slowness: float) -> None:
+    def _lengthen(self, span: float) -> None:
         """Correct over at least so many samples, without a jump of the target."""
-        if slowness > self._slowness:
-            self._base = self._inside(self._base - self._debt / self._slowness + self._debt / slowness)
-            self._slowness = slowness
+        if span > self._span:
+            self._base = self._inside(self._base - self._debt / self._span + self._debt / span)
+            self._span = span
 
 
 def _total(costs: Tensor | Sequence[float] | float | None, samples: int | None) -> tuple[float, int]:
@@ -251,22 +255,26 @@ def _total(costs: Tensor | Sequence[float] | float | None, samples: int | None) 
             "costs are missing: a controller learns from what samples cost. Give AdaptiveModel the cost table, or "
             "measure the batch."
         )
-    values = torch.as_tensor(costs, dtype=torch.float64)
-    count = values.numel() if values.dim() or samples is None else samples
-    if values.dim() > 1 or samples not in (None, count):
+    if isinstance(costs, float):  # no tensor for a number: at batch size 1 this is called for every sample
+        least, mean, shape, size = costs, costs, tuple[int, ...](), 1
+    else:
+        values = torch.as_tensor(costs, dtype=torch.float64)
+        shape, size = tuple(values.shape), values.numel()
+        least, mean = (float(values.min()), float(values.mean())) if size else (0.0, 0.0)
+    count = size if shape or samples is None else samples
+    if len(shape) > 1 or samples not in (None, count):
         raise ShapeError(
-            f"costs of shape {tuple(values.shape)} do not fit: one number per sample is needed, or one for all. Pass "
+            f"costs of shape {shape} do not fit: one number per sample is needed, or one for all. Pass "
             f"Prediction.cost, or the mean and its number of samples."
         )
     if count < 1:
         raise InputError(f"costs of {count} samples teach nothing: at least 1 is needed. Leave empty batches out.")
-    total = float(values.mean()) * count
-    if not math.isfinite(total) or bool((values < 0).any()):
+    if not math.isfinite(mean) or least < 0:
         raise InputError(
-            f"costs with a mean of {total / count:g} and a least of {float(values.min()):g} cannot be used: each must "
-            f"be finite and not negative. Check the measurement."
+            f"costs with a mean of {mean:g} and a least of {least:g} cannot be used: each must be finite and not "
+            f"negative. Check the measurement."
         )
-    return total, count
+    return mean * count, count
 
 
 class _Stream:
@@ -296,10 +304,11 @@ class _Stream:
         """Return the classes that a policy which combines exits answers with."""
         log_probs, all_features = self.table.log_probs(rows), self.table.features
         chosen = torch.zeros(len(ids), dtype=torch.long)
-        for k in exit_index.unique().tolist():
+        for k in range(self.table.num_exits):
             here = exit_index == k
             features = None if all_features is None else all_features[rows][here, : k + 1].float()
-            chosen[here] = policy.answers(log_probs[here, : k + 1], ids[here], features).argmax(dim=1)
+            if here.any():
+                chosen[here] = policy.answers(log_probs[here, : k + 1], ids[here], features).argmax(dim=1)
         return chosen
 
 
