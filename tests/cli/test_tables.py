@@ -175,6 +175,94 @@ def test_fit_replaces_an_older_policy(eenet: Callable[..., Ran], tables: tuple[P
     assert load_policy(tmp_path / "policy").info["budget_input"] == "80%"
 
 
+def test_fit_with_a_guarantee_prints_and_keeps_the_certificate(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ("fit", write_table(samples=2000), "--budget", "60%", "--policy", "max_prob", "--out", tmp_path / "policy")
+    ran = eenet(*words, "--guarantee", "budget", "--delta", "0.05", "--json")
+    told = ran.value["certificate"]
+    assert (told["guarantee"], told["delta"], told["epsilon"], told["fell_back"]) == ("budget", 0.05, None, False)
+    assert told["budget"] == pytest.approx(2.1) and told["mean_cost"] < told["bound"] <= 2.1
+    assert (told["n_fit"], told["n_certify"]) == (1000, 1000) and abs(told["price"]) < 0.1
+    assert "at most 2.1 ms" in told["statement"] and "drawn like the calibration table" in told["statement"]
+    assert load_policy(tmp_path / "policy").info["certificate"] == told
+    shown = eenet(*words, "--guarantee", "budget").stdout
+    assert "certified mean cost, at most" in shown and "price of the promise in utility" in shown
+    assert "With confidence 90 % (delta 0.1), the mean cost per sample is at most 2.1 ms." in shown
+
+
+def test_fit_can_promise_accuracy_without_a_budget(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ("fit", write_table(samples=2000), "-p", "joint", "--guarantee", "accuracy", "--out", tmp_path / "policy")
+    value = eenet(*words, "--epsilon", "0.05", "--json").value
+    told = value["certificate"]
+    assert (value["budget"], told["budget"], told["epsilon"]) == (None, None, 0.05) and told["bound"] <= 0.05
+    assert "at most 0.05 below that of the full model" in told["statement"]
+    bounded = eenet(*words, "--epsilon", "0.05", "--budget", "3.5ms", "--json").value["certificate"]
+    assert bounded["budget"] == 3.5 and bounded["mean_cost"] > told["mean_cost"]
+    assert "certified loss of utility, at most" in eenet(*words).stdout
+
+
+@pytest.mark.parametrize("extra", [(), ("--guarantee", "budget"), ("--guarantee", "accuracy", "--epsilon", "0.5")])
+def test_fit_under_a_deadline(
+    extra: tuple[str, ...], eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ("fit", write_table(), "-b", "1.5", "-p", "max_prob", "--deadline", "2.5ms", "--out", tmp_path / "policy")
+    ran = eenet(*words, *extra, "--json")
+    assert ran.code == 0 and "Deadline of every sample: 2.5 ms." in ran.stderr
+    assert (ran.value["deadline"], ran.value["deadline_input"]) == (2.5, "2.5ms")
+    saved = load_policy(tmp_path / "policy")
+    assert replay(saved.policy, ExitTable.load(write_table("test.npz", seed=5))).cost.max() == 2
+    assert saved.info["deadline_meaning"] == "2.5 ms"
+    assert "deadline of every sample" in eenet(*words, *extra, "--quiet").stdout
+
+
+def test_the_default_policy_can_be_saved_under_a_deadline(
+    eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ran = eenet("fit", tables[0], "-b", "50%", "--deadline", "2ms", "--out", tmp_path / "policy", "--quiet")
+    assert ran.code == 0
+    assert replay(load_policy(tmp_path / "policy").policy, ExitTable.load(tables[1])).cost.max() == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "--budget is missing: only --guarantee accuracy goes without one"),
+        (("--guarantee", "budget"), "budget is missing"),
+        (("--guarantee", "speed"), "guarantee 'speed' is unknown"),
+        (("-b", "60%", "--guarantee", "budget", "--delta", "0"), "delta 0 is no chance"),
+        (("-b", "60%", "--guarantee", "budget", "--delta", "1.5"), "delta 1.5 is no chance"),
+        (("--guarantee", "accuracy", "--epsilon", "0"), "epsilon 0 is no loss"),
+        (("-b", "60%", "--delta", "0.2"), "--delta 0.2 promises nothing"),
+        (("-b", "60%", "--epsilon", "0.2"), "--epsilon 0.2 promises nothing"),
+        (("-b", "60%", "--guarantee", "budget", "--epsilon", "0.2"), "--epsilon 0.2 promises nothing"),
+        (("-b", "60%", "--deadline", "0.5"), "deadline 0.5 ms per sample is out of reach"),
+        (("-b", "60%", "--deadline", "soon"), "deadline 'soon' is no cost per sample"),
+        (("-b", "0.5", "--guarantee", "accuracy"), "budget 0.5 ms per sample is out of reach"),
+    ],
+    ids=" ".join,
+)
+def test_a_promise_that_makes_no_sense_is_refused(
+    words: tuple[str, ...], told: str, eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ran = eenet("fit", tables[0], *words, "--out", tmp_path / "new", "--quiet")
+    assert (ran.code, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
+    assert told in ran.stderr and not (tmp_path / "new").exists()
+
+
+def test_a_promise_needs_samples_and_must_be_possible(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ("-p", "max_prob", "--guarantee", "accuracy", "--out", tmp_path / "new", "--quiet")
+    ran = eenet("fit", write_table("few.npz", samples=99), *words)
+    assert ran.code == 2 and "table of 99 samples is too small for a promise" in ran.stderr
+    ran = eenet("fit", write_table(), *words, "--deadline", "2ms")
+    assert ran.code == 1 and "epsilon 0.01 cannot be promised within the deadline" in ran.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_report_makes_a_page_of_what_compare_wrote(
     eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -9,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import MixedPolicy, ScorePolicy
+from eenet.core.policy import ConfidenceScorer, MixedPolicy, ScorePolicy
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.errors import BudgetError, InputError, RunError, TableError
-from eenet.schedulers import EENetScheduler, GeometricScheduler, JointScheduler, PatienceScheduler
+from eenet.schedulers import Dial, EENetScheduler, GeometricScheduler, JointScheduler, PatienceScheduler, Scheduler
 from eenet.schedulers.betting import betting_bound, mean_is_below
 from eenet.schedulers.certify import certify
 from eenet.schedulers.deadline import DeadlineScheduler
+from eenet.schedulers.thresholds import outcomes
 from eenet.testing import posterior_table, synthetic_table
 
 LATER = 0.95  # accuracy of the last exit of `posterior_table`
@@ -163,7 +164,7 @@ def test_an_unknown_side_is_refused_by_name():
 @pytest.mark.parametrize("kind", MEANS)
 @pytest.mark.parametrize("delta", [0.1, 0.3])
 def test_the_bound_covers_as_often_as_it_says(kind, delta):
-    draws = 1000
+    draws = 500
     missed = sum(betting_bound(draw(150, kind, seed), delta, seed=seed) < MEANS[kind] - 1e-12 for seed in range(draws))
     assert missed / draws <= delta + 3 * math.sqrt(delta * (1 - delta) / draws)
 
@@ -204,6 +205,20 @@ def test_the_price_compares_with_what_the_fit_part_alone_would_choose():
     cost, utility = Replayer(rest).expected(GeometricScheduler().fit(fit, budget=2.5), table.costs)
     assert told.price == pytest.approx(utility - told.mean_utility, abs=1e-9)
     assert told.price_cost == pytest.approx(told.mean_cost - cost, abs=1e-9)
+
+
+def test_the_price_of_accuracy_compares_with_what_looks_good_enough():
+    table = synthetic_table(3000)
+    told = certify(JointScheduler(), table, guarantee="accuracy", epsilon=0.03).certificate
+    order = torch.randperm(3000, generator=torch.Generator().manual_seed(0))
+    fit, rest = table.select(order[1500:].sort().values), table.select(order[:1500])
+    dial, on_fit = JointScheduler().sweep(fit), Replayer(fit)
+    full = float(fit.utility[:, -1].double().mean())
+    targets = torch.linspace(4, 1, 60, dtype=torch.float64).tolist()
+    good = [cost for cost in targets[1:] if full - on_fit.expected(dial.at(cost), table.costs)[1] <= 0.03]
+    cost, utility = Replayer(rest).expected(dial.at(good[-1]), table.costs)
+    assert told.price == pytest.approx(utility - told.mean_utility, abs=1e-6)
+    assert told.price_cost == pytest.approx(told.mean_cost - cost, abs=1e-6)
 
 
 def test_accuracy_is_certified_from_the_full_path_downwards():
@@ -363,6 +378,20 @@ def test_the_closed_form_is_that_of_the_table():
         assert truth(policy) == (pytest.approx(cost, abs=0.004), pytest.approx(full - utility, abs=0.004))
 
 
+class Few(Scheduler):
+    """The least sure go on, in 40 steps: as `GeometricScheduler` on two exits, in a fraction of its time."""
+
+    def sweep(self, table, costs=None, budgets=None):
+        costs, scorer = costs or table.require_costs(), ConfidenceScorer("max_prob")
+        scores = Replayer(table).scores(scorer)
+        levels = scores[:, 0].quantile(torch.linspace(0, 1, 40))
+        levels[0], levels[-1] = -math.inf, math.inf
+        thresholds = torch.stack([levels, torch.full_like(levels, -math.inf)], dim=1)
+        cumulative = torch.tensor(costs.cumulative, dtype=torch.float64)
+        outcome = outcomes(scores, table.require_utility("testing"), cumulative, thresholds)
+        return Dial.of_thresholds(scorer, thresholds, outcome, costs, self.seed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("goal", [{"budget": 1.5}, {"guarantee": "accuracy", "epsilon": 0.02}], ids=str)
 def test_promises_are_broken_as_seldom_as_they_say(goal):
@@ -370,13 +399,13 @@ def test_promises_are_broken_as_seldom_as_they_say(goal):
     broken = fell_back = plainly_broken = 0
     for seed in range(draws):
         table = posterior_table(1000, seed=seed)
-        certified = certify(GeometricScheduler(), table, delta=delta, seed=seed, **goal)
+        certified = certify(Few(), table, delta=delta, seed=seed, **goal)
         cost, loss = truth(certified.policy)
         broken += cost > 1.5 if "budget" in goal else loss > goal["epsilon"]
         fell_back += certified.certificate.fell_back
-        if "budget" in goal:
-            plainly_broken += truth(GeometricScheduler().fit(table, budget=1.5))[0] > 1.5
+        if "budget" in goal and seed < 100:
+            plainly_broken += truth(Few().fit(table, budget=1.5))[0] > 1.5
     assert broken / draws <= delta + 3 * math.sqrt(delta * (1 - delta) / draws)
     assert fell_back / draws < 0.1  # a promise of nothing would be easy to keep
     if "budget" in goal:
-        assert plainly_broken / draws > 0.3  # without a certificate it is a coin's toss
+        assert plainly_broken / 100 > 0.3  # without a certificate it is a coin's toss

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eenet.core.costs import CostTable, standard_budgets
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
+from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, Scorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, replay
 from eenet.errors import BudgetError, InputError
@@ -18,8 +18,11 @@ from eenet.schedulers import (
     PatienceScheduler,
     Scheduler,
     VoteScheduler,
+    load_policy,
+    save_policy,
 )
 from eenet.schedulers.deadline import ClosedScorer, DeadlineScheduler
+from eenet.schedulers.heuristics import geometric_dial
 from eenet.schedulers.rivals import PceeScheduler
 from eenet.testing import check_policy, check_scheduler, synthetic_table
 
@@ -116,16 +119,49 @@ def test_features_and_given_utilities_are_cut_too():
     assert int(Replayer(rich).exit_index(policy).max()) == 1
 
 
-def test_policies_share_one_closed_scorer():
-    scheduler = DeadlineScheduler(scheduler=EENetScheduler(epochs=2), deadline=3.0)
-    dial = scheduler.sweep(synthetic_table(200))
-    scorers = {policy.scorer for policy in dial.policies}
-    assert len(scorers) == 1
-    scorer = scorers.pop()
-    assert isinstance(scorer, ClosedScorer) and scorer.settings() == {"open_exits": 3}
-    seen = synthetic_table(5).log_probs(slice(None))
-    assert torch.equal(scorer(seen[:, :2]), scorer.scorer(seen[:, :2]))
-    assert scorer(seen[:, :3]).tolist() == scorer(seen).tolist() == [0.0] * 5
+@pytest.mark.parametrize("name", INNER)
+def test_scores_stay_where_there_is_a_choice_and_the_policy_can_be_saved(name, tmp_path):
+    table, fresh = synthetic_table(300), synthetic_table(500, seed=3)
+    within = ExitTable(logits=table.logits[:, :3], labels=table.labels, costs=CostTable((1.0, 2.0, 3.0), "ms"))
+    alone = INNER[name].sweep(within, budgets=[1.8])
+    limited = DeadlineScheduler(scheduler=INNER[name], deadline=3.0).sweep(table, budgets=[1.8])
+    assert (limited.fit_costs, limited.fit_utilities) == (alone.fit_costs, alone.fit_utilities)
+    narrow = ExitTable(logits=fresh.logits[:, :3], labels=fresh.labels)
+    middle = len(alone.policies) // 2
+    expected = Replayer(narrow).exit_index(alone.policies[middle])
+    assert torch.equal(Replayer(fresh).exit_index(limited.policies[middle]), expected)
+    if name != "pcee":
+        save_policy(limited.policies[middle], tmp_path / "policy")
+        assert torch.equal(Replayer(fresh).exit_index(load_policy(tmp_path / "policy").policy), expected)
+
+
+def test_policies_go_on_sharing_their_scorer():
+    dial = DeadlineScheduler(scheduler=EENetScheduler(epochs=2), deadline=3.0).sweep(synthetic_table(200))
+    assert len({policy.scorer for policy in dial.policies}) == 1
+
+
+class Ranks(Scorer):
+    """Knows two exits, and fails at others."""
+
+    def forward(self, seen, features=None):
+        return seen[:, -1].amax(dim=1) * [1.0][seen.shape[1] - 1]
+
+
+class Own(Scheduler):
+    def sweep(self, table, costs=None, budgets=None):
+        return geometric_dial(Ranks(), table, costs or table.require_costs(), self.seed, "testing")
+
+
+def test_a_scorer_of_your_own_is_not_asked_beyond_the_open_exits():
+    table = synthetic_table(300)
+    policy = DeadlineScheduler(scheduler=Own(), deadline=2.0).fit(table, budget=1.5)
+    assert Replayer(table).expected(policy, table.costs)[0] == pytest.approx(1.5)
+    check_policy(policy, table)
+    scorer = next(part for part in policy.modules() if isinstance(part, ClosedScorer))
+    assert scorer.settings() == {"open_exits": 2}
+    seen = table.log_probs(slice(0, 5))
+    assert torch.equal(scorer(seen[:, :1]), seen[:, 0].amax(dim=1))
+    assert scorer(seen[:, :2]).tolist() == scorer(seen).tolist() == [0.0] * 5
 
 
 @pytest.mark.parametrize(

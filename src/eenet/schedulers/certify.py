@@ -8,8 +8,10 @@ policy that breaks the promise is chosen with probability ``delta`` at most.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -186,6 +188,22 @@ class _Parts:
         thresholds[:exit_index] = math.inf
         return ScorePolicy(_scorer_of(self.dial.policies[0]), thresholds)
 
+    def reaching(self, top: Policy) -> Dial:
+        """Return the dial with the last usable exit for all at its dear end, if it ends before.
+
+        Where spending more bought nothing on the fit part, the dial has no use for it; here it buys certainty.
+        """
+        dial, cost = self.dial, self.dial.costs.cumulative[self.last]
+        if dial.fit_costs[-1] >= cost * (1 - 1e-9):
+            return dial
+        utility = float(self.fit.utility(top).mean())
+        return replace(
+            dial,
+            policies=(*dial.policies, top),
+            fit_costs=(*dial.fit_costs, cost),
+            fit_utilities=(*dial.fit_utilities, utility),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class _Found:
@@ -211,7 +229,7 @@ def _for_budget(parts: _Parts, goal: _Goal, budget: float) -> _Found:
         return _Found(cheapest, low, plain, fell_back=False)
     end = min(budget, high, dial.fit_costs[-1])
     near = 1 - torch.linspace(1, 0, _CANDIDATES, dtype=torch.float64).square()  # finer towards the budget
-    candidates = [*[dial.at(low + float(f) * (end - low)) for f in near[1:-1]], plain]
+    candidates = chain((dial.at(low + f * (end - low)) for f in near[1:-1].tolist()), [plain])
 
     def scaled(policy: Policy) -> Tensor:
         return ((parts.certify.cost(policy) - low) / (high - low)).clamp(0, 1)
@@ -227,15 +245,20 @@ def _for_budget(parts: _Parts, goal: _Goal, budget: float) -> _Found:
 def _for_accuracy(parts: _Parts, goal: _Goal) -> _Found:
     """Walk from dear to cheap while the loss of utility is surely small enough."""
     top, exact = parts.static(parts.last), parts.last == parts.dial.costs.num_exits - 1
-    # the full path loses nothing, whatever the data; the last exit within a deadline has to be tested
-    candidates = [*[top] * (not exact), *_from_dear_to_cheap(parts, goal.budget, top)]
-    fitting = [policy for policy in candidates if float(parts.fit.loss(policy).mean()) <= goal.epsilon]
-    plain = fitting[-1] if fitting else top
+    dial = parts.reaching(top)
+    low, high = dial.costs.low, dial.costs.cumulative[parts.last]
+    end = low if goal.budget is None else min(goal.budget.value, high)
+    targets = torch.linspace(high, end, _CANDIDATES, dtype=torch.float64)[1:].tolist()
+    enough = float(parts.fit.full.mean()) - goal.epsilon
+    fitting = [cost for cost in targets if _fit_utility(dial, cost) >= enough]
+    plain = dial.at(fitting[-1]) if fitting else top
 
     def scaled(policy: Policy) -> Tensor:
         return ((parts.certify.loss(policy) + 1) / 2).clamp(0, 1)
 
     limit = (goal.epsilon + 1) / 2
+    # the full path loses nothing, whatever the data; the last exit within a deadline has to be tested
+    candidates = chain([] if exact else [top], (dial.at(cost) for cost in targets))
     passed = _walk(candidates, lambda policy: goal.passes(scaled(policy), limit))
     if passed is not None:
         return _Found(passed, 2 * min(goal.bound(scaled(passed)), limit) - 1, plain, fell_back=False)
@@ -248,21 +271,16 @@ def _for_accuracy(parts: _Parts, goal: _Goal) -> _Found:
     )
 
 
-def _from_dear_to_cheap(parts: _Parts, budget: Budget | None, top: Policy) -> list[Policy]:
-    """Return policies at evenly spaced costs on the fit part, below the last usable exit's and not below the budget."""
-    dial, high = parts.dial, parts.dial.costs.cumulative[parts.last]
-    end = parts.dial.costs.low if budget is None else min(budget.value, high)
-    if dial.fit_costs[-1] < high * (1 - 1e-9):  # spending more bought nothing there; here it buys certainty
-        dial = replace(
-            dial,
-            policies=(*dial.policies, top),
-            fit_costs=(*dial.fit_costs, high),
-            fit_utilities=(*dial.fit_utilities, float(parts.fit.utility(top).mean())),
-        )
-    return [dial.at(cost) for cost in torch.linspace(high, end, _CANDIDATES, dtype=torch.float64)[1:].tolist()]
+def _fit_utility(dial: Dial, cost: float) -> float:
+    """Return the expected utility on the fit part of the dial's policy for a cost."""
+    above = bisect_left(dial.fit_costs, cost)
+    if above in (0, len(dial.fit_costs)):
+        return dial.fit_utilities[min(above, len(dial.fit_costs) - 1)]
+    (c0, c1), (u0, u1) = (values[above - 1 : above + 1] for values in (dial.fit_costs, dial.fit_utilities))
+    return u0 + (cost - c0) / (c1 - c0) * (u1 - u0)
 
 
-def _walk(candidates: Sequence[Policy], passes: Callable[[Policy], bool]) -> Policy | None:
+def _walk(candidates: Iterable[Policy], passes: Callable[[Policy], bool]) -> Policy | None:
     """Return the last candidate before the first that does not pass, None if that is the first of all."""
     passed = None
     for policy in candidates:

@@ -9,20 +9,24 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from eenet.core.costs import Budget, BudgetLike, CostTable
 from eenet.core.policy import ConfidenceScorer, MixedPolicy, Policy, ScorePolicy, Scorer
 from eenet.core.table import ExitTable
 from eenet.errors import BudgetError, InputError
 from eenet.schedulers.base import Dial, Scheduler
+from eenet.schedulers.eenet import EENetScorer
 from eenet.schedulers.heuristics import VoteScorer
+from eenet.schedulers.rivals import PceeScorer
 
 __all__ = ["ClosedScorer", "DeadlineScheduler"]
 
 
 class ClosedScorer(Scorer):
-    """A scorer that was fitted on the first exits only; from the last of them on it scores 0, for all leave there.
+    """A scorer that knows the first exits only; from the last of them on it scores 0, for all leave there.
+
+    For scorers of your own. Those of the library are given weights for the closed exits instead, and can be saved.
 
     Args:
         scorer: Of the open exits.
@@ -144,9 +148,23 @@ class _Widening:
         return ScorePolicy(self._scorer(policy.scorer), torch.cat([policy.thresholds, closed]))
 
     def _scorer(self, scorer: Scorer) -> Scorer:
-        """Return a scorer that may be asked at every exit."""
-        if self.open_exits == self.num_exits or isinstance(scorer, ConfidenceScorer | VoteScorer):
-            return scorer  # it works for any number of exits
+        """Return a scorer that may be asked at every exit, one for all policies that share it."""
+        if self.open_exits == self.num_exits:
+            return scorer
         if scorer not in self._scorers:
-            self._scorers[scorer] = ClosedScorer(scorer, self.open_exits)
+            self._scorers[scorer] = _widened(scorer, self.open_exits, self.num_exits)
         return self._scorers[scorer]
+
+
+def _widened(scorer: Scorer, open_exits: int, num_exits: int) -> Scorer:
+    """Return a scorer of all exits that scores as before where there is a choice; elsewhere its score means nothing."""
+    closed = num_exits - open_exits
+    if isinstance(scorer, ConfidenceScorer | VoteScorer):
+        return scorer  # it works for any number of exits
+    if isinstance(scorer, EENetScorer):
+        weight = nn.functional.pad(scorer.weight, (0, closed, 0, closed))
+        return EENetScorer(num_exits, scorer.num_classes, weight)
+    if isinstance(scorer, PceeScorer):
+        edges, means = (torch.cat([rows, rows[-1:].repeat(closed, 1)]) for rows in (scorer.edges, scorer.means))
+        return PceeScorer(num_exits, scorer.bins, scorer.confidence.confidence, edges, means)
+    return ClosedScorer(scorer, open_exits)
