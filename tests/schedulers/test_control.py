@@ -240,6 +240,32 @@ class Mean(Policy):
         return torch.log_softmax(seen.mean(dim=1), dim=1)
 
 
+class Behind(Policy):
+    """Passes everything on to another policy, which may toss coins."""
+
+    def __init__(self, policy):
+        super().__init__(policy.thresholds)
+        self.policy = policy
+
+    def score(self, seen, features=None):
+        return self.policy.score(seen, features)
+
+    def leaves(self, seen, sample_ids, features=None):
+        return self.policy.leaves(seen, sample_ids, features)
+
+
+def test_policies_are_asked_by_their_one_rule_whatever_they_are_made_of():
+    # both policies of the dial hide a coin of their own behind a class the replay does not know
+    table, plain = synthetic_table(300), JointScheduler().sweep(synthetic_table(400))
+    hidden = tuple(Behind(plain.at(budget)) for budget in (1.4, 3.1))
+    outcome = [Replayer(table).expected(rule.policy, table.costs) for rule in hidden]
+    dial = Dial(hidden, tuple(c for c, _ in outcome), tuple(u for _, u in outcome), table.costs, seed=1)
+    shown = Dial(tuple(rule.policy for rule in hidden), dial.fit_costs, dial.fit_utilities, table.costs, seed=1)
+    one, other = (BudgetController(kind, 2.2).replay(table) for kind in (dial, shown))
+    assert torch.equal(one.exit_index, other.exit_index)
+    assert torch.equal(one.utility, other.utility)
+
+
 def test_policies_that_combine_exits_are_judged_by_their_answers():
     table = synthetic_table(300)
     rules = [Mean(torch.tensor([t, t, t, -math.inf])) for t in (0.3, 0.95)]

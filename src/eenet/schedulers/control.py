@@ -289,8 +289,20 @@ class _Stream:
         if isinstance(policy, MixedPolicy):
             a, b = (self.exit_index(part, rows, ids) for part in (policy.a, policy.b))
             return torch.where(policy.follows_a(ids), a, b)
-        source = policy.scorer if isinstance(policy, ScorePolicy) else policy
-        return first_exit(self.replayer.scores(source)[rows], policy.thresholds.cpu())
+        if isinstance(policy, ScorePolicy):
+            return first_exit(self.replayer.scores(policy.scorer)[rows], policy.thresholds.cpu())
+        return self._decide(policy, rows, ids)
+
+    @torch.inference_mode()
+    def _decide(self, policy: Policy, rows: slice, ids: Tensor) -> Tensor:
+        """Return where some rows leave, asked exit by exit as in real inference: right for every kind of policy."""
+        log_probs, all_features = self.table.log_probs(rows), self.table.features
+        last = self.table.num_exits - 1
+        stops = torch.full((len(ids),), last)
+        for k in reversed(range(last)):
+            features = None if all_features is None else all_features[rows][:, : k + 1].float()
+            stops = torch.where(policy.leaves(log_probs[:, : k + 1], ids, features), k, stops)
+        return stops
 
     def utility(self, policy: Policy, exit_index: Tensor, rows: slice, ids: Tensor) -> Tensor | None:
         """Return what the answers to some rows are worth, None where the table cannot tell."""
