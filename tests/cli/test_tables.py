@@ -51,7 +51,7 @@ def test_compare_by_default_leaves_out_the_published_form_only(
     eenet: Callable[..., Ran], tables: tuple[Path, Path]
 ) -> None:
     area = eenet("compare", *tables, "-b", "60%", "--json").value["area"]
-    names = {"eenet", "max_prob", "certainty", "margin", "joint", "patience", "vote", "random", "oracle"}
+    names = {"auto", "stopping", "pcee", "eero", "ztw", "eenet", "max_prob", "certainty", "margin", "joint", "patience", "vote", "random", "oracle"}
     assert set(area) == names
 
 

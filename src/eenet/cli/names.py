@@ -50,6 +50,37 @@ def _patience(seed: int) -> Scheduler:
     return PatienceScheduler(seed=seed)
 
 
+def _pcee(seed: int) -> Scheduler:
+    from eenet.schedulers import PceeScheduler
+
+    return PceeScheduler(seed=seed)
+
+
+def _eero(seed: int) -> Scheduler:
+    from eenet.schedulers import EeroScheduler
+
+    return EeroScheduler(seed=seed)
+
+
+def _ztw(seed: int) -> Scheduler:
+    from eenet.schedulers import GeometricScheduler, TransformedScheduler, fit_geometric_ensemble
+
+    inner = GeometricScheduler(seed=seed)
+    return TransformedScheduler(scheduler=inner, fit_transform=fit_geometric_ensemble, seed=seed)
+
+
+def _stopping(seed: int) -> Scheduler:
+    from eenet.schedulers import StoppingScheduler
+
+    return StoppingScheduler(seed=seed)
+
+
+def _auto(seed: int) -> Scheduler:
+    from eenet.schedulers import AutoScheduler
+
+    return AutoScheduler(seed=seed)
+
+
 def _vote(seed: int) -> Scheduler:
     from eenet.schedulers import VoteScheduler
 
@@ -63,6 +94,8 @@ def _eager(model: MultiExitModel) -> Engine:
 
 
 POLICIES: Mapping[str, Callable[[int], Scheduler]] = {
+    "auto": _auto,
+    "stopping": _stopping,
     "eenet": _eenet,
     "eenet_published": _eenet_published,
     "max_prob": _geometric("max_prob"),
@@ -71,6 +104,9 @@ POLICIES: Mapping[str, Callable[[int], Scheduler]] = {
     "joint": _joint,
     "patience": _patience,
     "vote": _vote,
+    "pcee": _pcee,
+    "eero": _eero,
+    "ztw": _ztw,
 }
 DEFAULT_POLICIES = tuple(name for name in POLICIES if name != "eenet_published")
 ENGINES: Mapping[str, Callable[[MultiExitModel], Engine]] = {"eager": _eager}

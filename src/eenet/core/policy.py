@@ -11,9 +11,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from eenet.core import confidence as confidences
+from eenet.core.transform import Transform
 from eenet.errors import InputError, ShapeError
 
-__all__ = ["ConfidenceScorer", "MixedPolicy", "Policy", "ScorePolicy", "Scorer", "coin"]
+__all__ = [
+    "ConfidenceScorer",
+    "LinearScorer",
+    "MixedPolicy",
+    "Policy",
+    "ScorePolicy",
+    "Scorer",
+    "TransformedPolicy",
+    "answers_with_newest",
+    "coin",
+    "mix",
+    "unmixed",
+]
 
 
 class Scorer(nn.Module, ABC):
@@ -36,6 +49,13 @@ class Scorer(nn.Module, ABC):
     def settings(self) -> dict[str, object]:
         """Return the keyword arguments (JSON values) that rebuild this scorer; its tensors are stored beside them."""
         return {}
+
+    def widened(self, num_exits: int) -> Scorer:
+        """Return a scorer that may be asked at more exits than it was fitted for; its scores there mean nothing.
+
+        Scorers that know nothing of the number of exits serve as they are.
+        """
+        return self
 
 
 class ConfidenceScorer(Scorer):
@@ -74,6 +94,38 @@ class ConfidenceScorer(Scorer):
                 "policy cannot be saved: its confidence is a function of yours. Pass the name of a built-in one."
             )
         return {"confidence": self.confidence}
+
+
+class LinearScorer(Scorer):
+    """Scores by a linear function of a state, with weights of its own for every exit.
+
+    Scorers that share the state module are replayed together, and the state is worked out once for all of them.
+
+    Args:
+        state: A module like a scorer that returns ``[sample, feature]`` instead of one number.
+        weight: One row per early exit; the last exit, where all leave, needs none.
+        bias: One number per early exit.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, state: nn.Module, weight: Float[Tensor, "early feature"], bias: Float[Tensor, " early"]) -> None:
+        super().__init__()
+        self.state = state
+        # double: a sum rounded once to float32 does not depend on the batch it was computed in
+        self.register_buffer("weight", weight.detach().double())
+        self.register_buffer("bias", bias.detach().double())
+
+    def forward(
+        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
+    ) -> Float[Tensor, " sample"]:
+        """Return the score at the newest exit seen."""
+        return self.read(self.state(seen, features), seen.shape[1] - 1)
+
+    def read(self, state: Float[Tensor, "sample feature"], k: int) -> Float[Tensor, " sample"]:
+        """Return the score that belongs to a state at exit ``k``."""
+        return torch.addmv(self.bias[k : k + 1], state.double(), self.weight[k]).float()
 
 
 class Policy(nn.Module, ABC):
@@ -235,10 +287,90 @@ class MixedPolicy(Policy):
     ) -> Float[Tensor, "sample class"]:
         """Return the log-probabilities of leaving samples, each by the policy its coin chose."""
         a, b = self.a, self.b
-        if type(a).answer is Policy.answer and type(b).answer is Policy.answer:
+        if answers_with_newest(self):
             return seen[:, -1]
         first = self.follows_a(sample_ids).unsqueeze(1)
         return torch.where(first, a.answers(seen, sample_ids, features), b.answers(seen, sample_ids, features))
+
+
+class TransformedPolicy(Policy):
+    """A policy that sees, and answers with, what a transform makes of the exits' outputs.
+
+    Args:
+        transform: Shared, not copied.
+        policy: Decides on transformed outputs; must not be transformed itself.
+
+    Raises:
+        InputError: ``policy`` is transformed already.
+    """
+
+    def __init__(self, transform: Transform, policy: Policy) -> None:
+        if any(isinstance(part, TransformedPolicy) for part in policy.modules()):
+            raise InputError(
+                "policy is transformed already: a second transform would see what the first one made. Use one "
+                "transform that does both."
+            )
+        super().__init__(policy.thresholds)
+        self.transform, self.policy = transform, policy
+
+    def score(
+        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
+    ) -> Float[Tensor, " sample"]:
+        """Return the policy's score of the transformed outputs."""
+        return self.policy.score(self.transform.history(seen), features)
+
+    def answer(
+        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
+    ) -> Float[Tensor, "sample class"]:
+        """Return the policy's answer from the transformed outputs."""
+        if answers_with_newest(self.policy):
+            newest: Tensor = self.transform(seen)
+            return newest
+        return self.policy.answer(self.transform.history(seen), features)
+
+    def leaves(
+        self,
+        seen: Float[Tensor, "sample seen class"],
+        sample_ids: Int[Tensor, " sample"],
+        features: Float[Tensor, "sample seen feature"] | None = None,
+    ) -> Bool[Tensor, " sample"]:
+        """Return which of the samples leave, judged by their transformed outputs."""
+        return self.policy.leaves(self.transform.history(seen), sample_ids, features)
+
+    def answers(
+        self,
+        seen: Float[Tensor, "sample seen class"],
+        sample_ids: Int[Tensor, " sample"],
+        features: Float[Tensor, "sample seen feature"] | None = None,
+    ) -> Float[Tensor, "sample class"]:
+        """Return the log-probabilities of leaving samples, from the transformed outputs."""
+        if answers_with_newest(self.policy):
+            return self.answer(seen, features)
+        return self.policy.answers(self.transform.history(seen), sample_ids, features)
+
+
+def answers_with_newest(policy: Policy) -> bool:
+    """Tell whether leaving samples get the newest exit's answer as the model gave it."""
+    if isinstance(policy, MixedPolicy):
+        return answers_with_newest(policy.a) and answers_with_newest(policy.b)
+    return type(policy).answer is Policy.answer and type(policy).answers is Policy.answers
+
+
+def unmixed(policy: Policy) -> list[tuple[float, Policy]]:
+    """Return the policies without a coin that a policy consists of, each with its share of the samples."""
+    if isinstance(policy, MixedPolicy):
+        sides = ((policy.weight, policy.a), (1 - policy.weight, policy.b))
+        return [(weight * share, part) for weight, side in sides for share, part in unmixed(side)]
+    if isinstance(policy, TransformedPolicy) and isinstance(policy.policy, MixedPolicy):
+        return [(share, TransformedPolicy(policy.transform, part)) for share, part in unmixed(policy.policy)]
+    return [(1.0, policy)]
+
+
+def mix(a: Policy, b: Policy, weight: float, seed: int) -> Policy:
+    """Return a policy that follows ``a`` with probability ``weight``, else ``b``; one transform for both stays one."""
+    if isinstance(a, TransformedPolicy) and isinstance(b, TransformedPolicy) and a.transform is b.transform:
+        return TransformedPolicy(a.transform, MixedPolicy(a.policy, b.policy, weight, seed))
+    return MixedPolicy(a, b, weight, seed)
 
 
 def coin(sample_ids: Int[Tensor, " sample"], seed: int) -> Float[Tensor, " sample"]:

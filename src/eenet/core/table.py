@@ -14,7 +14,8 @@ from torch import Tensor
 
 from eenet.core import table_files
 from eenet.core.costs import CostTable
-from eenet.errors import ShapeError, TableError
+from eenet.core.transform import Transform
+from eenet.errors import InputError, ShapeError, TableError
 
 __all__ = ["ExitTable"]
 
@@ -37,6 +38,7 @@ class ExitTable:
         confidence: ``[sample, exit]``: a ready-made confidence of each exit (dense tasks: the mean over pixels).
         costs: What leaving at each exit costs, where known.
         split: Name of the split the samples come from.
+        transform: What is made of the log-probabilities whenever they are read; see `transformed`.
 
     Raises:
         TableError: Values that cannot be used; the message names key and row.
@@ -59,6 +61,7 @@ class ExitTable:
     confidence: Tensor | None = None
     costs: CostTable | None = None
     split: str = ""
+    transform: Transform | None = None
 
     def __post_init__(self) -> None:
         """Check everything once, where it enters, and derive the utility."""
@@ -99,7 +102,15 @@ class ExitTable:
 
     def log_probs(self, rows: slice | Tensor) -> Float[Tensor, "row exit class"]:
         """Return float32 log-probabilities of some rows, the only form in which policies see outputs."""
-        return torch.log_softmax(self.logits[rows].float(), dim=-1)
+        log_probs = torch.log_softmax(self.logits[rows].float(), dim=-1)
+        return log_probs if self.transform is None else self.transform.history(log_probs)
+
+    def log_probs_at(self, rows: slice | Tensor, k: int) -> Float[Tensor, "row class"]:
+        """Return the same of one exit only, reading no later one."""
+        if self.transform is None:
+            return torch.log_softmax(self.logits[rows, k].float(), dim=-1)
+        newest: Tensor = self.transform(torch.log_softmax(self.logits[rows, : k + 1].float(), dim=-1))
+        return newest
 
     def chunks(self) -> Iterator[slice]:
         """Yield slices of rows that cover the table and keep the memory of one chunk bounded."""
@@ -139,6 +150,28 @@ class ExitTable:
         """Return the same table with other costs."""
         return replace(self, costs=costs)
 
+    def transformed(self, transform: Transform) -> ExitTable:
+        """Return the same samples with what a transform makes of their outputs, worked out when it is read.
+
+        The utility is that of the transformed answers. It is unknown (and labels are dropped with it) where the
+        table's own utility is not simply whether the answer is right.
+
+        Raises:
+            InputError: The table is transformed already.
+        """
+        if self.transform is not None:
+            raise InputError(
+                "table is transformed already: a second transform would see what the first one made. Use one "
+                "transform that does both."
+            )
+        labels = self.labels if self.utility_is_accuracy else None
+        return replace(self, transform=transform, labels=labels, utility=None, confidence=None)
+
+    @property
+    def utility_is_accuracy(self) -> bool:
+        """Whether utility is 1 where an exit's largest logit is the label, and 0 elsewhere."""
+        return self.labels is not None and self.utility is not None and self.utility.equal(self._right(self.labels))
+
     def select(self, rows: slice | Int[Tensor, " row"]) -> ExitTable:
         """Return the table of some rows, in that order."""
         picked: dict[str, Any] = {
@@ -149,7 +182,7 @@ class ExitTable:
 
     @classmethod
     def concat(cls, tables: Sequence[ExitTable]) -> ExitTable:
-        """Return one table with the rows of all, in order; costs and split are those of the first.
+        """Return one table with the rows of all, in order; costs, split and transform are those of the first.
 
         Raises:
             ShapeError: The tables differ in exits or classes.
@@ -221,7 +254,7 @@ class ExitTable:
         keys = ("labels", "utility", "features", "confidence")
         others = {key: _tensor(key, arrays[key]) for key in keys if key in arrays}
         if "logits" in arrays:
-            return cls(logits=_tensor("logits", arrays["logits"]), costs=costs, split=split, **others)
+            return cls(logits=_tensor("logits", arrays["logits"]), costs=costs, split=split, **others)  # type: ignore[arg-type]
         if "probs" in arrays:
             return cls.from_probs(_tensor("probs", arrays["probs"]), costs=costs, split=split, **others)
         found = ", ".join(sorted(arrays)) or "none"
@@ -230,7 +263,13 @@ class ExitTable:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table, atomically: an ``.npz`` file if the name ends so, else a folder of ``.npy`` files."""
+        """Write the table, atomically: an ``.npz`` file if the name ends so, else a folder of ``.npy`` files.
+
+        Raises:
+            InputError: The table is transformed: files hold what the model said.
+        """
+        if self.transform is not None:
+            raise InputError("table is transformed: files hold what the model said. Save the table it was made from.")
         tensors = {key: getattr(self, key) for key in ("logits", "labels", "utility", "features", "confidence")}
         arrays = {key: value.detach().cpu().numpy() for key, value in tensors.items() if value is not None}
         arrays["split"] = np.array(self.split)
@@ -242,7 +281,8 @@ class ExitTable:
         """Return 1 where an exit's largest logit is the label, else 0."""
         right = torch.empty(self.num_samples, self.num_exits)
         for rows in self.chunks():
-            right[rows] = (self.logits[rows].argmax(dim=2) == labels[rows, None]).float()
+            outputs = self.logits[rows] if self.transform is None else self.log_probs(rows)
+            right[rows] = (outputs.argmax(dim=2) == labels[rows, None]).float()
         return right
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
+from eenet.core.policy import (
+    LinearScorer,
+    MixedPolicy,
+    Policy,
+    ScorePolicy,
+    TransformedPolicy,
+    answers_with_newest,
+    unmixed,
+)
 from eenet.core.table import ExitTable
+from eenet.core.transform import Transform
 from eenet.errors import ShapeError, TableError
 
 __all__ = ["ExitTrace", "Replayer", "exit_distribution", "first_exit", "replay"]
@@ -84,13 +94,33 @@ class Replayer:
     def __init__(self, table: ExitTable) -> None:
         self.table = table
         self._scores: dict[nn.Module, Tensor] = {}
+        self._behind: dict[Transform, Replayer] = {}
         self._ids = torch.arange(table.num_samples)
 
     def scores(self, source: nn.Module) -> Float[Tensor, "sample exit"]:
         """Return the scores of a scorer (or of a policy without one) at every exit; 0 at the last, where all leave."""
         if source not in self._scores:
-            self._scores[source] = _score_table(source, self.table)
+            self._scores |= _score_table([source], self.table)
         return self._scores[source]
+
+    def prepare(self, policies: Iterable[Policy]) -> None:
+        """Work out the scores of many policies in one pass over the table, where that saves work."""
+        inner: dict[Transform, list[Policy]] = {}
+        sources: dict[nn.Module, None] = {}
+        for policy in (part for whole in policies for _, part in unmixed(whole)):
+            if isinstance(policy, TransformedPolicy):
+                inner.setdefault(policy.transform, []).append(policy.policy)
+            elif isinstance(policy, ScorePolicy) and policy.scorer not in self._scores:
+                sources[policy.scorer] = None
+        self._scores |= _score_table(list(sources), self.table)
+        for transform, parts in inner.items():
+            self.behind(transform).prepare(parts)
+
+    def behind(self, transform: Transform) -> Replayer:
+        """Return the replayer of the same samples as policies behind a transform see them."""
+        if transform not in self._behind:
+            self._behind[transform] = Replayer(self.table.transformed(transform))
+        return self._behind[transform]
 
     def exit_index(self, policy: Policy) -> Int[Tensor, " sample"]:
         """Return where each sample leaves.
@@ -105,6 +135,8 @@ class Replayer:
             )
         if isinstance(policy, MixedPolicy):
             return torch.where(policy.follows_a(self._ids), self.exit_index(policy.a), self.exit_index(policy.b))
+        if isinstance(policy, TransformedPolicy):
+            return self.behind(policy.transform).exit_index(policy.policy)
         source = policy.scorer if isinstance(policy, ScorePolicy) else policy
         return first_exit(self.scores(source), policy.thresholds.cpu())
 
@@ -115,9 +147,11 @@ class Replayer:
             TableError: The table has neither labels nor utility, or a policy that combines exits meets a table without
                 labels.
         """
+        if isinstance(policy, TransformedPolicy):
+            return self.behind(policy.transform).utility(policy.policy)
         utility = self.table.require_utility("judging a policy")
         exit_index = self.exit_index(policy)
-        if _answers_with_newest(policy):
+        if answers_with_newest(policy):
             return utility.gather(1, exit_index[:, None]).squeeze(1)
         labels = self.table.labels
         if labels is None:
@@ -127,33 +161,43 @@ class Replayer:
             )
         return (_answers(policy, self.table, exit_index).argmax(dim=1) == labels).double()
 
+    def per_sample(self, policy: Policy, costs: CostTable) -> tuple[Float[Tensor, " sample"], Float[Tensor, " sample"]]:
+        """Return cost and utility of each sample, in expectation over the coin of a mixed policy."""
+        cumulative = torch.tensor(costs.cumulative, dtype=torch.float64)
+        cost, utility = torch.zeros(2, self.table.num_samples, dtype=torch.float64)
+        for weight, part in unmixed(policy):
+            cost += weight * cumulative[self.exit_index(part)]
+            utility += weight * self.utility(part)
+        return cost, utility
+
     def expected(self, policy: Policy, costs: CostTable) -> tuple[float, float]:
         """Return mean cost and mean utility on this table, in expectation over the coin of a mixed policy."""
-        if isinstance(policy, MixedPolicy):
-            (cost_a, gain_a), (cost_b, gain_b) = self.expected(policy.a, costs), self.expected(policy.b, costs)
-            w = policy.weight
-            return w * cost_a + (1 - w) * cost_b, w * gain_a + (1 - w) * gain_b
+        parts = unmixed(policy)
+        if len(parts) > 1:
+            outcomes = [(weight, *self.expected(part, costs)) for weight, part in parts]
+            return sum(w * cost for w, cost, _ in outcomes), sum(w * utility for w, _, utility in outcomes)
         shares = exit_distribution(self.exit_index(policy), self.table.num_exits).tolist()
         cost = sum(share * c for share, c in zip(shares, costs.cumulative, strict=True) if share)
         return cost, float(self.utility(policy).mean())
 
 
-def _answers_with_newest(policy: Policy) -> bool:
-    """Tell whether leaving samples get the newest exit's answer, so that the table's utility applies."""
-    if isinstance(policy, MixedPolicy):
-        return _answers_with_newest(policy.a) and _answers_with_newest(policy.b)
-    return type(policy).answer is Policy.answer and type(policy).answers is Policy.answers
-
-
 @torch.inference_mode()
-def _score_table(source: nn.Module, table: ExitTable) -> Tensor:
-    score = source.score if isinstance(source, Policy) else source
-    scores = torch.zeros(table.num_samples, table.num_exits)
-    for rows in table.chunks():
+def _score_table(sources: Sequence[nn.Module], table: ExitTable) -> dict[nn.Module, Tensor]:
+    """Return the scores of scorers (or policies), all in one pass; a state that several share is worked out once."""
+    scores = {source: torch.zeros(table.num_samples, table.num_exits) for source in sources}
+    for rows in table.chunks() if sources else ():
         log_probs = table.log_probs(rows)
         features = None if table.features is None else table.features[rows].float()
         for k in range(table.num_exits - 1):
-            scores[rows, k] = score(log_probs[:, : k + 1], None if features is None else features[:, : k + 1])
+            seen, shown = log_probs[:, : k + 1], None if features is None else features[:, : k + 1]
+            states: dict[nn.Module, Tensor] = {}
+            for source, out in scores.items():
+                if isinstance(source, LinearScorer):
+                    if source.state not in states:
+                        states[source.state] = source.state(seen, shown)
+                    out[rows, k] = source.read(states[source.state], k)
+                else:
+                    out[rows, k] = (source.score if isinstance(source, Policy) else source)(seen, shown)
     return scores
 
 

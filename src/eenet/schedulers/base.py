@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eenet.core.costs import BudgetLike, CostTable
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, Scorer
+from eenet.core.policy import Policy, ScorePolicy, Scorer, mix
 from eenet.core.table import ExitTable
 
 __all__ = ["Dial", "Scheduler"]
@@ -26,6 +26,7 @@ class Dial:
         fit_utilities: Mean utility of each on that data.
         costs: The costs it was fitted with.
         seed: Of the coin that mixes.
+        reason: Why this dial and no other, where there was a choice.
     """
 
     policies: tuple[Policy, ...]
@@ -33,6 +34,7 @@ class Dial:
     fit_utilities: tuple[float, ...]
     costs: CostTable
     seed: int = 0
+    reason: str = ""
 
     def at(self, budget: BudgetLike) -> Policy:
         """Return the policy for a budget, without fitting again.
@@ -57,7 +59,7 @@ class Dial:
         weight = (value - low) / (high - low) * (1 - 1e-9) if high > low else 0.0
         if weight <= 0:
             return self.policies[below]
-        return MixedPolicy(self.policies[above], self.policies[below], weight, self.seed)
+        return mix(self.policies[above], self.policies[below], weight, self.seed)
 
     @classmethod
     def of_thresholds(

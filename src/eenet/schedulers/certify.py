@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eenet.core.costs import Budget, BudgetLike, CostTable
-from eenet.core.policy import ConfidenceScorer, MixedPolicy, Policy, ScorePolicy, Scorer
+from eenet.core.policy import ConfidenceScorer, Policy, ScorePolicy, Scorer, TransformedPolicy, unmixed
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.errors import InputError, RunError, TableError
@@ -133,25 +133,19 @@ class _Judge:
     def __init__(self, table: ExitTable, costs: CostTable) -> None:
         self.replayer = Replayer(table)
         self.full = table.require_utility("certifying")[:, -1]
-        self.cumulative = torch.tensor(costs.cumulative, dtype=torch.float64)
+        self.costs = costs
 
     def cost(self, policy: Policy) -> Float[Tensor, " sample"]:
         """Return the expected cost of each sample."""
-        return _over_coin(policy, lambda one: self.cumulative[self.replayer.exit_index(one)])
+        return self.replayer.per_sample(policy, self.costs)[0]
 
     def utility(self, policy: Policy) -> Float[Tensor, " sample"]:
         """Return the expected utility of each sample."""
-        return _over_coin(policy, self.replayer.utility)
+        return self.replayer.per_sample(policy, self.costs)[1]
 
     def loss(self, policy: Policy) -> Float[Tensor, " sample"]:
         """Return by how much each sample's utility lies below the full model's, in [-1, 1]."""
         return self.full - self.utility(policy)
-
-
-def _over_coin(policy: Policy, value: Callable[[Policy], Tensor]) -> Float[Tensor, " sample"]:
-    if isinstance(policy, MixedPolicy):
-        return policy.weight * _over_coin(policy.a, value) + (1 - policy.weight) * _over_coin(policy.b, value)
-    return value(policy)
 
 
 @dataclass(frozen=True)
@@ -216,8 +210,9 @@ class _Found:
 
 
 def _scorer_of(policy: Policy) -> Scorer:
-    while isinstance(policy, MixedPolicy):
-        policy = policy.a
+    policy = unmixed(policy)[0][1]
+    if isinstance(policy, TransformedPolicy):
+        policy = policy.policy
     return policy.scorer if isinstance(policy, ScorePolicy) else ConfidenceScorer("max_prob")
 
 

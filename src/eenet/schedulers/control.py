@@ -26,9 +26,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eenet.core.costs import Budget, BudgetLike, CostTable
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
+from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, TransformedPolicy, answers_with_newest
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, first_exit
+from eenet.core.transform import Transform
 from eenet.errors import InputError, ShapeError
 from eenet.schedulers.base import Dial
 
@@ -283,12 +284,21 @@ class _Stream:
     def __init__(self, table: ExitTable) -> None:
         self.table, self.replayer = table, Replayer(table)
         self.known = None if table.utility is None else table.require_utility("replaying")
+        self._behind: dict[Transform, _Stream] = {}
+
+    def behind(self, transform: Transform) -> _Stream:
+        """Return the same stream as policies behind a transform see it."""
+        if transform not in self._behind:
+            self._behind[transform] = _Stream(self.table.transformed(transform))
+        return self._behind[transform]
 
     def exit_index(self, policy: Policy, rows: slice, ids: Tensor) -> Tensor:
         """Return where some rows leave."""
         if isinstance(policy, MixedPolicy):
             a, b = (self.exit_index(part, rows, ids) for part in (policy.a, policy.b))
             return torch.where(policy.follows_a(ids), a, b)
+        if isinstance(policy, TransformedPolicy):
+            return self.behind(policy.transform).exit_index(policy.policy, rows, ids)
         if isinstance(policy, ScorePolicy):
             return first_exit(self.replayer.scores(policy.scorer)[rows], policy.thresholds.cpu())
         return self._decide(policy, rows, ids)
@@ -306,7 +316,9 @@ class _Stream:
 
     def utility(self, policy: Policy, exit_index: Tensor, rows: slice, ids: Tensor) -> Tensor | None:
         """Return what the answers to some rows are worth, None where the table cannot tell."""
-        if _answers_with_newest(policy):
+        if isinstance(policy, TransformedPolicy):
+            return self.behind(policy.transform).utility(policy.policy, exit_index, rows, ids)
+        if answers_with_newest(policy):
             return None if self.known is None else self.known[rows].gather(1, exit_index[:, None]).squeeze(1)
         labels = self.table.labels
         return None if labels is None else (self._answers(policy, exit_index, rows, ids) == labels[rows]).double()
@@ -322,10 +334,3 @@ class _Stream:
             if here.any():
                 chosen[here] = policy.answers(log_probs[here, : k + 1], ids[here], features).argmax(dim=1)
         return chosen
-
-
-def _answers_with_newest(policy: Policy) -> bool:
-    """Tell whether leaving samples get the newest exit's answer, so that the table's utility applies."""
-    if isinstance(policy, MixedPolicy):
-        return _answers_with_newest(policy.a) and _answers_with_newest(policy.b)
-    return type(policy).answer is Policy.answer and type(policy).answers is Policy.answers

@@ -5,50 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 
 from eenet.core.costs import Budget, BudgetLike, CostTable
-from eenet.core.policy import ConfidenceScorer, MixedPolicy, Policy, ScorePolicy, Scorer
+from eenet.core.policy import ConfidenceScorer, MixedPolicy, Policy, ScorePolicy, Scorer, TransformedPolicy
 from eenet.core.table import ExitTable
+from eenet.core.transform import Transform
 from eenet.errors import BudgetError, InputError
 from eenet.schedulers.base import Dial, Scheduler
-from eenet.schedulers.eenet import EENetScorer
-from eenet.schedulers.heuristics import VoteScorer
-from eenet.schedulers.rivals import PceeScorer
 
-__all__ = ["ClosedScorer", "DeadlineScheduler"]
+__all__ = ["DeadlineScheduler"]
 
-
-class ClosedScorer(Scorer):
-    """A scorer that knows the first exits only; from the last of them on it scores 0, for all leave there.
-
-    For scorers of your own. Those of the library are given weights for the closed exits instead, and can be saved.
-
-    Args:
-        scorer: Of the open exits.
-        open_exits: How many there are.
-    """
-
-    def __init__(self, scorer: Scorer, open_exits: int) -> None:
-        super().__init__()
-        self.scorer, self.open_exits = scorer, open_exits
-
-    def forward(
-        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
-    ) -> Float[Tensor, " sample"]:
-        """Return the scorer's score where there is a choice."""
-        if seen.shape[1] >= self.open_exits:
-            return torch.zeros(len(seen), device=seen.device)
-        result: Tensor = self.scorer(seen, features)
-        return result
-
-    def settings(self) -> dict[str, object]:
-        """Return how many exits are open; the scorer inside is described by itself."""
-        return {"open_exits": self.open_exits}
+_Part = TypeVar("_Part", Scorer, Transform)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +75,7 @@ class DeadlineScheduler(Scheduler):
 
         Raises:
             BudgetError: No exit can be reached within the deadline.
-            InputError: The inner scheduler's policies are neither a `ScorePolicy` nor mixed of such.
+            InputError: The inner scheduler's policies are not made of `ScorePolicy` alone.
         """
         costs = costs or table.require_costs()
         asked = None if budgets is None else [costs.budget(budget) for budget in budgets]
@@ -134,37 +104,25 @@ class _Widening:
 
     def __init__(self, open_exits: int, num_exits: int) -> None:
         self.open_exits, self.num_exits = open_exits, num_exits
-        self._scorers: dict[Scorer, Scorer] = {}
+        self._known: dict[Any, Any] = {}
 
     def __call__(self, policy: Policy) -> Policy:
         if isinstance(policy, MixedPolicy):
             return MixedPolicy(self(policy.a), self(policy.b), policy.weight, policy.seed)
+        if isinstance(policy, TransformedPolicy):
+            return TransformedPolicy(self._widened(policy.transform), self(policy.policy))
         if not isinstance(policy, ScorePolicy) or type(policy).answer is not Policy.answer:
             raise InputError(
                 f"policy of class {type(policy).__name__} does not fit a deadline: closing exits is known for "
-                f"ScorePolicy and mixtures of it. Use another scheduler."
+                f"ScorePolicy and what is made of it. Use another scheduler."
             )
         closed = policy.thresholds.new_full((self.num_exits - self.open_exits,), -math.inf)
-        return ScorePolicy(self._scorer(policy.scorer), torch.cat([policy.thresholds, closed]))
+        return ScorePolicy(self._widened(policy.scorer), torch.cat([policy.thresholds, closed]))
 
-    def _scorer(self, scorer: Scorer) -> Scorer:
-        """Return a scorer that may be asked at every exit, one for all policies that share it."""
+    def _widened(self, part: _Part) -> _Part:
+        """Return a scorer or transform that may be asked at every exit, one for all policies that share it."""
         if self.open_exits == self.num_exits:
-            return scorer
-        if scorer not in self._scorers:
-            self._scorers[scorer] = _widened(scorer, self.open_exits, self.num_exits)
-        return self._scorers[scorer]
-
-
-def _widened(scorer: Scorer, open_exits: int, num_exits: int) -> Scorer:
-    """Return a scorer of all exits that scores as before where there is a choice; elsewhere its score means nothing."""
-    closed = num_exits - open_exits
-    if isinstance(scorer, ConfidenceScorer | VoteScorer):
-        return scorer  # it works for any number of exits
-    if isinstance(scorer, EENetScorer):
-        weight = nn.functional.pad(scorer.weight, (0, closed, 0, closed))
-        return EENetScorer(num_exits, scorer.num_classes, weight)
-    if isinstance(scorer, PceeScorer):
-        edges, means = (torch.cat([rows, rows[-1:].repeat(closed, 1)]) for rows in (scorer.edges, scorer.means))
-        return PceeScorer(num_exits, scorer.bins, scorer.confidence.confidence, edges, means)
-    return ClosedScorer(scorer, open_exits)
+            return part
+        widened: _Part = self._known.setdefault(part, None) or part.widened(self.num_exits)
+        self._known[part] = widened
+        return widened

@@ -85,6 +85,11 @@ class EENetScorer(Scorer):
         score = torch.where(clipped <= 0, tie - 1, torch.where(clipped >= 1, 1 + tie, clipped))
         return score.float()
 
+    def widened(self, num_exits: int) -> EENetScorer:
+        """Return a scorer with weights 0 for more exits."""
+        more = num_exits - self.num_exits
+        return EENetScorer(num_exits, self.num_classes, torch.nn.functional.pad(self.weight, (0, more, 0, more)))
+
     def settings(self) -> dict[str, object]:
         """Return the sizes that rebuild this scorer."""
         return {"num_exits": self.num_exits, "num_classes": self.num_classes}

@@ -108,6 +108,12 @@ class PceeScorer(Scorer):
         tie = squash(confidence.double()) * self.widths[k][place]
         return (self.means[k][place] + tie).float()
 
+    def widened(self, num_exits: int) -> PceeScorer:
+        """Return a scorer that judges more exits by the last one it knows."""
+        more = num_exits - self.num_exits
+        edges, means = (torch.cat([rows, rows[-1:].repeat(more, 1)]) for rows in (self.edges, self.means))
+        return PceeScorer(num_exits, self.bins, self.confidence.confidence, edges, means)
+
     def settings(self) -> dict[str, object]:
         """Return the sizes and the name of the confidence, which rebuild this scorer."""
         return {"num_exits": self.num_exits, "bins": self.bins} | self.confidence.settings()

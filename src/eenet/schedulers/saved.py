@@ -12,15 +12,27 @@ from torch import Tensor
 
 from eenet.core.costs import CostTable
 from eenet.core.files import atomic_path, load_tensors, read_json, save_tensors, sha256, write_json
-from eenet.core.policy import ConfidenceScorer, MixedPolicy, Policy, ScorePolicy, Scorer
+from eenet.core.policy import (
+    ConfidenceScorer,
+    MixedPolicy,
+    Policy,
+    ScorePolicy,
+    Scorer,
+    TransformedPolicy,
+)
+from eenet.core.transform import Transform
 from eenet.errors import BundleError, EenetError, InputError
 from eenet.schedulers.eenet import EENetScorer
+from eenet.schedulers.ensemble import Ensemble
 from eenet.schedulers.heuristics import VoteScorer
+from eenet.schedulers.rivals import PceeScorer
+from eenet.schedulers.stopping import StoppingScorer
 
 __all__ = ["SavedPolicy", "load_policy", "policy_from_spec", "policy_to_spec", "save_policy"]
 
-_SCORERS: tuple[type[Scorer], ...] = (ConfidenceScorer, EENetScorer, VoteScorer)
-_FORMAT = 1
+_SCORERS: tuple[type[Scorer], ...] = (ConfidenceScorer, EENetScorer, PceeScorer, StoppingScorer, VoteScorer)
+_TRANSFORMS: tuple[type[Transform], ...] = (Ensemble,)
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -45,13 +57,13 @@ def policy_to_spec(policy: Policy) -> tuple[dict[str, Any], dict[str, Tensor]]:
         InputError: The policy or its scorer is of a class of yours.
     """
     tensors: dict[str, Tensor] = {}
-    scorers: list[Scorer] = []
-    rule = _describe(policy, scorers, tensors, "rule")
+    parts: list[Scorer | Transform] = []
+    rule = _describe(policy, parts, tensors, "rule")
     described = []
-    for i, scorer in enumerate(scorers):
-        described.append({"class": type(scorer).__name__, "settings": scorer.settings()})
-        tensors |= {f"scorer{i}.{name}": value for name, value in scorer.state_dict().items()}
-    return {"format": _FORMAT, "rule": rule, "scorers": described}, tensors
+    for i, part in enumerate(parts):
+        described.append({"class": type(part).__name__, "settings": part.settings()})
+        tensors |= {f"part{i}.{name}": value for name, value in part.state_dict().items()}
+    return {"format": _FORMAT, "rule": rule, "parts": described}, tensors
 
 
 def policy_from_spec(spec: object, tensors: dict[str, Tensor]) -> Policy:
@@ -65,16 +77,16 @@ def policy_from_spec(spec: object, tensors: dict[str, Tensor]) -> Policy:
             raise BundleError(
                 f"policy is of another format: this version of eenet reads format {_FORMAT}. Fit it again."
             )
-        classes = {scorer.__name__: scorer for scorer in _SCORERS}
-        scorers = []
-        for i, described in enumerate(spec["scorers"]):
-            scorer = classes[described["class"]](**described["settings"])
-            prefix = f"scorer{i}."
-            scorer.load_state_dict(
+        classes = {known.__name__: known for known in (*_SCORERS, *_TRANSFORMS)}
+        parts = []
+        for i, described in enumerate(spec["parts"]):
+            part = classes[described["class"]](**described["settings"])
+            prefix = f"part{i}."
+            part.load_state_dict(
                 {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             )
-            scorers.append(scorer)
-        return _rebuild(spec["rule"], scorers, tensors)
+            parts.append(part)
+        return _rebuild(spec["rule"], parts, tensors)
     except EenetError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
@@ -132,24 +144,35 @@ def load_policy(path: str | os.PathLike[str]) -> SavedPolicy:
     return SavedPolicy(policy_from_spec(stored, tensors), costs, dict(stored.get("info") or {}))
 
 
-def _describe(policy: Policy, scorers: list[Scorer], tensors: dict[str, Tensor], name: str) -> dict[str, Any]:
+def _describe(policy: Policy, parts: list[Scorer | Transform], tensors: dict[str, Tensor], name: str) -> dict[str, Any]:
     if isinstance(policy, MixedPolicy):
-        parts = {side: _describe(getattr(policy, side), scorers, tensors, f"{name}.{side}") for side in ("a", "b")}
-        return {"mixed": parts, "weight": policy.weight, "seed": policy.seed}
+        sides = {side: _describe(getattr(policy, side), parts, tensors, f"{name}.{side}") for side in ("a", "b")}
+        return {"mixed": sides, "weight": policy.weight, "seed": policy.seed}
+    if isinstance(policy, TransformedPolicy) and isinstance(policy.transform, _TRANSFORMS):
+        inner = _describe(policy.policy, parts, tensors, f"{name}.transformed")
+        return {"transformed": inner, "transform": _place(policy.transform, parts)}
     if not isinstance(policy, ScorePolicy) or not isinstance(policy.scorer, _SCORERS):
         raise InputError(
-            f"policy cannot be saved: {type(policy).__name__} or its scorer is a class of yours. Save its tensors "
-            f"yourself."
+            f"policy cannot be saved: {type(policy).__name__}, its scorer or its transform is a class of yours. Save "
+            f"its tensors yourself."
         )
-    place = next((i for i, scorer in enumerate(scorers) if scorer is policy.scorer), len(scorers))
-    if place == len(scorers):
-        scorers.append(policy.scorer)
     tensors[f"{name}.thresholds"] = policy.thresholds
-    return {"scorer": place, "thresholds": f"{name}.thresholds"}
+    return {"scorer": _place(policy.scorer, parts), "thresholds": f"{name}.thresholds"}
 
 
-def _rebuild(rule: dict[str, Any], scorers: list[Scorer], tensors: dict[str, Tensor]) -> Policy:
+def _place(part: Scorer | Transform, parts: list[Scorer | Transform]) -> int:
+    """Return the number of a part in the list, where it is put if it is new."""
+    for i, known in enumerate(parts):
+        if known is part:
+            return i
+    parts.append(part)
+    return len(parts) - 1
+
+
+def _rebuild(rule: dict[str, Any], parts: list[Any], tensors: dict[str, Tensor]) -> Policy:
     if "mixed" in rule:
-        a, b = (_rebuild(rule["mixed"][side], scorers, tensors) for side in ("a", "b"))
+        a, b = (_rebuild(rule["mixed"][side], parts, tensors) for side in ("a", "b"))
         return MixedPolicy(a, b, rule["weight"], rule["seed"])
-    return ScorePolicy(scorers[rule["scorer"]], torch.as_tensor(tensors[rule["thresholds"]]))
+    if "transformed" in rule:
+        return TransformedPolicy(parts[rule["transform"]], _rebuild(rule["transformed"], parts, tensors))
+    return ScorePolicy(parts[rule["scorer"]], torch.as_tensor(tensors[rule["thresholds"]]))

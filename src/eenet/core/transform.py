@@ -1,0 +1,43 @@
+"""Transforms: what an exit says, seen in another light. One object serves recorded outputs and running models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["Transform"]
+
+
+class Transform(nn.Module, ABC):
+    """Replaces what an exit says by something better: calibrated, or combined with what earlier exits said.
+
+    A transform must treat samples independently, and may look at earlier exits but not at later ones. Policies fitted
+    behind one see, and answer with, what it returns. `ExitTable.transformed` applies it to recorded outputs,
+    `AdaptiveModel` to a running model's, exit by exit.
+    """
+
+    @abstractmethod
+    def forward(self, seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample class"]:
+        """Return the log-probabilities that stand for the newest exit's.
+
+        Args:
+            seen: float32 log-probabilities of the exits evaluated so far, as the model gave them.
+        """
+
+    def history(self, seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample seen class"]:
+        """Return the log-probabilities that stand for those of every exit seen."""
+        return torch.stack([self(seen[:, : k + 1]) for k in range(seen.shape[1])], dim=1)
+
+    def widened(self, num_exits: int) -> Transform:
+        """Return a transform that may be asked at more exits than it was fitted for.
+
+        Transforms that know nothing of the number of exits serve as they are.
+        """
+        return self
+
+    def settings(self) -> dict[str, object]:
+        """Return the keyword arguments (JSON values) that rebuild this transform; its tensors are stored beside."""
+        return {}

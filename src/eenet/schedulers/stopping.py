@@ -1,0 +1,226 @@
+"""Optimal stopping: leave where going on is worth less than it costs, learnt backwards from the last exit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eenet.core.costs import BudgetLike, CostTable, standard_budgets
+from eenet.core.policy import LinearScorer, Policy, ScorePolicy
+from eenet.core.table import ExitTable
+from eenet.core.trace import Replayer
+from eenet.errors import InputError
+from eenet.schedulers.base import Dial, Scheduler
+from eenet.schedulers.ensemble import Ensemble, fit_ensemble, held_out_ensemble
+from eenet.schedulers.stopping_fit import Induced, induce
+from eenet.schedulers.thresholds import frontier
+from eenet.schedulers.transformed import behind
+
+__all__ = ["StoppingScheduler", "StoppingScorer", "StoppingState"]
+
+
+class StoppingState(nn.Module):
+    """What the stopping rule knows of a sample: the newest exit's probabilities and what sums them up.
+
+    The columns are the probabilities, the largest and the second largest of them, their sum of squares, and the sum of
+    ``p log p``; with features also the newest exit's features.
+
+    Args:
+        with_features: Whether the table's features belong to the state.
+    """
+
+    def __init__(self, *, with_features: bool = False) -> None:
+        super().__init__()
+        self.with_features = with_features
+
+    def forward(
+        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
+    ) -> Float[Tensor, "sample column"]:
+        """Return the state at the newest exit seen, in double."""
+        return self.of(seen[:, -1], None if features is None else features[:, -1])
+
+    def width(self, table: ExitTable) -> int:
+        """Return the number of columns on a table."""
+        extra = table.features.shape[2] if self.with_features and table.features is not None else 0
+        return table.num_classes + 4 + extra
+
+    def of(
+        self, log_probs: Float[Tensor, "sample class"], features: Float[Tensor, "sample feature"] | None
+    ) -> Float[Tensor, "sample column"]:
+        """Return the state that belongs to one exit's log-probabilities and features."""
+        log_p = log_probs.double()
+        p = log_p.exp()
+        columns = [
+            p,
+            p.topk(2, dim=1).values,
+            torch.linalg.vecdot(p, p).unsqueeze(1),
+            torch.linalg.vecdot(p, log_p).unsqueeze(1),
+        ]
+        if self.with_features:
+            if features is None:
+                raise InputError(
+                    "features None are missing: the policy was fitted on a table with features. Pass those of the "
+                    "samples too."
+                )
+            columns.append(features.double())
+        return torch.cat(columns, dim=1)
+
+
+class StoppingScorer(LinearScorer):
+    """What leaving is expected to be worth, minus what going on is: a linear function of the `StoppingState`.
+
+    Args:
+        num_exits: Number of exits.
+        num_columns: Of the state.
+        with_features: Whether the table's features belong to the state.
+        state: Shared by scorers of one fit; default: a new one.
+        weight: ``[early exit, column]``; default zero, for loading.
+        bias: ``[early exit]``; default zero, for loading.
+    """
+
+    def __init__(
+        self,
+        num_exits: int,
+        num_columns: int,
+        *,
+        with_features: bool = False,
+        state: StoppingState | None = None,
+        weight: Float[Tensor, "early column"] | None = None,
+        bias: Float[Tensor, " early"] | None = None,
+    ) -> None:
+        super().__init__(
+            StoppingState(with_features=with_features) if state is None else state,
+            torch.zeros(num_exits - 1, num_columns) if weight is None else weight,
+            torch.zeros(num_exits - 1) if bias is None else bias,
+        )
+        self.with_features = with_features
+
+    def widened(self, num_exits: int) -> StoppingScorer:
+        """Return a scorer with weights 0 for more exits."""
+        known, columns = self.weight.shape
+        weight, bias = torch.zeros(num_exits - 1, columns).double(), torch.zeros(num_exits - 1).double()
+        weight[:known], bias[:known] = self.weight, self.bias
+        return StoppingScorer(num_exits, columns, with_features=self.with_features, weight=weight, bias=bias)
+
+    def settings(self) -> dict[str, object]:
+        """Return the sizes that rebuild this scorer."""
+        early, columns = self.weight.shape
+        return {"num_exits": early + 1, "num_columns": columns, "with_features": self.with_features}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppingScheduler(Scheduler):
+    """Leaves where the expected gain of going on does not pay for its price: a stopping problem, solved backwards.
+
+    For each price ``lambda`` of cost, a linear function of what the newest exit says (its class probabilities included)
+    predicts the value of going on minus that of leaving, as it was realised by the rule already fitted for the later
+    exits. One fit serves all prices, from 0 (most utility) to infinity (cheapest), hence all budgets; a budget between
+    two prices is met by mixing. Where the labels are known, what an answer was worth is read off what all exits
+    together make of the sample, which is less noisy than one label.
+
+    Only rules are kept that are worth their cost on samples held out in cross-validation, with every fixed exit among
+    them: nothing is spent on later exits that add nothing there.
+
+    Attributes:
+        ensemble: Whether leaving samples are answered by a learnt combination of the exits seen so far (and judged by
+            it), where that pays on held-out samples; needs labels.
+        use_features: Whether to use the table's features, where it has some. Running models must be given them too.
+        folds: Of the cross-fitting.
+        ridge: Penalty on the weights of probabilities, in samples.
+
+    Source:
+        Longstaff and Schwartz, Valuing American Options by Simulation, Review of Financial Studies 14, 2001; Bolukbasi
+        et al., Adaptive Neural Networks for Efficient Inference, ICML 2017, arXiv 1702.07811.
+    """
+
+    ensemble: bool = True
+    use_features: bool = False
+    folds: int = 5
+    ridge: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if self.folds < 2:
+            raise InputError(f"folds {self.folds} are too few: samples are held out in turn. Pass at least 2.")
+        if not (math.isfinite(self.ridge) and self.ridge > 0):
+            raise InputError(f"ridge {self.ridge:g} cannot be used: it must be finite and positive. Raise it.")
+
+    def sweep(
+        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
+    ) -> Dial:
+        """Fit for all budgets; see `Scheduler.sweep`.
+
+        On the fitting data a larger budget never lowers utility. The policy may stay below a budget where spending more
+        bought nothing.
+        """
+        costs = costs or table.require_costs()
+        table.require_utility("fitting stopping")
+        if isinstance(table.transform, Ensemble):
+            return self._dial(table, costs, _worth(table, table.transform))
+        together = fit_ensemble(table, self.seed) if table.utility_is_accuracy else None
+        if together is None or not (self.ensemble and self._ensemble_pays(table, costs)):
+            return self._dial(table, costs, _worth(table, together))
+        combined = table.transformed(together)
+        return behind(together, self._dial(combined, costs, _worth(combined, together)))
+
+    def _ensemble_pays(self, table: ExitTable, costs: CostTable) -> bool:
+        """Tell whether held-out ensembles let the rule reach more, on average over the standard budgets."""
+        reached = []
+        for part in held_out_ensemble(table, self.folds, self.seed):
+            induced = self._induce(part, costs, part.require_utility("fitting stopping"), self._state(part))
+            kept = frontier(induced.cost, induced.utility)
+            points = np.interp(standard_budgets(costs), induced.cost[kept].numpy(), induced.utility[kept].numpy())
+            reached.append(points.mean())
+        return bool(reached[1] > reached[0])
+
+    def _state(self, table: ExitTable) -> StoppingState:
+        return StoppingState(with_features=self.use_features and table.features is not None)
+
+    def _induce(self, table: ExitTable, costs: CostTable, worth: Tensor, state: StoppingState) -> Induced:
+        return induce(table, costs, worth, state=state, folds=self.folds, ridge=self.ridge, seed=self.seed)
+
+    def _dial(self, table: ExitTable, costs: CostTable, worth: Tensor) -> Dial:
+        """Return the rules that are worth their cost on held-out samples, at the cost they really have."""
+        state = self._state(table)
+        induced = self._induce(table, costs, worth, state)
+        thresholds = torch.zeros(table.num_exits)
+        thresholds[-1] = -math.inf
+        scorers = (
+            StoppingScorer(
+                table.num_exits,
+                state.width(table),
+                with_features=state.with_features,
+                state=state,
+                weight=induced.weight[i],
+                bias=induced.bias[i],
+            )
+            for i in frontier(induced.cost, induced.worth)
+        )
+        policies = [ScorePolicy(scorer, thresholds) for scorer in scorers]
+        replayer = Replayer(table)
+        replayer.prepare(policies)
+        outcome = [(*replayer.expected(policy, costs), policy) for policy in policies]
+        rising: list[tuple[float, float, Policy]] = []
+        for one in sorted(outcome, key=lambda one: (one[0], -one[1])):
+            if not rising or one[1] > rising[-1][1]:
+                rising.append(one)
+        fit_costs, fit_utilities, kept = zip(*rising, strict=True)
+        return Dial(policies=kept, fit_costs=fit_costs, fit_utilities=fit_utilities, costs=costs, seed=self.seed)
+
+
+def _worth(table: ExitTable, together: Ensemble | None) -> Float[Tensor, "sample exit"]:
+    """Return what answering at each exit was worth: the chance that it is right given all exits, or the utility."""
+    if together is None:
+        return table.require_utility("fitting stopping")
+    worth = torch.empty(table.num_samples, table.num_exits, dtype=torch.float64)
+    for rows in table.chunks():
+        given = torch.log_softmax(table.logits[rows].float(), dim=-1)
+        answers = given if table.transform is None else table.transform.history(given)
+        worth[rows] = together(given).double().exp().gather(1, answers.argmax(dim=2))
+    return worth

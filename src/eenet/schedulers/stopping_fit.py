@@ -1,0 +1,149 @@
+"""Backward induction for `eenet.schedulers.stopping`: regressions from the last exit to the first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eenet.core.costs import CostTable
+from eenet.core.table import ExitTable
+from eenet.schedulers.ensemble import folds_of
+
+if TYPE_CHECKING:
+    from eenet.schedulers.stopping import StoppingState
+
+__all__ = ["Induced", "induce"]
+
+_PRICES = 40  # values of the multiplier, evenly spaced in its logarithm
+_BLOCK = 4096  # samples worked on at a time
+_LARGE = 10_000_000  # numbers in the columns of a regression above which they are kept in float32
+
+
+@dataclass(frozen=True)
+class Induced:
+    """Stopping rules, one per candidate: every price of cost, and every fixed exit.
+
+    A rule leaves where ``weight . state + bias >= 0``.
+
+    Attributes:
+        weight: Of the state.
+        bias: Added to it.
+        cost: Mean cost on samples held out of the fit.
+        utility: Mean utility on them.
+        worth: Mean worth on them, as the regression saw it.
+    """
+
+    weight: Float[Tensor, "candidate early column"]
+    bias: Float[Tensor, "candidate early"]
+    cost: Float[Tensor, " candidate"]
+    utility: Float[Tensor, " candidate"]
+    worth: Float[Tensor, " candidate"]
+
+
+def induce(
+    table: ExitTable,
+    costs: CostTable,
+    worth: Float[Tensor, "sample exit"],
+    *,
+    state: StoppingState,
+    folds: int,
+    ridge: float,
+    seed: int,
+) -> Induced:
+    """Return stopping rules for many prices of cost.
+
+    At exit ``k`` the value of going on minus that of leaving is regressed on the state, by ridge regression, for all
+    prices at once. The value of going on is what the rule fitted for the later exits realised on samples it had not
+    seen: every fold is predicted by the others, so that taking the better of two noisy numbers does not feed on its own
+    noise. The deployed rule is the mean of the folds' linear functions.
+
+    Args:
+        table: What the exits say.
+        costs: Of its exits.
+        worth: What answering at each exit was worth.
+        state: Columns of the regression.
+        folds: Of the cross-fitting.
+        ridge: Penalty on the weights.
+        seed: Of the folds.
+    """
+    exits = table.num_exits
+    utility = table.require_utility("fitting stopping")
+    cumulative = torch.tensor(costs.cumulative, dtype=torch.float64)
+    fold = folds_of(table.num_samples, min(folds, table.num_samples), seed)
+    prices = _prices(worth, costs)
+    width = state.width(table)
+    weight = torch.zeros(len(prices), exits - 1, width, dtype=torch.float64)
+    bias = torch.zeros(len(prices), exits - 1, dtype=torch.float64)
+    leaves_at = torch.full((table.num_samples, len(prices)), exits - 1)  # where each rule, from exit k on, leaves
+    for k in reversed(range(exits - 1)):
+        gain = worth.gather(1, leaves_at) - worth[:, k, None] - prices * (cumulative[leaves_at] - cumulative[k])
+        found, constant, held_out = _cross_fit(_columns(table, state, k), gain, fold, ridge)
+        leaves_at = torch.where(held_out > 0, leaves_at, k)
+        weight[:, k], bias[:, k] = -found.T, -constant  # a rule leaves where its score is not negative
+    fixed = torch.arange(exits)
+    leaves_at = torch.cat([leaves_at, fixed.expand(table.num_samples, -1)], dim=1)
+    always = torch.where(fixed[:, None] <= fixed[:-1], 1.0, -1.0)  # a fixed exit's score: below 0 before it
+    return Induced(
+        weight=torch.cat([weight, torch.zeros(exits, exits - 1, width, dtype=torch.float64)]),
+        bias=torch.cat([bias, always.double()]),
+        cost=cumulative[leaves_at].mean(dim=0),
+        utility=utility.gather(1, leaves_at).mean(dim=0),
+        worth=worth.gather(1, leaves_at).mean(dim=0),
+    )
+
+
+def _prices(worth: Tensor, costs: CostTable) -> Float[Tensor, " price"]:
+    """Return multipliers from 0 to one at which the cheapest exit wins."""
+    means = worth.mean(dim=0)
+    scale = max(float(means.max() - means.min()), 1e-3) / (costs.high - costs.low)
+    grid = torch.logspace(math.log10(0.01 * scale), math.log10(30 * scale), _PRICES - 1, dtype=torch.float64)
+    return torch.cat([torch.zeros(1, dtype=torch.float64), grid])
+
+
+def _columns(table: ExitTable, state: StoppingState, k: int) -> Float[Tensor, "sample column"]:
+    """Return the state of all samples at an exit, in float32 where it is large."""
+    kind = torch.float64 if table.num_samples * state.width(table) < _LARGE else torch.float32
+    x = torch.empty(table.num_samples, state.width(table), dtype=kind)
+    for rows in table.chunks():
+        features = None if table.features is None else table.features[rows, k].float()
+        x[rows] = state.of(table.log_probs_at(rows, k), features).to(kind)
+    return x
+
+
+def _cross_fit(
+    x: Float[Tensor, "sample column"], y: Float[Tensor, "sample target"], fold: Int[Tensor, " sample"], ridge: float
+) -> tuple[Float[Tensor, "column target"], Float[Tensor, " target"], Float[Tensor, "sample target"]]:
+    """Return the mean over folds of ridge regressions without each fold, and every sample's held-out prediction."""
+    folds, width = int(fold.max()) + 1, x.shape[1]
+    center = x.mean(dim=0)
+    count = torch.bincount(fold, minlength=folds).double()
+    gram = torch.zeros(folds, width, width, dtype=torch.float64)
+    cross = torch.zeros(folds, width, y.shape[1], dtype=torch.float64)
+    sums, totals = torch.zeros(folds, width, dtype=torch.float64), torch.zeros(folds, y.shape[1], dtype=torch.float64)
+    members = [(fold == f).nonzero().squeeze(1) for f in range(folds)]
+    for f, rows in enumerate(members):
+        for part in torch.split(rows, _BLOCK):
+            z, target = x[part] - center, y[part].to(x.dtype)
+            gram[f] += z.T @ z
+            cross[f] += z.T @ target
+            sums[f] += z.sum(dim=0)
+            totals[f] += target.sum(dim=0)
+    predicted = torch.empty_like(y)
+    weights, biases = [], []
+    for f, rows in enumerate(members):
+        others = [g for g in range(folds) if g != f]
+        n = count[others].sum()
+        mean_x, mean_y = sums[others].sum(0) / n, totals[others].sum(0) / n
+        matrix = gram[others].sum(0) - n * torch.outer(mean_x, mean_x) + ridge * torch.eye(width, dtype=torch.float64)
+        weight = torch.linalg.solve(matrix, cross[others].sum(0) - n * torch.outer(mean_x, mean_y))
+        bias = mean_y - (mean_x + center) @ weight
+        for part in torch.split(rows, _BLOCK):
+            predicted[part] = x[part].double() @ weight + bias
+        weights.append(weight)
+        biases.append(bias)
+    return torch.stack(weights).mean(0), torch.stack(biases).mean(0), predicted
