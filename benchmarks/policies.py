@@ -28,14 +28,14 @@ from eenet import compare
 from eenet.cli.names import POLICIES, scheduler
 from eenet.core.costs import BudgetLike, CostTable, standard_budgets
 from eenet.core.files import read_json, write_json
-from eenet.core.policy import Policy
+from eenet.core.policy import Policy, unmixed
 from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer
+from eenet.core.trace import Replayer, replay
 from eenet.evaluation.sides import draw_sides
-from eenet.schedulers import Dial, JointScheduler, Scheduler
+from eenet.schedulers import Dial, JointScheduler, Scheduler, static_mix
 from eenet.schedulers.certify import certify
 from eenet.schedulers.control import BudgetController
-from eenet.testing import classwise_optimum, classwise_table, gain_share, gaussian_optimum, gaussian_table
+from eenet.testing import classwise_optimum, classwise_table, gaussian_optimum, gaussian_table
 
 TABLES = ("cifar10_resnet56_6", "cifar10_resnet56_3", "sst2_minilm_6")
 SMALL = ("sst2_minilm_6",)  # where `eenet_published` is fast enough for all splits
@@ -184,14 +184,27 @@ def planted(names: Iterable[str]) -> dict[str, Any]:
             shares, missed = [], []
             for seed in SEEDS:
                 dial = scheduler(name, seed).sweep(make(FITTED, seed=seed), budgets=budgets)
-                policies = [dial.at(budget) for budget in budgets]
-                replayer = Replayer(fresh)
-                shares.append([gain_share(policy, fresh, optimum) for policy in policies])
-                missed.append(
-                    [replayer.expected(p, costs)[0] / budget - 1 for p, budget in zip(policies, budgets, strict=True)]
-                )
+                judged = [expected(dial.at(budget), fresh) for budget in budgets]
+                blind = [static_mix(fresh, fresh, costs, max(cost, costs.low)).utility for cost, _ in judged]
+                shares.append([(u - low) / (optimum(c) - low) for (c, u), low in zip(judged, blind, strict=True)])
+                missed.append([cost / budget - 1 for (cost, _), budget in zip(judged, budgets, strict=True)])
             rows.append({"table": kind, "policy": name, "budgets": list(budgets), "shares": shares, "missed": missed})
     return {"fitted": FITTED, "seeds": list(SEEDS), "fresh": FRESH, "rows": rows}
+
+
+def expected(policy: Policy, fresh: ExitTable) -> tuple[float, float]:
+    """Return mean cost and mean chance of being right, in expectation over coins, of any policy on a planted table.
+
+    The table's outputs are the exact chances given all evidence so far, also of answers that a policy makes of several
+    exits; those have no place in the table's utility.
+    """
+    cost, utility, rows = 0.0, 0.0, torch.arange(fresh.num_samples)
+    for weight, part in unmixed(policy):
+        trace = replay(part, fresh)
+        chances = fresh.logits[rows, trace.exit_index].double().softmax(dim=1)
+        right = chances.gather(1, trace.log_probs.argmax(dim=1, keepdim=True))
+        cost, utility = cost + weight * trace.mean_cost, utility + weight * float(right.mean())
+    return cost, utility
 
 
 # --- certificates ----------------------------------------------------------------------------------------------------

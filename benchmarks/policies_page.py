@@ -128,9 +128,9 @@ def areas_notes(result: Results) -> str:
     published = result.get("published")
     if published and published["splits"] != result["policies"]["splits"]:
         said += (
-            f" `eenet_published` trains networks for every budget and saw the first {published['splits']} of the "
-            f"splits only; there `max_prob` has an area of {100 * published['area']['max_prob']:.2f} %, and the "
-            f"difference is that on these splits; how it keeps budgets was not followed."
+            f" `eenet_published` trains networks for every budget; it saw {published['splits']} splits. On these "
+            f"`max_prob` has an area of {100 * published['area']['max_prob']:.2f} %, and the difference is that on "
+            f"these; how it keeps budgets was not followed."
         )
     return said
 
@@ -152,7 +152,8 @@ def difference(comparison: Results, a: str, b: str) -> str:
     if found is None:
         return "-"
     verdict = "significant" if found["significant"] else "not significant"
-    return f"{found['difference']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f}), {verdict}"
+    middle, low, high = (f"{round(found[key], 2) + 0.0:+.2f}" for key in ("difference", "low", "high"))  # no -0.00
+    return f"{middle} ({low} to {high}), {verdict}"
 
 
 def aims(name: str, result: Results) -> list[str]:
@@ -246,8 +247,8 @@ def certificates_section(found: Results) -> str:
     head = (
         f"{found['draws']} draws of `gaussian` for each line; `joint`, half of the draw certifies, delta "
         f"{found['delta']:g}: at most {100 * found['delta']:g} % of the promises may be broken. Judged on "
-        f"{found['fresh']} fresh samples. *broken*: share of draws whose promise does not hold, with its binomial "
-        "standard error. *plain fit*: the same for a fit on the whole draw that keeps the promise on the draw itself. "
+        f"{found['fresh']} fresh samples. *broken*: share of draws whose promise does not hold, with its exact 95 % "
+        "interval. *plain fit*: the same for a fit on the whole draw that keeps the promise on the draw itself. "
         "*price*: utility that the plain fit has more, in points, and cost that the certified policy has more; both on "
         "fresh samples. *fell back*: nothing could be promised, and a fixed exit was returned."
     )
@@ -270,8 +271,8 @@ def controller_section(found: Results) -> str:
                         for key in (f"{kind}_first", f"{kind}_second")
                     ),
                     f"{np.mean([stream[kind] for stream in row['streams']]):.3f}",
-                    f"{np.mean(off):+.2f} %",
-                    f"{max(off, key=abs):+.2f} %",
+                    f"{round(float(np.mean(off)), 2) + 0.0:+.2f} %",
+                    f"{round(max(off, key=abs), 2) + 0.0:+.2f} %",
                     f"{100 * np.mean([stream[f'{kind}_utility'] for stream in row['streams']]):.2f}",
                 )
             )
