@@ -45,7 +45,7 @@ PLANTED: dict[str, tuple[Callable[..., ExitTable], Callable[[float], float], tup
 }
 PLANTED_POLICIES = ("max_prob", "joint", "eenet", "pcee", "eero", "stopping", "auto")
 FITTED, SEEDS, FRESH, FRESH_SEED = 5000, (1, 2, 3), 200_000, 999
-DRAWS, DRAW_SIZES, DRAW_FRESH, DELTA = 300, (1000, 4000), 100_000, 0.1
+DRAWS, DRAW_SIZES, DRAW_FRESH, DELTA = 300, (1000,), 100_000, 0.1
 PROMISES: tuple[dict[str, Any], ...] = (
     {"guarantee": "budget", "budget": 2.2},
     {"guarantee": "accuracy", "epsilon": 0.02},

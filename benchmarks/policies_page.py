@@ -129,8 +129,8 @@ def areas_notes(result: Results) -> str:
     if published and published["splits"] != result["policies"]["splits"]:
         said += (
             f" `eenet_published` trains networks for every budget; it saw {published['splits']} splits. On these "
-            f"`max_prob` has an area of {100 * published['area']['max_prob']:.2f} %, and the difference is that on "
-            f"these; how it keeps budgets was not followed."
+            f"`max_prob` has an area of {100 * published['area']['max_prob']:.2f} %, and the difference is the one on "
+            f"them; how it keeps budgets was not followed."
         )
     return said
 
@@ -261,7 +261,7 @@ def controller_section(found: Results) -> str:
     rows = []
     for row in found["rows"]:
         for kind in ("fixed", "controlled"):
-            off = [100 * (stream[kind] / row["budget"] - 1) for stream in row["streams"]]
+            off: list[float] = [100 * (stream[kind] / row["budget"] - 1) for stream in row["streams"]]
             rows.append(
                 (
                     f"{row['budget']:g}",
@@ -272,7 +272,7 @@ def controller_section(found: Results) -> str:
                     ),
                     f"{np.mean([stream[kind] for stream in row['streams']]):.3f}",
                     f"{round(float(np.mean(off)), 2) + 0.0:+.2f} %",
-                    f"{round(max(off, key=abs), 2) + 0.0:+.2f} %",
+                    f"{round(max(off, key=lambda value: abs(value)), 2) + 0.0:+.2f} %",
                     f"{100 * np.mean([stream[f'{kind}_utility'] for stream in row['streams']]):.2f}",
                 )
             )
