@@ -262,6 +262,7 @@ def controller_section(found: Results) -> str:
     for row in found["rows"]:
         for kind in ("fixed", "controlled"):
             off: list[float] = [100 * (stream[kind] / row["budget"] - 1) for stream in row["streams"]]
+            worst = max(off, key=abs)
             rows.append(
                 (
                     f"{row['budget']:g}",
@@ -272,7 +273,7 @@ def controller_section(found: Results) -> str:
                     ),
                     f"{np.mean([stream[kind] for stream in row['streams']]):.3f}",
                     f"{round(float(np.mean(off)), 2) + 0.0:+.2f} %",
-                    f"{round(max(off, key=lambda value: abs(value)), 2) + 0.0:+.2f} %",
+                    f"{worst:+.2f} %",
                     f"{100 * np.mean([stream[f'{kind}_utility'] for stream in row['streams']]):.2f}",
                 )
             )
