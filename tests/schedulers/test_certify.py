@@ -11,9 +11,17 @@ from hypothesis import strategies as st
 from eenet.core.costs import CostTable
 from eenet.core.policy import ConfidenceScorer, MixedPolicy, ScorePolicy
 from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer
+from eenet.core.trace import Replayer, replay
 from eenet.errors import BudgetError, InputError, RunError, TableError
-from eenet.schedulers import Dial, EENetScheduler, GeometricScheduler, JointScheduler, PatienceScheduler, Scheduler
+from eenet.schedulers import (
+    Dial,
+    EENetScheduler,
+    GeometricScheduler,
+    JointScheduler,
+    PatienceScheduler,
+    Scheduler,
+    StoppingScheduler,
+)
 from eenet.schedulers.betting import betting_bound, mean_is_below
 from eenet.schedulers.certify import certify
 from eenet.schedulers.deadline import DeadlineScheduler
@@ -348,8 +356,21 @@ def test_a_deadline_joins_accuracy_where_something_can_be_promised():
 
 def test_learned_scores_can_be_certified():
     table = synthetic_table(800)
-    for scheduler in (EENetScheduler(epochs=5), DeadlineScheduler(scheduler=EENetScheduler(epochs=5), deadline=3.0)):
-        assert certify(scheduler, table, budget=2.5).certificate.bound <= 2.5
+    learned = EENetScheduler(epochs=5)
+    for scheduler in (learned, StoppingScheduler(), DeadlineScheduler(scheduler=learned, deadline=3.0)):
+        certified = certify(scheduler, table, budget=2.5)
+        rows = torch.randperm(800, generator=torch.Generator().manual_seed(0))[:400]
+        cost, utility = Replayer(table.select(rows)).expected(certified.policy, table.costs)
+        told = certified.certificate
+        assert told.bound <= 2.5
+        assert (told.mean_cost, told.mean_utility) == (pytest.approx(cost), pytest.approx(utility))
+
+
+def test_the_full_path_answers_as_the_original_even_where_policies_combine_exits():
+    table = synthetic_table(200)
+    certified = certify(StoppingScheduler(), table, guarantee="accuracy", epsilon=0.001)
+    assert certified.certificate.fell_back
+    assert torch.equal(replay(certified.policy, table).log_probs, table.log_probs(slice(None))[:, -1])
 
 
 # promises, by repeated draws of a table whose truth is known in closed form

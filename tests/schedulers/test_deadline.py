@@ -16,14 +16,17 @@ from eenet.schedulers import (
     GeometricScheduler,
     JointScheduler,
     PatienceScheduler,
+    PceeScheduler,
     Scheduler,
+    StoppingScheduler,
+    TransformedScheduler,
     VoteScheduler,
+    fit_geometric_ensemble,
     load_policy,
     save_policy,
 )
-from eenet.schedulers.deadline import ClosedScorer, DeadlineScheduler
+from eenet.schedulers.deadline import DeadlineScheduler
 from eenet.schedulers.heuristics import geometric_dial
-from eenet.schedulers.rivals import PceeScheduler
 from eenet.testing import check_policy, check_scheduler, synthetic_table
 
 INNER = {
@@ -32,6 +35,8 @@ INNER = {
     "patience": PatienceScheduler(),
     "joint": JointScheduler(),
     "pcee": PceeScheduler(),
+    "stopping": StoppingScheduler(),
+    "ztw": TransformedScheduler(scheduler=GeometricScheduler(), fit_transform=fit_geometric_ensemble),
     "eenet": EENetScheduler(epochs=5),
     "assigned": EENetScheduler(epochs=5, thresholds="assigned"),
 }
@@ -130,9 +135,8 @@ def test_scores_stay_where_there_is_a_choice_and_the_policy_can_be_saved(name, t
     middle = len(alone.policies) // 2
     expected = Replayer(narrow).exit_index(alone.policies[middle])
     assert torch.equal(Replayer(fresh).exit_index(limited.policies[middle]), expected)
-    if name != "pcee":
-        save_policy(limited.policies[middle], tmp_path / "policy")
-        assert torch.equal(Replayer(fresh).exit_index(load_policy(tmp_path / "policy").policy), expected)
+    save_policy(limited.policies[middle], tmp_path / "policy")
+    assert torch.equal(Replayer(fresh).exit_index(load_policy(tmp_path / "policy").policy), expected)
 
 
 def test_policies_go_on_sharing_their_scorer():
@@ -141,27 +145,30 @@ def test_policies_go_on_sharing_their_scorer():
 
 
 class Ranks(Scorer):
-    """Knows two exits, and fails at others."""
+    """Knows a number of exits, and fails at others."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = weights
 
     def forward(self, seen, features=None):
-        return seen[:, -1].amax(dim=1) * [1.0][seen.shape[1] - 1]
+        return seen[:, -1].amax(dim=1) * self.weights[seen.shape[1] - 1]
+
+    def widened(self, num_exits):
+        return Ranks(self.weights + [1.0] * (num_exits - len(self.weights)))
 
 
 class Own(Scheduler):
     def sweep(self, table, costs=None, budgets=None):
-        return geometric_dial(Ranks(), table, costs or table.require_costs(), self.seed, "testing")
+        return geometric_dial(Ranks([2.0, 1.0]), table, costs or table.require_costs(), self.seed, "testing")
 
 
-def test_a_scorer_of_your_own_is_not_asked_beyond_the_open_exits():
+def test_a_scorer_of_your_own_says_how_it_is_widened():
     table = synthetic_table(300)
     policy = DeadlineScheduler(scheduler=Own(), deadline=2.0).fit(table, budget=1.5)
     assert Replayer(table).expected(policy, table.costs)[0] == pytest.approx(1.5)
     check_policy(policy, table)
-    scorer = next(part for part in policy.modules() if isinstance(part, ClosedScorer))
-    assert scorer.settings() == {"open_exits": 2}
-    seen = table.log_probs(slice(0, 5))
-    assert torch.equal(scorer(seen[:, :1]), seen[:, 0].amax(dim=1))
-    assert scorer(seen[:, :2]).tolist() == scorer(seen).tolist() == [0.0] * 5
+    assert next(part for part in policy.modules() if isinstance(part, Ranks)).weights == [2.0, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(

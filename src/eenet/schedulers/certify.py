@@ -243,9 +243,12 @@ def _for_accuracy(parts: _Parts, goal: _Goal) -> _Found:
     dial = parts.reaching(top)
     low, high = dial.costs.low, dial.costs.cumulative[parts.last]
     end = low if goal.budget is None else min(goal.budget.value, high)
-    targets = torch.linspace(high, end, _CANDIDATES, dtype=torch.float64)[1:].tolist()
     enough = float(parts.fit.full.mean()) - goal.epsilon
-    fitting = [cost for cost in targets if _fit_utility(dial, cost) >= enough]
+    fitting = [cost for cost in _between(high, end, _CANDIDATES) if _fit_utility(dial, cost) >= enough]
+    # finer towards where the loss is just small enough on the fit part
+    near = fitting[-1] if fitting else high
+    above = [near + (cost - near) ** 2 / (high - near) for cost in _between(high, near, _CANDIDATES * 2 // 3)]
+    targets = [*above, *_between(near, end, _CANDIDATES // 3)]
     plain = dial.at(fitting[-1]) if fitting else top
 
     def scaled(policy: Policy) -> Tensor:
@@ -264,6 +267,11 @@ def _for_accuracy(parts: _Parts, goal: _Goal) -> _Found:
         f"{2 * goal.bound(scaled(top)) - 1:.4g} of the full model's utility, at delta {goal.delta:g}. Allow a larger "
         f"epsilon or a later deadline."
     )
+
+
+def _between(high: float, low: float, count: int) -> list[float]:
+    """Return evenly spaced numbers from below ``high`` down to ``low``, none if the two are equal."""
+    return torch.linspace(high, low, count, dtype=torch.float64)[1:].tolist() if high > low else []
 
 
 def _fit_utility(dial: Dial, cost: float) -> float:

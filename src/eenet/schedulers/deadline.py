@@ -123,6 +123,7 @@ class _Widening:
         """Return a scorer or transform that may be asked at every exit, one for all policies that share it."""
         if self.open_exits == self.num_exits:
             return part
-        widened: _Part = self._known.setdefault(part, None) or part.widened(self.num_exits)
-        self._known[part] = widened
+        if part not in self._known:
+            self._known[part] = part.widened(self.num_exits)
+        widened: _Part = self._known[part]
         return widened
