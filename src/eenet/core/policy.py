@@ -16,11 +16,11 @@ from eenet.errors import InputError, ShapeError
 
 __all__ = [
     "ConfidenceScorer",
-    "LinearScorer",
     "MixedPolicy",
     "Policy",
     "ScorePolicy",
     "Scorer",
+    "StateScorer",
     "TransformedPolicy",
     "answers_with_newest",
     "coin",
@@ -33,7 +33,13 @@ class Scorer(nn.Module, ABC):
     """Turns what was seen of a sample into a score; larger leaves first.
 
     A scorer must treat samples independently: the score of a row may not depend on the other rows.
+
+    Attributes:
+        newest_only: Whether the score depends on nothing but the newest exit and its number, so that earlier exits need
+            not be worked out again.
     """
+
+    newest_only: bool = False
 
     @abstractmethod
     def forward(
@@ -79,13 +85,13 @@ class ConfidenceScorer(Scorer):
         self.function: Callable[[Tensor], Tensor] = (
             getattr(confidences, confidence) if isinstance(confidence, str) else confidence
         )
-        self.of_history = confidence in ("vote_share", "streak")
+        self.newest_only = confidence not in ("vote_share", "streak")
 
     def forward(
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
     ) -> Float[Tensor, " sample"]:
         """Return the confidence of the newest exit, or of the history for those that look at all exits."""
-        return self.function(seen if self.of_history else seen[:, -1])
+        return self.function(seen[:, -1] if self.newest_only else seen)
 
     def settings(self) -> dict[str, object]:
         """Return the name of the confidence."""
@@ -96,36 +102,26 @@ class ConfidenceScorer(Scorer):
         return {"confidence": self.confidence}
 
 
-class LinearScorer(Scorer):
-    """Scores by a linear function of a state, with weights of its own for every exit.
-
-    Scorers that share the state module are replayed together, and the state is worked out once for all of them.
+class StateScorer(Scorer):
+    """Scores by a state that several scorers may share; replayed together, they have it worked out once.
 
     Args:
-        state: A module like a scorer that returns ``[sample, feature]`` instead of one number.
-        weight: One row per early exit; the last exit, where all leave, needs none.
-        bias: One number per early exit.
+        state: A module like a scorer that returns ``[sample, column]`` instead of one number.
     """
 
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, state: nn.Module, weight: Float[Tensor, "early feature"], bias: Float[Tensor, " early"]) -> None:
+    def __init__(self, state: nn.Module) -> None:
         super().__init__()
         self.state = state
-        # double: a sum rounded once to float32 does not depend on the batch it was computed in
-        self.register_buffer("weight", weight.detach().double())
-        self.register_buffer("bias", bias.detach().double())
+
+    @abstractmethod
+    def read(self, state: Float[Tensor, "sample column"], k: int) -> Float[Tensor, " sample"]:
+        """Return the score that belongs to a state at exit ``k``."""
 
     def forward(
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
     ) -> Float[Tensor, " sample"]:
         """Return the score at the newest exit seen."""
         return self.read(self.state(seen, features), seen.shape[1] - 1)
-
-    def read(self, state: Float[Tensor, "sample feature"], k: int) -> Float[Tensor, " sample"]:
-        """Return the score that belongs to a state at exit ``k``."""
-        return torch.addmv(self.bias[k : k + 1], state.double(), self.weight[k]).float()
 
 
 class Policy(nn.Module, ABC):
@@ -220,8 +216,7 @@ class ScorePolicy(Policy):
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
     ) -> Float[Tensor, " sample"]:
         """Return the scorer's score."""
-        result: Tensor = self.scorer(seen, features)
-        return result
+        return self.scorer.forward(seen, features)
 
 
 class MixedPolicy(Policy):
@@ -312,18 +307,20 @@ class TransformedPolicy(Policy):
             )
         super().__init__(policy.thresholds)
         self.transform, self.policy = transform, policy
+        self._newest_only = _looks_at_newest_only(policy)
+        self._answers_with_newest = answers_with_newest(policy)
 
     def score(
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
     ) -> Float[Tensor, " sample"]:
         """Return the policy's score of the transformed outputs."""
-        return self.policy.score(self.transform.history(seen), features)
+        return self.policy.score(self._shown(seen), features)
 
     def answer(
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
     ) -> Float[Tensor, "sample class"]:
         """Return the policy's answer from the transformed outputs."""
-        if answers_with_newest(self.policy):
+        if self._answers_with_newest:
             newest: Tensor = self.transform(seen)
             return newest
         return self.policy.answer(self.transform.history(seen), features)
@@ -335,7 +332,7 @@ class TransformedPolicy(Policy):
         features: Float[Tensor, "sample seen feature"] | None = None,
     ) -> Bool[Tensor, " sample"]:
         """Return which of the samples leave, judged by their transformed outputs."""
-        return self.policy.leaves(self.transform.history(seen), sample_ids, features)
+        return self.policy.leaves(self._shown(seen), sample_ids, features)
 
     def answers(
         self,
@@ -344,9 +341,23 @@ class TransformedPolicy(Policy):
         features: Float[Tensor, "sample seen feature"] | None = None,
     ) -> Float[Tensor, "sample class"]:
         """Return the log-probabilities of leaving samples, from the transformed outputs."""
-        if answers_with_newest(self.policy):
+        if self._answers_with_newest:
             return self.answer(seen, features)
         return self.policy.answers(self.transform.history(seen), sample_ids, features)
+
+    def _shown(self, seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample seen class"]:
+        """Return the transformed outputs; the newest in every place for a policy that looks at no other."""
+        if self._newest_only:
+            newest = self.transform.forward(seen)  # not by call: hooks, which are not used, cost as much as deciding
+            return (newest if len(newest) == 1 else newest.unsqueeze(1)).expand_as(seen)
+        return self.transform.history(seen)
+
+
+def _looks_at_newest_only(policy: Policy) -> bool:
+    """Tell whether a policy decides by the newest exit alone."""
+    if isinstance(policy, MixedPolicy):
+        return _looks_at_newest_only(policy.a) and _looks_at_newest_only(policy.b)
+    return type(policy) is ScorePolicy and policy.scorer.newest_only
 
 
 def answers_with_newest(policy: Policy) -> bool:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from eenet.core.costs import CostTable
 from eenet.core.policy import (
-    LinearScorer,
     MixedPolicy,
     Policy,
     ScorePolicy,
+    StateScorer,
     TransformedPolicy,
     answers_with_newest,
     unmixed,
@@ -192,7 +192,7 @@ def _score_table(sources: Sequence[nn.Module], table: ExitTable) -> dict[nn.Modu
             seen, shown = log_probs[:, : k + 1], None if features is None else features[:, : k + 1]
             states: dict[nn.Module, Tensor] = {}
             for source, out in scores.items():
-                if isinstance(source, LinearScorer):
+                if isinstance(source, StateScorer):
                     if source.state not in states:
                         states[source.state] = source.state(seen, shown)
                     out[rows, k] = source.read(states[source.state], k)

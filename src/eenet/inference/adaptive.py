@@ -12,13 +12,12 @@ from torch import Tensor
 
 from eenet.core.costs import CostTable
 from eenet.core.policy import MixedPolicy, Policy, TransformedPolicy
-from eenet.core.transform import Transform
 from eenet.errors import InputError, ShapeError
 from eenet.inference.engines import EagerEngine, Engine
-from eenet.inference.engines.base import Inputs, batch_size
+from eenet.inference.engines.base import Inputs, State, batch_size
 from eenet.models.model import MultiExitModel
 
-__all__ = ["AdaptiveModel", "Prediction", "Sight", "split_leaving", "toss", "unwrapped"]
+__all__ = ["AdaptiveModel", "Prediction", "split_leaving", "toss"]
 
 _WORD = (1 << 64) - 1
 
@@ -139,14 +138,24 @@ class AdaptiveModel:
             )
         return sample_ids
 
+    def _look(self, index: int, state: State, seen: Tensor | None) -> Tensor:
+        """Return what was seen before and what exit ``index`` says, ``[sample, index + 1, class]``."""
+        logits = self.engine.head(index, state)
+        if logits.dim() != 2:
+            raise ShapeError(
+                f"logits of exit {index} of shape {tuple(logits.shape)} do not fit: a policy reads [sample, class]. "
+                "Use heads that return one vector per sample."
+            )
+        newest = torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1)
+        return newest if seen is None else torch.cat((seen, newest), dim=1)
+
     def _run_one(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run one sample: nothing to gather, nothing to scatter."""
-        engine, last = self.engine, self.engine.num_exits - 1
-        transform, policy = _followed(self.policy, int(ids))
-        k, state, sight = 0, engine.start(inputs), Sight(transform)
+        engine, policy, last = self.engine, _followed(self.policy, int(ids)), self.engine.num_exits - 1
+        k, state, seen = 0, engine.start(inputs), None
         while True:
             state = engine.stage(k, state)
-            seen = sight.add(engine.head(k, state))
+            seen = self._look(k, state, seen)
             shown = None if features is None else features[:, : k + 1]
             if k == last or bool(policy.leaves(seen, ids, shown)):
                 return policy.answers(seen, ids, shown), torch.full((1,), k, device=seen.device)
@@ -154,22 +163,20 @@ class AdaptiveModel:
 
     def _run_many(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run a batch, dropping the samples that leave after each stage."""
-        engine, last = self.engine, self.engine.num_exits - 1
-        transform, policy = unwrapped(self.policy)
+        engine, policy, last = self.engine, self.policy, self.engine.num_exits - 1
         left: list[tuple[int, Tensor | None, Tensor]] = []  # exit, rows of the batch (None: all), answers
         rows: Tensor | None = None
-        state, sight = engine.start(inputs), Sight(transform)
+        state, seen = engine.start(inputs), None
         for k in range(last + 1):
             state = engine.stage(k, state)
-            seen = sight.add(engine.head(k, state))
+            seen = self._look(k, state, seen)
             shown = None if features is None else features[:, : k + 1]
             gone, stay = (None, None) if k == last else split_leaving(policy.leaves(seen, ids, shown))
             if gone is not None and stay is not None:
                 shown = None if shown is None else shown[gone]
                 left.append((k, gone if rows is None else rows[gone], policy.answers(seen[gone], ids[gone], shown)))
                 rows = stay if rows is None else rows[stay]
-                sight.keep(stay)
-                ids, state = ids[stay], engine.select(state, stay)
+                seen, ids, state = seen.index_select(0, stay), ids[stay], engine.select(state, stay)
                 features = None if features is None else features[stay]
             elif gone is not None or k == last:  # nobody goes on
                 left.append((k, rows, policy.answers(seen, ids, shown)))
@@ -177,59 +184,13 @@ class AdaptiveModel:
         return _gather(left)
 
 
-def _followed(policy: Policy, sample_id: int) -> tuple[Transform | None, Policy]:
-    """Return what a single sample's coins chose, so that they are tossed once and not at every exit."""
-    transform, policy = unwrapped(policy)
+def _followed(policy: Policy, sample_id: int) -> Policy:
+    """Return the policy that a single sample's coins chose, so that they are tossed once and not at every exit."""
     while isinstance(policy, MixedPolicy):
-        own, policy = unwrapped(policy.a if toss(sample_id, policy.seed) < policy.weight else policy.b)
-        transform = transform or own
-    return transform, policy
-
-
-def unwrapped(policy: Policy) -> tuple[Transform | None, Policy]:
-    """Return a policy's transform, if it has one, and the policy behind it."""
-    return (policy.transform, policy.policy) if isinstance(policy, TransformedPolicy) else (None, policy)
-
-
-class Sight:
-    """What a policy sees of a batch on its way: the outputs so far, transformed if the policy asks for it.
-
-    Args:
-        transform: Of the policy.
-    """
-
-    def __init__(self, transform: Transform | None) -> None:
-        self.transform = transform
-        self.given: Tensor | None = None  # log-probabilities as the model gave them, [sample, seen, class]
-        self.shown: Tensor | None = None  # the same as the policy sees them
-
-    def add(self, logits: Float[Tensor, "sample class"]) -> Float[Tensor, "sample seen class"]:
-        """Add what the next exit says, and return what the policy sees now.
-
-        Raises:
-            ShapeError: The logits are not ``[sample, class]``.
-        """
-        if logits.dim() != 2:
-            index = 0 if self.given is None else self.given.shape[1]
-            raise ShapeError(
-                f"logits of exit {index} of shape {tuple(logits.shape)} do not fit: a policy reads [sample, class]. "
-                "Use heads that return one vector per sample."
-            )
-        newest = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-        self.given = _appended(self.given, newest)
-        self.shown = self.given if self.transform is None else _appended(self.shown, self.transform(self.given))
-        return self.shown
-
-    def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Forget all samples but some."""
-        same = self.shown is self.given
-        self.given = None if self.given is None else self.given.index_select(0, rows)
-        self.shown = self.given if same or self.shown is None else self.shown.index_select(0, rows)
-
-
-def _appended(before: Tensor | None, newest: Tensor) -> Tensor:
-    """Return exits seen before and the newest one, ``[sample, seen, class]``."""
-    return newest.unsqueeze(1) if before is None else torch.cat((before, newest.unsqueeze(1)), dim=1)
+        policy = policy.a if toss(sample_id, policy.seed) < policy.weight else policy.b
+    if isinstance(policy, TransformedPolicy) and isinstance(policy.policy, MixedPolicy):
+        return TransformedPolicy(policy.transform, _followed(policy.policy, sample_id))
+    return policy
 
 
 def toss(sample_id: int, seed: int) -> float:

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from eenet.core.costs import CostTable
 from eenet.core.policy import ConfidenceScorer, Policy, ScorePolicy
 from eenet.errors import InputError
-from eenet.inference.adaptive import Sight, split_leaving, unwrapped
+from eenet.inference.adaptive import split_leaving
 from eenet.inference.engines import EagerEngine, Engine
 from eenet.inference.engines.base import Inputs, batch_size
 from eenet.inference.progress import track
@@ -172,8 +172,7 @@ def time_stages(engine: Engine, inputs: Inputs, policy: Policy | None = None) ->
     seconds: Seconds = {}
     ids = torch.arange(count, device=engine.device)
     half = torch.arange(0, count, 2, device=engine.device)
-    transform, decides = (None, None) if policy is None else unwrapped(policy)
-    sight = Sight(transform)
+    seen: Tensor | None = None
     with engine.session():
         mark = _now(engine)
         state = engine.start(inputs)
@@ -183,9 +182,11 @@ def time_stages(engine: Engine, inputs: Inputs, policy: Policy | None = None) ->
             mark = _lap(engine, mark, f"stage {k}", seconds)
             logits = engine.head(k, state)
             mark = _lap(engine, mark, f"head {k}", seconds)
-            if decides is None or k == last:
+            if policy is None or k == last:
                 continue
-            split_leaving(decides.leaves(sight.add(logits), ids))
+            newest = torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1)
+            seen = newest if seen is None else torch.cat((seen, newest), dim=1)
+            split_leaving(policy.leaves(seen, ids))
             if count > 1:
                 engine.select(state, half)
             mark = _lap(engine, mark, f"decision {k}", seconds)

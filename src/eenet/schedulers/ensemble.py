@@ -49,8 +49,17 @@ class Ensemble(Transform):
     def forward(self, seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample class"]:
         """Return the log-probabilities of the exits seen so far together."""
         k = seen.shape[1] - 1
-        together = (seen.double() * self.weight[k, : k + 1, None]).sum(dim=1) + self.bias[k]
+        if len(seen) == 1 and seen.is_cpu:
+            return self._one(seen, k)
+        together = (self.weight[k, : k + 1] @ seen.double()) + self.bias[k]
         return torch.log_softmax(together, dim=-1).float()
+
+    def _one(self, seen: Float[Tensor, "1 seen class"], k: int) -> Float[Tensor, "1 class"]:
+        """Return the same for one sample: at this size numpy takes a third of torch's time."""
+        together = self.weight.numpy()[k, : k + 1].dot(seen.numpy()[0].astype(np.float64)) + self.bias.numpy()[k]
+        together -= together[together.argmax()]
+        together -= np.log(np.exp(together).sum())
+        return torch.from_numpy(together[None].astype(np.float32))
 
     def widened(self, num_exits: int) -> Ensemble:
         """Return an ensemble in which further exits speak for themselves."""

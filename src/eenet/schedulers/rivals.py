@@ -91,6 +91,7 @@ class PceeScorer(Scorer):
         super().__init__()
         self.num_exits, self.bins = num_exits, bins
         self.confidence = ConfidenceScorer(confidence)
+        self.newest_only = self.confidence.newest_only
         blank = torch.zeros(num_exits - 1, bins, dtype=torch.float64)
         means = blank if means is None else means.detach().double()
         self.register_buffer("edges", blank.float() if edges is None else edges.detach().float())
