@@ -56,7 +56,7 @@ def fit(
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="POLICY", help="Folder for the fitted policy.")],
-    policy: Annotated[str, typer.Option("--policy", "-p", metavar="NAME", help="Which policy to fit.")] = "eenet",
+    policy: Annotated[str, typer.Option("--policy", "-p", metavar="NAME", help="Which policy to fit.")] = "auto",
     guarantee: Annotated[
         str | None,
         typer.Option("--guarantee", metavar="budget|accuracy", help="What to promise beyond VAL; default: nothing."),
@@ -81,8 +81,9 @@ def fit(
 ) -> None:
     """Learn where to leave: fit a policy on recorded outputs so that it meets a budget.
 
-    The budget holds on VAL. With --guarantee half of VAL is set aside to certify the policy, so that the budget (or,
-    with accuracy, a distance to the full model of at most --epsilon) holds beyond VAL as well, on data drawn like it.
+    Without --policy, the scheduler that does best on held-out parts of VAL is chosen. The budget holds on VAL. With
+    --guarantee half of VAL is set aside to certify the policy, so that the budget (or, with accuracy, a distance to the
+    full model of at most --epsilon) holds beyond VAL as well, on data drawn like it.
 
     Examples:
 
@@ -105,12 +106,14 @@ def fit(
     asked = None if budget is None else cost_table.budget(budget)
     limit = None if deadline is None else _deadline(deadline, chosen, cost_table)
     output.note(f"Fitting {policy} on {table.num_samples} samples and {table.num_exits} exits.")
+    chosen = names.with_progress(chosen, output.step)
     if asked is not None:
         output.note(f"Budget per sample: {asked.meaning}.")
     if limit is not None:
         output.note(f"Deadline of every sample: {limit.meaning}.")
     facts = fit_policy(table, cost_table, asked, policy, chosen, out, promise=promise, deadline=limit)
-    told = [facts["certificate"]["statement"]] if "certificate" in facts else []
+    told = [facts["reason"]] if facts["reason"] else []
+    told += [facts["certificate"]["statement"]] if "certificate" in facts else []
     shown = text_table(f"{policy}, written to {out}", ("what", "value"), _lines(facts))
     output.result({**facts, "out": str(out)}, shown, *told)
 
@@ -141,7 +144,7 @@ def fit_policy(
     from eenet import schedulers
     from eenet.core.trace import Replayer
 
-    fitted, certificate = _fitted(table, costs, budget, scheduler, promise, deadline)
+    fitted, known = _fitted(table, costs, budget, scheduler, promise, deadline)
     cost, utility = Replayer(table).expected(fitted, costs)
     facts = {
         "policy": name,
@@ -154,7 +157,7 @@ def fit_policy(
         "num_classes": table.num_classes,
         "fit_cost": float(cost),
         "fit_utility": float(utility),
-        **certificate,
+        **known,
     }
     schedulers.save_policy(fitted, out, costs=costs, info=facts)
     return facts
@@ -168,7 +171,7 @@ def _fitted(
     promise: Promise | None,
     deadline: Budget | None,
 ) -> tuple[Policy, dict[str, Any]]:
-    """Return the policy, and its certificate under that name if something was promised."""
+    """Return the policy, why it was chosen where there was a choice, and its certificate if something was promised."""
     from eenet.schedulers.certify import certify
     from eenet.schedulers.deadline import DeadlineScheduler
 
@@ -185,10 +188,11 @@ def _fitted(
             epsilon=promise.epsilon,
             seed=scheduler.seed,
         )
-        return certified.policy, {"certificate": certified.certificate.to_dict()}
+        return certified.policy, {"reason": certified.reason, "certificate": certified.certificate.to_dict()}
     if budget is None:
         raise InputError("budget is missing: without a promise of accuracy one is needed. Pass a mean cost per sample.")
-    return scheduler.fit(table, costs, budget=budget), {}
+    dial = scheduler.sweep(table, costs, [budget])
+    return dial.at(budget), {"reason": dial.reason}
 
 
 def _promise(guarantee: str | None, delta: float | None, epsilon: float | None, budget: str | None) -> Promise | None:

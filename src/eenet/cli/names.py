@@ -136,6 +136,15 @@ def scheduler(name: str, seed: int) -> Scheduler:
     return POLICIES[name](seed)
 
 
+def with_progress(scheduler: Scheduler, progress: Callable[[str, int, int], None]) -> Scheduler:
+    """Return the same scheduler, telling how far it is if it takes long enough for that to matter."""
+    from dataclasses import replace
+
+    from eenet.schedulers import AutoScheduler
+
+    return replace(scheduler, progress=progress) if isinstance(scheduler, AutoScheduler) else scheduler
+
+
 def schedulers(names: Sequence[str] | None, seed: int) -> dict[str, Scheduler]:
     """Return the schedulers of several names, the default ones if none is given.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 from eenet.core.costs import BudgetLike, CostTable, standard_budgets
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
-from eenet.core.transform import Transform
 from eenet.errors import InputError
 from eenet.schedulers.base import Dial, Scheduler
 from eenet.schedulers.ensemble import fit_ensemble, folds_of
@@ -24,6 +24,8 @@ from eenet.schedulers.stopping import StoppingScheduler
 from eenet.schedulers.transformed import behind
 
 __all__ = ["AutoScheduler", "Choice", "Contender"]
+
+_Sweep = Callable[[CostTable, Sequence[BudgetLike]], Dial]
 
 _ROWS = 10_000  # samples the choice is made on at most
 _ENTRIES = 10_000_000  # numbers in their outputs at most
@@ -73,10 +75,12 @@ class AutoScheduler(Scheduler):
     Attributes:
         folds: Of the cross-validation.
         tolerance: Standard errors within which a simpler scheduler is preferred.
+        progress: Told what was just tried, how many trials are done and how many there are.
     """
 
     folds: int = 5
     tolerance: float = 1.0
+    progress: Callable[[str, int, int], None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -142,30 +146,34 @@ class AutoScheduler(Scheduler):
         spent: dict[str, Tensor] = {}
         earned: dict[str, Tensor] = {}
         budgets = standard_budgets(costs)
+        tries = len(self._schedulers()) * self.folds * (2 if table.utility_is_accuracy else 1)
+        for i, (name, held, replayer, sweep) in enumerate(self._trials(table, fold)):
+            dial = sweep(costs, budgets)
+            policies = [dial.at(budget) for budget in budgets]
+            replayer.prepare(policies)
+            for row, policy in enumerate(policies):
+                for store, values in zip((spent, earned), replayer.per_sample(policy, costs), strict=True):
+                    if name not in store:
+                        store[name] = torch.empty(len(budgets), len(fold), dtype=torch.float64)
+                    store[name][row, held] = values
+            if self.progress is not None:
+                self.progress(name, i + 1, tries)
+        anchor = (costs.low, float(table.require_utility("fitting auto")[:, 0].mean()))
+        return {name: _contribution(spent[name], earned[name], budgets, anchor) for name in spent}
+
+    def _trials(self, table: ExitTable, fold: Tensor) -> Iterator[tuple[str, Tensor, Replayer, _Sweep]]:
+        """Yield every fold's contenders: name, rows held out, their replayer, and what fits on the other rows."""
         for f in range(self.folds):
             held = (fold == f).nonzero().squeeze(1)
             rest = table.select((fold != f).nonzero().squeeze(1))
             replayer = Replayer(table.select(held))
-            views: dict[str, Transform | None] = {"": None}
+            for name, scheduler in self._schedulers().items():
+                yield name, held, replayer, partial(scheduler.sweep, rest)
             if table.utility_is_accuracy:
-                views["+ensemble"] = fit_ensemble(rest, self.seed)
-            for suffix, transform in views.items():
-                seen = rest if transform is None else rest.transformed(transform)
-                shown = replayer if transform is None else replayer.behind(transform)
+                together = fit_ensemble(rest, self.seed)
                 for name, scheduler in self._schedulers().items():
-                    dial = scheduler.sweep(seen, costs, budgets)
-                    policies = [dial.at(budget) for budget in budgets]
-                    shown.prepare(policies)
-                    for i, policy in enumerate(policies):
-                        for store, values in zip((spent, earned), shown.per_sample(policy, costs), strict=True):
-                            store.setdefault(name + suffix, torch.empty(len(budgets), len(fold)).double())[i, held] = (
-                                values
-                            )
-        order = [
-            name for suffix in ("", "+ensemble") for base in self._schedulers() if (name := base + suffix) in spent
-        ]
-        anchor = (costs.low, float(table.require_utility("fitting auto")[:, 0].mean()))
-        return {name: _contribution(spent[name], earned[name], budgets, anchor) for name in order}
+                    combined = rest.transformed(together)
+                    yield f"{name}+ensemble", held, replayer.behind(together), partial(scheduler.sweep, combined)
 
 
 def _contribution(

@@ -77,7 +77,9 @@ class Certified:
     Attributes:
         policy: The rule.
         certificate: The promise.
+        reason: Why the scheduler was chosen, where there was a choice.
     """
 
     policy: Policy
     certificate: Certificate
+    reason: str = ""

@@ -312,4 +312,4 @@ def _certified(parts: _Parts, goal: _Goal, found: _Found) -> Certified:
         price_cost=cost - float(judge.cost(found.plain).mean()),
         fell_back=found.fell_back,
     )
-    return Certified(found.policy, certificate)
+    return Certified(found.policy, certificate, parts.dial.reason)
