@@ -133,11 +133,12 @@ class _Judge:
     def __init__(self, table: ExitTable, costs: CostTable) -> None:
         self.replayer = Replayer(table)
         self.full = table.require_utility("certifying")[:, -1]
-        self.costs = costs
+        self.costs, self.cumulative = costs, torch.tensor(costs.cumulative, dtype=torch.float64)
 
     def cost(self, policy: Policy) -> Float[Tensor, " sample"]:
         """Return the expected cost of each sample."""
-        return self.replayer.per_sample(policy, self.costs)[0]
+        parts = [share * self.cumulative[self.replayer.exit_index(part)] for share, part in unmixed(policy)]
+        return torch.stack(parts).sum(dim=0)
 
     def utility(self, policy: Policy) -> Float[Tensor, " sample"]:
         """Return the expected utility of each sample."""
