@@ -35,6 +35,8 @@ class StoppingState(nn.Module):
         with_features: Whether the table's features belong to the state.
     """
 
+    summaries = 3  # columns beside probabilities and features
+
     def __init__(self, *, with_features: bool = False) -> None:
         super().__init__()
         self.with_features = with_features
@@ -48,7 +50,7 @@ class StoppingState(nn.Module):
     def width(self, table: ExitTable) -> int:
         """Return the number of columns on a table."""
         extra = table.features.shape[2] if self.with_features and table.features is not None else 0
-        return table.num_classes + 3 + extra
+        return table.num_classes + self.summaries + extra
 
     def of(
         self, log_probs: Float[Tensor, "sample class"], features: Float[Tensor, "sample feature"] | None
@@ -159,7 +161,8 @@ class StoppingScheduler(Scheduler):
             it), where that pays on held-out samples; needs labels.
         use_features: Whether to use the table's features, where it has some. Running models must be given them too.
         folds: Of the cross-fitting.
-        ridge: Penalty on the weights of probabilities, in samples.
+        ridge: Penalty on the weights of what is made of probabilities, in samples.
+        feature_ridge: Penalty on the weights of features, in samples, as if each had variance 1.
 
     Source:
         Longstaff and Schwartz, Valuing American Options by Simulation, Review of Financial Studies 14, 2001; Bolukbasi
@@ -170,13 +173,16 @@ class StoppingScheduler(Scheduler):
     use_features: bool = False
     folds: int = 5
     ridge: float = 1.0
+    feature_ridge: float = 1000.0
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         if self.folds < 2:
             raise InputError(f"folds {self.folds} are too few: samples are held out in turn. Pass at least 2.")
-        if not (math.isfinite(self.ridge) and self.ridge > 0):
-            raise InputError(f"ridge {self.ridge:g} cannot be used: it must be finite and positive. Raise it.")
+        for name in ("ridge", "feature_ridge"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} {value:g} cannot be used: it must be finite and positive. Raise it.")
 
     def sweep(
         self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
@@ -210,7 +216,16 @@ class StoppingScheduler(Scheduler):
         return StoppingState(with_features=self.use_features and table.features is not None)
 
     def _induce(self, table: ExitTable, costs: CostTable, worth: Tensor, state: StoppingState) -> Induced:
-        return induce(table, costs, worth, state=state, folds=self.folds, ridge=self.ridge, seed=self.seed)
+        return induce(
+            table,
+            costs,
+            worth,
+            state=state,
+            folds=self.folds,
+            ridge=self.ridge,
+            feature_ridge=self.feature_ridge,
+            seed=self.seed,
+        )
 
     def _dial(self, table: ExitTable, costs: CostTable, worth: Tensor) -> Dial:
         """Return the rules that are worth their cost on held-out samples, at the cost they really have."""

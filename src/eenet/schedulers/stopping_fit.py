@@ -53,6 +53,7 @@ def induce(
     state: StoppingState,
     folds: int,
     ridge: float,
+    feature_ridge: float,
     seed: int,
 ) -> Induced:
     """Return stopping rules for many prices of cost.
@@ -68,7 +69,8 @@ def induce(
         worth: What answering at each exit was worth.
         state: Columns of the regression.
         folds: Of the cross-fitting.
-        ridge: Penalty on the weights.
+        ridge: Penalty on the weights of what is made of probabilities, in samples.
+        feature_ridge: Penalty on the weights of features, in samples, as if each had variance 1.
         seed: Of the folds.
     """
     exits = table.num_exits
@@ -76,13 +78,17 @@ def induce(
     cumulative = torch.tensor(costs.cumulative, dtype=torch.float64)
     fold = folds_of(table.num_samples, min(folds, table.num_samples), seed)
     prices = _prices(worth, costs)
-    width = state.width(table)
+    width, own = state.width(table), table.num_classes + state.summaries
     weight = torch.zeros(len(prices), exits - 1, width, dtype=torch.float64)
     bias = torch.zeros(len(prices), exits - 1, dtype=torch.float64)
     leaves_at = torch.full((table.num_samples, len(prices)), exits - 1)  # where each rule, from exit k on, leaves
     for k in reversed(range(exits - 1)):
         gain = worth.gather(1, leaves_at) - worth[:, k, None] - prices * (cumulative[leaves_at] - cumulative[k])
-        found, constant, held_out = _cross_fit(_columns(table, state, k), gain, fold, ridge)
+        x = _columns(table, state, k)
+        penalty = torch.full((width,), ridge, dtype=torch.float64)
+        if own < width:
+            penalty[own:] = feature_ridge * x[:, own:].double().var(dim=0).clamp_min(1e-12)
+        found, constant, held_out = _cross_fit(x, gain, fold, penalty)
         leaves_at = torch.where(held_out > 0, leaves_at, k)
         weight[:, k], bias[:, k] = -found.T, -constant  # a rule leaves where its score is not negative
     fixed = torch.arange(exits)
@@ -116,7 +122,7 @@ def _columns(table: ExitTable, state: StoppingState, k: int) -> Float[Tensor, "s
 
 
 def _cross_fit(
-    x: Float[Tensor, "sample column"], y: Float[Tensor, "sample target"], fold: Int[Tensor, " sample"], ridge: float
+    x: Float[Tensor, "sample column"], y: Float[Tensor, "sample target"], fold: Int[Tensor, " sample"], penalty: Tensor
 ) -> tuple[Float[Tensor, "column target"], Float[Tensor, " target"], Float[Tensor, "sample target"]]:
     """Return the mean over folds of ridge regressions without each fold, and every sample's held-out prediction."""
     folds, width = int(fold.max()) + 1, x.shape[1]
@@ -139,7 +145,7 @@ def _cross_fit(
         others = [g for g in range(folds) if g != f]
         n = count[others].sum()
         mean_x, mean_y = sums[others].sum(0) / n, totals[others].sum(0) / n
-        matrix = gram[others].sum(0) - n * torch.outer(mean_x, mean_x) + ridge * torch.eye(width, dtype=torch.float64)
+        matrix = gram[others].sum(0) - n * torch.outer(mean_x, mean_x) + torch.diag(penalty)
         weight = torch.linalg.solve(matrix, cross[others].sum(0) - n * torch.outer(mean_x, mean_y))
         bias = mean_y - (mean_x + center) @ weight
         for part in torch.split(rows, _BLOCK):
