@@ -25,7 +25,7 @@ from torch import Tensor
 
 from eenet import ConfidenceScorer, EagerEngine, Engine, MixedPolicy, Policy, ScorePolicy, cifar_resnet
 from eenet.core.files import write_json
-from eenet.core.policy import Scorer
+from eenet.core.scorers import Scorer
 from eenet.inference.adaptive import AdaptiveModel
 from eenet.inference.engines.base import Inputs, State
 from eenet.inference.record import outputs

@@ -63,10 +63,10 @@ def main() -> None:
 SPLITS = ("calibration", "test")
 HEAD = """# Embeddings beside probabilities
 
-A table may carry `features`, here the pooled embedding that each exit's last layer sees. Do they tell more about whether
-going on will help? Two answers for each table: how well "this exit is wrong and the last one right" is foretold on unseen
-samples (area under the ROC curve; 0.5 is guessing), and what `stopping` makes of it (area under the utility-cost curve,
-in percent).
+A table may carry `features`, here the pooled embedding that each exit's last layer sees. Do they tell more about
+whether going on will help? Two answers for each table: how well "this exit is wrong and the last one right" is foretold
+on unseen samples (area under the ROC curve; 0.5 is guessing), and what `stopping` makes of it (area under the
+utility-cost curve, in percent).
 """
 
 
@@ -124,7 +124,7 @@ def section(name: str, val: ExitTable, test: ExitTable, *, splits: int, seed: in
 
 
 def foretold(val: ExitTable, test: ExitTable, splits: int, seed: int) -> list[tuple[int, float, float, float, float]]:
-    """Return, for every early exit, the share of samples that the last exit saves, and the areas under the ROC curve."""
+    """Return, for every early exit, the share of samples the last exit saves, and the areas under the ROC curve."""
     result = []
     for k in range(val.num_exits - 1):
         shares, alone, both = [], [], []

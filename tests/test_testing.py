@@ -12,7 +12,8 @@ from scipy.optimize import brentq
 from scipy.special import expit
 from scipy.stats import norm
 
-from eenet.core.policy import ConfidenceScorer, Policy, ScorePolicy
+from eenet.core.policy import Policy, ScorePolicy
+from eenet.core.scorers import ConfidenceScorer
 from eenet.core.trace import Replayer
 from eenet.errors import BudgetError, InputError
 from eenet.schedulers import EENetScheduler, GeometricScheduler, JointScheduler, VoteScheduler, static_mix

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from eenet.core import confidence
 from eenet.core.costs import CostTable
-from eenet.core.policy import ConfidenceScorer, MixedPolicy, Policy, ScorePolicy, coin
+from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, coin
+from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, exit_distribution, replay
 from eenet.errors import InputError, ShapeError, TableError

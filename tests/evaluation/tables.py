@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import ConfidenceScorer, ScorePolicy
+from eenet.core.policy import ScorePolicy
+from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.schedulers.base import Dial, Scheduler
 

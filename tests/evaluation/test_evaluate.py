@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tests.evaluation.tables import NEVER, by_hand, planted
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import ConfidenceScorer, ScorePolicy
+from eenet.core.policy import ScorePolicy
+from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.errors import BudgetError, ShapeError, TableError
 from eenet.evaluation import evaluate

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.evaluation.tables import NEVER, Fixed, by_hand, planted
 
-from eenet.core.policy import ConfidenceScorer, ScorePolicy
+from eenet.core.policy import ScorePolicy
+from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.errors import InputError, ShapeError

@@ -10,7 +10,8 @@ from tests.inference.conftest import POLICIES, Featured, policies, quantile_poli
 from torch import nn
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import ConfidenceScorer, ScorePolicy, coin
+from eenet.core.policy import ScorePolicy, coin
+from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import replay
 from eenet.errors import InputError, ShapeError

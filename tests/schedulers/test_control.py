@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import ConfidenceScorer, Policy, ScorePolicy
+from eenet.core.policy import Policy, ScorePolicy
+from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, replay
 from eenet.errors import BudgetError, InputError, ShapeError

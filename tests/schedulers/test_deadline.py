@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from eenet.core.costs import CostTable, standard_budgets
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, Scorer
+from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
+from eenet.core.scorers import Scorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, replay
 from eenet.errors import BudgetError, InputError

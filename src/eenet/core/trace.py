@@ -10,15 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import (
-    MixedPolicy,
-    Policy,
-    ScorePolicy,
-    StateScorer,
-    TransformedPolicy,
-    answers_with_newest,
-    unmixed,
-)
+from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, TransformedPolicy, answers_with_newest, unmixed
+from eenet.core.scorers import StateScorer
 from eenet.core.table import ExitTable
 from eenet.core.transform import Transform
 from eenet.errors import ShapeError, TableError

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import ConfidenceScorer, Policy, ScorePolicy
+from eenet.core.policy import Policy, ScorePolicy
+from eenet.core.scorers import ConfidenceScorer
 from eenet.errors import InputError
 from eenet.inference.adaptive import split_leaving
 from eenet.inference.engines import EagerEngine, Engine

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eenet.core.costs import BudgetLike, CostTable
-from eenet.core.policy import Policy, ScorePolicy, Scorer, mix
+from eenet.core.policy import Policy, ScorePolicy, mix
+from eenet.core.scorers import Scorer
 from eenet.core.table import ExitTable
 
 __all__ = ["Dial", "Scheduler"]

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eenet.core.costs import Budget, BudgetLike, CostTable
-from eenet.core.policy import ConfidenceScorer, Policy, ScorePolicy, Scorer, TransformedPolicy, unmixed
+from eenet.core.policy import Policy, ScorePolicy, TransformedPolicy, unmixed
+from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.errors import InputError, RunError, TableError

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 from eenet.core.costs import Budget, BudgetLike, CostTable
-from eenet.core.policy import ConfidenceScorer, MixedPolicy, Policy, ScorePolicy, Scorer, TransformedPolicy
+from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, TransformedPolicy
+from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.table import ExitTable
 from eenet.core.transform import Transform
 from eenet.errors import BudgetError, InputError

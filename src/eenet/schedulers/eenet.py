@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eenet.core.confidence import certainty, max_prob, squash
 from eenet.core.costs import BudgetLike, CostTable, standard_budgets
-from eenet.core.policy import Scorer
+from eenet.core.scorers import Scorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.errors import InputError

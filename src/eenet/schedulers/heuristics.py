@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eenet.core.confidence import max_prob, squash, vote_share
 from eenet.core.costs import BudgetLike, CostTable
-from eenet.core.policy import ConfidenceScorer, Scorer
+from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.schedulers.base import Dial, Scheduler

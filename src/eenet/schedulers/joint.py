@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eenet.core.costs import BudgetLike, CostTable
-from eenet.core.policy import ConfidenceScorer, Scorer
+from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.schedulers.base import Dial, Scheduler

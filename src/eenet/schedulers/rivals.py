@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eenet.core.confidence import squash
 from eenet.core.costs import BudgetLike, CostTable
-from eenet.core.policy import ConfidenceScorer, Scorer
+from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.errors import InputError

@@ -12,14 +12,8 @@ from torch import Tensor
 
 from eenet.core.costs import CostTable
 from eenet.core.files import atomic_path, load_tensors, read_json, save_tensors, sha256, write_json
-from eenet.core.policy import (
-    ConfidenceScorer,
-    MixedPolicy,
-    Policy,
-    ScorePolicy,
-    Scorer,
-    TransformedPolicy,
-)
+from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, TransformedPolicy
+from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.transform import Transform
 from eenet.errors import BundleError, EenetError, InputError
 from eenet.schedulers.eenet import EENetScorer

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eenet.core.costs import BudgetLike, CostTable, standard_budgets
-from eenet.core.policy import Policy, ScorePolicy, StateScorer
+from eenet.core.policy import Policy, ScorePolicy
+from eenet.core.scorers import StateScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.errors import InputError
