@@ -9,10 +9,20 @@ from hypothesis import strategies as st
 
 from eenet.core import confidence
 from eenet.core.costs import CostTable
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, coin
-from eenet.core.scorers import ConfidenceScorer
+from eenet.core.policy import (
+    MixedPolicy,
+    Policy,
+    ScorePolicy,
+    TransformedPolicy,
+    answers_with_newest,
+    coin,
+    mix,
+    unmixed,
+)
+from eenet.core.scorers import ConfidenceScorer, StateScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, exit_distribution, replay
+from eenet.core.transform import Transform
 from eenet.errors import InputError, ShapeError, TableError
 from eenet.schedulers.eenet import EENetScorer, exit_features
 from eenet.testing import check_policy, synthetic_table
@@ -175,3 +185,192 @@ def test_confidences_leave_their_input_alone():
     for name in confidence.__all__:
         getattr(confidence, name)(log_probs)
     assert torch.equal(before, log_probs)
+
+
+class Mean(Transform):
+    """The normalised geometric mean of all exits seen."""
+
+    calls = 0
+
+    def forward(self, seen):
+        self.calls += 1
+        return torch.log_softmax(seen.mean(dim=1), dim=1)
+
+
+class Together(Policy):
+    """Leaves by the newest exit, answers with all."""
+
+    def score(self, seen, features=None):
+        return seen[:, -1].amax(dim=1)
+
+    def answer(self, seen, features=None):
+        return torch.log_softmax(seen.mean(dim=1), dim=1)
+
+
+TOGETHER = Together(torch.tensor([-0.4, -0.4, -0.4, -INF]))
+
+
+def test_a_transformed_policy_by_hand():
+    # log-odds 3, -1 (and 1 together); 1, 2 (1.5 together); the threshold is 2 for all
+    logits = torch.tensor([[[3.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [2.0, 0.0]]])
+    table = ExitTable(logits=logits, labels=torch.tensor([0, 0, 1]), costs=CostTable((1.0, 3.0), "ms"))
+    rule = TransformedPolicy(Mean(), policy(2.0))
+    trace = replay(rule, table)
+    assert trace.exit_index.tolist() == [0, 1, 1]
+    odds = trace.log_probs[:, 0] - trace.log_probs[:, 1]
+    assert odds.tolist() == pytest.approx([3.0, 1.5, 0.5])
+    replayer = Replayer(table)
+    assert replayer.utility(rule).tolist() == [1.0, 1.0, 0.0]
+    assert replayer.expected(rule, table.costs) == pytest.approx((7 / 3, 2 / 3))
+    assert rule.thresholds.tolist() == [2.0, -INF]
+
+
+@pytest.mark.parametrize("name", ["max_prob", "streak", "vote_share"])
+def test_a_transformed_policy_decides_as_its_policy_does_on_the_transformed_table(name):
+    table = synthetic_table(400)
+    inner = policy(1.0, 1.0, 1.0, name=name)
+    rule = TransformedPolicy(Mean(), inner)
+    check_policy(rule, table)
+    outside, inside = replay(rule, table), replay(inner, table.transformed(Mean()))
+    assert torch.equal(outside.exit_index, inside.exit_index)
+    assert torch.equal(outside.log_probs, inside.log_probs)
+    assert torch.equal(Replayer(table).utility(rule), Replayer(table.transformed(Mean())).utility(inner))
+    seen = table.log_probs(slice(None))[:, :3]
+    assert torch.equal(rule.score(seen), inner.score(Mean().history(seen)))
+
+
+def test_earlier_exits_are_worked_out_only_for_policies_that_look_at_them():
+    seen = torch.log_softmax(torch.randn(5, 3, 4), dim=2)
+    ids = torch.arange(5)
+    for inner, calls in (
+        (policy(1.0, 1.0, 1.0), 1),
+        (policy(1.0, 1.0, 1.0, name="streak"), 3),
+        (MixedPolicy(policy(1.0, 1.0, 1.0), policy(1.0, 1.0, 1.0, name="margin"), 0.5), 1),
+        (MixedPolicy(policy(1.0, 1.0, 1.0), policy(1.0, 1.0, 1.0, name="streak"), 0.5), 3),
+        (TOGETHER, 3),
+    ):
+        rule = TransformedPolicy(Mean(), inner)
+        assert torch.equal(rule.leaves(seen, ids), inner.leaves(rule.transform.history(seen), ids))
+        rule.transform.calls = 0
+        rule.leaves(seen, ids)
+        assert rule.transform.calls == calls
+        rule.transform.calls = 0
+        answers = rule.answers(seen, ids)
+        assert rule.transform.calls == (3 if inner is TOGETHER else 1)
+        assert torch.equal(answers, inner.answers(rule.transform.history(seen), ids))
+
+
+def test_one_transform_is_enough():
+    rule = TransformedPolicy(Mean(), policy(1.0))
+    for inner in (rule, MixedPolicy(rule, policy(2.0), 0.5)):
+        with pytest.raises(InputError, match=r"policy is transformed already: .* Use one transform"):
+            TransformedPolicy(Mean(), inner)
+
+
+def test_who_answers_with_the_newest_exit():
+    a, b = policy(1.0, 1.0, 1.0), policy(2.0, 2.0, 2.0)
+    assert answers_with_newest(a)
+    assert answers_with_newest(MixedPolicy(a, MixedPolicy(a, b, 0.5), 0.5))
+    assert not answers_with_newest(TOGETHER)
+    assert not answers_with_newest(MixedPolicy(a, MixedPolicy(TOGETHER, b, 0.5), 0.5))
+    assert not answers_with_newest(TransformedPolicy(Mean(), a))  # not as the model gave it
+
+
+def test_unmixed_by_hand():
+    a, b, c = policy(1.0), policy(2.0), policy(3.0)
+    assert unmixed(a) == [(1.0, a)]
+    nested = MixedPolicy(MixedPolicy(a, b, 0.25), c, 0.5)
+    assert unmixed(nested) == [(0.125, a), (0.375, b), (0.5, c)]
+    transform = Mean()
+    parts = unmixed(TransformedPolicy(transform, nested))
+    assert [(share, part.policy) for share, part in parts] == [(0.125, a), (0.375, b), (0.5, c)]
+    assert all(part.transform is transform for _, part in parts)
+    alone = TransformedPolicy(transform, a)
+    assert unmixed(alone) == [(1.0, alone)]
+    outside = MixedPolicy(alone, b, 0.5)
+    assert unmixed(outside) == [(0.5, alone), (0.5, b)]
+
+
+def test_mixing_keeps_one_transform_outside():
+    transform, a, b = Mean(), policy(1.0), policy(2.0)
+    one, two = TransformedPolicy(transform, a), TransformedPolicy(transform, b)
+    mixed = mix(one, two, 0.3, 7)
+    assert isinstance(mixed, TransformedPolicy) and isinstance(mixed.policy, MixedPolicy)
+    assert (mixed.policy.a, mixed.policy.b, mixed.policy.weight, mixed.policy.seed) == (a, b, 0.3, 7)
+    for other in (TransformedPolicy(Mean(), b), b):
+        assert isinstance(mix(one, other, 0.3, 7), MixedPolicy)
+    assert isinstance(mix(a, b, 0.3, 7), MixedPolicy)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 100), st.floats(0, 1))
+def test_a_mix_inside_a_transform_is_the_mix_outside(seed, weight):
+    table = synthetic_table(60, seed=seed)
+    transform, a, b = Mean(), policy(0.4, 0.4, 0.4), policy(1.5, 1.5, 1.5, name="streak")
+    inside = TransformedPolicy(transform, MixedPolicy(a, b, weight, seed))
+    outside = MixedPolicy(TransformedPolicy(transform, a), TransformedPolicy(transform, b), weight, seed)
+    one, two = replay(inside, table), replay(outside, table)
+    assert torch.equal(one.exit_index, two.exit_index)
+    assert torch.equal(one.log_probs, two.log_probs)
+    assert one.exit_index.tolist() == slow_replay(inside, table)
+    assert Replayer(table).expected(inside, table.costs) == Replayer(table).expected(outside, table.costs)
+
+
+def test_outcomes_per_sample_are_expected_ones():
+    table = synthetic_table(200)
+    a, b = policy(0.5, 0.5, 0.5), TransformedPolicy(Mean(), policy(2.0, 2.0, 2.0))
+    replayer = Replayer(table)
+    cost, utility = replayer.per_sample(MixedPolicy(a, b, 0.25), table.costs)
+    cumulative = torch.tensor(table.costs.cumulative).double()
+    at_a, at_b = replay(a, table).exit_index, replay(b, table).exit_index
+    assert torch.allclose(cost, 0.25 * cumulative[at_a] + 0.75 * cumulative[at_b])
+    assert torch.allclose(utility, 0.25 * replayer.utility(a) + 0.75 * replayer.utility(b))
+    assert replayer.expected(MixedPolicy(a, b, 0.25), table.costs) == pytest.approx(
+        (float(cost.mean()), float(utility.mean()))
+    )
+
+
+class Sum(StateScorer):
+    """Reads one column of a state that counts how often it is worked out."""
+
+    def __init__(self, state, column):
+        super().__init__(state)
+        self.column = column
+
+    def read(self, state, k):
+        return state[:, self.column] + k
+
+
+class Counted(torch.nn.Module):
+    calls = 0
+
+    def forward(self, seen, features=None):
+        self.calls += 1
+        return seen[:, -1]
+
+
+def test_prepared_policies_share_one_pass_and_a_state_is_worked_out_once():
+    table, state, transform = synthetic_table(100), Counted(), Mean()
+    scorers = [Sum(state, column) for column in (0, 1)]
+    plain = [ScorePolicy(scorer, torch.tensor([0.0, -1.0, -2.0, -INF])) for scorer in scorers]
+    behind = [TransformedPolicy(transform, one) for one in plain]
+    whole = [MixedPolicy(plain[0], behind[1], 0.5), TransformedPolicy(transform, MixedPolicy(*plain, 0.5)), TOGETHER]
+    prepared, anew = Replayer(table), Replayer(table)
+    prepared.prepare(whole)
+    assert state.calls == 2 * 3  # two views, three early exits
+    known = [*whole[:2], plain[0], *behind]
+    found = [prepared.exit_index(one) for one in known]
+    assert state.calls == 2 * 3
+    assert prepared.behind(transform) is prepared.behind(transform)
+    for one, exits in zip(known, found, strict=True):
+        assert torch.equal(exits, anew.exit_index(one))
+    seen = table.log_probs(slice(None))
+    assert torch.equal(prepared.scores(scorers[0])[:, 2], scorers[0](seen[:, :3]))
+    assert torch.equal(prepared.scores(TOGETHER)[:, 1], TOGETHER.score(seen[:, :2]))
+
+
+def test_a_policy_behind_a_transform_has_no_utility_where_that_is_not_accuracy():
+    table = synthetic_table(50)
+    graded = ExitTable(logits=table.logits, labels=table.labels, utility=torch.rand(50, 4), costs=table.costs)
+    with pytest.raises(TableError, match="judging a policy needs 'labels' or 'utility'"):
+        Replayer(graded).utility(TransformedPolicy(Mean(), policy(1.0, 1.0, 1.0)))

@@ -16,6 +16,7 @@ __all__ = ["Ensemble", "fit_calibration", "fit_ensemble", "fit_geometric_ensembl
 
 _PRIOR_WEIGHT = 2.0  # pulls the weights towards the newest exit alone, in units of one sample's likelihood
 _PRIOR_BIAS = 5.0  # pulls the class biases towards 0
+_PER_CLASS = 20  # samples of a class on average below which there are no biases
 _ENTRIES = 2_000_000  # samples times classes that are fitted on at most; more would cost time and change little
 
 
@@ -76,7 +77,8 @@ class Ensemble(Transform):
 def fit_ensemble(table: ExitTable, seed: int = 0) -> Ensemble:
     """Return the combination of exits under which the labels are most likely.
 
-    Exit ``k`` has ``k + 1`` weights and one bias per class, fitted by penalised maximum likelihood, a convex problem.
+    Exit ``k`` has ``k + 1`` weights and one bias per class (none where classes have fewer than 20 samples on average),
+    fitted by penalised maximum likelihood, a convex problem.
 
     Args:
         table: With labels; data that took no part in training.
@@ -173,34 +175,41 @@ def _fit_exit(seen: Tensor, labels: Tensor, *, positive: bool) -> tuple[Tensor, 
 
     exits, classes = seen.shape[1:]
     likelihood = _Likelihood(seen, labels)
-    start = np.zeros(exits + classes)
-    start[exits - 1] = 1.0
+    start = likelihood.prior.numpy()
     if positive:
-        bounds = [(0.0, None)] * exits + [(None, None)] * classes
+        bounds = [(0.0, None)] * exits + [(None, None)] * (len(start) - exits)
         found = minimize(likelihood.value, start, jac=True, method="L-BFGS-B", bounds=bounds)
     else:
         found = minimize(likelihood.value, start, jac=True, hess=likelihood.curvature, method="trust-exact")
     best = torch.from_numpy(found.x)
-    return best[:exits], best[exits:]
+    return best[:exits], best[exits:] if len(best) > exits else torch.zeros(classes, dtype=torch.float64)
 
 
 class _Likelihood:
-    """Penalised negative log-likelihood per sample of weights and biases, with its derivatives."""
+    """Penalised negative log-likelihood per sample of weights and biases, with its derivatives.
+
+    Where classes have few samples there are no biases: they would be guesses, and as many as there are classes.
+    """
 
     def __init__(self, seen: Float[Tensor, "sample seen class"], labels: Int[Tensor, " sample"]) -> None:
         samples, exits, classes = seen.shape
         self.shape = (samples, classes)
         self.seen = seen.transpose(0, 1).reshape(exits, -1)  # flat, so that all sums are matrix products
         self.target = torch.nn.functional.one_hot(labels, classes).double()
-        self.prior = torch.cat([torch.zeros(exits - 1), torch.ones(1), torch.zeros(classes)]).double()
-        self.penalty = torch.tensor([_PRIOR_WEIGHT] * exits + [_PRIOR_BIAS] * classes).double()
+        self.biased = samples >= _PER_CLASS * classes
+        biases = classes if self.biased else 0
+        self.prior = torch.cat([torch.zeros(exits - 1), torch.ones(1), torch.zeros(biases)]).double()
+        self.penalty = torch.tensor([_PRIOR_WEIGHT] * exits + [_PRIOR_BIAS] * biases).double()
 
     def value(self, values: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the loss and its gradient."""
         log_p = self._log_probs(values)
         error, away = log_p.exp() - self.target, torch.from_numpy(values) - self.prior
         loss = -(log_p * self.target).sum() + (self.penalty * away * away).sum()
-        slope = torch.cat([self.seen @ error.flatten(), error.sum(dim=0)]) + 2 * self.penalty * away
+        slope = self.seen @ error.flatten()
+        if self.biased:
+            slope = torch.cat([slope, error.sum(dim=0)])
+        slope = slope + 2 * self.penalty * away
         return float(loss) / len(error), (slope / len(error)).numpy()
 
     def curvature(self, values: np.ndarray) -> np.ndarray:
@@ -209,12 +218,14 @@ class _Likelihood:
         weighted = (self.seen * probs.flatten()).view(-1, *self.shape)
         mean = weighted.sum(dim=2)
         within = weighted.flatten(1) @ self.seen.T - mean @ mean.T
-        cross = weighted.sum(dim=1) - mean @ probs
-        biases = torch.diag(probs.sum(dim=0)) - probs.T @ probs
-        hessian = torch.cat([torch.cat([within, cross], 1), torch.cat([cross.T, biases], 1)])
+        hessian = within
+        if self.biased:
+            cross = weighted.sum(dim=1) - mean @ probs
+            biases = torch.diag(probs.sum(dim=0)) - probs.T @ probs
+            hessian = torch.cat([torch.cat([within, cross], 1), torch.cat([cross.T, biases], 1)])
         return ((hessian + torch.diag(2 * self.penalty)) / len(probs)).numpy()
 
     def _log_probs(self, values: np.ndarray) -> Tensor:
         exits = len(self.seen)
-        weights, biases = torch.from_numpy(values[:exits]), torch.from_numpy(values[exits:])
-        return torch.log_softmax((weights @ self.seen).view(self.shape) + biases, dim=1)
+        together = (torch.from_numpy(values[:exits]) @ self.seen).view(self.shape)
+        return torch.log_softmax(together + torch.from_numpy(values[exits:]) if self.biased else together, dim=1)
