@@ -302,7 +302,7 @@ def test_mixing_keeps_one_transform_outside():
     assert isinstance(mix(a, b, 0.3, 7), MixedPolicy)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 100), st.floats(0, 1))
 def test_a_mix_inside_a_transform_is_the_mix_outside(seed, weight):
     table = synthetic_table(60, seed=seed)
