@@ -143,7 +143,7 @@ def foretold(val: ExitTable, test: ExitTable, splits: int, seed: int) -> list[tu
 def described(table: ExitTable, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return state, embedding and target of all samples at one exit."""
     utility = table.require_utility("foretelling")
-    state = StoppingState().of(table.log_probs_at(slice(None), k), None)
+    state = StoppingState.suiting(table, with_features=False).of(table.log_probs_at(slice(None), k), None)
     target = (utility[:, k] < 0.5) & (utility[:, -1] > 0.5)
     return state.numpy(), table.features[:, k].double().numpy(), target.numpy()
 

@@ -23,24 +23,30 @@ from eenet.schedulers.stopping_fit import Induced, induce
 from eenet.schedulers.thresholds import frontier
 from eenet.schedulers.transformed import behind
 
+_MOST_CURVES = 64  # classes up to which each has a curve of its own
+
 __all__ = ["StoppingScheduler", "StoppingScorer", "StoppingState"]
 
 
 class StoppingState(nn.Module):
     """What the stopping rule knows of a sample: the newest exit's probabilities and what sums them up.
 
-    The columns are the probabilities, the largest of them, their sum of squares, and the sum of ``p log p``; with
-    features also the newest exit's features.
+    The columns are the probabilities, their squares (one by one, so that every class has a curve of its own, or only
+    their sum), the largest probability, and the sum of ``p log p``; with features also the newest exit's features.
 
     Args:
+        curved: Whether the squares stand one by one.
         with_features: Whether the table's features belong to the state.
     """
 
-    summaries = 3  # columns beside probabilities and features
-
-    def __init__(self, *, with_features: bool = False) -> None:
+    def __init__(self, *, curved: bool = True, with_features: bool = False) -> None:
         super().__init__()
-        self.with_features = with_features
+        self.curved, self.with_features = curved, with_features
+
+    @classmethod
+    def suiting(cls, table: ExitTable, *, with_features: bool) -> StoppingState:
+        """Return the state for a table; squares stand one by one where classes are few."""
+        return cls(curved=table.num_classes <= _MOST_CURVES, with_features=with_features and table.features is not None)
 
     def forward(
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
@@ -48,10 +54,9 @@ class StoppingState(nn.Module):
         """Return the state at the newest exit seen, in double."""
         return self.of(seen[:, -1], None if features is None else features[:, -1])
 
-    def width(self, table: ExitTable) -> int:
-        """Return the number of columns on a table."""
-        extra = table.features.shape[2] if self.with_features and table.features is not None else 0
-        return table.num_classes + self.summaries + extra
+    def own_columns(self, num_classes: int) -> int:
+        """Return the number of columns without features."""
+        return 2 * num_classes + 2 if self.curved else num_classes + 3
 
     def of(
         self, log_probs: Float[Tensor, "sample class"], features: Float[Tensor, "sample feature"] | None
@@ -59,7 +64,8 @@ class StoppingState(nn.Module):
         """Return the state that belongs to one exit's log-probabilities and features."""
         log_p = log_probs.double()
         p = log_p.exp()
-        columns = [p, p.amax(dim=1, keepdim=True), _products(p, p), _products(p, log_p)]
+        squares = p * p if self.curved else _products(p, p)
+        columns = [p, squares, p.amax(dim=1, keepdim=True), _products(p, log_p)]
         if self.with_features:
             if features is None:
                 raise InputError(
@@ -82,7 +88,8 @@ class StoppingScorer(StateScorer):
     Args:
         num_exits: Number of exits.
         num_columns: Of the state.
-        with_features: Whether the table's features belong to the state.
+        curved: As of the state.
+        with_features: As of the state.
         state: Shared by scorers of one fit; default: a new one.
         weight: ``[early exit, column]``; default zero, for loading.
         bias: ``[early exit]``; default zero, for loading.
@@ -96,13 +103,14 @@ class StoppingScorer(StateScorer):
         num_exits: int,
         num_columns: int,
         *,
+        curved: bool = True,
         with_features: bool = False,
         state: StoppingState | None = None,
         weight: Float[Tensor, "early column"] | None = None,
         bias: Float[Tensor, " early"] | None = None,
     ) -> None:
-        super().__init__(StoppingState(with_features=with_features) if state is None else state)
-        self.with_features, self.newest_only = with_features, True
+        super().__init__(StoppingState(curved=curved, with_features=with_features) if state is None else state)
+        self.curved, self.with_features, self.newest_only = curved, with_features, True
         # double: a sum rounded once to float32 does not depend on the batch it was computed in
         self.register_buffer("weight", torch.zeros(num_exits - 1, num_columns).double() if weight is None else weight)
         self.register_buffer("bias", torch.zeros(num_exits - 1).double() if bias is None else bias)
@@ -125,10 +133,9 @@ class StoppingScorer(StateScorer):
         k, log_p = len(outputs) - 1, outputs[-1].astype(np.float64)
         weight, classes = self.weight.numpy()[k], len(log_p)
         p = np.exp(log_p)
-        score = p.dot(weight[:classes]) + self.bias.numpy()[k]
-        score += (
-            p[log_p.argmax()] * weight[classes] + p.dot(p) * weight[classes + 1] + p.dot(log_p) * weight[classes + 2]
-        )
+        squares = (p * p).dot(weight[classes:-2]) if self.curved else p.dot(p) * weight[classes]
+        score = p.dot(weight[:classes]) + squares + p[log_p.argmax()] * weight[-2] + p.dot(log_p) * weight[-1]
+        score += self.bias.numpy()[k]
         return torch.from_numpy(np.array((score,), dtype=np.float32))
 
     def widened(self, num_exits: int) -> StoppingScorer:
@@ -136,12 +143,15 @@ class StoppingScorer(StateScorer):
         known, columns = self.weight.shape
         weight, bias = torch.zeros(num_exits - 1, columns).double(), torch.zeros(num_exits - 1).double()
         weight[:known], bias[:known] = self.weight, self.bias
-        return StoppingScorer(num_exits, columns, with_features=self.with_features, weight=weight, bias=bias)
+        return StoppingScorer(
+            num_exits, columns, curved=self.curved, with_features=self.with_features, weight=weight, bias=bias
+        )
 
     def settings(self) -> dict[str, object]:
         """Return the sizes that rebuild this scorer."""
         early, columns = self.weight.shape
-        return {"num_exits": early + 1, "num_columns": columns, "with_features": self.with_features}
+        kind = {"curved": self.curved, "with_features": self.with_features}
+        return {"num_exits": early + 1, "num_columns": columns, **kind}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +224,7 @@ class StoppingScheduler(Scheduler):
         return bool(reached[1] > reached[0])
 
     def _state(self, table: ExitTable) -> StoppingState:
-        return StoppingState(with_features=self.use_features and table.features is not None)
+        return StoppingState.suiting(table, with_features=self.use_features)
 
     def _induce(self, table: ExitTable, costs: CostTable, worth: Tensor, state: StoppingState) -> Induced:
         return induce(
@@ -237,7 +247,8 @@ class StoppingScheduler(Scheduler):
         scorers = (
             StoppingScorer(
                 table.num_exits,
-                state.width(table),
+                induced.weight.shape[2],
+                curved=state.curved,
                 with_features=state.with_features,
                 state=state,
                 weight=induced.weight[i],

@@ -78,13 +78,14 @@ def induce(
     cumulative = torch.tensor(costs.cumulative, dtype=torch.float64)
     fold = folds_of(table.num_samples, min(folds, table.num_samples), seed)
     prices = _prices(worth, costs)
-    width, own = state.width(table), table.num_classes + state.summaries
+    own = state.own_columns(table.num_classes)
+    width = own + (table.features.shape[2] if state.with_features and table.features is not None else 0)
     weight = torch.zeros(len(prices), exits - 1, width, dtype=torch.float64)
     bias = torch.zeros(len(prices), exits - 1, dtype=torch.float64)
     leaves_at = torch.full((table.num_samples, len(prices)), exits - 1)  # where each rule, from exit k on, leaves
     for k in reversed(range(exits - 1)):
         gain = worth.gather(1, leaves_at) - worth[:, k, None] - prices * (cumulative[leaves_at] - cumulative[k])
-        x = _columns(table, state, k)
+        x = _columns(table, state, k, width)
         penalty = torch.full((width,), ridge, dtype=torch.float64)
         if own < width:
             penalty[own:] = feature_ridge * x[:, own:].double().var(dim=0).clamp_min(1e-12)
@@ -111,10 +112,10 @@ def _prices(worth: Tensor, costs: CostTable) -> Float[Tensor, " price"]:
     return torch.cat([torch.zeros(1, dtype=torch.float64), grid])
 
 
-def _columns(table: ExitTable, state: StoppingState, k: int) -> Float[Tensor, "sample column"]:
+def _columns(table: ExitTable, state: StoppingState, k: int, width: int) -> Float[Tensor, "sample column"]:
     """Return the state of all samples at an exit, in float32 where it is large."""
-    kind = torch.float64 if table.num_samples * state.width(table) < _LARGE else torch.float32
-    x = torch.empty(table.num_samples, state.width(table), dtype=kind)
+    kind = torch.float64 if table.num_samples * width < _LARGE else torch.float32
+    x = torch.empty(table.num_samples, width, dtype=kind)
     for rows in table.chunks():
         features = None if table.features is None else table.features[rows, k].float()
         x[rows] = state.of(table.log_probs_at(rows, k), features).to(kind)
