@@ -23,14 +23,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eenet import ConfidenceScorer, EagerEngine, Engine, MixedPolicy, Policy, ScorePolicy, cifar_resnet
+from eenet import (
+    ConfidenceScorer,
+    EagerEngine,
+    Engine,
+    MixedPolicy,
+    Policy,
+    ScorePolicy,
+    Transform,
+    TransformedPolicy,
+    cifar_resnet,
+)
 from eenet.core.files import write_json
 from eenet.core.scorers import Scorer
 from eenet.inference.adaptive import AdaptiveModel
 from eenet.inference.engines.base import Inputs, State
 from eenet.inference.record import outputs
 from eenet.schedulers.eenet import EENetScorer
+from eenet.schedulers.ensemble import Ensemble
 from eenet.schedulers.heuristics import VoteScorer
+from eenet.schedulers.stopping import StoppingScorer, StoppingState
 
 EXITS = (4, 9, 13, 18, 22)
 TARGETS = {1: 0.05, 128: 0.03}
@@ -74,8 +86,9 @@ def policies(logits: Tensor) -> dict[str, Policy]:
     num_exits, num_classes = logits.shape[1:]
     weight = torch.rand(num_exits, num_classes + 3 + num_exits - 1) / 20
 
-    def spread(scorer: Scorer) -> ScorePolicy:
+    def spread(scorer: Scorer, transform: Transform | None = None) -> ScorePolicy:
         seen = torch.log_softmax(logits, dim=-1)
+        seen = seen if transform is None else transform.history(seen)
         inside = torch.ones(len(logits), dtype=torch.bool)
         thresholds = []
         for k in range(num_exits - 1):
@@ -86,12 +99,17 @@ def policies(logits: Tensor) -> dict[str, Policy]:
         return ScorePolicy(scorer, torch.tensor([*thresholds, -math.inf]))
 
     max_prob, eenet = spread(ConfidenceScorer("max_prob")), spread(EENetScorer(num_exits, num_classes, weight))
+    together = Ensemble(num_exits, num_classes, torch.rand(num_exits, num_exits).tril())
+    columns = StoppingState().own_columns(num_classes)
+    stopping = StoppingScorer(num_exits, columns, weight=torch.rand(num_exits - 1, columns, dtype=torch.float64))
     later = ScorePolicy(max_prob.scorer, max_prob.thresholds + 0.01)
     return {
         "max_prob": max_prob,
         "certainty": spread(ConfidenceScorer("certainty")),
         "vote": spread(VoteScorer()),
         "eenet": eenet,
+        "stopping": spread(stopping),
+        "stopping, ensemble": TransformedPolicy(together, spread(stopping, together)),
         "max_prob, mixed": MixedPolicy(max_prob, later, 0.5),
     }
 
