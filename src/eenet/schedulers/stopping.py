@@ -16,7 +16,7 @@ from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import StateScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
-from eenet.errors import InputError
+from eenet.errors import InputError, TableError
 from eenet.schedulers.base import Dial, Scheduler
 from eenet.schedulers.ensemble import Ensemble, fit_ensemble, held_out_ensemble
 from eenet.schedulers.stopping_fit import Induced, induce
@@ -202,9 +202,14 @@ class StoppingScheduler(Scheduler):
 
         On the fitting data a larger budget never lowers utility. The policy may stay below a budget where spending more
         bought nothing.
+
+        Raises:
+            TableError: The table has neither labels nor utility, no costs are known, or it holds 1 sample only.
         """
         costs = costs or table.require_costs()
         table.require_utility("fitting stopping")
+        if table.num_samples < 2:
+            raise TableError("table of 1 sample is too small: stopping holds samples out in turn. Give at least 2.")
         if isinstance(table.transform, Ensemble):
             return self._dial(table, costs, _worth(table, table.transform))
         together = fit_ensemble(table, self.seed) if table.utility_is_accuracy else None

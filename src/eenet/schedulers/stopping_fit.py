@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Induced", "induce"]
 
-_PRICES = 40  # values of the multiplier, evenly spaced in its logarithm
+_PRICES = 80  # values of the multiplier, evenly spaced in its logarithm; with half as many, rules are missed
 _BLOCK = 4096  # samples worked on at a time
 _LARGE = 10_000_000  # numbers in the columns of a regression above which they are kept in float32
 
 
 @dataclass(frozen=True)
 class Induced:
-    """Stopping rules, one per candidate: every price of cost, and every fixed exit.
+    """Stopping rules, one per candidate: every fixed exit, then every price of cost.
 
     A rule leaves where ``weight . state + bias >= 0``.
 
@@ -93,11 +93,12 @@ def induce(
         leaves_at = torch.where(held_out > 0, leaves_at, k)
         weight[:, k], bias[:, k] = -found.T, -constant  # a rule leaves where its score is not negative
     fixed = torch.arange(exits)
-    leaves_at = torch.cat([leaves_at, fixed.expand(table.num_samples, -1)], dim=1)
+    # fixed exits first: where a rule held out is as good, its deployed mean may still spend more
+    leaves_at = torch.cat([fixed.expand(table.num_samples, -1), leaves_at], dim=1)
     always = torch.where(fixed[:, None] <= fixed[:-1], 1.0, -1.0)  # a fixed exit's score: below 0 before it
     return Induced(
-        weight=torch.cat([weight, torch.zeros(exits, exits - 1, width, dtype=torch.float64)]),
-        bias=torch.cat([bias, always.double()]),
+        weight=torch.cat([torch.zeros(exits, exits - 1, width, dtype=torch.float64), weight]),
+        bias=torch.cat([always.double(), bias]),
         cost=cumulative[leaves_at].mean(dim=0),
         utility=utility.gather(1, leaves_at).mean(dim=0),
         worth=worth.gather(1, leaves_at).mean(dim=0),
