@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ __all__ = [
     "TransformedPolicy",
     "answers_with_newest",
     "coin",
-    "mix",
     "unmixed",
 ]
 
@@ -119,6 +119,21 @@ class ScorePolicy(Policy):
         """Return the scorer's score."""
         return self.scorer.forward(seen, features)
 
+    def leaves(
+        self,
+        seen: Float[Tensor, "sample seen class"],
+        sample_ids: Int[Tensor, " sample"],
+        features: Float[Tensor, "sample seen feature"] | None = None,
+    ) -> Bool[Tensor, " sample"]:
+        """Return which of the samples leave; a single one is worked out by numpy where the scorer can."""
+        if len(seen) == 1 and seen.is_cpu and self.scorer.single:
+            return self.leaves_one(seen.numpy()[0, -1], seen.shape[1] - 1)
+        return super().leaves(seen, sample_ids, features)
+
+    def leaves_one(self, newest: Float[np.ndarray, " class"], k: int) -> Bool[Tensor, " 1"]:
+        """Return whether one sample leaves at exit ``k``, for scorers that can score a single sample."""
+        return torch.from_numpy(np.array((self.scorer.one(newest, k) >= self.thresholds.numpy()[k],)))
+
 
 class MixedPolicy(Policy):
     """Two policies and one coin per sample: meets a budget between their costs exactly, in expectation.
@@ -170,6 +185,9 @@ class MixedPolicy(Policy):
         """Return which of the samples leave, each by the rule its coin chose."""
         first = self.follows_a(sample_ids)
         a, b = self.a, self.b
+        if isinstance(a, TransformedPolicy) and isinstance(b, TransformedPolicy) and a.transform is b.transform:
+            seen = a.shown(seen, newest_only=a.newest_only and b.newest_only)
+            a, b = a.policy, b.policy
         if isinstance(a, ScorePolicy) and isinstance(b, ScorePolicy) and a.scorer is b.scorer:
             k = seen.shape[1] - 1
             return a.score(seen, features) >= torch.where(first, a.thresholds[k], b.thresholds[k])
@@ -208,14 +226,14 @@ class TransformedPolicy(Policy):
             )
         super().__init__(policy.thresholds)
         self.transform, self.policy = transform, policy
-        self._newest_only = _looks_at_newest_only(policy)
+        self.newest_only = _looks_at_newest_only(policy)
         self._answers_with_newest = answers_with_newest(policy)
 
     def score(
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
     ) -> Float[Tensor, " sample"]:
         """Return the policy's score of the transformed outputs."""
-        return self.policy.score(self._shown(seen), features)
+        return self.policy.score(self.shown(seen, newest_only=self.newest_only), features)
 
     def answer(
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
@@ -233,7 +251,10 @@ class TransformedPolicy(Policy):
         features: Float[Tensor, "sample seen feature"] | None = None,
     ) -> Bool[Tensor, " sample"]:
         """Return which of the samples leave, judged by their transformed outputs."""
-        return self.policy.leaves(self._shown(seen), sample_ids, features)
+        policy, transform = self.policy, self.transform
+        if len(seen) == 1 and seen.is_cpu and type(policy) is ScorePolicy and policy.scorer.single and transform.single:
+            return policy.leaves_one(transform.one(seen.numpy()[0]), seen.shape[1] - 1)
+        return policy.leaves(self.shown(seen, newest_only=self.newest_only), sample_ids, features)
 
     def answers(
         self,
@@ -246,12 +267,13 @@ class TransformedPolicy(Policy):
             return self.answer(seen, features)
         return self.policy.answers(self.transform.history(seen), sample_ids, features)
 
-    def _shown(self, seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample seen class"]:
-        """Return the transformed outputs; the newest in every place for a policy that looks at no other."""
-        if self._newest_only:
-            newest = self.transform.forward(seen)  # not by call: hooks, which are not used, cost as much as deciding
-            return (newest if len(newest) == 1 else newest.unsqueeze(1)).expand_as(seen)
-        return self.transform.history(seen)
+    def shown(
+        self, seen: Float[Tensor, "sample seen class"], *, newest_only: bool
+    ) -> Float[Tensor, "sample seen class"]:
+        """Return the transformed outputs; the newest in every place for who looks at no other."""
+        if not newest_only:
+            return self.transform.history(seen)
+        return self.transform.forward(seen).unsqueeze(1).expand_as(seen)
 
 
 def _looks_at_newest_only(policy: Policy) -> bool:
@@ -276,13 +298,6 @@ def unmixed(policy: Policy) -> list[tuple[float, Policy]]:
     if isinstance(policy, TransformedPolicy) and isinstance(policy.policy, MixedPolicy):
         return [(share, TransformedPolicy(policy.transform, part)) for share, part in unmixed(policy.policy)]
     return [(1.0, policy)]
-
-
-def mix(a: Policy, b: Policy, weight: float, seed: int) -> Policy:
-    """Return a policy that follows ``a`` with probability ``weight``, else ``b``; one transform for both stays one."""
-    if isinstance(a, TransformedPolicy) and isinstance(b, TransformedPolicy) and a.transform is b.transform:
-        return TransformedPolicy(a.transform, MixedPolicy(a.policy, b.policy, weight, seed))
-    return MixedPolicy(a, b, weight, seed)
 
 
 def coin(sample_ids: Int[Tensor, " sample"], seed: int) -> Float[Tensor, " sample"]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from eenet.errors import InputError
 
 __all__ = ["Transform"]
 
@@ -17,7 +20,12 @@ class Transform(nn.Module, ABC):
     A transform must treat samples independently, and may look at earlier exits but not at later ones. Policies fitted
     behind one see, and answer with, what it returns. `ExitTable.transformed` applies it to recorded outputs,
     `AdaptiveModel` to a running model's, exit by exit.
+
+    Attributes:
+        single: Whether `one` is there. For one sample numpy takes a fraction of torch's time.
     """
+
+    single: bool = False
 
     @abstractmethod
     def forward(self, seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample class"]:
@@ -26,6 +34,10 @@ class Transform(nn.Module, ABC):
         Args:
             seen: float32 log-probabilities of the exits evaluated so far, as the model gave them.
         """
+
+    def one(self, seen: Float[np.ndarray, "seen class"]) -> Float[np.ndarray, " class"]:
+        """Return the same for a single sample; only where `single` says so."""
+        raise InputError(f"transform {type(self).__name__} takes batches only. Call it instead.")
 
     def history(self, seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample seen class"]:
         """Return the log-probabilities that stand for those of every exit seen."""

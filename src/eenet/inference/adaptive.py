@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import MixedPolicy, Policy, TransformedPolicy
+from eenet.core.policy import MixedPolicy, Policy
 from eenet.errors import InputError, ShapeError
 from eenet.inference.engines import EagerEngine, Engine
 from eenet.inference.engines.base import Inputs, State, batch_size
@@ -188,8 +188,6 @@ def _followed(policy: Policy, sample_id: int) -> Policy:
     """Return the policy that a single sample's coins chose, so that they are tossed once and not at every exit."""
     while isinstance(policy, MixedPolicy):
         policy = policy.a if toss(sample_id, policy.seed) < policy.weight else policy.b
-    if isinstance(policy, TransformedPolicy) and isinstance(policy.policy, MixedPolicy):
-        return TransformedPolicy(policy.transform, _followed(policy.policy, sample_id))
     return policy
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eenet.core.costs import BudgetLike, CostTable
-from eenet.core.policy import Policy, ScorePolicy, mix
+from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
 from eenet.core.scorers import Scorer
 from eenet.core.table import ExitTable
 
@@ -60,7 +60,7 @@ class Dial:
         weight = (value - low) / (high - low) * (1 - 1e-9) if high > low else 0.0
         if weight <= 0:
             return self.policies[below]
-        return mix(self.policies[above], self.policies[below], weight, self.seed)
+        return MixedPolicy(self.policies[above], self.policies[below], weight, self.seed)
 
     @classmethod
     def of_thresholds(

@@ -41,6 +41,7 @@ class Ensemble(Transform):
         bias: Float[Tensor, "exit class"] | None = None,
     ) -> None:
         super().__init__()
+        self.single = True
         # double: a sum rounded once to float32 does not depend on the batch it was computed in
         alone = torch.eye(num_exits, dtype=torch.float64)
         self.register_buffer("weight", alone if weight is None else weight.detach().double().tril())
@@ -51,16 +52,18 @@ class Ensemble(Transform):
         """Return the log-probabilities of the exits seen so far together."""
         k = seen.shape[1] - 1
         if len(seen) == 1 and seen.is_cpu:
-            return self._one(seen, k)
+            return torch.from_numpy(self.one(seen.numpy()[0])[None])
         together = (self.weight[k, : k + 1] @ seen.double()) + self.bias[k]
         return torch.log_softmax(together, dim=-1).float()
 
-    def _one(self, seen: Float[Tensor, "1 seen class"], k: int) -> Float[Tensor, "1 class"]:
-        """Return the same for one sample: at this size numpy takes a third of torch's time."""
-        together = self.weight.numpy()[k, : k + 1].dot(seen.numpy()[0].astype(np.float64)) + self.bias.numpy()[k]
+    def one(self, seen: Float[np.ndarray, "seen class"]) -> Float[np.ndarray, " class"]:
+        """Return the same for a single sample."""
+        exits = len(seen)
+        together = self.weight.numpy()[exits - 1, :exits].dot(seen.astype(np.float64)) + self.bias.numpy()[exits - 1]
         together -= together[together.argmax()]
         together -= np.log(np.exp(together).sum())
-        return torch.from_numpy(together[None].astype(np.float32))
+        log_probs: np.ndarray = together.astype(np.float32)
+        return log_probs
 
     def widened(self, num_exits: int) -> Ensemble:
         """Return an ensemble in which further exits speak for themselves."""
