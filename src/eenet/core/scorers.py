@@ -23,7 +23,8 @@ class Scorer(nn.Module, ABC):
     Attributes:
         newest_only: Whether the score depends on nothing but the newest exit and its number, so that earlier exits need
             not be worked out again.
-        single: Whether `one` is there, for scorers that look at the newest exit only. For one sample numpy takes a fraction of torch's time.
+        single: Whether `one` is there, for scorers that look at the newest exit only: numpy takes a fraction of the
+            time that torch takes for one sample.
     """
 
     newest_only: bool = False
