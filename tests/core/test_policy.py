@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,10 +17,9 @@ from eenet.core.policy import (
     TransformedPolicy,
     answers_with_newest,
     coin,
-    mix,
     unmixed,
 )
-from eenet.core.scorers import ConfidenceScorer, StateScorer
+from eenet.core.scorers import ConfidenceScorer, Scorer, StateScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, exit_distribution, replay
 from eenet.core.transform import Transform
@@ -291,15 +291,71 @@ def test_unmixed_by_hand():
     assert unmixed(outside) == [(0.5, alone), (0.5, b)]
 
 
-def test_mixing_keeps_one_transform_outside():
-    transform, a, b = Mean(), policy(1.0), policy(2.0)
-    one, two = TransformedPolicy(transform, a), TransformedPolicy(transform, b)
-    mixed = mix(one, two, 0.3, 7)
-    assert isinstance(mixed, TransformedPolicy) and isinstance(mixed.policy, MixedPolicy)
-    assert (mixed.policy.a, mixed.policy.b, mixed.policy.weight, mixed.policy.seed) == (a, b, 0.3, 7)
-    for other in (TransformedPolicy(Mean(), b), b):
-        assert isinstance(mix(one, other, 0.3, 7), MixedPolicy)
-    assert isinstance(mix(a, b, 0.3, 7), MixedPolicy)
+def test_a_mix_of_two_policies_behind_one_transform_asks_it_once():
+    seen = torch.log_softmax(torch.randn(50, 3, 4), dim=2)
+    ids, a, b = torch.arange(50), policy(0.5, 0.5, 0.5), policy(2.0, 2.0, 2.0)
+    for other, calls in ((b, 1), (policy(2.0, 2.0, 2.0, name="margin"), 1), (policy(2.0, 2.0, 2.0, name="streak"), 3)):
+        transform = Mean()
+        mixed = MixedPolicy(TransformedPolicy(transform, a), TransformedPolicy(transform, other), 0.5, 3)
+        leaves = mixed.leaves(seen, ids)
+        assert transform.calls == calls
+        one, two = (part.leaves(seen, ids) for part in (mixed.a, mixed.b))
+        assert torch.equal(leaves, torch.where(mixed.follows_a(ids), one, two))
+        answers = torch.where(mixed.follows_a(ids)[:, None], mixed.a.answers(seen, ids), mixed.b.answers(seen, ids))
+        assert torch.equal(mixed.answers(seen, ids), answers)
+
+
+def test_what_takes_batches_only_says_so():
+    with pytest.raises(InputError, match=r"scorer ConfidenceScorer scores batches only\. Call it instead\."):
+        ConfidenceScorer("max_prob").one(np.zeros(3, dtype=np.float32), 0)
+    with pytest.raises(InputError, match=r"transform Mean takes batches only\. Call it instead\."):
+        Mean().one(np.zeros((2, 3), dtype=np.float32))
+
+
+class Single(Scorer):
+    """Scores single samples by numpy."""
+
+    newest_only = single = True
+    asked = 0
+
+    def forward(self, seen, features=None):
+        return seen[:, -1, 0].exp()
+
+    def one(self, newest, k):
+        self.asked += 1
+        return np.float32(torch.from_numpy(newest[:1]).exp().item())
+
+
+class SingleMean(Transform):
+    """The mean of all exits seen, single samples by numpy."""
+
+    single = True
+    asked = 0
+
+    def forward(self, seen):
+        return torch.log_softmax(seen.mean(dim=1), dim=1)
+
+    def one(self, seen):
+        self.asked += 1
+        return self(torch.from_numpy(seen)[None])[0].numpy()
+
+
+def test_single_samples_are_worked_out_by_numpy_where_all_can():
+    table, scorer, transform = synthetic_table(60), Single(), SingleMean()
+    plain = ScorePolicy(scorer, torch.tensor([0.6, 0.5, 0.4, -INF]))
+    behind = TransformedPolicy(transform, plain)
+    check_policy(plain, table)
+    check_policy(behind, table)
+    assert scorer.asked > 0 and transform.asked > 0
+    scorer.asked = transform.asked = 0
+    seen, ids = table.log_probs(slice(0, 1)), torch.zeros(1).long()
+    plain.leaves(seen[:, :2], ids)
+    assert (scorer.asked, transform.asked) == (1, 0)
+    behind.leaves(seen[:, :2], ids)
+    assert (scorer.asked, transform.asked) == (2, 1)
+    behind.leaves(table.log_probs(slice(0, 2))[:, :2], torch.arange(2))  # two are a batch
+    TransformedPolicy(Mean(), plain).leaves(seen[:, :2], ids)  # the scorer alone
+    assert (scorer.asked, transform.asked) == (3, 1)
 
 
 @settings(max_examples=5, deadline=None)

@@ -10,7 +10,7 @@ from tests.inference.conftest import POLICIES, Featured, policies, quantile_poli
 from torch import nn
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import ScorePolicy, coin
+from eenet.core.policy import MixedPolicy, ScorePolicy, TransformedPolicy, coin, unmixed
 from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import replay
@@ -19,6 +19,18 @@ from eenet.inference.adaptive import AdaptiveModel, toss
 from eenet.inference.engines import EagerEngine
 from eenet.inference.record import outputs
 from eenet.models.model import MultiExitModel
+from eenet.schedulers import (
+    Ensemble,
+    JointScheduler,
+    PatienceScheduler,
+    PceeScheduler,
+    StoppingScheduler,
+    TransformedScheduler,
+    fit_ensemble,
+    fit_geometric_ensemble,
+    load_policy,
+    save_policy,
+)
 from eenet.schedulers.eenet import EENetScorer
 from eenet.schedulers.heuristics import VoteScorer
 
@@ -59,6 +71,94 @@ def test_decides_as_replay_does_to_the_bit(logits, name, size):
     assert torch.equal(exit_index, trace.exit_index)
     assert torch.equal(log_probs, trace.log_probs)
     assert torch.equal(cost, trace.cost)
+
+
+KNOWN = {}
+
+
+def fitted(logits):
+    """Policies of the schedulers that look at classes, or answer with several exits, fitted once to the logits."""
+    if not KNOWN:
+        KNOWN.update(fit_all(logits))
+    return KNOWN
+
+
+def fit_all(logits):
+    labels = logits.sum(dim=1).argmax(dim=1)
+    table = ExitTable(logits=logits, labels=labels, costs=COSTS)
+    budget = 3.0
+    alone = {
+        "pcee": PceeScheduler(bins=5).fit(table, budget=budget),
+        "stopping": StoppingScheduler(ensemble=False).fit(table, budget=budget),
+        "ztw": TransformedScheduler(scheduler=JointScheduler(), fit_transform=fit_geometric_ensemble).fit(
+            table, budget=budget
+        ),
+        "patience behind an ensemble": TransformedScheduler(
+            scheduler=PatienceScheduler(), fit_transform=fit_ensemble
+        ).fit(table, budget=budget),
+        "stopping behind an ensemble": TransformedScheduler(
+            scheduler=StoppingScheduler(), fit_transform=fit_ensemble
+        ).fit(table, budget=budget),
+    }
+    together = alone["stopping behind an ensemble"]
+    (_, first), (_, second) = unmixed(together)
+    weight = torch.rand(4, 4, generator=torch.Generator().manual_seed(3))
+    inside = TransformedPolicy(Ensemble(4, 10, weight), MixedPolicy(alone["pcee"], alone["stopping"], 0.4, seed=2))
+    return alone | {
+        "mixed inside": inside,
+        "mixed with another transform": MixedPolicy(first, inside, 0.5, seed=5),
+        "mixed with a plain one": MixedPolicy(together, MixedPolicy(second, alone["pcee"], 0.5, seed=6), 0.4, seed=7),
+    }
+
+
+FITTED = (
+    "pcee",
+    "stopping",
+    "ztw",
+    "patience behind an ensemble",
+    "stopping behind an ensemble",
+    "mixed inside",
+    "mixed with another transform",
+    "mixed with a plain one",
+)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_fitted_policies_decide_and_answer_as_replay_does_to_the_bit(logits, name, tmp_path):
+    policy = fitted(logits)[name]
+    trace = replay(policy, ExitTable(logits=logits, costs=COSTS))
+    assert len(trace.exit_index.unique()) >= 2
+    save_policy(policy, tmp_path / "policy")
+    for rule in (policy, load_policy(tmp_path / "policy").policy):
+        for size in (1, 7, 64):
+            adaptive = AdaptiveModel(replaying(logits), rule, COSTS)
+            log_probs, exit_index, cost = predict_in_batches(adaptive, torch.arange(120)[:, None], size)
+            assert torch.equal(exit_index, trace.exit_index)
+            assert torch.equal(log_probs, trace.log_probs)
+            assert torch.equal(cost, trace.cost)
+
+
+def test_the_fitted_policies_are_of_many_kinds(logits):
+    kinds = fitted(logits)
+    assert tuple(kinds) == FITTED
+    shared = kinds["stopping behind an ensemble"]
+    assert isinstance(shared, MixedPolicy) and shared.a.transform is shared.b.transform
+    assert isinstance(kinds["stopping"], MixedPolicy)
+    assert isinstance(kinds["mixed inside"].policy, MixedPolicy)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_stopping_with_features_decides_as_replay_does(logits, size):
+    features = torch.randn(120, 4, 3, generator=torch.Generator().manual_seed(2))
+    table = ExitTable(logits=logits, labels=logits[:, 3].argmax(dim=1), features=features, costs=COSTS)
+    policy = StoppingScheduler(use_features=True, feature_ridge=1.0).fit(table, budget=3.0)
+    trace = replay(policy, table)
+    adaptive = AdaptiveModel(replaying(logits), policy, COSTS)
+    log_probs, exit_index, _ = predict_in_batches(adaptive, torch.arange(120)[:, None], size, features)
+    assert torch.equal(exit_index, trace.exit_index)
+    assert torch.equal(log_probs, trace.log_probs)
+    with pytest.raises(InputError, match="features None are missing"):
+        AdaptiveModel(replaying(logits), policy)(torch.arange(120)[:, None])
 
 
 @pytest.mark.parametrize("size", [1, 7])

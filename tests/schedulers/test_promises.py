@@ -8,11 +8,17 @@ import torch
 from eenet.core.costs import standard_budgets
 from eenet.core.trace import Replayer
 from eenet.schedulers import (
+    AutoScheduler,
     EENetScheduler,
+    EeroScheduler,
     GeometricScheduler,
     JointScheduler,
     PatienceScheduler,
+    PceeScheduler,
+    StoppingScheduler,
+    TransformedScheduler,
     VoteScheduler,
+    fit_geometric_ensemble,
     load_policy,
     save_policy,
     static_mix,
@@ -36,15 +42,23 @@ SCHEDULERS = {
     "joint": JointScheduler(),
     "eenet": EENetScheduler(epochs=20),
     "eenet_published": SHORT_PUBLISHED,
+    "pcee": PceeScheduler(),
+    "eero": EeroScheduler(),
+    "ztw": TransformedScheduler(scheduler=GeometricScheduler(), fit_transform=fit_geometric_ensemble),
+    "stopping": StoppingScheduler(),
+    "auto": AutoScheduler(folds=2),
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+QUICK = [pytest.param(name, marks=pytest.mark.slow if name == "auto" else ()) for name in SCHEDULERS]
+
+
+@pytest.mark.parametrize("name", QUICK)
 def test_every_promise_is_kept(name):
-    check_scheduler(SCHEDULERS[name], never_falls=name in ("joint", "eenet"))
+    check_scheduler(SCHEDULERS[name], never_falls=name in ("joint", "eenet", "stopping"))
 
 
-@pytest.mark.parametrize("name", ["max_prob", "certainty", "margin", "vote"])
+@pytest.mark.parametrize("name", ["max_prob", "certainty", "margin", "vote", "eero", "ztw"])
 @pytest.mark.parametrize("num_samples", [50, 3000])
 def test_geometric_schedulers_spend_the_budget_within_one_percent(name, num_samples):
     table = synthetic_table(num_samples, seed=3)
@@ -54,7 +68,7 @@ def test_geometric_schedulers_spend_the_budget_within_one_percent(name, num_samp
         assert 0.99 * budget <= cost <= budget
 
 
-@pytest.mark.parametrize("name", ["joint", "eenet"])
+@pytest.mark.parametrize("name", ["joint", "eenet", "stopping"])
 @pytest.mark.parametrize(
     ("make", "optimum", "budgets"),
     [(typed_table, typed_optimum, (1.2, 1.5, 1.7, 1.9)), (posterior_table, posterior_optimum, (1.3, 1.6, 1.9))],
@@ -86,6 +100,8 @@ def test_the_budget_holds_on_fresh_data_up_to_chance():
     # the promise in expectation on the fitting data carries over with an error of order 1 / sqrt(N)
     test = synthetic_table(20000, seed=99)
     for name, scheduler in SCHEDULERS.items():
+        if name == "auto":  # it is one of the others
+            continue
         overs = []
         for seed in range(10):
             val = synthetic_table(1000, seed=seed)

@@ -277,9 +277,9 @@ def test_the_planted_optimum_is_reached(scheduler, name, least):
 def test_classes_that_profit_from_other_exits_are_told_apart():
     # thresholds on a confidence, the same for all classes, cannot reach what a rule that knows the class does
     stopping, joint = (shares(scheduler, "classwise", 5000, [0]) for scheduler in (ALONE, JointScheduler()))
-    assert stopping.min() >= 0.8
-    assert (stopping - joint).min() >= 0.15
-    assert stopping.mean() >= joint.mean() + 0.25
+    assert stopping.min() >= 0.93
+    assert (stopping - joint).min() >= 0.2
+    assert stopping.mean() >= joint.mean() + 0.35
 
 
 def test_joint_thresholds_reach_the_optimum_of_their_own_class():
@@ -295,7 +295,7 @@ def test_the_planted_optimum_is_reached_for_any_draw():
             ("posterior", 0.98, 0.95),
             ("typed", 0.98, 0.98),
             ("gaussian", 0.94, 0.86),
-            ("classwise", 0.89, 0.85),
+            ("classwise", 0.955, 0.93),
         ):
             found = shares(scheduler, name, 5000, range(5), 150_000)
             assert found.mean(axis=0).min() >= mean, (name, found)
@@ -400,7 +400,8 @@ def test_an_ensemble_that_does_not_pay_is_left_out(monkeypatch):
     table = synthetic_table(300, seed=1)
     worse = ExitTable(logits=-table.logits, labels=table.labels)
     monkeypatch.setattr("eenet.schedulers.stopping.held_out_ensemble", lambda *_: (table, worse))
-    assert not isinstance(StoppingScheduler().fit(table, budget="60%"), TransformedPolicy)
+    parts = [part for _, part in unmixed(StoppingScheduler().fit(table, budget="60%"))]
+    assert not any(isinstance(part, TransformedPolicy) for part in parts)
 
 
 def test_an_ensemble_with_nothing_to_combine_does_no_harm():
@@ -529,7 +530,7 @@ def test_features_are_used_when_asked_for_and_then_needed(tmp_path):
 
 @pytest.mark.parametrize("scheduler", [StoppingScheduler(), ALONE], ids=["ensemble", "alone"])
 def test_a_saved_policy_decides_and_answers_the_same(scheduler, tmp_path):
-    table, fresh = synthetic_table(800, seed=1), synthetic_table(300, seed=2)
+    table, fresh = synthetic_table(1500, seed=1), synthetic_table(300, seed=2)
     policy = scheduler.fit(table, budget="55%")
     assert len(unmixed(policy)) == 2
     save_policy(policy, tmp_path / "policy", costs=table.costs)
@@ -539,5 +540,6 @@ def test_a_saved_policy_decides_and_answers_the_same(scheduler, tmp_path):
     assert torch.equal(one.log_probs, two.log_probs)
     assert type(saved.policy) is type(policy)
     parts = [part for _, part in unmixed(saved.policy)]
-    if isinstance(policy, TransformedPolicy):
+    assert all(isinstance(part, TransformedPolicy) is scheduler.ensemble for part in parts)
+    if scheduler.ensemble:
         assert parts[0].transform is parts[1].transform  # one for both, as before
