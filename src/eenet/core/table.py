@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -167,7 +168,7 @@ class ExitTable:
         labels = self.labels if self.utility_is_accuracy else None
         return replace(self, transform=transform, labels=labels, utility=None, confidence=None)
 
-    @property
+    @cached_property
     def utility_is_accuracy(self) -> bool:
         """Whether utility is 1 where an exit's largest logit is the label, and 0 elsewhere."""
         return self.labels is not None and self.utility is not None and self.utility.equal(self._right(self.labels))

@@ -92,6 +92,7 @@ def induce(
         found, constant, held_out = _cross_fit(x, gain, fold, penalty)
         leaves_at = torch.where(held_out > 0, leaves_at, k)
         weight[:, k], bias[:, k] = -found.T, -constant  # a rule leaves where its score is not negative
+        del x, gain, held_out  # of large tables these are large, and the next exit needs as much
     fixed = torch.arange(exits)
     # fixed exits first: where a rule held out is as good, its deployed mean may still spend more
     leaves_at = torch.cat([fixed.expand(table.num_samples, -1), leaves_at], dim=1)
