@@ -1,4 +1,4 @@
-"""What one decision costs at batch size 1: microseconds per exit, for every policy, on outputs of 6 exits and 10 classes.
+"""What one decision costs at batch size 1: microseconds per exit and policy, on outputs of 6 exits and 10 classes.
 
     python benchmarks/decision_speed.py [--json]
 

@@ -3,8 +3,9 @@
     python benchmarks/policies_speed.py [--json] [--skip-published]
 
 Prints seconds and the limits we hold ourselves to: the default `eenet` at one budget within 3 s, `stopping` at ten
-budgets within 5 s, any heuristic at ten budgets within 1 s, the whole comparison of all policies but `eenet_published` at ten budgets within 60 s. Processor
-seconds decide, so that other work on the machine does not; what torch loads on first use is not counted.
+budgets within 5 s, any heuristic at ten budgets within 1 s, the whole comparison of all policies but `eenet_published`
+at ten budgets within 60 s. Processor seconds decide, so that other work on the machine does not; what torch loads on
+first use is not counted.
 """
 
 from __future__ import annotations

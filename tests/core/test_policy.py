@@ -358,7 +358,7 @@ def test_single_samples_are_worked_out_by_numpy_where_all_can():
     assert (scorer.asked, transform.asked) == (3, 1)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.integers(0, 100), st.floats(0, 1))
 def test_a_mix_inside_a_transform_is_the_mix_outside(seed, weight):
     table = synthetic_table(60, seed=seed)
