@@ -17,7 +17,7 @@ SIMPLE = ("max_prob", "margin", "joint", "stopping")
 QUICK = AutoScheduler(folds=2)
 
 
-def tied_table(num_samples=300):
+def tied_table(num_samples=150):
     """The first exit is always right and so are the others: every contender earns the same."""
     labels = torch.arange(num_samples) % 3
     logits = 4.0 * torch.nn.functional.one_hot(labels, 3)[:, None].repeat(1, 3, 1)
@@ -37,6 +37,7 @@ def test_where_all_tie_the_simplest_is_taken():
     assert {one.behind for one in choice.contenders} == {0.0}
 
 
+@pytest.mark.slow
 def test_stopping_is_taken_where_the_class_counts():
     table = classwise_table(3000, seed=0)
     choice = QUICK.choose(table)
@@ -47,6 +48,7 @@ def test_stopping_is_taken_where_the_class_counts():
     assert joint.behind > 2 * joint.noise
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_taken_where_exits_know_different_things():
     table = synthetic_table(1000, num_exits=3)
     dial = QUICK.sweep(table)
@@ -126,7 +128,7 @@ def test_the_same_table_gives_the_same_choice_and_policy():
     assert torch.equal(Replayer(fresh).exit_index(one), Replayer(fresh).exit_index(two))
 
 
-@pytest.mark.parametrize("make", [tied_table, lambda: without_labels(classwise_table(1500))], ids=["tied", "classwise"])
+@pytest.mark.parametrize("make", [tied_table, lambda: without_labels(classwise_table(1000))], ids=["tied", "classwise"])
 def test_the_dial_is_the_chosen_schedulers_own(make):
     table = make()
     dial = QUICK.sweep(table)

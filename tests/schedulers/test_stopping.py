@@ -157,9 +157,9 @@ def slow_induce(table, costs, worth, state, folds, ridge, seed):
     return np.array(weights), np.array(biases), np.array(outcome)
 
 
-@pytest.mark.parametrize(("seed", "graded"), [(0, False), (1, True), (2, False)])
+@pytest.mark.parametrize(("seed", "graded"), [(1, True), (2, False)])
 def test_backward_induction_equals_its_slow_twin(seed, graded):
-    table, state = random_table(seed, 30, 3, graded=graded), StoppingState(curved=seed != 2)
+    table, state = random_table(seed, 30, 3, graded=graded), StoppingState(curved=graded)
     worth = _worth(table, None if graded else fit_ensemble(table))
     found = induce(table, table.costs, worth, state=state, folds=5, ridge=1.0, feature_ridge=1000.0, seed=seed)
     weight, bias, outcome = slow_induce(table, table.costs, worth, state, 5, 1.0, seed)
@@ -268,10 +268,9 @@ def shares(scheduler, name, num_samples, seeds, fresh=60_000):
     return np.array(rows)
 
 
-@pytest.mark.parametrize("scheduler", [StoppingScheduler(), ALONE], ids=["ensemble", "alone"])
 @pytest.mark.parametrize(("name", "least"), [("posterior", 0.95), ("typed", 0.98), ("gaussian", 0.88)])
-def test_the_planted_optimum_is_reached(scheduler, name, least):
-    assert shares(scheduler, name, 5000, [0]).min() >= least
+def test_the_planted_optimum_is_reached(name, least):
+    assert shares(ALONE, name, 5000, [0]).min() >= least
 
 
 def test_classes_that_profit_from_other_exits_are_told_apart():
@@ -282,6 +281,7 @@ def test_classes_that_profit_from_other_exits_are_told_apart():
     assert stopping.mean() >= joint.mean() + 0.35
 
 
+@pytest.mark.slow
 def test_joint_thresholds_reach_the_optimum_of_their_own_class():
     found = shares(JointScheduler(), "gaussian", 5000, [0])
     assert found.min() >= 0.85
@@ -305,7 +305,7 @@ def test_the_planted_optimum_is_reached_for_any_draw():
 # --- promises ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @example(seed=40, num_samples=18, num_exits=2, num_classes=4, graded=True, share=0.0)  # no held-out sample goes on
 @given(
     seed=st.integers(0, 10_000),
