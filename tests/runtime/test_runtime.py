@@ -37,7 +37,7 @@ from eenet.schedulers.stopping import StoppingScorer
 from eenet.testing import synthetic_table
 from eenet_runtime import EenetRuntimeError, InputError, PolicyError, load_policy
 from eenet_runtime.policy import MixedPolicy as RuntimeMixed
-from eenet_runtime.policy import coin, toss
+from eenet_runtime.policy import coin, least_rounding_to, toss
 
 ROOT = Path(__file__).parents[2]
 EXITS, CLASSES = 4, 5
@@ -181,7 +181,13 @@ def test_a_single_decision_of_stopping_by_hand(tmp_path):
 
 @pytest.mark.parametrize("name", ["stopping", "max_prob", "certainty", "vote", "eenet", "ztw"])
 @pytest.mark.parametrize(
-    "logits", [[math.nan] * CLASSES, [3.0, 0.0, -math.inf, 0.0, 0.0], [400.0, 0.0, 0.0, 0.0, -9.0]]
+    "logits",
+    [
+        [math.nan] * CLASSES,
+        [3.0, 0.0, -math.inf, 0.0, 0.0],
+        [0.0, -math.inf] + [math.nan] * 3,
+        [400.0, 0.0, 0.0, 0.0, -9.0],
+    ],
 )
 def test_odd_outputs_are_judged_alike_and_in_silence(name, logits, tmp_path):
     policy = dial_of(name).at("45%")
@@ -333,3 +339,12 @@ def test_outputs_and_ids_that_do_not_fit(tmp_path):
         with pytest.raises(InputError, match="Pass one whole number per sample"):
             runtime.answers(seen, ids)
     assert issubclass(InputError, EenetRuntimeError) and issubclass(InputError, ValueError)
+
+
+@given(st.floats(-(2.0**99), 2.0**99, width=32, allow_subnormal=False), st.integers(-3, 3))
+def test_unrounded_scores_are_held_against_the_edge_of_rounding(threshold, steps):
+    limit = least_rounding_to(threshold)
+    score = limit
+    for _ in range(abs(steps)):
+        score = math.nextafter(score, math.copysign(math.inf, steps))
+    assert (score >= limit) == (np.float32(score) >= np.float32(threshold))

@@ -70,7 +70,8 @@ def max_prob_one(log_probs: Floats) -> np.float32:
 def certainty(log_probs: Floats, p: Floats | None = None) -> Floats:
     """Return one minus the relative entropy; ``p`` are the probabilities, where they are known already."""
     p = exp(log_probs) if p is None else p
-    total = (p * log_probs).sum(axis=-1, dtype=np.float64).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # of impossible classes comes NaN, which never leaves early
+        total = (p * log_probs).sum(axis=-1, dtype=np.float64).astype(np.float32)
     result: Floats = _ONE + total / np.float32(math.log(log_probs.shape[-1]))
     return result
 

@@ -48,8 +48,7 @@ class Policy(ABC):
         outputs, ids = self._batch(seen, sample_ids)
         if outputs.shape[1] == self.num_exits:
             return np.ones(len(outputs), dtype=np.bool_)
-        with np.errstate(invalid="ignore"):  # impossible classes, as a NaN that never leaves early
-            return self._many(outputs, outputs.shape[1] - 1, ids)
+        return self._many(outputs, outputs.shape[1] - 1, ids)
 
     def answers(self, seen: ArrayLike, sample_ids: ArrayLike) -> Floats:
         """Return the log-probabilities ``[sample, class]`` of samples that leave now.
@@ -61,8 +60,7 @@ class Policy(ABC):
         Raises:
             InputError: Outputs or ids do not fit.
         """
-        with np.errstate(invalid="ignore"):
-            return self._answers(*self._batch(seen, sample_ids))
+        return self._answers(*self._batch(seen, sample_ids))
 
     def decide(self, seen_one: ArrayLike, sample_id: int) -> bool:
         """Return whether a single sample leaves: `leaves` of one, in a fraction of the time.
@@ -79,8 +77,9 @@ class Policy(ABC):
         exits = len(seen)
         if exits == self.num_exits:
             return True
-        with np.errstate(invalid="ignore"):
-            return self._one(seen, exits - 1, sample_id)
+        if not seen.item(seen.argmin()) > -math.inf:  # impossible classes and NaN: rare, and judged as in a batch
+            return bool(self._many(seen[None], exits - 1, np.array([sample_id], dtype=np.int64))[0])
+        return self._one(seen, exits - 1, sample_id)
 
     @abstractmethod
     def _many(self, seen: Floats, k: int, ids: Ids) -> Flags:
@@ -88,7 +87,7 @@ class Policy(ABC):
 
     @abstractmethod
     def _one(self, seen: Floats, k: int, sample_id: int) -> bool:
-        """Return whether a single sample leaves at exit ``k``, which is not the last."""
+        """Return whether a single sample of finite outputs leaves at exit ``k``, which is not the last."""
 
     @abstractmethod
     def _answers(self, seen: Floats, ids: Ids) -> Floats:
@@ -140,7 +139,7 @@ class ScorePolicy(Policy):
         self.num_exits, self.num_classes, self.newest_only = len(thresholds), scorer.num_classes, scorer.newest_only
         self.scorer = scorer
         self._thresholds = thresholds.astype(np.float32)
-        self._limits: list[float] = self._thresholds.tolist()
+        self._limits = [least_rounding_to(at) for at in self._thresholds.tolist()]
 
     def _many(self, seen: Floats, k: int, ids: Ids) -> Flags:
         leaving: Flags = self.scorer.many(seen, k) >= self._thresholds[k]
@@ -231,6 +230,14 @@ class TransformedPolicy(Policy):
 
     def _answers(self, seen: Floats, ids: Ids) -> Floats:
         return self.transform.many(seen)
+
+
+def least_rounding_to(threshold: float) -> float:
+    """Return the least double whose float32 is at least a float32 threshold: single scores need no rounding then."""
+    if not math.isfinite(threshold):
+        return threshold
+    middle = (threshold + float(np.nextafter(np.float32(threshold), np.float32(-math.inf)))) / 2
+    return middle if float(np.float32(middle)) >= threshold else math.nextafter(middle, math.inf)
 
 
 def _transforms(policy: Policy) -> bool:

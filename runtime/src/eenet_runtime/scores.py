@@ -20,6 +20,8 @@ from eenet_runtime import confidence as confidences
 from eenet_runtime.confidence import Array, Doubles, Floats, squash
 from eenet_runtime.errors import PolicyError
 
+_SMALL, _LARGE = 1e-12, 1e12  # between them a sum of exponentials loses nothing
+
 __all__ = ["ConfidenceScorer", "EENetScorer", "Ensemble", "PceeScorer", "Scorer", "StoppingScorer", "VoteScorer"]
 
 
@@ -43,7 +45,10 @@ class Scorer(ABC):
 
     @abstractmethod
     def one(self, seen: Floats, k: int) -> float:
-        """Return the score, a float32 number, of a single sample: ``seen`` is ``[seen, class]``."""
+        """Return the score of a single sample, ``seen`` is ``[seen, class]``, before it is rounded to float32.
+
+        The log-probabilities are finite.
+        """
 
 
 class ConfidenceScorer(Scorer):
@@ -125,7 +130,8 @@ class PceeScorer(Scorer):
         confidence = self.confidence.one(seen, k)
         place = bisect_right(edges, confidence) - 1
         tie = (0.5 + 0.5 * confidence / (1 + abs(confidence))) * widths[place]
-        return float(np.float32(means[place] + tie))
+        score: float = means[place] + tie
+        return score
 
 
 class StoppingScorer(Scorer):
@@ -179,7 +185,9 @@ class StoppingScorer(Scorer):
         linear, squares, largest, entropy, bias = self._rows[k]
         log_p = seen[:, -1].astype(np.float64)
         p = np.exp(log_p)
-        score = p @ linear + (p * p) @ squares + p.max(axis=1) * largest + (p * log_p).sum(axis=1) * entropy + bias
+        with np.errstate(invalid="ignore"):
+            products = (p * log_p).sum(axis=1)
+            score = p @ linear + (p * p) @ squares + p.max(axis=1) * largest + products * entropy + bias
         rounded: Floats = score.astype(np.float32)
         return rounded
 
@@ -191,7 +199,8 @@ class StoppingScorer(Scorer):
         curve = squares * p
         curve += linear
         top = p.item(p.argmax())
-        return float(np.float32(float(p.dot(curve)) + top * largest + float(p.dot(log_p)) * entropy + bias))
+        score: float = float(p.dot(curve)) + top * largest + float(p.dot(log_p)) * entropy + bias
+        return score
 
 
 class EENetScorer(Scorer):
@@ -231,7 +240,7 @@ class EENetScorer(Scorer):
             earlier.append(min(max(score, 0.0), 1.0))
         clipped = earlier[-1]
         if 0 < clipped < 1 or math.isnan(clipped):
-            return float(np.float32(clipped))
+            return clipped
         tie = squash(confidences.max_prob_one(seen[-1]))
         return float(tie - np.float32(1) if clipped <= 0 else np.float32(1) + tie)
 
@@ -261,15 +270,17 @@ class Ensemble:
         require_shape("weight of Ensemble", weight, (num_exits, num_exits))
         require_shape("bias of Ensemble", bias, (num_exits, num_classes))
         self.num_exits, self.num_classes = num_exits, num_classes
+        self._ones = np.ones(num_classes)  # a product with it is a sum, in half the time
         rows = [row[: k + 1].copy() for k, row in enumerate(doubles(weight))]
         self._rows = list(zip(rows, [row.copy() for row in doubles(bias)], strict=True))
 
     def many(self, seen: Floats) -> Floats:
         """Return the log-probabilities ``[sample, class]`` of the exits seen so far together."""
         weight, bias = self._rows[seen.shape[1] - 1]
-        together = np.matmul(weight, seen.astype(np.float64)) + bias
-        together -= together.max(axis=1, keepdims=True)
-        together -= np.log(np.exp(together).sum(axis=1, keepdims=True))
+        with np.errstate(invalid="ignore"):
+            together = np.matmul(weight, seen.astype(np.float64)) + bias
+            together -= together.max(axis=1, keepdims=True)
+            together -= np.log(np.exp(together).sum(axis=1, keepdims=True))
         log_probs: Floats = together.astype(np.float32)
         return log_probs
 
@@ -278,8 +289,11 @@ class Ensemble:
         weight, bias = self._rows[len(seen) - 1]
         together = weight.dot(seen.astype(np.float64))
         together += bias
-        together -= together.item(together.argmax())
-        together -= math.log(np.add.reduce(np.exp(together)))
+        total = float(np.exp(together).dot(self._ones))
+        if not _SMALL < total < _LARGE:  # rare: then as for batches, where the largest is taken off first
+            together = self.many(seen[None])[0]
+        else:
+            together -= math.log(total)
         log_probs: Floats = together.astype(np.float32)
         return log_probs
 
