@@ -32,7 +32,7 @@ from eenet.core.files import sha256
 from eenet.core.policy import MixedPolicy, ScorePolicy, TransformedPolicy, unmixed
 from eenet.core.policy import coin as torch_coin
 from eenet.core.scorers import ConfidenceScorer
-from eenet.schedulers import Ensemble, fit_ensemble, fit_geometric_ensemble
+from eenet.schedulers import EENetScorer, Ensemble, fit_ensemble, fit_geometric_ensemble
 from eenet.schedulers.stopping import StoppingScorer
 from eenet.testing import synthetic_table
 from eenet_runtime import EenetRuntimeError, InputError, PolicyError, load_policy
@@ -128,7 +128,19 @@ def test_scores_are_torchs(name, tmp_path):
         seen = FRESH.log_probs(slice(None))[:, : k + 1]
         wanted = policy.score(seen).numpy()
         np.testing.assert_allclose(scorer.many(seen.numpy(), k), wanted, rtol=2e-7, atol=2e-7)
-        np.testing.assert_allclose([scorer.one(one, k) for one in seen.numpy()], wanted, rtol=2e-7, atol=2e-7)
+        np.testing.assert_allclose([scorer.one(one[k], one, k) for one in seen.numpy()], wanted, rtol=2e-7, atol=2e-7)
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0])
+def test_scores_of_eenet_are_torchs(scale, tmp_path):
+    weight = scale * torch.randn(EXITS, CLASSES + EXITS + 2, generator=torch.Generator().manual_seed(0))
+    policy = ScorePolicy(EENetScorer(EXITS, CLASSES, weight), torch.tensor([0.5] * (EXITS - 1) + [-math.inf]))
+    scorer, seen = reloaded(policy, tmp_path).scorer, FRESH.log_probs(slice(None))
+    for k in range(EXITS):
+        wanted = policy.score(seen[:, : k + 1]).numpy()
+        single = [scorer.one(one[k], one[: k + 1], k) for one in seen.numpy()]
+        np.testing.assert_allclose(scorer.many(seen[:, : k + 1].numpy(), k), wanted, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(single, wanted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 70])

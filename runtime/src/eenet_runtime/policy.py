@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eenet_runtime.confidence import Array, Floats
+from eenet_runtime.confidence import SINGLE, Array, Floats
 from eenet_runtime.errors import InputError, PolicyError
 from eenet_runtime.scores import Ensemble, Scorer
 
@@ -16,6 +17,7 @@ __all__ = ["MixedPolicy", "Policy", "ScorePolicy", "TransformedPolicy", "coin", 
 
 _WORD = (1 << 64) - 1
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_IMPOSSIBLE = -math.inf
 _SEED = 2862933555777941757
 
 Flags = NDArray[np.bool_]
@@ -72,26 +74,35 @@ class Policy(ABC):
         Raises:
             InputError: The outputs do not fit.
         """
-        seen = np.asarray(seen_one, dtype=np.float32)
-        self._require(seen, 2)
-        exits = len(seen)
-        if exits == self.num_exits:
+        seen = np.asarray(seen_one, SINGLE)
+        if seen.shape not in self._fitting:
+            self._require(seen, 2)
+        k = len(seen) - 1
+        if k + 1 == self.num_exits:
             return True
-        if not seen.item(seen.argmin()) > -math.inf:  # impossible classes and NaN: rare, and judged as in a batch
-            return bool(self._many(seen[None], exits - 1, np.array([sample_id], dtype=np.int64))[0])
-        return self._one(seen, exits - 1, sample_id)
+        if not seen.item(seen.argmin()) > _IMPOSSIBLE:  # -inf and NaN: rare, and judged as in a batch
+            return bool(self._many(seen[None], k, np.array([sample_id], dtype=np.int64))[0])
+        return self._one(seen[k], seen, k, sample_id)
 
     @abstractmethod
     def _many(self, seen: Floats, k: int, ids: Ids) -> Flags:
         """Return which samples leave at exit ``k``, which is not the last."""
 
     @abstractmethod
-    def _one(self, seen: Floats, k: int, sample_id: int) -> bool:
-        """Return whether a single sample of finite outputs leaves at exit ``k``, which is not the last."""
+    def _one(self, newest: Floats, seen: Floats, k: int, sample_id: int) -> bool:
+        """Return whether a single sample of finite outputs leaves at exit ``k``, which is not the last.
+
+        Policies that decide by the newest exit alone look at ``newest`` only.
+        """
 
     @abstractmethod
     def _answers(self, seen: Floats, ids: Ids) -> Floats:
         """Return the answers at the newest exit seen."""
+
+    @functools.cached_property
+    def _fitting(self) -> frozenset[tuple[int, ...]]:
+        """Shapes of a single sample that are known to fit."""
+        return frozenset((k + 1, self.num_classes) for k in range(self.num_exits) if self.num_classes)
 
     def _batch(self, seen: ArrayLike, sample_ids: ArrayLike) -> tuple[Floats, Ids]:
         outputs, ids = np.asarray(seen, dtype=np.float32), np.asarray(sample_ids)
@@ -137,7 +148,7 @@ class ScorePolicy(Policy):
             )
         require_exits(scorer.num_exits, len(thresholds), type(scorer).__name__)
         self.num_exits, self.num_classes, self.newest_only = len(thresholds), scorer.num_classes, scorer.newest_only
-        self.scorer = scorer
+        self.scorer, self._score = scorer, scorer.one
         self._thresholds = thresholds.astype(np.float32)
         self._limits = [least_rounding_to(at) for at in self._thresholds.tolist()]
 
@@ -145,8 +156,8 @@ class ScorePolicy(Policy):
         leaving: Flags = self.scorer.many(seen, k) >= self._thresholds[k]
         return leaving
 
-    def _one(self, seen: Floats, k: int, sample_id: int) -> bool:
-        return self.scorer.one(seen, k) >= self._limits[k]
+    def _one(self, newest: Floats, seen: Floats, k: int, sample_id: int) -> bool:
+        return self._score(newest, seen, k) >= self._limits[k]
 
     def _answers(self, seen: Floats, ids: Ids) -> Floats:
         return seen[:, -1]
@@ -184,9 +195,9 @@ class MixedPolicy(Policy):
                 leaving[rows] = side._many(seen[rows], k, ids[rows])
         return leaving
 
-    def _one(self, seen: Floats, k: int, sample_id: int) -> bool:
+    def _one(self, newest: Floats, seen: Floats, k: int, sample_id: int) -> bool:
         side = self.a if toss(sample_id, self.seed) < self.weight else self.b
-        return side._one(seen, k, sample_id)
+        return side._one(newest, seen, k, sample_id)
 
     def _answers(self, seen: Floats, ids: Ids) -> Floats:
         first = (coin(ids, self.seed) < self.weight)[:, None]
@@ -214,7 +225,7 @@ class TransformedPolicy(Policy):
         self.transform, self.policy = transform, policy
         self.num_exits, self.num_classes = policy.num_exits, one_number(policy.num_classes, transform.num_classes)
         self.newest_only = False
-        self._shows_newest = policy.newest_only
+        self._shows_newest, self._combine, self._inner = policy.newest_only, transform.one, policy._one
 
     def _many(self, seen: Floats, k: int, ids: Ids) -> Flags:
         if self._shows_newest:
@@ -222,11 +233,11 @@ class TransformedPolicy(Policy):
         history = np.stack([self.transform.many(seen[:, : j + 1]) for j in range(k + 1)], axis=1)
         return self.policy._many(history, k, ids)
 
-    def _one(self, seen: Floats, k: int, sample_id: int) -> bool:
+    def _one(self, newest: Floats, seen: Floats, k: int, sample_id: int) -> bool:
         if self._shows_newest:
-            return self.policy._one(self.transform.one(seen)[None], k, sample_id)
+            return self._inner(self._combine(seen), seen, k, sample_id)
         history = np.stack([self.transform.one(seen[: j + 1]) for j in range(k + 1)])
-        return self.policy._one(history, k, sample_id)
+        return self.policy._one(history[k], history, k, sample_id)
 
     def _answers(self, seen: Floats, ids: Ids) -> Floats:
         return self.transform.many(seen)

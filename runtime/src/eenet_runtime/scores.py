@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet_runtime import confidence as confidences
-from eenet_runtime.confidence import Array, Doubles, Floats, squash
+from eenet_runtime.confidence import DOUBLE, SINGLE, Array, Doubles, Floats, squash
 from eenet_runtime.errors import PolicyError
 
 _SMALL, _LARGE = 1e-12, 1e12  # between them a sum of exponentials loses nothing
@@ -29,7 +29,7 @@ class Scorer(ABC):
     """Turns what was seen of samples into scores; larger leaves first.
 
     Attributes:
-        newest_only: Whether the score depends on nothing but the newest exit and its number. ``seen`` may then hold
+        newest_only: Whether the score depends on nothing but the newest exit and its number. A batch may then hold
             the newest exit only.
         num_exits: Number of exits it was fitted for, None for any.
         num_classes: Number of classes it was fitted for, None for any.
@@ -44,10 +44,13 @@ class Scorer(ABC):
         """Return the scores ``[sample]`` at exit ``k`` of log-probabilities ``[sample, seen, class]``."""
 
     @abstractmethod
-    def one(self, seen: Floats, k: int) -> float:
-        """Return the score of a single sample, ``seen`` is ``[seen, class]``, before it is rounded to float32.
+    def one(self, newest: Floats, seen: Floats, k: int) -> float:
+        """Return the score of a single sample, before it is rounded to float32.
 
-        The log-probabilities are finite.
+        Args:
+            newest: Finite log-probabilities ``[class]`` of exit ``k``.
+            seen: Those of all exits seen, ``[seen, class]``; not looked at if `newest_only`.
+            k: Number of the exit.
         """
 
 
@@ -73,9 +76,9 @@ class ConfidenceScorer(Scorer):
         scores: Floats = self._many(seen[:, -1] if self.newest_only else seen)
         return scores
 
-    def one(self, seen: Floats, k: int) -> float:
+    def one(self, newest: Floats, seen: Floats, k: int) -> float:
         """Return the same for a single sample."""
-        return float(self._one(seen[-1] if self.newest_only else seen))
+        return float(self._one(newest if self.newest_only else seen))
 
 
 class VoteScorer(Scorer):
@@ -87,9 +90,9 @@ class VoteScorer(Scorer):
         scores: Floats = confidences.vote_share(seen) * exits + tie
         return scores
 
-    def one(self, seen: Floats, k: int) -> float:
+    def one(self, newest: Floats, seen: Floats, k: int) -> float:
         """Return the same for a single sample."""
-        tie = squash(confidences.max_prob_one(seen[-1])) / np.float32(2)
+        tie = squash(confidences.max_prob_one(newest)) / np.float32(2)
         return float(confidences.vote_share_one(seen) * np.float32(len(seen)) + tie)
 
 
@@ -113,21 +116,21 @@ class PceeScorer(Scorer):
         self.num_exits = num_exits
         self.confidence = ConfidenceScorer(confidence)
         self.newest_only = self.confidence.newest_only
-        self._edges, self._means, self._widths = edges.astype(np.float32), doubles(means), doubles(widths)
+        self._edges, self._means, self._widths = edges.astype(SINGLE), doubles(means), doubles(widths)
         self._rows = list(zip(self._edges.tolist(), self._means.tolist(), self._widths.tolist(), strict=True))
 
     def many(self, seen: Floats, k: int) -> Floats:
         """Return the mean utility of the sample's bin, plus the tie-breaker."""
         confidence = self.confidence.many(seen, k)
         place = (confidence[:, None] >= self._edges[k]).sum(axis=1) - 1
-        tie = squash(confidence.astype(np.float64)) * self._widths[k][place]
-        scores: Floats = (self._means[k][place] + tie).astype(np.float32)
+        tie = squash(confidence.astype(DOUBLE)) * self._widths[k][place]
+        scores: Floats = (self._means[k][place] + tie).astype(SINGLE)
         return scores
 
-    def one(self, seen: Floats, k: int) -> float:
+    def one(self, newest: Floats, seen: Floats, k: int) -> float:
         """Return the same for a single sample."""
         edges, means, widths = self._rows[k]
-        confidence = self.confidence.one(seen, k)
+        confidence = self.confidence.one(newest, seen, k)
         place = bisect_right(edges, confidence) - 1
         tie = (0.5 + 0.5 * confidence / (1 + abs(confidence))) * widths[place]
         score: float = means[place] + tie
@@ -183,18 +186,18 @@ class StoppingScorer(Scorer):
     def many(self, seen: Floats, k: int) -> Floats:
         """Return what the weights make of the newest exit."""
         linear, squares, largest, entropy, bias = self._rows[k]
-        log_p = seen[:, -1].astype(np.float64)
+        log_p = seen[:, -1].astype(DOUBLE)
         p = np.exp(log_p)
         with np.errstate(invalid="ignore"):
             products = (p * log_p).sum(axis=1)
             score = p @ linear + (p * p) @ squares + p.max(axis=1) * largest + products * entropy + bias
-        rounded: Floats = score.astype(np.float32)
+        rounded: Floats = score.astype(SINGLE)
         return rounded
 
-    def one(self, seen: Floats, k: int) -> float:
+    def one(self, newest: Floats, seen: Floats, k: int) -> float:
         """Return the same for a single sample."""
         linear, squares, largest, entropy, bias = self._rows[k]
-        log_p = seen[-1].astype(np.float64)
+        log_p = newest.astype(DOUBLE)
         p = np.exp(log_p)
         curve = squares * p
         curve += linear
@@ -229,9 +232,9 @@ class EENetScorer(Scorer):
         clipped, tie = earlier[-1], squash(confidences.max_prob(seen[:, -1]))
         one = np.float32(1)
         broken = np.where(clipped <= 0, tie - one, np.where(clipped >= 1, one + tie, clipped))
-        return broken.astype(np.float32)
+        return broken.astype(SINGLE)
 
-    def one(self, seen: Floats, k: int) -> float:
+    def one(self, newest: Floats, seen: Floats, k: int) -> float:
         """Return the same for a single sample."""
         linear = np.einsum("ij,ij->i", self._features(seen, confidences.shares_one(seen)), self._own[: k + 1]).tolist()
         earlier: list[float] = []
@@ -241,7 +244,7 @@ class EENetScorer(Scorer):
         clipped = earlier[-1]
         if 0 < clipped < 1 or math.isnan(clipped):
             return clipped
-        tie = squash(confidences.max_prob_one(seen[-1]))
+        tie = squash(confidences.max_prob_one(newest))
         return float(tie - np.float32(1) if clipped <= 0 else np.float32(1) + tie)
 
     def _features(self, seen: Floats, shares: Floats) -> Doubles:
@@ -278,23 +281,23 @@ class Ensemble:
         """Return the log-probabilities ``[sample, class]`` of the exits seen so far together."""
         weight, bias = self._rows[seen.shape[1] - 1]
         with np.errstate(invalid="ignore"):
-            together = np.matmul(weight, seen.astype(np.float64)) + bias
+            together = np.matmul(weight, seen.astype(DOUBLE)) + bias
             together -= together.max(axis=1, keepdims=True)
             together -= np.log(np.exp(together).sum(axis=1, keepdims=True))
-        log_probs: Floats = together.astype(np.float32)
+        log_probs: Floats = together.astype(SINGLE)
         return log_probs
 
     def one(self, seen: Floats) -> Floats:
         """Return the same for a single sample ``[seen, class] -> [class]``."""
         weight, bias = self._rows[len(seen) - 1]
-        together = weight.dot(seen.astype(np.float64))
+        together = weight.dot(seen.astype(DOUBLE))
         together += bias
         total = float(np.exp(together).dot(self._ones))
         if not _SMALL < total < _LARGE:  # rare: then as for batches, where the largest is taken off first
             together = self.many(seen[None])[0]
         else:
             together -= math.log(total)
-        log_probs: Floats = together.astype(np.float32)
+        log_probs: Floats = together.astype(SINGLE)
         return log_probs
 
 
