@@ -45,7 +45,7 @@ test-slow: $(DEV)
 lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict src
+	$(BIN)/mypy --strict src runtime/src
 	$(BIN)/lint-imports
 
 format: $(DEV)
