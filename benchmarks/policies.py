@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,31 @@ from eenet import compare
 from eenet.cli.names import POLICIES, scheduler
 from eenet.core.costs import BudgetLike, CostTable, standard_budgets
 from eenet.core.files import read_json, write_json
-from eenet.core.policy import Policy, unmixed
+from eenet.core.policy import Policy
 from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer, replay
+from eenet.core.trace import Replayer
 from eenet.evaluation.sides import draw_sides
-from eenet.schedulers import Dial, JointScheduler, Scheduler, static_mix
+from eenet.schedulers import Dial, JointScheduler, Scheduler
 from eenet.schedulers.certify import certify
 from eenet.schedulers.control import BudgetController
-from eenet.testing import classwise_optimum, classwise_table, gaussian_optimum, gaussian_table
+from eenet.testing import (
+    classwise_accuracies,
+    classwise_optimum,
+    classwise_table,
+    gaussian_accuracies,
+    gaussian_optimum,
+    gaussian_table,
+    measure_gain,
+)
 
 TABLES = ("cifar10_resnet56_6", "cifar10_resnet56_3", "sst2_minilm_6")
 SMALL = ("sst2_minilm_6",)  # where `eenet_published` is fast enough for all splits
 PLANTED: dict[str, tuple[Callable[..., ExitTable], Callable[[float], float], tuple[float, ...]]] = {
-    "gaussian": (gaussian_table, gaussian_optimum, (1.5, 2.2, 3.0, 4.0)),
-    "classwise": (classwise_table, classwise_optimum, (1.3, 1.7, 2.2, 2.8)),
+    "gaussian": (gaussian_table, gaussian_optimum, gaussian_accuracies()),
+    "classwise": (classwise_table, classwise_optimum, classwise_accuracies()),
 }
 PLANTED_POLICIES = ("max_prob", "joint", "eenet", "pcee", "eero", "stopping", "auto")
-FITTED, SEEDS, FRESH, FRESH_SEED = 5000, (1, 2, 3), 200_000, 999
+FITTED, SEEDS, FRESH, FRESH_SEED = 5000, (1, 2, 3, 4, 5, 6), 300_000, 999
 DRAWS, DRAW_SIZES, DRAW_FRESH, DELTA = 300, (1000,), 100_000, 0.1
 PROMISES: tuple[dict[str, Any], ...] = (
     {"guarantee": "budget", "budget": 2.2},
@@ -174,37 +182,22 @@ def realised(replayer: Replayer, policy: Policy, costs: CostTable) -> float:
 
 
 def planted(names: Iterable[str]) -> dict[str, Any]:
-    """Return which share of the possible gain policies reach on fresh samples, and how they keep budgets there."""
+    """Return what policies gain on fresh samples, what could be gained, and how they keep budgets there."""
     rows = []
-    for kind, (make, optimum, budgets) in PLANTED.items():
-        fresh = make(FRESH, expected=True, seed=FRESH_SEED)
-        costs = fresh.require_costs()
+    for kind, (make, optimum, accuracies) in PLANTED.items():
+        fresh = make(FRESH, seed=FRESH_SEED)
+        chances = fresh.logits.double().softmax(dim=2)  # exact, given all evidence so far
+        budgets = standard_budgets(fresh.require_costs())
         for name in names:
             log(f"planted: {kind}, {name}")
-            shares, missed = [], []
+            gains = []
             for seed in SEEDS:
                 dial = scheduler(name, seed).sweep(make(FITTED, seed=seed), budgets=budgets)
-                judged = [expected(dial.at(budget), fresh) for budget in budgets]
-                blind = [static_mix(fresh, fresh, costs, max(cost, costs.low)).utility for cost, _ in judged]
-                shares.append([(u - low) / (optimum(c) - low) for (c, u), low in zip(judged, blind, strict=True)])
-                missed.append([cost / budget - 1 for (cost, _), budget in zip(judged, budgets, strict=True)])
-            rows.append({"table": kind, "policy": name, "budgets": list(budgets), "shares": shares, "missed": missed})
+                policies = [dial.at(budget) for budget in budgets]
+                found = [measure_gain(p, fresh, optimum, chances=chances, accuracies=accuracies) for p in policies]
+                gains.append([asdict(gain) for gain in found])
+            rows.append({"table": kind, "policy": name, "budgets": list(budgets), "gains": gains})
     return {"fitted": FITTED, "seeds": list(SEEDS), "fresh": FRESH, "rows": rows}
-
-
-def expected(policy: Policy, fresh: ExitTable) -> tuple[float, float]:
-    """Return mean cost and mean chance of being right, in expectation over coins, of any policy on a planted table.
-
-    The table's outputs are the exact chances given all evidence so far, also of answers that a policy makes of several
-    exits; those have no place in the table's utility.
-    """
-    cost, utility, rows = 0.0, 0.0, torch.arange(fresh.num_samples)
-    for weight, part in unmixed(policy):
-        trace = replay(part, fresh)
-        chances = fresh.logits[rows, trace.exit_index].double().softmax(dim=1)
-        right = chances.gather(1, trace.log_probs.argmax(dim=1, keepdim=True))
-        cost, utility = cost + weight * trace.mean_cost, utility + weight * float(right.mean())
-    return cost, utility
 
 
 # --- certificates ----------------------------------------------------------------------------------------------------

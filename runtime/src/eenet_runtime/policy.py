@@ -31,11 +31,13 @@ class Policy(ABC):
         num_exits: Number of exits.
         num_classes: Number of classes, None for any.
         newest_only: Whether it decides by the newest exit alone.
+        any_output: Whether a single sample may hold -inf and NaN too; see `Scorer`.
     """
 
     num_exits: int
     num_classes: int | None
     newest_only: bool
+    any_output: bool
 
     def leaves(self, seen: ArrayLike, sample_ids: ArrayLike) -> Flags:
         """Return which of the samples leave at the newest exit seen.
@@ -80,7 +82,7 @@ class Policy(ABC):
         k = len(seen) - 1
         if k + 1 == self.num_exits:
             return True
-        if not seen.item(seen.argmin()) > _IMPOSSIBLE:  # -inf and NaN: rare, and judged as in a batch
+        if not (self.any_output or seen.item(seen.argmin()) > _IMPOSSIBLE):  # rare, and judged as in a batch
             return bool(self._many(seen[None], k, np.array([sample_id], dtype=np.int64))[0])
         return self._one(seen[k], seen, k, sample_id)
 
@@ -90,7 +92,7 @@ class Policy(ABC):
 
     @abstractmethod
     def _one(self, newest: Floats, seen: Floats, k: int, sample_id: int) -> bool:
-        """Return whether a single sample of finite outputs leaves at exit ``k``, which is not the last.
+        """Return whether a single sample leaves at exit ``k``, not the last; outputs are finite or `any_output`.
 
         Policies that decide by the newest exit alone look at ``newest`` only.
         """
@@ -148,6 +150,7 @@ class ScorePolicy(Policy):
             )
         require_exits(scorer.num_exits, len(thresholds), type(scorer).__name__)
         self.num_exits, self.num_classes, self.newest_only = len(thresholds), scorer.num_classes, scorer.newest_only
+        self.any_output = scorer.any_output
         self.scorer, self._score = scorer, scorer.one
         self._thresholds = thresholds.astype(np.float32)
         self._limits = [least_rounding_to(at) for at in self._thresholds.tolist()]
@@ -186,6 +189,7 @@ class MixedPolicy(Policy):
         self.weight, self.seed = float(weight), int(seed)
         self.num_exits, self.newest_only = a.num_exits, a.newest_only and b.newest_only
         self.num_classes = one_number(a.num_classes, b.num_classes)
+        self.any_output = a.any_output and b.any_output
 
     def _many(self, seen: Floats, k: int, ids: Ids) -> Flags:
         first = coin(ids, self.seed) < self.weight
@@ -224,7 +228,7 @@ class TransformedPolicy(Policy):
         require_exits(transform.num_exits, policy.num_exits, type(transform).__name__)
         self.transform, self.policy = transform, policy
         self.num_exits, self.num_classes = policy.num_exits, one_number(policy.num_classes, transform.num_classes)
-        self.newest_only = False
+        self.newest_only, self.any_output = False, policy.any_output
         self._shows_newest, self._combine, self._inner = policy.newest_only, transform.one, policy._one
 
     def _many(self, seen: Floats, k: int, ids: Ids) -> Flags:

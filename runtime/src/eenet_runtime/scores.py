@@ -20,6 +20,7 @@ from eenet_runtime import confidence as confidences
 from eenet_runtime.confidence import DOUBLE, SINGLE, Array, Doubles, Floats, squash
 from eenet_runtime.errors import PolicyError
 
+_IMPOSSIBLE = -math.inf
 _SMALL, _LARGE = 1e-12, 1e12  # between them a sum of exponentials loses nothing
 
 __all__ = ["ConfidenceScorer", "EENetScorer", "Ensemble", "PceeScorer", "Scorer", "StoppingScorer", "VoteScorer"]
@@ -31,11 +32,14 @@ class Scorer(ABC):
     Attributes:
         newest_only: Whether the score depends on nothing but the newest exit and its number. A batch may then hold
             the newest exit only.
+        any_output: Whether -inf and NaN make the score of a single sample NaN as they do in a batch, also behind an
+            ensemble. Others are not asked for the score of such a sample.
         num_exits: Number of exits it was fitted for, None for any.
         num_classes: Number of classes it was fitted for, None for any.
     """
 
     newest_only: bool = False
+    any_output: bool = False
     num_exits: int | None = None
     num_classes: int | None = None
 
@@ -48,7 +52,7 @@ class Scorer(ABC):
         """Return the score of a single sample, before it is rounded to float32.
 
         Args:
-            newest: Finite log-probabilities ``[class]`` of exit ``k``.
+            newest: Log-probabilities ``[class]`` of exit ``k``; finite, or `any_output`.
             seen: Those of all exits seen, ``[seen, class]``; not looked at if `newest_only`.
             k: Number of the exit.
         """
@@ -153,6 +157,7 @@ class StoppingScorer(Scorer):
     """
 
     newest_only = True
+    any_output = True  # p log p is NaN
 
     def __init__(
         self,
@@ -198,6 +203,8 @@ class StoppingScorer(Scorer):
         """Return the same for a single sample."""
         linear, squares, largest, entropy, bias = self._rows[k]
         log_p = newest.astype(DOUBLE)
+        if not log_p.item(log_p.argmin()) > _IMPOSSIBLE:
+            return math.nan
         p = np.exp(log_p)
         curve = squares * p
         curve += linear

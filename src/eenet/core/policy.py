@@ -8,10 +8,11 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from eenet.core.scorers import Scorer
 from eenet.core.transform import Transform
+from eenet.core.views import Viewed
 from eenet.errors import InputError, ShapeError
 
 __all__ = [
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 
-class Policy(nn.Module, ABC):
+class Policy(Viewed, ABC):
     """A fixed rule that says, exit by exit, which samples leave.
 
     Subclass it with a `score`; override `answer` if leaving samples shall be answered by more than the newest exit.
@@ -132,7 +133,7 @@ class ScorePolicy(Policy):
 
     def leaves_one(self, newest: Float[np.ndarray, " class"], k: int) -> Bool[Tensor, " 1"]:
         """Return whether one sample leaves at exit ``k``, for scorers that can score a single sample."""
-        return torch.from_numpy(np.array((self.scorer.one(newest, k) >= self.thresholds.numpy()[k],)))
+        return torch.from_numpy(np.array((self.scorer.one(newest, k) >= self.view("thresholds")[k],)))
 
 
 class MixedPolicy(Policy):

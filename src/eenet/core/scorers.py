@@ -10,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eenet.core import confidence as confidences
+from eenet.core.views import Viewed
 from eenet.errors import InputError
 
 __all__ = ["ConfidenceScorer", "Scorer", "StateScorer"]
 
 
-class Scorer(nn.Module, ABC):
+class Scorer(Viewed, ABC):
     """Turns what was seen of a sample into a score; larger leaves first.
 
     A scorer must treat samples independently: the score of a row may not depend on the other rows.

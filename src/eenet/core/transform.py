@@ -7,14 +7,15 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from eenet.core.views import Viewed
 from eenet.errors import InputError
 
 __all__ = ["Transform"]
 
 
-class Transform(nn.Module, ABC):
+class Transform(Viewed, ABC):
     """Replaces what an exit says by something better: calibrated, or combined with what earlier exits said.
 
     A transform must treat samples independently, and may look at earlier exits but not at later ones. Policies fitted

@@ -59,7 +59,7 @@ class Ensemble(Transform):
     def one(self, seen: Float[np.ndarray, "seen class"]) -> Float[np.ndarray, " class"]:
         """Return the same for a single sample."""
         exits = len(seen)
-        together = self.weight.numpy()[exits - 1, :exits].dot(seen.astype(np.float64)) + self.bias.numpy()[exits - 1]
+        together = self.view("weight")[exits - 1, :exits].dot(seen.astype(np.float64)) + self.view("bias")[exits - 1]
         together -= together[together.argmax()]
         together -= np.log(np.exp(together).sum())
         log_probs: np.ndarray = together.astype(np.float32)

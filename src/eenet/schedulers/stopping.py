@@ -123,10 +123,10 @@ class StoppingScorer(StateScorer):
     def one(self, newest: Float[np.ndarray, " class"], k: int) -> np.float32:
         """Return the score of a single sample at exit ``k``."""
         log_p = newest.astype(np.float64)
-        p, weight, classes = np.exp(log_p), self.weight.numpy()[k], len(log_p)
+        p, weight, classes = np.exp(log_p), self.view("weight")[k], len(log_p)
         squares = (p * p).dot(weight[classes:-2]) if self.curved else p.dot(p) * weight[classes]
         score = p.dot(weight[:classes]) + squares + p[log_p.argmax()] * weight[-2] + p.dot(log_p) * weight[-1]
-        return np.float32(score + self.bias.numpy()[k])
+        return np.float32(score + self.view("bias")[k])
 
     def widened(self, num_exits: int) -> StoppingScorer:
         """Return a scorer with weights 0 for more exits."""

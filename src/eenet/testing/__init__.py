@@ -1,17 +1,27 @@
 """For authors of schedulers and policies, and for our own tests: planted tables, and what every scheduler must pass."""
 
-from eenet.testing.checks import check_policy, check_scheduler, gain_share
-from eenet.testing.planted import classwise_optimum, classwise_table, gaussian_optimum, gaussian_table
+from eenet.testing.checks import Gain, check_policy, check_scheduler, measure_gain
+from eenet.testing.planted import (
+    classwise_accuracies,
+    classwise_optimum,
+    classwise_table,
+    gaussian_accuracies,
+    gaussian_optimum,
+    gaussian_table,
+)
 from eenet.testing.tables import posterior_optimum, posterior_table, synthetic_table, typed_optimum, typed_table
 
 __all__ = [
+    "Gain",
     "check_policy",
     "check_scheduler",
+    "classwise_accuracies",
     "classwise_optimum",
     "classwise_table",
-    "gain_share",
+    "gaussian_accuracies",
     "gaussian_optimum",
     "gaussian_table",
+    "measure_gain",
     "posterior_optimum",
     "posterior_table",
     "synthetic_table",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from eenet.core.costs import CostTable, standard_budgets
-from eenet.core.policy import Policy
+from eenet.core.policy import Policy, unmixed
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, exit_distribution, replay
 from eenet.errors import BudgetError, InputError, TableError
@@ -17,7 +19,7 @@ from eenet.schedulers.base import Scheduler
 from eenet.schedulers.bounds import static_mix
 from eenet.testing.tables import synthetic_table
 
-__all__ = ["check_policy", "check_scheduler", "gain_share"]
+__all__ = ["Gain", "check_policy", "check_scheduler", "measure_gain"]
 
 
 def check_scheduler(scheduler: Scheduler, *, seed: int = 0, never_falls: bool = False) -> None:
@@ -91,31 +93,74 @@ def check_policy(policy: Policy, table: ExitTable) -> None:
     )
 
 
-def gain_share(policy: Policy, test: ExitTable, optimum: Callable[[float], float]) -> float:
-    """Return the share of the possible gain a policy reaches: 0 is the best blind mix of exits, 1 the best policy.
+@dataclass(frozen=True)
+class Gain:
+    """What a policy gains over the best blind mix of exits, and what could be gained.
 
-    All three are compared at the mean cost the policy realises on the table, in expectation over its coin; the blind
-    mix is chosen on the table itself.
+    Attributes:
+        cost: Mean cost at which all are compared.
+        reached: Mean utility of the policy beyond that of the best blind mix.
+        possible: Mean utility of the best policy there is beyond that of the best blind mix.
+    """
+
+    cost: float
+    reached: float
+    possible: float
+
+    @property
+    def share(self) -> float:
+        """The share of the possible gain that is reached: 0 is the best blind mix, 1 the best policy."""
+        return self.reached / self.possible
+
+
+def measure_gain(
+    policy: Policy,
+    test: ExitTable,
+    optimum: Callable[[float], float],
+    *,
+    chances: Float[Tensor, "sample exit class"] | None = None,
+    accuracies: Sequence[float] | None = None,
+) -> Gain:
+    """Return what a policy gains on a planted table, and what could be gained.
+
+    Policy, best blind mix and best policy are compared at the mean cost the policy realises on the table, in
+    expectation over its coin; the blind mix is chosen on the table itself.
 
     Args:
         policy: To be judged.
-        test: A large fresh draw of a planted table, with costs. Drawn with ``expected=True`` it is judged with less
-            noise.
+        test: A large fresh draw of a planted table, with costs.
         optimum: The largest expected utility at a mean cost, such as `gaussian_optimum`.
+        chances: The exact chance of each class given all evidence up to each exit. With it answers are judged by their
+            chance of being right, which has less noise than the table's utility.
+        accuracies: The exact mean utility of every exit, such as `gaussian_accuracies`. With it the best policy is
+            compared with the blind mix where neither has noise; without, a draw of lucky samples makes the possible
+            gain look small.
 
     Raises:
         InputError: Nothing is to be gained at that cost.
     """
-    costs = test.require_costs()
-    cost, utility = Replayer(test).expected(policy, costs)
-    blind = static_mix(test, test, costs, max(cost, costs.low)).utility
-    possible = optimum(cost) - blind
+    costs, rows = test.require_costs(), torch.arange(test.num_samples)
+    if chances is None:
+        cost, utility = Replayer(test).expected(policy, costs)
+    else:
+        cost = utility = 0.0
+        for weight, part in unmixed(policy):
+            trace = replay(part, test)
+            worth = chances[rows, trace.exit_index, trace.log_probs.argmax(dim=1)]
+            cost, utility = cost + weight * trace.mean_cost, utility + weight * float(worth.mean())
+        own = chances.gather(2, test.logits.argmax(dim=2, keepdim=True)).squeeze(2)
+        test = ExitTable(logits=test.logits, utility=own, costs=costs)
+    blind = exact = static_mix(test, test, costs, max(cost, costs.low)).utility
+    if accuracies is not None:
+        mean = ExitTable(logits=test.logits[:1], utility=torch.tensor([accuracies]).double(), costs=costs)
+        exact = static_mix(mean, mean, costs, max(cost, costs.low)).utility
+    possible = optimum(cost) - exact
     if possible <= 0:
         raise InputError(
             f"cost {cost:g} {costs.unit} leaves nothing to gain: the best policy is no better there than a blind mix "
             f"of exits. Judge the policy at another budget."
         )
-    return (utility - blind) / possible
+    return Gain(cost=cost, reached=utility - blind, possible=possible)
 
 
 def _stops(policy: Policy, table: ExitTable, rows: Tensor) -> Tensor:

@@ -25,7 +25,14 @@ from eenet.core.costs import CostTable
 from eenet.core.table import ExitTable
 from eenet.errors import InputError
 
-__all__ = ["classwise_optimum", "classwise_table", "gaussian_optimum", "gaussian_table"]
+__all__ = [
+    "classwise_accuracies",
+    "classwise_optimum",
+    "classwise_table",
+    "gaussian_accuracies",
+    "gaussian_optimum",
+    "gaussian_table",
+]
 
 _INFORMATION = (0.8, 0.2, 1.4, 0.1, 1.5, 1.0)
 _COSTS = (1.0, 1.4, 2.3, 2.8, 4.2, 6.0)
@@ -77,6 +84,15 @@ def gaussian_optimum(
     return _optimum(budget, _checked((information,), costs), costs)
 
 
+def gaussian_accuracies(*, information: Sequence[float] = _INFORMATION) -> tuple[float, ...]:
+    """Return the expected utility of each exit on draws of `gaussian_table`.
+
+    Args:
+        information: As for `gaussian_table`.
+    """
+    return _accuracies((information,))
+
+
 def classwise_table(
     num_samples: int = 4000,
     *,
@@ -116,6 +132,21 @@ def classwise_optimum(
         costs: As for `classwise_table`.
     """
     return _optimum(budget, _checked(information, costs), costs)
+
+
+def classwise_accuracies(*, information: Sequence[Sequence[float]] = _PAIRS) -> tuple[float, ...]:
+    """Return the expected utility of each exit on draws of `classwise_table`.
+
+    Args:
+        information: As for `classwise_table`.
+    """
+    return _accuracies(information)
+
+
+def _accuracies(information: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Return the chance that log-odds of the true class are positive, the mean over equally likely pairs."""
+    total = torch.tensor(information, dtype=torch.float64).cumsum(dim=1)
+    return tuple(torch.special.ndtr(total.sqrt() / 2).mean(dim=0).tolist())
 
 
 def _checked(information: Sequence[Sequence[float]], costs: Sequence[float]) -> tuple[tuple[float, ...], ...]:
