@@ -148,11 +148,12 @@ class StoppingScorer(StateScorer):
 class StoppingScheduler(Scheduler):
     """Leaves where the expected gain of going on does not pay for its price: a stopping problem, solved backwards.
 
-    For each price ``lambda`` of cost, a linear function of what the newest exit says (its class probabilities included)
-    predicts the value of going on minus that of leaving, as it was realised by the rule already fitted for the later
-    exits. One fit serves all prices, from 0 (most utility) to infinity (cheapest), hence all budgets; a budget between
-    two prices is met by mixing. Where the labels are known, what an answer was worth is read off what all exits
-    together make of the sample, which is less noisy than one label.
+    For each price ``lambda`` of cost, a linear function of what the newest exit says (its class probabilities
+    included) predicts the value of going on minus that of leaving, as it was realised by the rule already fitted
+    for the later exits. One fit serves all prices, from 0 (most utility) to infinity (cheapest), hence all budgets;
+    a budget between two prices is met by mixing. Only its sign matters, so the regression weighs samples near the
+    boundary more (with up to 20 classes; with more it would take too long). Where the labels are known, what an
+    answer was worth is read off what all exits together make of the sample, which is less noisy than one label.
 
     Only rules are kept that are worth their cost on samples held out in cross-validation, with every fixed exit among
     them: nothing is spent on later exits that add nothing there.
