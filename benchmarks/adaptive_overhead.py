@@ -37,8 +37,8 @@ from eenet import (
 from eenet.core.files import write_json
 from eenet.core.scorers import Scorer
 from eenet.inference.adaptive import AdaptiveModel
-from eenet.inference.engines.base import Inputs, State
 from eenet.inference.record import outputs
+from eenet.models.inputs import Inputs, State
 from eenet.schedulers.eenet import EENetScorer
 from eenet.schedulers.ensemble import Ensemble
 from eenet.schedulers.heuristics import VoteScorer

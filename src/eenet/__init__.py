@@ -5,6 +5,7 @@ leave, running it for real, judging it, shipping it.
 """
 
 # 1 a model with exits, 2 its training
+from eenet.models.attach import attach
 from eenet.models.heads import conv_head, pooled_linear, token_head
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo import cifar_resnet, load_cifar_resnet_weights, tiny_cnn
@@ -65,6 +66,7 @@ from eenet.errors import EenetError
 __version__ = "0.1.0"
 
 __all__ = [
+    "attach",
     "MultiExitModel",
     "cifar_resnet",
     "conv_head",

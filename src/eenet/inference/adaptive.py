@@ -14,7 +14,7 @@ from eenet.core.costs import CostTable
 from eenet.core.policy import MixedPolicy, Policy
 from eenet.errors import InputError, ShapeError
 from eenet.inference.engines import EagerEngine, Engine
-from eenet.inference.engines.base import Inputs, State, batch_size
+from eenet.models.inputs import Inputs, State, batch_size
 from eenet.models.model import MultiExitModel
 
 __all__ = ["AdaptiveModel", "Prediction", "split_leaving", "toss"]

@@ -18,11 +18,11 @@ from eenet.core.trace import Replayer, exit_distribution
 from eenet.errors import InputError, ShapeError
 from eenet.inference.adaptive import AdaptiveModel
 from eenet.inference.engines import EagerEngine, Engine
-from eenet.inference.engines.base import Inputs, batch_size
 from eenet.inference.flops import FlopReport, measure_flops
 from eenet.inference.latency import Seconds, Spread, rows_of, summarise, time_stages
 from eenet.inference.progress import track
 from eenet.inference.record import outputs
+from eenet.models.inputs import Inputs, batch_size
 from eenet.models.model import MultiExitModel
 
 __all__ = ["BenchReport", "BenchRow", "bench"]

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 from eenet.core.costs import CostTable
-from eenet.inference.engines.base import Inputs, batch_size
-from eenet.inference.engines.eager import evaluating
+from eenet.models.counting import counted, plain_attention
+from eenet.models.inputs import Inputs, batch_size, evaluating
 from eenet.models.model import MultiExitModel
 
 __all__ = ["FlopReport", "measure_flops"]
-
-_aten = torch.ops.aten
-
-# one or a few operations per element, or none: zero by the usual convention, as element-wise operations are
-_NAMES = """
-    _adaptive_avg_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d _local_scalar_dense _log_softmax
-    _native_batch_norm_legit _native_batch_norm_legit_no_training _safe_softmax _softmax _to_copy _unsafe_view
-    amax amin arange argmax argmin avg_pool1d avg_pool2d avg_pool3d cat clone constant_pad_nd copy_ cumsum
-    embedding empty empty_like empty_strided fill_ flip full full_like gather index index_select is_same_size
-    lift_fresh logsumexp masked_fill max max_pool2d_with_indices mean min native_batch_norm native_dropout
-    native_group_norm native_layer_norm new_empty new_full new_ones new_zeros nonzero ones ones_like pad
-    pixel_shuffle reflection_pad2d repeat replication_pad2d resize_ roll scalar_tensor scatter select_scatter
-    set_ slice_scatter sort stack std sum topk tril triu upsample_bilinear2d upsample_nearest2d var var_mean
-    zeros zeros_like
-"""
-_NEGLIGIBLE = frozenset(_NAMES.split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,66 +67,10 @@ def measure_flops(model: MultiExitModel, example_inputs: Inputs) -> FlopReport:
     uncounted: set[str] = set()
     stages: list[float] = []
     heads: list[float] = []
-    with evaluating(model), torch.no_grad(), _plain_attention():
-        state, start = _count(model.start, example_inputs, uncounted)
+    with evaluating(model), torch.no_grad(), plain_attention():
+        state, start = counted(model.start, example_inputs, uncounted)
         for stage, head in zip(model.stages, model.heads, strict=True):
-            state, flops = _count(stage, state, uncounted)
+            state, flops = counted(stage, state, uncounted)
             stages.append(flops / count)
-            heads.append(_count(head, state, uncounted)[1] / count)
+            heads.append(counted(head, state, uncounted)[1] / count)
     return FlopReport(start=start / count, stages=tuple(stages), heads=tuple(heads), uncounted=tuple(sorted(uncounted)))
-
-
-def _count(function: Callable[[Any], Any], value: Any, uncounted: set[str]) -> tuple[Any, int]:  # noqa: ANN401
-    """Run a function; return what it returned and its operations, and note what could not be counted."""
-    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    with _Watch(uncounted), counter:  # the watch is outermost: it sees operators as the counter leaves them
-        result = function(value)
-    return result, counter.get_total_flops()
-
-
-def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:  # noqa: ANN401
-    """Return the operations of attention from the shapes of query, key and value: two matrix products."""
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
-
-
-# without this, attention on a CPU counts as nothing at all
-_FORMULAS = {_aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-
-
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operator that does real work and has no formula."""
-
-    def __init__(self, uncounted: set[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._uncounted = uncounted
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401
-        types: Any,  # noqa: ANN401
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        packet = func.overloadpacket
-        name = str(packet).rpartition(".")[2]
-        free = func.is_view or torch.Tag.pointwise in func.tags or name in _NEGLIGIBLE
-        result = func(*args, **(kwargs or {}))
-        if not free and packet not in flop_registry and packet not in _FORMULAS and isinstance(_first(result), Tensor):
-            self._uncounted.add(str(packet))
-        return result
-
-
-def _first(result: Any) -> Any:  # noqa: ANN401
-    """Return the first of several results."""
-    return result[0] if isinstance(result, tuple | list) and result else result
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Keep transformer layers from running as one opaque operator that no formula knows."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)

@@ -21,8 +21,8 @@ from eenet.core.scorers import ConfidenceScorer
 from eenet.errors import InputError
 from eenet.inference.adaptive import split_leaving
 from eenet.inference.engines import EagerEngine, Engine
-from eenet.inference.engines.base import Inputs, batch_size
 from eenet.inference.progress import track
+from eenet.models.inputs import Inputs, batch_size
 from eenet.models.model import MultiExitModel
 
 __all__ = ["Latency", "Seconds", "Spread", "measure_latency", "rows_of", "time_full", "time_stages"]

@@ -13,9 +13,9 @@ from eenet.core.costs import CostTable
 from eenet.core.files import read_json, write_json
 from eenet.errors import InputError, TableError
 from eenet.inference.engines import EagerEngine, Engine
-from eenet.inference.engines.base import Inputs
 from eenet.inference.flops import FlopReport, measure_flops
 from eenet.inference.latency import Latency, Spread, measure_latency
+from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
 
 __all__ = ["FlopReport", "Latency", "Profile", "Spread", "load_costs", "measure", "measure_flops", "measure_latency"]

@@ -22,8 +22,8 @@ from eenet.core.table import ExitTable
 from eenet.core.table_files import cost_arrays
 from eenet.errors import InputError, RunError, ShapeError
 from eenet.inference.engines import EagerEngine, Engine
-from eenet.inference.engines.base import Inputs
 from eenet.inference.progress import track
+from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
 
 __all__ = ["Batches", "outputs", "record"]

@@ -1,10 +1,12 @@
 """Models with exits: the multi-exit model, heads, and a small zoo."""
 
+from eenet.models.attach import attach
 from eenet.models.heads import HeadFactory, conv_head, grid_linear, pooled_linear, token_head
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo import cifar_resnet, load_cifar_resnet_weights, tiny_cnn
 
 __all__ = [
+    "attach",
     "MultiExitModel",
     "cifar_resnet",
     "tiny_cnn",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
 
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from eenet.errors import ShapeError
-
-State: TypeAlias = Any
-"""What travels between stages: a tensor or a pytree of tensors, batch first."""
+from eenet.errors import InputError, ShapeError
+from eenet.models.inputs import State
 
 
 class MultiExitModel(nn.Module):
@@ -27,6 +24,8 @@ class MultiExitModel(nn.Module):
         stages: the K pieces of the backbone, in order.
         heads: the K heads, the last one being the original output.
         start: maps the inputs to the first state; the inputs themselves are the first state when it is not given.
+        whole: maps the inputs to what every head reads, in one go: a model from elsewhere that runs as its authors
+            wrote it, in training too, while the stages serve inference. Default: the stages in a row.
 
     Raises:
         ShapeError: fewer than two stages, or another number of heads than of stages.
@@ -40,7 +39,13 @@ class MultiExitModel(nn.Module):
         [(5, 3), (5, 3)]
     """
 
-    def __init__(self, stages: Sequence[nn.Module], heads: Sequence[nn.Module], start: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        heads: Sequence[nn.Module],
+        start: nn.Module | None = None,
+        whole: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if len(stages) < 2:
             raise ShapeError(f"stages {len(stages)} are too few: leaving early needs at least 2. Pass one more stage.")
@@ -53,6 +58,7 @@ class MultiExitModel(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.heads = nn.ModuleList(heads)
         self.entry = nn.Identity() if start is None else start
+        self.whole = whole
 
     @property
     def num_exits(self) -> int:
@@ -73,11 +79,52 @@ class MultiExitModel(nn.Module):
         """
         return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, state)
 
+    def without(self, exits: Sequence[int]) -> MultiExitModel:
+        """Return a model that cannot leave at some exits: their stages join the next ones, weights are shared.
+
+        Args:
+            exits: early exits to drop.
+
+        Raises:
+            InputError: there is no such early exit.
+        """
+        last = self.num_exits - 1
+        strange = [k for k in exits if not 0 <= k < last]
+        if strange:
+            raise InputError(f"exits {strange} cannot be dropped: early exits are 0 to {last - 1}. Name some of these.")
+        kept = [k for k in range(self.num_exits) if k not in exits]
+        runs = [range(first, k + 1) for first, k in zip([0, *(k + 1 for k in kept)], kept, strict=False)]
+        stages = [_joined([self.stages[j] for j in run]) for run in runs]
+        return MultiExitModel(
+            stages,
+            [self.heads[k] for k in kept],
+            start=self.entry,
+            whole=None if self.whole is None else _Picked(self.whole, kept),
+        )
+
     def forward(self, inputs: State) -> list[Tensor]:
         """Return the logits of every exit, each of shape ``[sample, class]``, the original output last."""
-        state = self.start(inputs)
         outputs: list[Tensor] = []
+        if self.whole is not None:
+            return [head(shown) for head, shown in zip(self.heads, self.whole(inputs), strict=True)]
+        state = self.start(inputs)
         for stage, head in zip(self.stages, self.heads, strict=True):
             state = stage(state)
             outputs.append(head(state))
         return outputs
+
+
+def _joined(stages: list[nn.Module]) -> nn.Module:
+    return stages[0] if len(stages) == 1 else nn.Sequential(*stages)
+
+
+class _Picked(nn.Module):
+    """What some of the heads read."""
+
+    def __init__(self, whole: nn.Module, kept: list[int]) -> None:
+        super().__init__()
+        self.whole, self.kept = whole, kept
+
+    def forward(self, inputs: State) -> list[State]:
+        shown = self.whole(inputs)
+        return [shown[k] for k in self.kept]

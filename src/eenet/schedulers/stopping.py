@@ -210,9 +210,15 @@ class StoppingScheduler(Scheduler):
         return behind(together, self._dial(combined, costs, _worth(combined, together)))
 
     def _ensemble_pays(self, table: ExitTable, costs: CostTable) -> bool:
-        """Tell whether held-out ensembles let the rule reach more, on average over the standard budgets."""
+        """Tell whether held-out ensembles make the labels likelier and let the rule reach more over standard budgets.
+
+        Likelihood has little noise: without it, an ensemble with nothing to combine is often kept by chance.
+        """
+        alone, together = held_out_ensemble(table, self.folds, self.seed)
+        if _likelihood(together) <= _likelihood(alone):
+            return False
         reached = []
-        for part in held_out_ensemble(table, self.folds, self.seed):
+        for part in (alone, together):
             induced = self._induce(part, costs, part.require_utility("fitting stopping"), self._state(part))
             kept = frontier(induced.cost, induced.utility)
             points = np.interp(standard_budgets(costs), induced.cost[kept].numpy(), induced.utility[kept].numpy())
@@ -262,6 +268,16 @@ class StoppingScheduler(Scheduler):
                 rising.append(one)
         fit_costs, fit_utilities, kept = zip(*rising, strict=True)
         return Dial(policies=kept, fit_costs=fit_costs, fit_utilities=fit_utilities, costs=costs, seed=self.seed)
+
+
+def _likelihood(table: ExitTable) -> float:
+    """Return the mean log-probability of the labels over all exits."""
+    assert table.labels is not None
+    total = 0.0
+    for rows in table.chunks():
+        labels = table.labels[rows][:, None, None].expand(-1, table.num_exits, 1)
+        total += float(table.log_probs(rows).gather(2, labels).double().clamp_min(-100).sum())
+    return total / (table.num_samples * table.num_exits)
 
 
 def _worth(table: ExitTable, together: Ensemble | None) -> Float[Tensor, "sample exit"]:

@@ -95,7 +95,7 @@ def induce(
         penalty = _penalty(state, table.num_classes, ridge)
         if own < width:
             spread = x[:, own:].double().var(dim=0).clamp_min(1e-12)
-            penalty = torch.block_diag(penalty, torch.diag(feature_ridge * spread))
+            penalty = torch.block_diag(penalty, torch.diag(feature_ridge * spread))  # type: ignore[no-untyped-call]
         found, constant, held_out = _cross_fit(x, gain, fold, penalty)
         for _ in range(_NARROWINGS if width <= _MOST_NARROWED else 0):
             found, constant, held_out = _narrowed(x, gain, fold, penalty, held_out)
@@ -143,7 +143,8 @@ def _penalty(state: StoppingState, classes: int, ridge: float) -> Float[Tensor, 
     covariance = torch.diag(1 / precision)
     if state.curved:
         covariance[classes : 2 * classes, classes : 2 * classes] += 1 / (_SHARED * ridge)
-    return torch.linalg.inv(covariance)
+    penalty: Tensor = torch.linalg.inv(covariance)
+    return penalty
 
 
 def _cross_fit(

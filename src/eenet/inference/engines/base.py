@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from eenet.errors import InputError
+from eenet.models.inputs import Inputs, State
 
-__all__ = ["Engine", "Inputs", "State", "batch_size"]
-
-Inputs = Tensor | dict[str, Tensor]
-"""A batch: a tensor, or keyword tensors; the batch is their first dimension."""
-
-State = Any
-"""What flows between stages: a tensor or a pytree of tensors, batch first."""
+__all__ = ["Engine"]
 
 
 class Engine(ABC):
@@ -76,21 +69,3 @@ class Engine(ABC):
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
-
-
-def batch_size(inputs: Inputs) -> int:
-    """Return how many samples a batch holds.
-
-    Raises:
-        InputError: No tensor, no sample, or tensors that disagree on the number of samples.
-    """
-    if isinstance(inputs, Tensor) and inputs.dim() and len(inputs):  # the usual case, and the loop is a hot one
-        return len(inputs)
-    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in leaves}
-    if len(sizes) != 1 or 0 in sizes:
-        found = "no tensor" if not leaves else f"{sorted(sizes)} samples"
-        raise InputError(
-            f"inputs hold {found}: a batch needs one number of samples, at least 1. Pass tensors, batch first."
-        )
-    return sizes.pop()

@@ -12,24 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from eenet.inference.engines.base import Engine, Inputs, State
+from eenet.inference.engines.base import Engine
 from eenet.inference.engines.fold import fold_batch_norms
+from eenet.models.inputs import Inputs, State, evaluating
 from eenet.models.model import MultiExitModel
 
-__all__ = ["EagerEngine", "evaluating"]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for the block; every module's own flag is restored afterwards."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
+__all__ = ["EagerEngine"]
 
 
 @contextmanager
@@ -93,7 +81,10 @@ class EagerEngine(Engine):
 def _optimised(model: MultiExitModel, *, channels_last: bool) -> MultiExitModel:
     """Return a frozen, faster copy of a model."""
     with torch.no_grad():
-        frozen = copy.deepcopy(model).eval().requires_grad_(False)
+        stages = MultiExitModel(
+            list(model.stages), list(model.heads), start=model.entry
+        )  # what runs in one go is not needed
+        frozen = copy.deepcopy(stages).eval().requires_grad_(False)
         if channels_last:
             frozen = frozen.to(memory_format=torch.channels_last)
         frozen.entry = fold_batch_norms(frozen.entry)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+
 import torch
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 __all__ = ["fold_batch_norms"]
 
+_aten = torch.ops.aten
+_CONVOLUTIONS = (_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default)
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
@@ -22,6 +27,10 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     Args:
         module: In evaluation mode; its weights may be reused, so hand in a copy.
     """
+    if isinstance(module, fx.GraphModule):
+        return _folded(module, _fold_operators)
+    if isinstance(module, nn.Sequential) and any(isinstance(child, fx.GraphModule) for child in module):
+        return nn.Sequential(*map(fold_batch_norms, module))
     if not any(isinstance(child, _Norm) for child in module.modules()):
         return module
     try:
@@ -29,14 +38,24 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError):
         # tracing is an optimisation; what it cannot follow runs unfolded
         return nn.Sequential(*map(fold_batch_norms, module)) if type(module) is nn.Sequential else module
-    names = [node.target for node in traced.graph.nodes if node.op == "call_module"]
-    for node in list(traced.graph.nodes):
-        if node.op == "call_module" and names.count(node.target) == 1:
-            _fold(traced, node, names)
+    return _folded(traced, _fold_modules)
+
+
+def _folded(traced: fx.GraphModule, fold: Callable[[fx.GraphModule], None]) -> fx.GraphModule:
+    fold(traced)
+    traced.graph.eliminate_dead_code()
     traced.graph.lint()
     traced.recompile()
     traced.delete_all_unused_submodules()
     return traced
+
+
+def _fold_modules(traced: fx.GraphModule) -> None:
+    """Fold where a graph of modules runs a batch norm on a convolution that is its alone."""
+    names = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+    for node in list(traced.graph.nodes):
+        if node.op == "call_module" and names.count(node.target) == 1:
+            _fold(traced, node, names)
 
 
 def _fold(traced: fx.GraphModule, node: fx.Node, names: list[object]) -> None:
@@ -55,3 +74,41 @@ def _fold(traced: fx.GraphModule, node: fx.Node, names: list[object]) -> None:
     setattr(traced.get_submodule(parent), leaf, fused.to(memory_format=layout))
     node.replace_all_uses_with(source)
     traced.graph.erase_node(node)
+
+
+def _fold_operators(traced: fx.GraphModule) -> None:
+    """Fold where a graph of operators runs a batch norm on a convolution that nobody else reads."""
+    for node in list(traced.graph.nodes):
+        if node.target is not _aten._native_batch_norm_legit_no_training.default:
+            continue
+        source = node.args[0]
+        results = [user for user in node.users if user.target is operator.getitem]
+        if source.target not in _CONVOLUTIONS or len(source.users) != 1 or [user.args[1] for user in results] != [0]:
+            continue
+        weight, bias, mean, variance = (_tensor(traced, part) for part in node.args[1:5])
+        kernel, offset = (_tensor(traced, part) for part in (*source.args[1:3], None)[:2])
+        assert kernel is not None and mean is not None and variance is not None
+        fused = fuse_conv_bn_weights(kernel, offset, mean, variance, node.args[6], weight, bias)
+        with traced.graph.inserting_before(source):
+            parts = []
+            for name, value in zip(("weight", "bias"), fused, strict=True):
+                path = f"folded_{source.name}_{name}"
+                layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
+                setattr(
+                    traced, path, nn.Parameter(value.detach().contiguous(memory_format=layout), requires_grad=False)
+                )
+                parts.append(traced.graph.get_attr(path))
+        source.args = (source.args[0], *parts, *source.args[3:])
+        results[0].replace_all_uses_with(source)
+        traced.graph.erase_node(results[0])
+        traced.graph.erase_node(node)
+
+
+def _tensor(traced: fx.GraphModule, node: object) -> torch.Tensor | None:
+    """Return the weight behind a node."""
+    if not isinstance(node, fx.Node):
+        return None
+    value = traced
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value  # type: ignore[return-value]

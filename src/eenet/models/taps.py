@@ -1,0 +1,238 @@
+"""Where a model can be tapped: its blocks, what they cost, and reading their outputs while it runs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from eenet.errors import AttachError
+from eenet.models.counting import counter, plain_attention
+from eenet.models.inputs import Inputs, batch_size, evaluating
+
+__all__ = ["Block", "Whole", "answer_of", "blocks_of", "call", "chosen_blocks", "require_modules", "tapping"]
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A module whose output can be tapped.
+
+    Attributes:
+        name: Its path in the model.
+        shape: Of its output, batch first.
+        flops: Operations of the whole model until it returns, for the batch it was measured on.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    flops: int
+
+
+def call(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Return a model's output for a batch."""
+    return answer_of(model(**inputs) if isinstance(inputs, dict) else model(inputs))
+
+
+def answer_of(output: Any) -> Tensor:  # noqa: ANN401
+    """Return the logits in what a model returned: the tensor, ``.logits``, or the first tensor.
+
+    Raises:
+        AttachError: There is no tensor.
+    """
+    found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(found, Tensor):
+        found = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
+    if found is None:
+        raise AttachError(
+            f"model returns {type(output).__name__} without a tensor: an exit needs logits to answer with. Wrap it in "
+            "a module that returns them."
+        )
+    return found
+
+
+@contextmanager
+def tapping(model: nn.Module, names: Sequence[str], seen: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """Show the output of some modules to a function, which may replace it; hooks are removed afterwards.
+
+    Args:
+        model: Holds the modules.
+        names: Of the modules.
+        seen: Called with the number of the tap and the first tensor of its output.
+    """
+
+    def hook(index: int) -> Callable[..., Any]:
+        def show(module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ANN401
+            leaves, spec = pytree.tree_flatten(output)
+            place = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)), None)
+            if place is None:
+                return output
+            leaves[place] = seen(index, leaves[place])
+            return pytree.tree_unflatten(leaves, spec)
+
+        return show
+
+    hooks = [model.get_submodule(name).register_forward_hook(hook(i)) for i, name in enumerate(names)]
+    try:
+        yield
+    finally:
+        for one in hooks:
+            one.remove()
+
+
+class Whole(nn.Module):
+    """Somebody's model as it stands; returns what it shows at its taps, and its answer last.
+
+    Args:
+        model: The model; its weights are shared.
+        names: Modules to tap.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, tuple(names)
+
+    def forward(self, inputs: Inputs) -> list[Tensor]:
+        """Return the outputs of the tapped modules and the model's."""
+        shown: dict[int, Tensor] = {}
+
+        def keep(index: int, output: Tensor) -> Tensor:
+            shown[index] = output
+            return output
+
+        with tapping(self.model, self.names, keep):
+            answer = call(self.model, inputs)
+        return [*(shown[i] for i in range(len(self.names))), answer]
+
+
+def blocks_of(model: nn.Module, example_inputs: Inputs, num_exits: int) -> tuple[list[Block], int]:
+    """Return the blocks a model runs one after the other, in that order, and the operations of all of it.
+
+    Blocks are the members of sequences and lists of modules; what holds a list and costs more than a stage should is
+    looked into.
+
+    Args:
+        model: Runs once, in evaluation mode, its flags restored.
+        example_inputs: A batch.
+        num_exits: Wanted, the original output included.
+    """
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    ends: dict[str, int] = {}
+    begins: dict[str, int] = {}
+    hooks = []
+    # with gradients: the counter hangs hooks on parameters that are handed from module to module
+    with evaluating(model), torch.enable_grad(), plain_attention(), counter() as counting:
+
+        def before(name: str) -> Callable[..., None]:
+            def note(*_: Any) -> None:  # noqa: ANN401
+                begins.setdefault(name, counting.get_total_flops())
+
+            return note
+
+        def after(name: str) -> Callable[..., None]:
+            def note(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401
+                first = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
+                shapes.setdefault(name, []).append(() if first is None else tuple(first.shape))
+                ends[name] = counting.get_total_flops()
+
+            return note
+
+        for name, module in model.named_modules():
+            if name:
+                hooks += [
+                    module.register_forward_pre_hook(before(name)),
+                    module.register_forward_hook(after(name)),
+                ]
+        try:
+            call(model, example_inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        total = counting.get_total_flops()
+    count = batch_size(example_inputs)
+    usable = {name: seen[0] for name, seen in shapes.items() if len(seen) == 1 and seen[0][:1] == (count,)}
+
+    def large(name: str) -> bool:
+        return bool(ends.get(name, 0) - begins.get(name, 0) > total / num_exits)
+
+    names = [name for name in _members(model, "", large) if name in usable and len(usable[name]) > 1]
+    if len(names) < num_exits - 1:  # no blocks: then any module
+        names = [name for name in usable if len(usable[name]) > 1]
+    order = {name: place for place, name in enumerate(shapes)}  # as they returned
+    return [Block(name, usable[name], ends[name]) for name in sorted(names, key=order.__getitem__)], total
+
+
+def _members(module: nn.Module, path: str, large: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the names of the blocks below a module."""
+    for name, child in module.named_children():
+        inner = f"{path}.{name}" if path else name
+        if next(child.children(), None) is None:
+            continue
+        if (isinstance(child, _CONTAINERS) and _is_list(child)) or (large(inner) and _holds_list(child)):
+            yield from list(_members(child, inner, large)) or [inner]
+        else:
+            yield inner
+
+
+def _is_list(module: nn.Module) -> bool:
+    """Tell whether a module is made of modules that are made of others, or of two such at least."""
+    made = [next(child.children(), None) is not None for child in module.children()]
+    return all(made) or sum(made) >= 2
+
+
+def _holds_list(module: nn.Module) -> bool:
+    """Tell whether somewhere in a module a container lists at least two modules that are made of others."""
+    return any(
+        isinstance(part, _CONTAINERS)
+        and sum(next(child.children(), None) is not None for child in part.children()) >= 2
+        for part in module.modules()
+    )
+
+
+def chosen_blocks(model: nn.Module, example_inputs: Inputs, num_exits: int) -> list[str]:
+    """Return the names of blocks behind which early exits split a model into stages of about equal cost.
+
+    Raises:
+        AttachError: The model has too few blocks.
+    """
+    blocks, total = blocks_of(model, example_inputs, num_exits)
+    early = num_exits - 1
+    if len(blocks) > early and blocks[-1].flops >= 0.98 * total:
+        blocks = blocks[:-1]  # an exit behind the last block would be the original output
+    if len(blocks) < early:
+        raise AttachError(
+            f"exits {num_exits} are too many for this model: it runs {len(blocks)} blocks one after the other, "
+            f"{[block.name for block in blocks]}. Ask for fewer exits, or name the modules to tap."
+        )
+    picked: list[int] = []
+    for exit_index in range(early):
+        aim = total * (exit_index + 1) / num_exits
+        free = range(picked[-1] + 1 if picked else 0, len(blocks) - (early - exit_index) + 1)
+        picked.append(min(free, key=lambda i: abs(blocks[i].flops - aim)))
+    return [blocks[i].name for i in picked]
+
+
+def require_modules(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Return the names, all of them of modules.
+
+    Raises:
+        AttachError: A module is unknown, or named twice.
+    """
+    known = [name for name, _ in model.named_modules() if name]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 5, 0.5) or known[:5]
+            raise AttachError(
+                f"exits name the module {name!r}, which is not there: near it are {', '.join(near)}. Name modules as "
+                "model.named_modules() does."
+            )
+    if len(set(names)) != len(names) or not names:
+        raise AttachError(f"exits {list(names)} name no module or one twice. Name every module to tap once.")
+    return list(names)

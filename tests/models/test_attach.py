@@ -1,0 +1,296 @@
+"""Exits for any module: what is cut equals what was there, what cannot be cut is refused with the reason."""
+
+import copy
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from foreign import FAMILIES, Gated, blocks
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import attachable
+
+from eenet.core.policy import ScorePolicy
+from eenet.core.scorers import ConfidenceScorer
+from eenet.errors import AttachError, InputError, ShapeError
+from eenet.inference.adaptive import AdaptiveModel
+from eenet.inference.engines import EagerEngine
+from eenet.inference.record import outputs
+from eenet.models.attach import attach
+from eenet.models.inputs import evaluating
+
+
+def rows_of(inputs, rows):
+    return {key: value[rows] for key, value in inputs.items()} if isinstance(inputs, dict) else inputs[rows]
+
+
+def run_dropping(model, inputs):
+    """Logits of every exit, stage by stage, one sample leaving after each stage; and which samples they are of."""
+    state, left, found = (
+        model.start(inputs),
+        torch.arange(len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)),
+        [],
+    )
+    for k, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
+        state = stage(state)
+        found.append((left, head(state)))
+        if len(left) > 1 and k < model.num_exits - 1:
+            keep = torch.arange(1, len(left))
+            state, left = model.select(state, keep), left[keep]
+    return found
+
+
+def original(model, inputs):
+    answer = model(**inputs) if isinstance(inputs, dict) else model(inputs)
+    return answer if isinstance(answer, torch.Tensor) else answer["logits"]
+
+
+def check_attached(model, inputs, attached):
+    """The last exit is the original output; the stages lead to the same, samples leaving on the way."""
+    with torch.no_grad(), evaluating(model):
+        answer = original(model, inputs)
+        every = attached(inputs)
+        dropping = run_dropping(attached, inputs)
+    assert torch.equal(every[-1], answer)
+    for (left, logits), wanted in zip(dropping, every, strict=True):
+        scale = float(wanted.abs().max()) + 1e-6
+        assert torch.allclose(logits, wanted[left], atol=1e-4 * scale, rtol=1e-4)
+    assert {id(p) for p in model.parameters()} <= {id(p) for p in attached.parameters()}  # shared, not copied
+
+
+@pytest.mark.parametrize("name", ["plain", "gated", "conv", "tokens"])
+def test_what_is_cut_equals_what_was_there(name):
+    model, inputs = FAMILIES[name]()
+    attached = attach(model, inputs, exits=4)
+    assert attached.num_exits == 4
+    check_attached(model, inputs, attached)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("plain", "gated", "conv", "tokens")])
+def test_models_of_others_are_cut(name):
+    model, inputs = FAMILIES[name]()
+    attached = attach(model, inputs, exits=4)
+    check_attached(model, inputs, attached)
+    heads = [p for head in attached.heads for p in head.parameters()]
+    optimiser, losses = torch.optim.SGD(heads, lr=0.05), []
+    labels = torch.arange(3) % 2
+    for _ in range(3):
+        loss = sum(nn.functional.cross_entropy(logits, labels) for logits in attached(inputs)[:-1])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_exits_are_spread_evenly_over_the_cost():
+    model, inputs = FAMILIES["plain"]()
+    attached = attach(model, inputs, exits=3)
+    assert attached.whole.names == ("1", "3")  # of six equal blocks, the last one before the classifier
+
+
+def test_exits_by_name_in_the_order_given():
+    model, inputs = FAMILIES["plain"]()
+    attached = attach(model, inputs, exits=["0", "4"])
+    assert attached.num_exits == 3
+    check_attached(model, inputs, attached)
+
+
+def test_a_tap_inside_a_block_takes_along_what_later_stages_need():
+    model, inputs = FAMILIES["conv"]()
+    attached = attach(model, inputs, exits=["blocks.1.first"])  # the shortcut must travel too
+    state = attached.stages[0](inputs)
+    assert isinstance(state, tuple)
+    assert len(state) == 2
+    check_attached(model, inputs, attached)
+
+
+def test_flags_and_hooks_are_as_before_and_so_on_failure():
+    model, inputs = FAMILIES["conv"]()
+    model.train()
+    model.blocks[0].eval()
+    flags = [module.training for module in model.modules()]
+    attach(model, inputs, exits=3)
+    with pytest.raises(AttachError):
+        attach(nn.Sequential(model, Mixing()), inputs, exits=["0"])
+    assert [module.training for module in model.modules()] == flags
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_original_model_trains_in_place_and_the_stages_follow():
+    model, inputs = FAMILIES["conv"]()
+    attached = attach(model, inputs, exits=3)
+    attached.train()
+    optimiser = torch.optim.SGD(attached.parameters(), lr=0.1)
+    loss = sum(nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0])) for logits in attached(inputs))
+    loss.backward()
+    optimiser.step()  # weights and the running means of batch norms have moved
+    attached.eval()
+    check_attached(model, inputs, attached)
+
+
+@pytest.mark.parametrize("optimise", [True, False])
+@pytest.mark.parametrize("name", ["conv", "gated"])
+def test_running_decides_as_the_recorded_outputs_say(name, optimise):
+    model, inputs = FAMILIES[name]()
+    attached = attach(model, inputs, exits=3).eval()
+    engine = EagerEngine(attached, optimise=optimise)
+    seen = torch.log_softmax(outputs(engine, inputs), dim=2)
+    middle = seen.amax(dim=2)
+    thresholds = torch.tensor([float(middle[:, 0].median()), float(middle[:, 1].median()), -torch.inf])
+    policy = ScorePolicy(ConfidenceScorer(lambda log_probs: log_probs.amax(dim=1)), thresholds)
+    wanted = [next(k for k in range(3) if middle[i, k] >= thresholds[k] - 1e-6) for i in range(3)]
+    prediction = AdaptiveModel(engine, policy)(inputs)
+    assert prediction.exit_index.tolist() == wanted
+    with torch.no_grad():
+        every = torch.stack(attached(inputs), dim=1)
+    expected = torch.log_softmax(every[torch.arange(3), prediction.exit_index], dim=1)
+    assert torch.allclose(prediction.log_probs, expected, atol=1e-4)
+
+
+def test_batch_norms_of_a_cut_model_are_folded():
+    model, inputs = FAMILIES["conv"]()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.weight)
+    attached = attach(model, inputs, exits=3)
+    engine = EagerEngine(attached)
+    code = [stage.code for stage in engine._stages]
+    assert not any("batch_norm" in text for text in code)
+    with torch.no_grad(), evaluating(model):
+        assert torch.allclose(engine.full(inputs), model(inputs), atol=1e-4)
+
+
+def test_without_some_exits():
+    model, inputs = FAMILIES["gated"]()
+    attached = attach(model, inputs, exits=4)
+    fewer = attached.without([1])
+    assert fewer.num_exits == 3
+    with torch.no_grad():
+        every = attached(inputs)
+        for logits, wanted in zip(fewer(inputs), [every[0], every[2], every[3]], strict=True):
+            assert torch.equal(logits, wanted)
+    check_attached(model, inputs, fewer)
+    with pytest.raises(InputError, match=r"exits \[3\] cannot be dropped"):
+        attached.without([3])
+
+
+def test_a_copy_is_as_good():
+    model, inputs = FAMILIES["conv"]()
+    attached = attach(model, inputs, exits=3).eval()
+    twin = copy.deepcopy(attached)
+    with torch.no_grad():
+        for a, b in zip(attached(inputs), twin(inputs), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_one_sample_and_many():
+    model, inputs = FAMILIES["gated"]()
+    attached = attach(model, inputs, exits=3).eval()
+    many = rows_of(inputs, torch.arange(3).repeat(20))
+    with torch.no_grad():
+        for batch in (rows_of(inputs, torch.tensor([1])), many):
+            state = attached.start(batch)
+            for stage in attached.stages:
+                state = stage(state)
+            assert torch.allclose(state, original(model, batch), atol=1e-5)
+
+
+# --- what cannot be cut -----------------------------------------------------------------------------------------------
+
+
+class Mixing(nn.Module):
+    """Takes the mean over samples off."""
+
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+class Deciding(nn.Module):
+    """Does one thing or the other, as the values say."""
+
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Fixed(nn.Module):
+    """Knows how many samples there are."""
+
+    def forward(self, x):
+        return x.reshape(3, -1)
+
+
+class Unstable(nn.BatchNorm1d):
+    """Norms by the batch, always."""
+
+    def __init__(self):
+        super().__init__(8, track_running_stats=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (Mixing, "in module '2.0' samples of a batch influence each other"),
+        (Unstable, "in module '2.0' samples of a batch influence each other"),
+        (Deciding, "in module '2.0', a decision depends on the values"),
+        (Fixed, "the number of samples is fixed"),
+    ],
+)
+def test_models_that_cannot_be_cut_are_refused_with_the_reason(module, said):
+    model = blocks(2, 8)
+    model = nn.Sequential(*model, nn.Sequential(module(), nn.Linear(8, 8)), *blocks(2, 8), nn.Linear(8, 4))
+    with pytest.raises(AttachError, match=said):
+        attach(model, torch.randn(3, 8), exits=["0", "3"])
+
+
+def test_bad_requests_are_refused():
+    model, inputs = FAMILIES["plain"]()
+    with pytest.raises(AttachError, match=r"'blocks\.9', which is not there: near it are blocks\.4, blocks\.3"):
+        attach(FAMILIES["conv"]()[0], torch.randn(3, 3, 8, 8), exits=["blocks.9"])
+    with pytest.raises(AttachError, match="too many for this model"):
+        attach(model, inputs, exits=40)
+    with pytest.raises(ShapeError, match="at least 2"):
+        attach(model, inputs[:1], exits=3)
+    with pytest.raises(ShapeError, match="at least 2"):
+        attach(model, inputs, exits=1)
+    with pytest.raises(AttachError, match="one twice"):
+        attach(model, inputs, exits=["1", "1"])
+    idle = nn.Sequential(*blocks(3, 8), nn.Linear(8, 4))
+    idle.add_module("spare", nn.Linear(8, 8))
+    with pytest.raises(AttachError):
+        attach(nn.ModuleDict({"a": idle}), inputs, exits=["a"])
+
+
+def test_heads_of_ones_own():
+    model, inputs = FAMILIES["plain"]()
+    attached = attach(model, inputs, exits=3, heads=lambda shape, classes: nn.Linear(shape[1], classes, bias=False))
+    assert all(head.head.bias is None for head in attached.heads[:-1])
+    first, second = (attach(model, inputs, exits=3, seed=seed).heads[0].head.classify.weight for seed in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_state_is_small_between_plain_blocks():
+    model, inputs = FAMILIES["plain"]()
+    attached = attach(model, inputs, exits=3)
+    states = [attached.stages[0](inputs)]
+    states.append(attached.stages[1](states[0]))
+    assert all(isinstance(state, torch.Tensor) for state in states)
+    assert all(a.shape == b.shape for a, b in pairwise(states))
+
+
+def test_gated_state_is_a_dictionary_inside():
+    assert isinstance(Gated().step({"h": torch.zeros(2, 8), "g": torch.ones(2, 1), "c": torch.zeros(2, 1)}, 0), dict)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_page_of_models_says_what_is_done(name):
+    page = (Path(__file__).parents[2] / "docs" / "results" / "attach.md").read_text(encoding="utf-8")
+    line = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+    assert [cell.strip() for cell in line.strip("|").split("|")][:4] == list(attachable.row(name))[:4]
