@@ -53,7 +53,7 @@ from eenet.schedulers import (
 # 5 really stops early
 from eenet.inference.adaptive import AdaptiveModel, Prediction
 from eenet.inference.bench import bench
-from eenet.inference.engines import EagerEngine, Engine
+from eenet.inference.engines import EagerEngine, Engine, OnnxEngine
 
 # 6 judging
 from eenet.evaluation import Comparison, Report, compare, evaluate
@@ -119,6 +119,7 @@ __all__ = [
     "AdaptiveModel",
     "EagerEngine",
     "Engine",
+    "OnnxEngine",
     "Prediction",
     "bench",
     "Comparison",

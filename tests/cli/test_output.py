@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tests.cli.conftest import Ran
 
 import eenet as package
@@ -42,7 +43,7 @@ def test_every_name_makes_its_object() -> None:
     for name in names.POLICIES:
         assert isinstance(names.scheduler(name, 3), Scheduler) and names.scheduler(name, 3).seed == 3
     for name in names.ENGINES:
-        assert names.engine(name, tiny_cnn()).name == name
+        assert names.engine(name, tiny_cnn(), torch.randn(2, 1, 8, 8)).name == name
     assert names.BOUNDS == BOUNDS
 
 

@@ -27,6 +27,8 @@ from eenet.errors import InputError
 
 if TYPE_CHECKING:
     from eenet.data.dataset import ArrayDataset
+    from eenet.inference.engines import Engine
+    from eenet.recipes import Run
 
 
 def profile(
@@ -55,8 +57,8 @@ def profile(
     if out is not None:
         paths.output_file(out)
     opened = loading.open_run(run, data_root)
-    engines = [names.engine(name, opened.model) for name in engine or names.ENGINES]
     inputs = opened.splits.test.inputs(slice(0, max(sizes)))
+    engines = _engines(opened, engine)
 
     from eenet.inference.measure import measure
 
@@ -101,7 +103,7 @@ def bench(
         paths.output_file(out)
     opened = loading.open_run(run, data_root)
     saved = loading.open_policy(policy, opened.model)
-    engines = [names.engine(name, opened.model) for name in engine or names.ENGINES]
+    engines = _engines(opened, engine)
     dataset = _enough(opened.splits.test, sizes, samples)
 
     from eenet.core.files import write_json
@@ -132,3 +134,9 @@ def _enough(dataset: ArrayDataset, sizes: list[int], samples: int) -> ArrayDatas
             f"--batch-size {max(sizes)} cannot be filled: there are {len(dataset)} test samples. Pass smaller sizes."
         )
     return dataset.select(slice(0, max(samples, *sizes)))
+
+
+def _engines(opened: Run, asked: list[str] | None) -> list[Engine]:
+    """Return the engines to measure."""
+    example = opened.splits.test.inputs(slice(0, 2))
+    return [names.engine(name, opened.model, example) for name in asked or names.DEFAULT_ENGINES]

@@ -10,6 +10,7 @@ from eenet.errors import InputError
 
 if TYPE_CHECKING:
     from eenet.inference.engines import Engine
+    from eenet.models.inputs import Inputs
     from eenet.models.model import MultiExitModel
     from eenet.recipes import Recipe
     from eenet.schedulers import Scheduler
@@ -87,10 +88,16 @@ def _vote(seed: int) -> Scheduler:
     return VoteScheduler(seed=seed)
 
 
-def _eager(model: MultiExitModel) -> Engine:
+def _eager(model: MultiExitModel, example_inputs: Inputs) -> Engine:
     from eenet.inference.engines import EagerEngine
 
     return EagerEngine(model)
+
+
+def _onnxruntime(model: MultiExitModel, example_inputs: Inputs) -> Engine:
+    from eenet.inference.engines import OnnxEngine
+
+    return OnnxEngine(model, example_inputs)
 
 
 POLICIES: Mapping[str, Callable[[int], Scheduler]] = {
@@ -109,7 +116,8 @@ POLICIES: Mapping[str, Callable[[int], Scheduler]] = {
     "ztw": _ztw,
 }
 DEFAULT_POLICIES = tuple(name for name in POLICIES if name != "eenet_published")
-ENGINES: Mapping[str, Callable[[MultiExitModel], Engine]] = {"eager": _eager}
+ENGINES: Mapping[str, Callable[[MultiExitModel, Inputs], Engine]] = {"eager": _eager, "onnxruntime": _onnxruntime}
+DEFAULT_ENGINES = ("eager",)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
@@ -160,15 +168,16 @@ def schedulers(names: Sequence[str] | None, seed: int) -> dict[str, Scheduler]:
     return {name: scheduler(name, seed) for name in asked if name not in BOUNDS}
 
 
-def engine(name: str, model: MultiExitModel) -> Engine:
+def engine(name: str, model: MultiExitModel, example_inputs: Inputs) -> Engine:
     """Return a model's engine by name.
 
     Raises:
         InputError: The name is unknown.
+        MissingExtraError: It needs something that is not installed.
     """
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
-    return ENGINES[name](model)
+    return ENGINES[name](model, example_inputs)
 
 
 def recipe(name: str, seed: int) -> Recipe:

@@ -49,7 +49,8 @@ BatchSizesOption = Annotated[
     str, typer.Option("--batch-size", metavar="N,N,...", help="Batch sizes to measure, separated by commas.")
 ]
 EnginesOption = Annotated[
-    list[str] | None, typer.Option("--engine", metavar="E", help="Engine to measure; default: all. Repeatable.")
+    list[str] | None,
+    typer.Option("--engine", metavar="E", help="Engine to measure: eager (default), onnxruntime. Repeatable."),
 ]
 PassesOption = Annotated[int, typer.Option("--passes", min=1, help="How often everything is timed.")]
 TableArgument = Annotated[Path, typer.Argument(metavar="VAL", help="Exit table to fit on (.npz, or a folder of .npy).")]

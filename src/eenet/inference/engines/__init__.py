@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from eenet.inference.engines.base import Engine
 from eenet.inference.engines.eager import EagerEngine
+from eenet.inference.engines.onnx import OnnxEngine
 
-__all__ = ["Engine", "EagerEngine"]
+__all__ = ["Engine", "EagerEngine", "OnnxEngine"]

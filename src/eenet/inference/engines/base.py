@@ -53,14 +53,9 @@ class Engine(ABC):
     def select(self, state: State, rows: Int[Tensor, " kept"]) -> State:
         """Keep some rows of everything in the state that carries the batch."""
 
-    @final
+    @abstractmethod
     def full(self, inputs: Inputs) -> Float[Tensor, "sample class"]:
-        """Run the original model without exits: every stage, the last head only."""
-        with self.session():
-            state = self.start(inputs)
-            for k in range(self.num_exits):
-                state = self.stage(k, state)
-            return self.head(self.num_exits - 1, state)
+        """Run the original model without exits: every stage, the last head only. Opens a `session` of its own."""
 
     @final
     def synchronise(self) -> None:

@@ -70,6 +70,14 @@ class EagerEngine(Engine):
         logits: Tensor = self._heads[index](state)
         return logits
 
+    def full(self, inputs: Inputs) -> Float[Tensor, "sample class"]:
+        """Run the original model without exits."""
+        with self.session():
+            state = self.start(inputs)
+            for k in range(self.num_exits):
+                state = self.stage(k, state)
+            return self.head(self.num_exits - 1, state)
+
     def select(self, state: State, rows: Int[Tensor, " kept"]) -> State:
         """Keep some rows of everything in the state that carries the batch."""
         if self.channels_last and isinstance(state, Tensor) and state.dim() == 4:

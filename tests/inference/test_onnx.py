@@ -1,0 +1,112 @@
+"""ONNX Runtime: the same outputs stage by stage, samples dropped between sessions, the same decisions as replay."""
+
+import sys
+
+import pytest
+import torch
+from foreign import FAMILIES
+
+from eenet.core.costs import CostTable
+from eenet.core.table import ExitTable
+from eenet.core.trace import replay
+from eenet.errors import MissingExtraError, ShapeError
+from eenet.inference.adaptive import AdaptiveModel
+from eenet.inference.bench import bench
+from eenet.inference.engines import EagerEngine, OnnxEngine
+from eenet.inference.record import outputs
+from eenet.models.attach import attach
+from eenet.models.zoo import tiny_cnn
+from eenet.schedulers import JointScheduler
+
+SMALL = ("gated",)
+
+
+def repeated(inputs, times):
+    return rows_of(inputs, torch.arange(3).repeat(times))
+
+
+def rows_of(inputs, rows):
+    return {key: value[rows] for key, value in inputs.items()} if isinstance(inputs, dict) else inputs[rows]
+
+
+def check_engine(model, inputs):
+    """Outputs of every exit, for one sample, three and twelve, are the model's."""
+    pytest.importorskip("onnxruntime")
+    engine = OnnxEngine(model, inputs)
+    for batch in (inputs, rows_of(inputs, slice(1, 2)), repeated(inputs, 4)):
+        with torch.no_grad():
+            wanted = torch.stack(model(batch), dim=1)
+        found = outputs(engine, batch)
+        scale = wanted.abs().amax(dim=(0, 2)).clamp_min(1e-6)[None, :, None]
+        assert float(((found - wanted) / scale).abs().max()) <= 1e-4
+        assert torch.allclose(engine.full(batch), wanted[:, -1], atol=1e-4 * float(scale.max()))
+    return engine
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_outputs_are_the_models(name):
+    model, inputs = FAMILIES[name]()
+    check_engine(attach(model, inputs, exits=3).eval(), inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in (*SMALL, "plain")])
+def test_models_of_others_run_in_onnx_runtime(name):
+    model, inputs = FAMILIES[name]()
+    check_engine(attach(model, inputs, exits=4).eval(), inputs)
+
+
+def test_running_decides_as_replay_on_the_engines_own_outputs():
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model, images, labels = tiny_cnn(exits=3).eval(), torch.randn(200, 1, 8, 8), torch.arange(200) % 10
+    engine = OnnxEngine(model, images)
+    costs = CostTable((1.0, 2.0, 3.0), "ms")
+    table = ExitTable(logits=outputs(engine, images), labels=labels, costs=costs)
+    policy = JointScheduler().fit(table, budget=2.0)
+    wanted = replay(policy, table)
+    for size in (1, 50, 200):
+        adaptive = AdaptiveModel(engine, policy, costs)
+        prediction = adaptive.predict_all(images.split(size))
+        assert (
+            int((prediction.exit_index != wanted.exit_index).sum()) <= 1
+        )  # other kernels at other sizes round otherwise
+    assert set(prediction.exit_index.tolist()) == {0, 1, 2}
+
+
+def test_flags_are_restored_and_the_exporter_is_silent(capfd):
+    pytest.importorskip("onnxruntime")
+    model = tiny_cnn(exits=2).train()
+    OnnxEngine(model, torch.randn(2, 1, 8, 8))
+    assert model.training
+    assert all(module.training for module in model.modules())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_one_benchmark_of_both_engines():
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model, images = tiny_cnn(exits=3).eval(), torch.randn(40, 1, 8, 8)
+    engines = [EagerEngine(model), OnnxEngine(model, images)]
+    table = ExitTable(
+        logits=outputs(engines[0], images), labels=torch.arange(40) % 10, costs=CostTable((1.0, 2.0, 3.0), "ms")
+    )
+    policy = JointScheduler().fit(table, budget=2.0)
+    report = bench(model, policy, images, batch_sizes=(1, 8), engines=engines, passes=2, progress=False)
+    assert [(row.engine, row.batch_size) for row in report.rows] == [
+        ("eager", 1),
+        ("eager", 8),
+        ("onnxruntime", 1),
+        ("onnxruntime", 8),
+    ]
+    assert all(row.flips <= 1 for row in report.rows)
+
+
+def test_bad_requests_are_refused(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    model = tiny_cnn(exits=2)
+    with pytest.raises(ShapeError, match="are too few"):
+        OnnxEngine(model, torch.randn(1, 1, 8, 8))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "eenet\[onnx\]"'):
+        OnnxEngine(model, torch.randn(2, 1, 8, 8))
