@@ -278,7 +278,7 @@ def shares(scheduler, name, num_samples, seeds, fresh=60_000):
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_planted_optimum_is_reached(name):
-    found = shares(ALONE, name, 5000, [0])
+    found = shares(ALONE, name, 5000, [0], 150_000)  # with 60,000 fresh samples their noise is a whole point
     assert found[:, -1].min() >= 0.97
     assert found.min() >= 0.9
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from eenet.inference.engines.base import Engine
+from eenet.inference.engines.base import Engine, full_in_stages
 from eenet.inference.engines.eager import EagerEngine
 from eenet.inference.engines.onnx import OnnxEngine
 
-__all__ = ["Engine", "EagerEngine", "OnnxEngine"]
+__all__ = ["Engine", "EagerEngine", "OnnxEngine", "full_in_stages"]

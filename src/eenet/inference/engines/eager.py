@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from eenet.inference.engines.base import Engine
+from eenet.inference.engines.base import Engine, full_in_stages
 from eenet.inference.engines.fold import fold_batch_norms
 from eenet.models.inputs import Inputs, State, evaluating
 from eenet.models.model import MultiExitModel
@@ -72,11 +72,7 @@ class EagerEngine(Engine):
 
     def full(self, inputs: Inputs) -> Float[Tensor, "sample class"]:
         """Run the original model without exits."""
-        with self.session():
-            state = self.start(inputs)
-            for k in range(self.num_exits):
-                state = self.stage(k, state)
-            return self.head(self.num_exits - 1, state)
+        return full_in_stages(self, inputs)
 
     def select(self, state: State, rows: Int[Tensor, " kept"]) -> State:
         """Keep some rows of everything in the state that carries the batch."""
