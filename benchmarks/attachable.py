@@ -21,7 +21,8 @@ from foreign import FAMILIES
 
 from eenet import attach
 from eenet.core.files import atomic_path
-from eenet.models.inputs import evaluating
+from eenet.models.inputs import Inputs
+from eenet.models.model import MultiExitModel
 from eenet.report import markdown_table
 
 INTRO = """# Models that can be cut
@@ -37,11 +38,14 @@ and trains the heads for a few steps.
 
 
 def row(name: str) -> tuple[str, ...]:
-    """Return what is said about one model."""
+    """Attach exits to one model and return what is said about it."""
     model, inputs = FAMILIES[name]()
-    model.eval()
-    attached = attach(model, inputs, exits=4).eval()
-    with torch.no_grad(), evaluating(model):
+    return described(name, attach(model.eval(), inputs, exits=4).eval(), inputs)
+
+
+def described(name: str, attached: MultiExitModel, inputs: Inputs) -> tuple[str, ...]:
+    """Return what is said about one model with exits."""
+    with torch.no_grad():
         answer, left = attached(inputs)[-1], torch.arange(3)
         state, tensors, numbers = attached.start(inputs), [], []
         for stage in attached.stages:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from foreign import FAMILIES
+from foreign import FAMILIES, check_onnx
 
 from eenet.core.costs import CostTable
 from eenet.core.table import ExitTable
@@ -18,42 +18,10 @@ from eenet.models.attach import attach
 from eenet.models.zoo import tiny_cnn
 from eenet.schedulers import JointScheduler
 
-SMALL = ("gated",)
 
-
-def repeated(inputs, times):
-    return rows_of(inputs, torch.arange(3).repeat(times))
-
-
-def rows_of(inputs, rows):
-    return {key: value[rows] for key, value in inputs.items()} if isinstance(inputs, dict) else inputs[rows]
-
-
-def check_engine(model, inputs):
-    """Outputs of every exit, for one sample, three and twelve, are the model's."""
-    pytest.importorskip("onnxruntime")
-    engine = OnnxEngine(model, inputs)
-    for batch in (inputs, rows_of(inputs, slice(1, 2)), repeated(inputs, 4)):
-        with torch.no_grad():
-            wanted = torch.stack(model(batch), dim=1)
-        found = outputs(engine, batch)
-        scale = wanted.abs().amax(dim=(0, 2)).clamp_min(1e-6)[None, :, None]
-        assert float(((found - wanted) / scale).abs().max()) <= 1e-4
-        assert torch.allclose(engine.full(batch), wanted[:, -1], atol=1e-4 * float(scale.max()))
-    return engine
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_outputs_are_the_models(name):
-    model, inputs = FAMILIES[name]()
-    check_engine(attach(model, inputs, exits=3).eval(), inputs)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in (*SMALL, "plain")])
-def test_models_of_others_run_in_onnx_runtime(name):
-    model, inputs = FAMILIES[name]()
-    check_engine(attach(model, inputs, exits=4).eval(), inputs)
+def test_outputs_are_the_models():
+    model, inputs = FAMILIES["gated"]()
+    check_onnx(attach(model, inputs, exits=3).eval(), inputs)
 
 
 def test_running_decides_as_replay_on_the_engines_own_outputs():

@@ -1,17 +1,12 @@
 """Exits for any module: what is cut equals what was there, what cannot be cut is refused with the reason."""
 
 import copy
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
-from foreign import FAMILIES, Gated, blocks
+from foreign import FAMILIES, Gated, blocks, check_attached, original, rows_of
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import attachable
 
 from eenet.core.policy import ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
@@ -23,68 +18,12 @@ from eenet.models.attach import attach
 from eenet.models.inputs import evaluating
 
 
-def rows_of(inputs, rows):
-    return {key: value[rows] for key, value in inputs.items()} if isinstance(inputs, dict) else inputs[rows]
-
-
-def run_dropping(model, inputs):
-    """Logits of every exit, stage by stage, one sample leaving after each stage; and which samples they are of."""
-    state, left, found = (
-        model.start(inputs),
-        torch.arange(len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)),
-        [],
-    )
-    for k, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
-        state = stage(state)
-        found.append((left, head(state)))
-        if len(left) > 1 and k < model.num_exits - 1:
-            keep = torch.arange(1, len(left))
-            state, left = model.select(state, keep), left[keep]
-    return found
-
-
-def original(model, inputs):
-    answer = model(**inputs) if isinstance(inputs, dict) else model(inputs)
-    return answer if isinstance(answer, torch.Tensor) else answer["logits"]
-
-
-def check_attached(model, inputs, attached):
-    """The last exit is the original output; the stages lead to the same, samples leaving on the way."""
-    with torch.no_grad(), evaluating(model):
-        answer = original(model, inputs)
-        every = attached(inputs)
-        dropping = run_dropping(attached, inputs)
-    assert torch.equal(every[-1], answer)
-    for (left, logits), wanted in zip(dropping, every, strict=True):
-        scale = float(wanted.abs().max()) + 1e-6
-        assert torch.allclose(logits, wanted[left], atol=1e-4 * scale, rtol=1e-4)
-    assert {id(p) for p in model.parameters()} <= {id(p) for p in attached.parameters()}  # shared, not copied
-
-
 @pytest.mark.parametrize("name", ["plain", "gated", "conv", "tokens"])
 def test_what_is_cut_equals_what_was_there(name):
     model, inputs = FAMILIES[name]()
     attached = attach(model, inputs, exits=4)
     assert attached.num_exits == 4
     check_attached(model, inputs, attached)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("plain", "gated", "conv", "tokens")])
-def test_models_of_others_are_cut(name):
-    model, inputs = FAMILIES[name]()
-    attached = attach(model, inputs, exits=4)
-    check_attached(model, inputs, attached)
-    heads = [p for head in attached.heads for p in head.parameters()]
-    optimiser, losses = torch.optim.SGD(heads, lr=0.05), []
-    labels = torch.arange(3) % 2
-    for _ in range(3):
-        loss = sum(nn.functional.cross_entropy(logits, labels) for logits in attached(inputs)[:-1])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
 
 
 def test_exits_are_spread_evenly_over_the_cost():
@@ -286,11 +225,3 @@ def test_state_is_small_between_plain_blocks():
 
 def test_gated_state_is_a_dictionary_inside():
     assert isinstance(Gated().step({"h": torch.zeros(2, 8), "g": torch.ones(2, 1), "c": torch.zeros(2, 1)}, 0), dict)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_page_of_models_says_what_is_done(name):
-    page = (Path(__file__).parents[2] / "docs" / "results" / "attach.md").read_text(encoding="utf-8")
-    line = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
-    assert [cell.strip() for cell in line.strip("|").split("|")][:4] == list(attachable.row(name))[:4]

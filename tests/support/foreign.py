@@ -8,6 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eenet.inference.engines import OnnxEngine
+from eenet.inference.record import outputs
+from eenet.models.inputs import evaluating
+
 
 def blocks(count: int, width: int) -> nn.Sequential:
     """Return blocks in a row."""
@@ -182,3 +186,53 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, object]]] = {
         _transformers("SwinForImageClassification", "SwinConfig", **_SWIN, num_labels=4), _pixels
     ),
 }
+
+
+def rows_of(inputs, rows):
+    """Return some samples of a batch."""
+    return {key: value[rows] for key, value in inputs.items()} if isinstance(inputs, dict) else inputs[rows]
+
+
+def original(model, inputs):
+    """Return the logits of a model as its authors wrote it."""
+    answer = model(**inputs) if isinstance(inputs, dict) else model(inputs)
+    return answer if isinstance(answer, Tensor) else answer["logits"]
+
+
+def run_dropping(model, inputs):
+    """Return the logits of every exit, one sample leaving after each stage; and which samples they are of."""
+    state, left, found = model.start(inputs), torch.arange(3), []
+    for k, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
+        state = stage(state)
+        found.append((left, head(state)))
+        if len(left) > 1 and k < model.num_exits - 1:
+            keep = torch.arange(1, len(left))
+            state, left = model.select(state, keep), left[keep]
+    return found
+
+
+def check_attached(model, inputs, attached):
+    """Check that the last exit is the original output, and that the stages lead to the same, samples leaving."""
+    with torch.no_grad(), evaluating(model):
+        answer = original(model, inputs)
+        every = attached(inputs)
+        dropping = run_dropping(attached, inputs)
+    assert torch.equal(every[-1], answer)
+    assert answer.abs().max() > 1e-3  # else everything would equal it
+    for (left, logits), wanted in zip(dropping, every, strict=True):
+        scale = float(wanted.abs().max()) + 1e-6
+        assert torch.allclose(logits, wanted[left], atol=1e-4 * scale, rtol=1e-4)
+    assert {id(p) for p in model.parameters()} <= {id(p) for p in attached.parameters()}  # shared, not copied
+
+
+def check_onnx(model, inputs):
+    """Check that ONNX Runtime says what the model says at every exit, for one sample, three and twelve."""
+    pytest.importorskip("onnxruntime")
+    engine = OnnxEngine(model, inputs)
+    for batch in (inputs, rows_of(inputs, slice(1, 2)), rows_of(inputs, torch.arange(3).repeat(4))):
+        with torch.no_grad():
+            wanted = torch.stack(model(batch), dim=1)
+        found = outputs(engine, batch)
+        scale = wanted.abs().amax(dim=(0, 2)).clamp_min(1e-6)[None, :, None]
+        assert float(((found - wanted) / scale).abs().max()) <= 1e-4
+        assert torch.allclose(engine.full(batch), wanted[:, -1], atol=1e-4 * float(scale.max()))
