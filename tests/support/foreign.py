@@ -218,7 +218,7 @@ def check_attached(model, inputs, attached):
         every = attached(inputs)
         dropping = run_dropping(attached, inputs)
     assert torch.equal(every[-1], answer)
-    assert answer.abs().max() > 1e-3  # else everything would equal it
+    assert answer.any()  # else everything would equal it
     for (left, logits), wanted in zip(dropping, every, strict=True):
         scale = float(wanted.abs().max()) + 1e-6
         assert torch.allclose(logits, wanted[left], atol=1e-4 * scale, rtol=1e-4)
