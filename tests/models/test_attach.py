@@ -12,6 +12,7 @@ from eenet.core.policy import ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.errors import AttachError, InputError, ShapeError
 from eenet.inference.adaptive import AdaptiveModel
+from eenet.inference.bundle import Bundle
 from eenet.inference.engines import EagerEngine
 from eenet.inference.record import outputs
 from eenet.models.attach import attach
@@ -118,6 +119,24 @@ def test_without_some_exits():
     check_attached(model, inputs, fewer)
     with pytest.raises(InputError, match=r"exits \[3\] cannot be dropped"):
         attached.without([3])
+
+
+def test_a_bundle_brings_the_weights_into_a_model_attached_anew(tmp_path):
+    model, inputs = FAMILIES["conv"]()
+    attached = attach(model, inputs, exits=3).eval()
+    policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([0.0, 0.0, -torch.inf]))
+    Bundle(model=attached, policy=policy).save(tmp_path / "bundle")
+
+    def build(info):
+        other, _ = FAMILIES["conv"]()
+        for parameter in other.parameters():
+            nn.init.normal_(parameter)
+        return attach(other, inputs, exits=3)
+
+    loaded = Bundle.load(tmp_path / "bundle", build).model
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(loaded(inputs), attached(inputs), strict=True))
+        assert torch.equal(outputs(EagerEngine(loaded), inputs), outputs(EagerEngine(attached), inputs))
 
 
 def test_a_copy_is_as_good():
