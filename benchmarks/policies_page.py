@@ -210,9 +210,9 @@ def planted_section(planted: Results) -> str:
         "is. *all*: what is gained at all ten budgets as a share of what is possible at all ten, its mean and the "
         "lowest of a draw; *off*: mean and worst distance of the cost on fresh data from the asked budget, as a share "
         "of it; large where a policy stays below a budget because more bought nothing. On `gaussian` thresholds on the "
-        "confidence are optimal; on `classwise` they cannot be. Shares are measured to about half a point, the noise of "
-        "the fresh samples. `joint` finds the best thresholds on the data it is fitted on (a test holds it to that); "
-        "what it lacks here is what those are worth on other data."
+        "confidence are optimal; on `classwise` they cannot be. Shares are measured to about half a point, the noise "
+        "of the fresh samples. `joint` finds the best thresholds on the data it is fitted on, as a test shows; "
+        "here it lacks what those are worth on other data."
     ]
     for kind in dict.fromkeys(row["table"] for row in planted["rows"]):
         rows = [row for row in planted["rows"] if row["table"] == kind]
