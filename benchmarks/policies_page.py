@@ -212,7 +212,7 @@ def planted_section(planted: Results) -> str:
         "of it; large where a policy stays below a budget because more bought nothing. On `gaussian` thresholds on the "
         "confidence are optimal; on `classwise` they cannot be. Shares are measured to about half a point, the noise "
         "of the fresh samples. `joint` finds the best thresholds on the data it is fitted on, as a test shows; "
-        "here it lacks what those are worth on other data."
+        "what is missing, those thresholds lose on other data."
     ]
     for kind in dict.fromkeys(row["table"] for row in planted["rows"]):
         rows = [row for row in planted["rows"] if row["table"] == kind]
