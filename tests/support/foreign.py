@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eenet.inference.engines import OnnxEngine
+from eenet.inference.engines.onnx import stage_programs
 from eenet.inference.record import outputs
 from eenet.models.inputs import evaluating
 
@@ -236,3 +237,17 @@ def check_onnx(model, inputs):
         scale = wanted.abs().amax(dim=(0, 2)).clamp_min(1e-6)[None, :, None]
         assert float(((found - wanted) / scale).abs().max()) <= 1e-4
         assert torch.allclose(engine.full(batch), wanted[:, -1], atol=1e-4 * float(scale.max()))
+
+
+def check_programs(model, inputs):
+    """Check that a model's stages, exported one by one, say what the model says, for three samples and for twelve."""
+    runtime = pytest.importorskip("onnxruntime")
+    sessions = [runtime.InferenceSession(program) for program in stage_programs(model, inputs)]
+    for batch in (inputs, rows_of(inputs, torch.arange(3).repeat(4))):
+        state = [leaf.numpy() for leaf in (batch.values() if isinstance(batch, dict) else [batch])]
+        with torch.no_grad():
+            wanted = [logits.numpy() for logits in model(batch)]
+        for session, logits in zip(sessions, wanted, strict=True):
+            names = [one.name for one in session.get_inputs()]
+            found, *state = session.run(None, {name: state[int(name.removeprefix("state_"))] for name in names})
+            assert abs(found - logits).max() <= 1e-4 * abs(logits).max()
