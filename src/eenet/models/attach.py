@@ -109,7 +109,7 @@ def _check_stages(model: MultiExitModel, inputs: Inputs, answer: Tensor) -> None
             if k < model.num_exits - 1 and len(rows) > 1:
                 keep = torch.arange(len(rows) - 1, device=answer.device)
                 state, rows = model.select(state, keep), rows[keep]
-    worst = float((state - answer[rows]).abs().max()) / max(1.0, float(answer.abs().max()))
+    worst = float((state - answer[rows]).abs().max()) / max(1e-12, float(answer.abs().max()))
     if not worst <= 1e-4:
         raise AttachError(
             f"model cannot be cut: run stage by stage its output differs by {worst:.2g} of the largest logit. Tap "

@@ -104,9 +104,9 @@ class MultiExitModel(nn.Module):
 
     def forward(self, inputs: State) -> list[Tensor]:
         """Return the logits of every exit, each of shape ``[sample, class]``, the original output last."""
-        outputs: list[Tensor] = []
         if self.whole is not None:
             return [head(shown) for head, shown in zip(self.heads, self.whole(inputs), strict=True)]
+        outputs: list[Tensor] = []
         state = self.start(inputs)
         for stage, head in zip(self.stages, self.heads, strict=True):
             state = stage(state)
