@@ -79,3 +79,11 @@ def test_the_seed_decides_the_sides() -> None:
     first, same, other = load_digits(seed=0).test, load_digits(seed=0).test, load_digits(seed=1).test
     assert torch.equal(first.images, same.images)
     assert not torch.equal(first.labels, other.labels)
+
+
+def test_images_of_another_size_are_resized_when_prepared() -> None:
+    images = torch.tensor([[[[0, 0, 255, 255], [0, 0, 255, 255]]]], dtype=torch.uint8)
+    data = ArrayDataset(images, torch.tensor([0]), mean=(0.0,), std=(1.0,)).resized((2, 8))
+    prepared = data.select(slice(0, 1)).inputs(slice(None))
+    torch.testing.assert_close(prepared[0, 0, 0], torch.tensor([0, 0, 0, 0.25, 0.75, 1, 1, 1]))
+    assert data.images.data_ptr() == images.data_ptr()

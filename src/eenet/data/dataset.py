@@ -8,6 +8,7 @@ from functools import cache
 from typing import Literal, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -29,12 +30,21 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         labels: the true classes.
         mean: per channel, on the scale 0 to 1, subtracted by `prepare`.
         std: per channel, on the scale 0 to 1, divided by in `prepare`.
+        size: height and width that `prepare` brings images to; by default they keep theirs.
 
     Raises:
         DataError: no samples, or another number of labels than of images, or of means and deviations than of channels.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        size: tuple[int, int] | None = None,
+    ) -> None:
         if images.ndim != 4 or not len(images):
             raise DataError(
                 f"images of shape {tuple(images.shape)} are not usable: the shape must be (sample, channel, height, "
@@ -54,6 +64,7 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         self.labels = labels
         self.mean = mean
         self.std = std
+        self.size = size
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -64,9 +75,11 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.prepare(self.images[index : index + 1])[0], self.labels[index]
 
     def prepare(self, images: Tensor) -> Float[Tensor, "sample channel height width"]:
-        """Return raw images as normalised ``float32``, in channels-last memory order."""
+        """Return raw images as normalised ``float32`` of the wanted size, in channels-last memory order."""
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         scaled = images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images.to(torch.float32)
+        if self.size is not None and self.size != tuple(scaled.shape[2:]):
+            scaled = F.interpolate(scaled, size=self.size, mode="bilinear", align_corners=False, antialias=True)
         return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
 
     def inputs(self, rows: Int[Tensor, " row"] | slice) -> Float[Tensor, "row channel height width"]:
@@ -81,7 +94,11 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def select(self, rows: Int[Tensor, " row"] | slice) -> ArrayDataset:
         """Return a data set of some rows only."""
-        return ArrayDataset(self.images[rows], self.labels[rows], mean=self.mean, std=self.std)
+        return ArrayDataset(self.images[rows], self.labels[rows], mean=self.mean, std=self.std, size=self.size)
+
+    def resized(self, size: tuple[int, int]) -> ArrayDataset:
+        """Return the same samples, brought to another height and width by `prepare`; the stored images are shared."""
+        return ArrayDataset(self.images, self.labels, mean=self.mean, std=self.std, size=size)
 
 
 @dataclass(frozen=True, kw_only=True)
