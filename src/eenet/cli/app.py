@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from eenet.cli import compare, demo, fit, measure, report, run, train
+from eenet.cli import attach, compare, demo, export, fit, measure, report, run, train
 from eenet.cli.output import error_line
 from eenet.errors import EenetError, InputError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.demo)
+app.command("attach")(attach.attach)
 app.command("train")(train.train)
 app.command("record")(train.record)
 app.command("profile")(measure.profile)
@@ -32,6 +33,7 @@ app.command("fit")(fit.fit)
 app.command("compare")(compare.compare)
 app.command("run")(run.run)
 app.command("bench")(measure.bench)
+app.command("export")(export.export)
 app.command("report")(report.report)
 
 

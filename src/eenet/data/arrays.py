@@ -1,0 +1,102 @@
+"""Images of one's own, in one ``.npz`` file."""
+
+from __future__ import annotations
+
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eenet.data.dataset import ArrayDataset, DataSplits, Split
+from eenet.errors import DataError
+
+__all__ = ["load_image_arrays"]
+
+_SHARES: dict[Split, tuple[float, float]] = {"train": (0.0, 0.6), "calibration": (0.6, 0.8), "test": (0.8, 1.0)}
+_LEAST = 10  # images below which a side would be empty or a single one
+
+
+def load_image_arrays(
+    path: Path, *, seed: int = 0, normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+) -> DataSplits:
+    """Return labelled images as splits: 60 % to train on, 20 % for calibration, 20 % for testing, drawn by ``seed``.
+
+    Args:
+        path: ``.npz`` with ``images`` ``[sample, channel, height, width]``, uint8 (0 to 255) or floats (0 to 1), and
+            ``labels`` ``[sample]``, classes from 0 on; optionally ``classes``, their names.
+        seed: decides which image belongs to which side.
+        normalisation: mean and standard deviation per channel; default: those of the training images.
+
+    Raises:
+        DataError: the file is missing or damaged, holds something else, or fewer than 10 images.
+    """
+    images, labels, classes = _read(Path(path))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+
+    def rows(split: Split) -> Tensor:
+        first, last = (round(share * len(order)) for share in _SHARES[split])
+        return order[first:last].sort().values
+
+    @cache
+    def scale() -> tuple[tuple[float, ...], tuple[float, ...]]:
+        if normalisation is not None and len(normalisation[0]) == images.shape[1]:
+            return normalisation
+        shown = images[rows("train")].double() / (255 if images.dtype == torch.uint8 else 1)
+        std = shown.std(dim=(0, 2, 3)).clamp_min(1e-3)
+        return tuple(shown.mean(dim=(0, 2, 3)).tolist()), tuple(std.tolist())
+
+    def load(split: Split) -> ArrayDataset:
+        mean, std = scale()
+        return ArrayDataset(images[rows(split)], labels[rows(split)], mean=mean, std=std)
+
+    return DataSplits(load=load, classes=classes)
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    if not path.is_file():
+        raise DataError(f"data file {path} is missing: there is no such file. Check the path.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ("images", "labels", "classes") if name in archive.files}
+    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"data file {path} cannot be read: it is no complete .npz file of plain arrays. Write it with numpy.savez."
+        ) from error
+    missing = [name for name in ("images", "labels") if name not in arrays]
+    if missing:
+        raise DataError(f"data file {path} lacks {' and '.join(missing)}: both keys are needed. Add them.")
+    images, labels = arrays["images"], arrays["labels"]
+    _check(path, images, labels)
+    found = int(labels.max()) + 1
+    names = tuple(str(name) for name in arrays.get("classes", range(found)))
+    if len(names) < found:
+        raise DataError(
+            f"data file {path} names {len(names)} classes, the labels go up to {found - 1}: one name per class is "
+            "needed. Add names."
+        )
+    return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), names
+
+
+def _check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    if images.ndim != 4 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
+        raise DataError(
+            f"data file {path} has images of shape {images.shape} and type {images.dtype}: [sample, channel, height, "
+            "width] is needed, uint8 (0 to 255) or floats (0 to 1). Convert them."
+        )
+    if len(images) < _LEAST:
+        raise DataError(f"data file {path} has {len(images)} images: three sides need at least {_LEAST}. Get more.")
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise DataError(
+            f"data file {path} has labels of shape {labels.shape} and type {labels.dtype}: one class from 0 on per "
+            "image is needed, as whole numbers."
+        )
+    if images.dtype.kind == "f":
+        bad = ~((images >= -0.01) & (images <= 1.01)).reshape(len(images), -1).all(axis=1)
+        if bad.any():
+            raise DataError(
+                f"data file {path} has a value outside 0 to 1 in image {int(bad.argmax())}: floats are on the scale 0 "
+                "to 1. Rescale them, or pass uint8 from 0 to 255."
+            )
