@@ -60,6 +60,7 @@ from eenet.evaluation import Comparison, Report, compare, evaluate
 
 # 7 shipping
 from eenet.inference.bundle import Bundle
+from eenet.inference.export import export
 
 from eenet.errors import EenetError
 
@@ -127,6 +128,7 @@ __all__ = [
     "compare",
     "evaluate",
     "Bundle",
+    "export",
     "EenetError",
     "__version__",
 ]

@@ -5,7 +5,7 @@ A message reads ``<argument> <value> <what is wrong>: <the fact that limits it>.
 
 from __future__ import annotations
 
-__all__ = ["EenetRuntimeError", "InputError", "PolicyError"]
+__all__ = ["EenetRuntimeError", "ExportError", "InputError", "MissingExtraError", "PolicyError"]
 
 
 class EenetRuntimeError(Exception):
@@ -16,5 +16,13 @@ class PolicyError(EenetRuntimeError, ValueError):
     """A policy's folder that is missing, incomplete, changed, or holds what this version cannot serve."""
 
 
+class ExportError(EenetRuntimeError, ValueError):
+    """An exported model's folder that is missing, incomplete, changed, or holds what this version cannot serve."""
+
+
 class InputError(EenetRuntimeError, ValueError):
-    """Outputs or sample ids that do not fit the policy."""
+    """Inputs, outputs or sample ids that do not fit the model or the policy."""
+
+
+class MissingExtraError(EenetRuntimeError, ImportError):
+    """An engine that is not installed."""
