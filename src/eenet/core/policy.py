@@ -60,6 +60,24 @@ class Policy(Viewed, ABC):
         """Number of exits."""
         return len(self.thresholds)
 
+    @property
+    def single(self) -> bool:
+        """Whether `shown_one` and `leaves_one` are there: for one sample numpy takes a fraction of torch's time."""
+        return False
+
+    def shown_one(self, seen: Float[np.ndarray, "seen class"]) -> Float[np.ndarray, " class"]:
+        """Return what a single sample is judged by and answered with: the newest exit's log-probabilities."""
+        return seen[-1]
+
+    def leaves_one(self, shown: Float[np.ndarray, " class"], k: int) -> bool:
+        """Return whether a single sample leaves at exit ``k``, not the last; only where `single` says so.
+
+        Args:
+            shown: What `shown_one` returned.
+            k: Number of the exit.
+        """
+        raise InputError(f"policy {type(self).__name__} takes batches only. Call leaves instead.")
+
     @abstractmethod
     def score(
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
@@ -127,13 +145,18 @@ class ScorePolicy(Policy):
         features: Float[Tensor, "sample seen feature"] | None = None,
     ) -> Bool[Tensor, " sample"]:
         """Return which of the samples leave; a single one is worked out by numpy where the scorer can."""
-        if len(seen) == 1 and seen.is_cpu and self.scorer.single:
-            return self.leaves_one(seen.numpy()[0, -1], seen.shape[1] - 1)
+        if len(seen) == 1 and seen.is_cpu and seen.shape[1] < self.num_exits and self.scorer.single:
+            return torch.tensor([self.leaves_one(seen.numpy()[0, -1], seen.shape[1] - 1)])
         return super().leaves(seen, sample_ids, features)
 
-    def leaves_one(self, newest: Float[np.ndarray, " class"], k: int) -> Bool[Tensor, " 1"]:
-        """Return whether one sample leaves at exit ``k``, for scorers that can score a single sample."""
-        return torch.from_numpy(np.array((self.scorer.one(newest, k) >= self.view("thresholds")[k],)))
+    @property
+    def single(self) -> bool:
+        """Whether single samples are worked out by numpy."""
+        return type(self) is ScorePolicy and self.scorer.single
+
+    def leaves_one(self, shown: Float[np.ndarray, " class"], k: int) -> bool:
+        """Return whether one sample leaves at exit ``k``."""
+        return bool(self.scorer.one(shown, k) >= self.view("thresholds")[k])
 
 
 class MixedPolicy(Policy):
@@ -252,10 +275,22 @@ class TransformedPolicy(Policy):
         features: Float[Tensor, "sample seen feature"] | None = None,
     ) -> Bool[Tensor, " sample"]:
         """Return which of the samples leave, judged by their transformed outputs."""
-        policy, transform = self.policy, self.transform
-        if len(seen) == 1 and seen.is_cpu and type(policy) is ScorePolicy and policy.scorer.single and transform.single:
-            return policy.leaves_one(transform.one(seen.numpy()[0]), seen.shape[1] - 1)
-        return policy.leaves(self.shown(seen, newest_only=self.newest_only), sample_ids, features)
+        if len(seen) == 1 and seen.is_cpu and seen.shape[1] < self.num_exits and self.single:
+            return torch.tensor([self.leaves_one(self.shown_one(seen.numpy()[0]), seen.shape[1] - 1)])
+        return self.policy.leaves(self.shown(seen, newest_only=self.newest_only), sample_ids, features)
+
+    @property
+    def single(self) -> bool:
+        """Whether single samples are worked out by numpy."""
+        return self.policy.single and self.transform.single
+
+    def shown_one(self, seen: Float[np.ndarray, "seen class"]) -> Float[np.ndarray, " class"]:
+        """Return what the transform makes of a single sample."""
+        return self.transform.one(seen)
+
+    def leaves_one(self, shown: Float[np.ndarray, " class"], k: int) -> bool:
+        """Return whether one sample leaves at exit ``k``, judged by its transformed output."""
+        return self.policy.leaves_one(shown, k)
 
     def answers(
         self,

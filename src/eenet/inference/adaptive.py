@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, final
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -96,8 +97,14 @@ class AdaptiveModel:
         count = batch_size(inputs)
         ids = self._ids(count, sample_ids)
         with self.engine.session():
-            run = self._run_one if count == 1 else self._run_many
-            log_probs, exit_index = run(inputs, ids, features)
+            if count > 1:
+                log_probs, exit_index = self._run_many(inputs, ids, features)
+            else:
+                policy = _followed(self.policy, int(ids))
+                alone = policy.single and features is None and self.engine.device.type == "cpu"
+                log_probs, exit_index = (
+                    self._run_alone(inputs, policy) if alone else self._run_one(inputs, policy, ids, features)
+                )
         cost = None if self._cumulative is None else self._cumulative.to(exit_index.device)[exit_index]
         return Prediction(log_probs=log_probs, exit_index=exit_index, cost=cost)
 
@@ -140,18 +147,28 @@ class AdaptiveModel:
 
     def _look(self, index: int, state: State, seen: Tensor | None) -> Tensor:
         """Return what was seen before and what exit ``index`` says, ``[sample, index + 1, class]``."""
-        logits = self.engine.head(index, state)
-        if logits.dim() != 2:
-            raise ShapeError(
-                f"logits of exit {index} of shape {tuple(logits.shape)} do not fit: a policy reads [sample, class]. "
-                "Use heads that return one vector per sample."
-            )
+        logits = _require_vectors(self.engine.head(index, state), index)
         newest = torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1)
         return newest if seen is None else torch.cat((seen, newest), dim=1)
 
-    def _run_one(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run_alone(self, inputs: Inputs, policy: Policy) -> tuple[Tensor, Tensor]:
+        """Run one sample, numpy deciding: next to a stage of a millisecond, a dozen calls into torch are not nothing."""
+        engine, last = self.engine, self.engine.num_exits - 1
+        k, state, seen = 0, engine.start(inputs), None
+        while True:
+            state = engine.stage(k, state)
+            newest = torch.log_softmax(_require_vectors(engine.head(k, state), k), dim=-1, dtype=torch.float32).numpy()
+            if seen is None:
+                seen = np.empty((last + 1, newest.shape[1]), dtype=np.float32)
+            seen[k] = newest[0]
+            shown = policy.shown_one(seen[: k + 1])
+            if k == last or policy.leaves_one(shown, k):
+                return torch.from_numpy(shown.reshape(1, -1)), torch.tensor([k])
+            k += 1
+
+    def _run_one(self, inputs: Inputs, policy: Policy, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run one sample: nothing to gather, nothing to scatter."""
-        engine, policy, last = self.engine, _followed(self.policy, int(ids)), self.engine.num_exits - 1
+        engine, last = self.engine, self.engine.num_exits - 1
         k, state, seen = 0, engine.start(inputs), None
         while True:
             state = engine.stage(k, state)
@@ -182,6 +199,16 @@ class AdaptiveModel:
                 left.append((k, rows, policy.answers(seen, ids, shown)))
                 break
         return _gather(left)
+
+
+def _require_vectors(logits: Tensor, index: int) -> Tensor:
+    """Return the logits of an exit, one vector per sample."""
+    if logits.dim() != 2:
+        raise ShapeError(
+            f"logits of exit {index} of shape {tuple(logits.shape)} do not fit: a policy reads [sample, class]. "
+            "Use heads that return one vector per sample."
+        )
+    return logits
 
 
 def _followed(policy: Policy, sample_id: int) -> Policy:

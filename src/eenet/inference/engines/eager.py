@@ -58,7 +58,8 @@ class EagerEngine(Engine):
     def start(self, inputs: Inputs) -> State:
         """Turn a batch into the state that stage 0 takes."""
         if self.channels_last:
-            inputs = pytree.tree_map_only(Tensor, _channels_last, inputs)
+            one = isinstance(inputs, Tensor)  # the usual case, and walking a tree takes its time
+            inputs = _channels_last(inputs) if one else pytree.tree_map_only(Tensor, _channels_last, inputs)
         return self._model.start(inputs)
 
     def stage(self, index: int, state: State) -> State:
