@@ -53,7 +53,7 @@ from eenet.schedulers import (
 # 5 really stops early
 from eenet.inference.adaptive import AdaptiveModel, Prediction
 from eenet.inference.bench import bench
-from eenet.inference.engines import EagerEngine, Engine, OnnxEngine
+from eenet.inference.engines import EagerEngine, Engine, OnnxEngine, OpenVinoEngine
 
 # 6 judging
 from eenet.evaluation import Comparison, Report, compare, evaluate
@@ -121,6 +121,7 @@ __all__ = [
     "EagerEngine",
     "Engine",
     "OnnxEngine",
+    "OpenVinoEngine",
     "Prediction",
     "bench",
     "Comparison",

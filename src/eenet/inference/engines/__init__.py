@@ -5,5 +5,6 @@ from __future__ import annotations
 from eenet.inference.engines.base import Engine, full_in_stages
 from eenet.inference.engines.eager import EagerEngine
 from eenet.inference.engines.onnx import OnnxEngine
+from eenet.inference.engines.openvino import OpenVinoEngine
 
-__all__ = ["Engine", "EagerEngine", "OnnxEngine", "full_in_stages"]
+__all__ = ["Engine", "EagerEngine", "OnnxEngine", "OpenVinoEngine", "full_in_stages"]
