@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -15,10 +15,12 @@ from eenet.core.costs import CostTable
 from eenet.core.policy import MixedPolicy, Policy
 from eenet.errors import InputError, ShapeError
 from eenet.inference.engines import EagerEngine, Engine
-from eenet.models.inputs import Inputs, State, batch_size
+from eenet.inference.regroup import Regrouping
+from eenet.inference.stepping import Left, gathered, look, require_vectors, split_leaving
+from eenet.models.inputs import Inputs, batch_size
 from eenet.models.model import MultiExitModel
 
-__all__ = ["AdaptiveModel", "Prediction", "split_leaving", "toss"]
+__all__ = ["AdaptiveModel", "Prediction", "toss"]
 
 _WORD = (1 << 64) - 1
 
@@ -94,44 +96,46 @@ class AdaptiveModel:
             InputError: An empty batch.
             ShapeError: Another number of ids than of samples, or logits that are not ``[sample, class]``.
         """
-        count = batch_size(inputs)
-        ids = self._ids(count, sample_ids)
-        with self.engine.session():
-            if count > 1:
-                log_probs, exit_index = self._run_many(inputs, ids, features)
-            else:
-                policy = _followed(self.policy, int(ids))
-                alone = policy.single and features is None and self.engine.device.type == "cpu"
-                log_probs, exit_index = (
-                    self._run_alone(inputs, policy) if alone else self._run_one(inputs, policy, ids, features)
-                )
-        cost = None if self._cumulative is None else self._cumulative.to(exit_index.device)[exit_index]
-        return Prediction(log_probs=log_probs, exit_index=exit_index, cost=cost)
+        ids = self._ids(batch_size(inputs), sample_ids)
+        return self._prediction(*self._decided(inputs, ids, features))
 
-    def predict_all(self, batches: Iterable[Any]) -> Prediction:
-        """Predict every batch of a loader, counting samples from 0.
+    def predict_all(self, batches: Iterable[Any], *, regroup: bool = True) -> Prediction:
+        """Predict every batch of a loader, counting samples from 0; the order of the samples is kept.
 
         Args:
             batches: Yields inputs, or tuples that begin with the inputs (and, say, labels).
+            regroup: Let samples that stay wait before the next stage until there are as many as in the first batch,
+                so that late stages do not run on the few that are left of each batch. The queues hold less than two
+                such batches per stage. The decisions are the same, up to the rounding of other batch sizes.
 
         Raises:
             InputError: There is no batch.
         """
-        parts: list[Prediction] = []
+        waiting: Regrouping | None = None
+        decided: list[tuple[Tensor, Tensor]] = []
         first = 0
         for batch in batches:
             inputs = batch[0] if isinstance(batch, tuple | list) else batch
-            ids = torch.arange(first, first + batch_size(inputs), device=self.engine.device)
-            parts.append(self(inputs, ids))
-            first += len(ids)
-        if not parts:
+            count = batch_size(inputs)
+            ids = torch.arange(first, first + count, device=self.engine.device)
+            first += count
+            if not regroup or (count == 1 and waiting is None):  # one sample is a full batch of itself
+                decided.append(self._decided(inputs, ids, None))
+                continue
+            waiting = waiting or Regrouping(self.engine, self.policy, count)
+            with self.engine.session():
+                waiting.feed(inputs, ids)
+        if not first:
             raise InputError("batches are empty: there is nothing to predict. Pass at least 1 sample.")
-        joined = {
-            field.name: torch.cat([getattr(part, field.name) for part in parts])
-            for field in fields(Prediction)
-            if getattr(parts[0], field.name) is not None
-        }
-        return Prediction(**joined)
+        if waiting is not None:
+            with self.engine.session():
+                decided.append(gathered(waiting.finish()))
+        return self._prediction(*map(torch.cat, zip(*decided, strict=True)))
+
+    def _prediction(self, log_probs: Tensor, exit_index: Tensor) -> Prediction:
+        """Return what came out, with what it cost."""
+        cost = None if self._cumulative is None else self._cumulative.to(exit_index.device)[exit_index]
+        return Prediction(log_probs=log_probs, exit_index=exit_index, cost=cost)
 
     def _ids(self, count: int, sample_ids: Tensor | None) -> Tensor:
         """Return the ids of a batch, counting on where none are given."""
@@ -145,19 +149,23 @@ class AdaptiveModel:
             )
         return sample_ids
 
-    def _look(self, index: int, state: State, seen: Tensor | None) -> Tensor:
-        """Return what was seen before and what exit ``index`` says, ``[sample, index + 1, class]``."""
-        logits = _require_vectors(self.engine.head(index, state), index)
-        newest = torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1)
-        return newest if seen is None else torch.cat((seen, newest), dim=1)
+    def _decided(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities and exits of a batch."""
+        with self.engine.session():
+            if len(ids) > 1:
+                return self._run_many(inputs, ids, features)
+            policy = _followed(self.policy, int(ids))
+            if policy.single and features is None and self.engine.device.type == "cpu":
+                return self._run_alone(inputs, policy)
+            return self._run_one(inputs, policy, ids, features)
 
     def _run_alone(self, inputs: Inputs, policy: Policy) -> tuple[Tensor, Tensor]:
-        """Run one sample, numpy deciding: next to a stage of a millisecond, a dozen calls into torch are not nothing."""
+        """Run one sample, numpy deciding: beside a stage of a millisecond, a dozen calls into torch show."""
         engine, last = self.engine, self.engine.num_exits - 1
         k, state, seen = 0, engine.start(inputs), None
         while True:
             state = engine.stage(k, state)
-            newest = torch.log_softmax(_require_vectors(engine.head(k, state), k), dim=-1, dtype=torch.float32).numpy()
+            newest = torch.log_softmax(require_vectors(engine.head(k, state), k), dim=-1, dtype=torch.float32).numpy()
             if seen is None:
                 seen = np.empty((last + 1, newest.shape[1]), dtype=np.float32)
             seen[k] = newest[0]
@@ -172,7 +180,7 @@ class AdaptiveModel:
         k, state, seen = 0, engine.start(inputs), None
         while True:
             state = engine.stage(k, state)
-            seen = self._look(k, state, seen)
+            seen = look(engine, k, state, seen)
             shown = None if features is None else features[:, : k + 1]
             if k == last or bool(policy.leaves(seen, ids, shown)):
                 return policy.answers(seen, ids, shown), torch.full((1,), k, device=seen.device)
@@ -181,34 +189,25 @@ class AdaptiveModel:
     def _run_many(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run a batch, dropping the samples that leave after each stage."""
         engine, policy, last = self.engine, self.policy, self.engine.num_exits - 1
-        left: list[tuple[int, Tensor | None, Tensor]] = []  # exit, rows of the batch (None: all), answers
+        left: list[Left] = []
         rows: Tensor | None = None
         state, seen = engine.start(inputs), None
         for k in range(last + 1):
             state = engine.stage(k, state)
-            seen = self._look(k, state, seen)
+            seen = look(engine, k, state, seen)
             shown = None if features is None else features[:, : k + 1]
             gone, stay = (None, None) if k == last else split_leaving(policy.leaves(seen, ids, shown))
             if gone is not None and stay is not None:
                 shown = None if shown is None else shown[gone]
-                left.append((k, gone if rows is None else rows[gone], policy.answers(seen[gone], ids[gone], shown)))
+                whose = gone if rows is None else rows[gone]
+                left.append(Left(k, whose, policy.answers(seen[gone], ids[gone], shown)))
                 rows = stay if rows is None else rows[stay]
                 seen, ids, state = seen.index_select(0, stay), ids[stay], engine.select(state, stay)
                 features = None if features is None else features[stay]
             elif gone is not None or k == last:  # nobody goes on
-                left.append((k, rows, policy.answers(seen, ids, shown)))
+                left.append(Left(k, rows, policy.answers(seen, ids, shown)))
                 break
-        return _gather(left)
-
-
-def _require_vectors(logits: Tensor, index: int) -> Tensor:
-    """Return the logits of an exit, one vector per sample."""
-    if logits.dim() != 2:
-        raise ShapeError(
-            f"logits of exit {index} of shape {tuple(logits.shape)} do not fit: a policy reads [sample, class]. "
-            "Use heads that return one vector per sample."
-        )
-    return logits
+        return gathered(left)
 
 
 def _followed(policy: Policy, sample_id: int) -> Policy:
@@ -224,28 +223,3 @@ def toss(sample_id: int, seed: int) -> float:
     x = ((x ^ (x >> 30)) * -4658895280553007687) & _WORD
     x = ((x ^ (x >> 27)) * -7723592293110705685) & _WORD
     return float((x ^ (x >> 31)) >> 11) * 2.0**-53
-
-
-def split_leaving(leaves: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Return the rows that leave and those that stay, None for an empty side; the one synchronisation of a stage."""
-    flags = leaves.cpu()
-    gone = flags.nonzero().squeeze(1)
-    if not len(gone):
-        return None, None
-    gone = gone.to(leaves.device, non_blocking=True)
-    if len(gone) == len(flags):
-        return gone, None
-    return gone, flags.logical_not().nonzero().squeeze(1).to(leaves.device, non_blocking=True)
-
-
-def _gather(left: list[tuple[int, Tensor | None, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Put the answers of all exits back into the order of the batch."""
-    device = left[0][2].device
-    if len(left) == 1:
-        exit_index, _, answers = left[0]
-        return answers, torch.full((len(answers),), exit_index, device=device)
-    order = torch.cat([rows for _, rows, _ in left if rows is not None])
-    answers = torch.cat([part for _, _, part in left])
-    exits = torch.tensor([k for k, _, _ in left]).repeat_interleave(torch.tensor([len(part) for _, _, part in left]))
-    log_probs = torch.empty_like(answers).index_copy_(0, order, answers)
-    return log_probs, torch.empty_like(order).index_copy_(0, order, exits.to(device))

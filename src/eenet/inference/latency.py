@@ -19,9 +19,9 @@ from eenet.core.costs import CostTable
 from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.errors import InputError
-from eenet.inference.adaptive import split_leaving
 from eenet.inference.engines import EagerEngine, Engine
 from eenet.inference.progress import track
+from eenet.inference.stepping import split_leaving
 from eenet.models.inputs import Inputs, batch_size
 from eenet.models.model import MultiExitModel
 

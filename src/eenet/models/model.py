@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -78,6 +79,15 @@ class MultiExitModel(nn.Module):
             rows: indices of the samples to keep, or one flag per sample.
         """
         return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, state)
+
+    def join(self, states: Sequence[State]) -> State:
+        """Return the states of several batches as one: every tensor in them is joined along its first axis.
+
+        Args:
+            states: of the same stage and of the same shapes apart from the number of samples; anything else in them
+                is taken from the first.
+        """
+        return tree_map(lambda leaf, *more: torch.cat((leaf, *more)) if isinstance(leaf, Tensor) else leaf, *states)
 
     def without(self, exits: Sequence[int]) -> MultiExitModel:
         """Return a model that cannot leave at some exits: their stages join the next ones, weights are shared.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import final
 
@@ -52,6 +53,10 @@ class Engine(ABC):
     @abstractmethod
     def select(self, state: State, rows: Int[Tensor, " kept"]) -> State:
         """Keep some rows of everything in the state that carries the batch."""
+
+    @abstractmethod
+    def join(self, states: Sequence[State]) -> State:
+        """Return the states of several batches as one, in that order; they stand before the same stage."""
 
     @abstractmethod
     def full(self, inputs: Inputs) -> Float[Tensor, "sample class"]:

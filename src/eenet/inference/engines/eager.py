@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import final
 
@@ -81,6 +81,10 @@ class EagerEngine(Engine):
             # index_select answers in channels first: index the dense view, three times as fast as converting back
             return self._model.select(state.permute(0, 2, 3, 1), rows).permute(0, 3, 1, 2)
         return self._model.select(state, rows)
+
+    def join(self, states: Sequence[State]) -> State:
+        """Return the states of several batches as one."""
+        return self._model.join(states)
 
 
 def _optimised(model: MultiExitModel, *, channels_last: bool) -> MultiExitModel:

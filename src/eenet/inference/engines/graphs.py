@@ -86,6 +86,11 @@ class GraphEngine(Engine):
         return _Held([leaf.take(kept, axis=0) for leaf in state.leaves])
 
     @final
+    def join(self, states: Sequence[State]) -> State:
+        """Return the states of several batches as one."""
+        return _Held([np.concatenate(parts) for parts in zip(*(state.leaves for state in states), strict=True)])
+
+    @final
     def full(self, inputs: Inputs) -> Float[Tensor, "sample class"]:
         """Run the original model without exits, in one graph."""
         return torch.from_numpy(self._whole(self._leaves(inputs))[0])

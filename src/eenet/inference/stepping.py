@@ -1,0 +1,75 @@
+"""What every loop over stages does between them: read an exit, part those who leave from those who stay, answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eenet.errors import ShapeError
+from eenet.inference.engines import Engine
+from eenet.models.inputs import State
+
+__all__ = ["Left", "gathered", "look", "require_vectors", "split_leaving"]
+
+
+class Left(NamedTuple):
+    """Samples that left at one exit.
+
+    Attributes:
+        exit_index: Where.
+        rows: Which samples, by their places; None: all.
+        answers: Their log-probabilities.
+    """
+
+    exit_index: int
+    rows: Tensor | None
+    answers: Tensor
+
+
+def look(engine: Engine, index: int, state: State, seen: Tensor | None) -> Tensor:
+    """Return what was seen before and what exit ``index`` says, ``[sample, index + 1, class]``.
+
+    Raises:
+        ShapeError: The exit says something else than one vector per sample.
+    """
+    logits = require_vectors(engine.head(index, state), index)
+    newest = torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1)
+    return newest if seen is None else torch.cat((seen, newest), dim=1)
+
+
+def require_vectors(logits: Tensor, index: int) -> Tensor:
+    """Return the logits of exit ``index``, one vector per sample, or refuse them."""
+    if logits.dim() != 2:
+        raise ShapeError(
+            f"logits of exit {index} of shape {tuple(logits.shape)} do not fit: a policy reads [sample, class]. "
+            "Use heads that return one vector per sample."
+        )
+    return logits
+
+
+def split_leaving(leaves: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the rows that leave and those that stay, None for an empty side; the one synchronisation of a stage."""
+    flags = leaves.cpu()
+    gone = flags.nonzero().squeeze(1)
+    if not len(gone):
+        return None, None
+    gone = gone.to(leaves.device, non_blocking=True)
+    if len(gone) == len(flags):
+        return gone, None
+    return gone, flags.logical_not().nonzero().squeeze(1).to(leaves.device, non_blocking=True)
+
+
+def gathered(left: Sequence[Left]) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities and exits of all samples, in the order of their places."""
+    device = left[0][2].device
+    exit_index, whose, answers = left[0]
+    if whose is None:  # all of them
+        return answers, torch.full((len(answers),), exit_index, device=device)
+    order = torch.cat([rows for _, rows, _ in left if rows is not None])
+    answers = torch.cat([part for _, _, part in left])
+    exits = torch.tensor([k for k, _, _ in left]).repeat_interleave(torch.tensor([len(part) for _, _, part in left]))
+    log_probs = torch.empty_like(answers).index_copy_(0, order, answers)
+    return log_probs, torch.empty_like(order).index_copy_(0, order, exits.to(device))
