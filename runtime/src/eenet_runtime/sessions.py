@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -53,7 +54,8 @@ class OnnxSession(Session):
         options.intra_op_num_threads, options.inter_op_num_threads = threads or 0, 1
         options.log_severity_level = 3
         self.wanted = wanted
-        self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with _opening(path):
+            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._inputs, self._outputs = list(stage.inputs), list(wanted)
         found = {one.name for one in self._session.get_inputs()}, {one.name for one in self._session.get_outputs()}
         _require_names(path, stage, *found)
@@ -93,7 +95,8 @@ class OpenVinoSession(Session):
         }
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        compiled = core.compile_model(str(path), "CPU", settings)
+        with _opening(path):
+            compiled = core.compile_model(str(path), "CPU", settings)
         inputs = {name: i for i, port in enumerate(compiled.inputs) for name in port.get_names()}
         outputs = {name: i for i, port in enumerate(compiled.outputs) for name in port.get_names()}
         _require_names(path, stage, set(inputs), set(outputs))
@@ -132,6 +135,18 @@ def _imported(name: str, extra: str) -> Any:  # noqa: ANN401
     except ImportError as error:
         raise MissingExtraError(
             f'{name} is missing: the export was made for it. Run pip install "eenet-runtime[{extra}]".'
+        ) from error
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Say which graph an engine could not open."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(
+            f"graph {path} cannot be opened: {reason} Update the engine, or export the model again."
         ) from error
 
 
