@@ -15,6 +15,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,9 @@ class Stopwatch(Engine):
 
     def select(self, state: State, rows: Tensor) -> State:
         return self.inner.select(state, rows)
+
+    def join(self, states: Sequence[State]) -> State:
+        return self.inner.join(states)
 
 
 def policies(logits: Tensor) -> dict[str, Policy]:

@@ -123,9 +123,9 @@ def test_flips_are_counted(tiny, images):
             self.inner = inner
             self.name, self.dtype, self.device, self.num_exits = "other", "float32", inner.device, 3
             self.session, self.start, self.stage, self.select = inner.session, inner.start, inner.stage, inner.select
-            self.full = inner.full
+            self.full, self.join = inner.full, inner.join
 
-        session = start = stage = select = full = None
+        session = start = stage = select = full = join = None
 
         def head(self, index, state):
             return self.inner.head(index, state) * (100 if index == 0 else 1)

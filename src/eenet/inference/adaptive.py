@@ -99,17 +99,21 @@ class AdaptiveModel:
         ids = self._ids(batch_size(inputs), sample_ids)
         return self._prediction(*self._decided(inputs, ids, features))
 
-    def predict_all(self, batches: Iterable[Any], *, regroup: bool = True) -> Prediction:
-        """Predict every batch of a loader, counting samples from 0; the order of the samples is kept.
+    def predict_all(
+        self, batches: Iterable[Any], *, regroup: bool = True, sample_ids: Int[Tensor, " sample"] | None = None
+    ) -> Prediction:
+        """Predict every batch of a loader; the order of the samples is kept.
 
         Args:
             batches: Yields inputs, or tuples that begin with the inputs (and, say, labels).
             regroup: Let samples that stay wait before the next stage until there are as many as in the first batch,
                 so that late stages do not run on the few that are left of each batch. The queues hold less than two
                 such batches per stage. The decisions are the same, up to the rounding of other batch sizes.
+            sample_ids: Names of all samples, for policies that toss a coin; by default they are counted from 0.
 
         Raises:
             InputError: There is no batch.
+            ShapeError: There are more samples than ids.
         """
         waiting: Regrouping | None = None
         decided: list[tuple[Tensor, Tensor]] = []
@@ -117,14 +121,17 @@ class AdaptiveModel:
         for batch in batches:
             inputs = batch[0] if isinstance(batch, tuple | list) else batch
             count = batch_size(inputs)
-            ids = torch.arange(first, first + count, device=self.engine.device)
+            rows = torch.arange(first, first + count, device=self.engine.device)
+            ids = rows if sample_ids is None else self._ids(count, sample_ids[first : first + count])
+            if first == 0 and count == 1:
+                regroup = False  # one sample is a full batch of itself
             first += count
-            if not regroup or (count == 1 and waiting is None):  # one sample is a full batch of itself
+            if not regroup:
                 decided.append(self._decided(inputs, ids, None))
                 continue
             waiting = waiting or Regrouping(self.engine, self.policy, count)
             with self.engine.session():
-                waiting.feed(inputs, ids)
+                waiting.feed(inputs, ids, rows)
         if not first:
             raise InputError("batches are empty: there is nothing to predict. Pass at least 1 sample.")
         if waiting is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,7 +29,6 @@ from eenet.models.model import MultiExitModel
 __all__ = ["BenchReport", "BenchRow", "bench"]
 
 _WORTH_JUDGING = 1.05  # below this ideal speed-up, the efficiency would be a ratio of noise
-_STAGED_BATCHES = 4  # timed stage by stage in each pass
 _RECORD_SIZES = (64, 48, 96, 24)
 
 
@@ -44,10 +44,15 @@ class BenchRow:
         adaptive_ms: With the policy, median over passes.
         full_spread: Quartiles over passes.
         adaptive_spread: Quartiles over passes.
+        regrouped_ms: With the policy, samples that stay waiting for full batches (`AdaptiveModel.predict_all`), median
+            over passes; None at batch size 1.
         speedup: How many times faster the adaptive passes were.
         ideal_speedup: What the engine's own stage and head times promise, were deciding and dropping samples free.
         ideal_speedup_flops: What the operations promise.
         efficiency: Share of the ideal saving that was realised; None where there is next to nothing to save.
+        efficiency_spread: Quartiles of the same, worked out for each pass.
+        regrouped_efficiency: As `efficiency`, of the regrouped passes.
+        regrouped_efficiency_spread: Quartiles of the same.
         flips: Samples that left elsewhere than replay on logits recorded at another batch size says.
         exit_distribution: Share of samples that left at each exit.
     """
@@ -59,10 +64,14 @@ class BenchRow:
     adaptive_ms: float
     full_spread: tuple[float, float]
     adaptive_spread: tuple[float, float]
+    regrouped_ms: float | None
     speedup: float
     ideal_speedup: float
     ideal_speedup_flops: float
     efficiency: float | None
+    efficiency_spread: tuple[float, float] | None
+    regrouped_efficiency: float | None
+    regrouped_efficiency_spread: tuple[float, float] | None
     flips: int
     exit_distribution: tuple[float, ...]
 
@@ -102,11 +111,12 @@ class _Lane:
 
 @dataclass(frozen=True)
 class _Times:
-    """What was measured in the passes of one engine at one batch size; seconds per sample."""
+    """What was measured in the passes of one engine at one batch size; milliseconds per sample."""
 
     full: list[float]
     adaptive: list[float]
-    staged: list[Seconds]
+    regrouped: list[float]
+    ideal: list[float]
     exit_index: Tensor
 
 
@@ -185,7 +195,7 @@ def _time(lane: _Lane, passes: int, seed: int, *, progress: bool) -> _Times:
     """Time the passes of one engine at one batch size; the first one warms up and does not count."""
     lane.policy.to(lane.engine.device)
     count = batch_size(lane.inputs)
-    times = _Times([], [], [], torch.zeros(count, dtype=torch.long))
+    times = _Times([], [], [], [], torch.zeros(count, dtype=torch.long))
     generator = torch.Generator().manual_seed(seed)
     text = f"timing {lane.engine.name}, batch size {lane.size}"
     for turn in track(range(passes + 1), passes + 1, text, enabled=progress):
@@ -194,39 +204,63 @@ def _time(lane: _Lane, passes: int, seed: int, *, progress: bool) -> _Times:
 
 
 def _pass(lane: _Lane, chunks: Sequence[Tensor], turn: int, times: _Times) -> None:
-    """Run all samples once through the original and once through the adaptive model, who begins alternating."""
+    """Run all samples once in every way, who begins changing from pass to pass."""
     engine = lane.engine
     adaptive = AdaptiveModel(engine, lane.policy)
     batches = [rows_of(lane.inputs, rows) for rows in chunks]
+    order = torch.cat(list(chunks))
     ids = [rows.to(engine.device) for rows in chunks]
-    count = sum(len(rows) for rows in chunks)
-    seconds: dict[str, float] = {}
     found: list[Tensor] = []
-    for side in ("full", "adaptive") if turn % 2 else ("adaptive", "full"):
+    staged: list[Seconds] = []
+    sides: dict[str, Callable[[], object]] = {
+        "full": lambda: [engine.full(batch) for batch in batches],
+        "adaptive": lambda: found.extend(
+            adaptive(batch, names).exit_index for batch, names in zip(batches, ids, strict=True)
+        ),
+        "staged": lambda: staged.extend(time_stages(engine, batch) for batch in batches),
+    }
+    if lane.size > 1:
+        together = torch.cat(ids)
+        sides["regrouped"] = lambda: adaptive.predict_all(batches, sample_ids=together)
+    seconds: dict[str, float] = {}
+    names = list(sides)
+    for name in names[turn % len(names) :] + names[: turn % len(names)]:
         engine.synchronise()
         began = time.perf_counter()
-        if side == "full":
-            for batch in batches:
-                engine.full(batch)
-        else:
-            found = [adaptive(batch, names).exit_index for batch, names in zip(batches, ids, strict=True)]
+        sides[name]()
         engine.synchronise()
-        seconds[side] = (time.perf_counter() - began) / count
-    staged = [time_stages(engine, batch) for batch in batches[:_STAGED_BATCHES] if batch_size(batch) == lane.size]
-    times.exit_index[torch.cat(list(chunks))] = torch.cat(found).cpu()
+        seconds[name] = time.perf_counter() - began
+    times.exit_index[order] = torch.cat(found).cpu()
     if turn:
-        times.full.append(seconds["full"])
-        times.adaptive.append(seconds["adaptive"])
-        times.staged.extend(staged)
+        scale = 1e3 / len(order)
+        times.full.append(scale * seconds["full"])
+        times.adaptive.append(scale * seconds["adaptive"])
+        times.regrouped.append(scale * seconds.get("regrouped", math.nan))
+        times.ideal.append(_ideal(engine, [len(rows) for rows in chunks], staged, times.exit_index))
+
+
+def _ideal(engine: Engine, sizes: Sequence[int], staged: Sequence[Seconds], exit_index: Tensor) -> float:
+    """Return what a pass would take per sample by the times of stages and heads, were everything else free."""
+    means = {part: sum(run[part] * n for run, n in zip(staged, sizes, strict=True)) / sum(sizes) for part in staged[0]}
+    computing = torch.tensor(summarise(engine, max(sizes), [means]).computing, dtype=torch.float64)
+    return float(computing[exit_index].mean())
 
 
 def _row(lane: _Lane, times: _Times, flops: FlopReport, expected: Tensor) -> BenchRow:
     """Return what the times of one engine at one batch size amount to."""
-    full, adaptive = (Spread.of([1e3 * value for value in values]) for values in (times.full, times.adaptive))
-    computing = torch.tensor(summarise(lane.engine, lane.size, times.staged).computing, dtype=torch.float64)
+    full, adaptive, regrouped, ideal = map(Spread.of, (times.full, times.adaptive, times.regrouped, times.ideal))
     operations = torch.tensor(flops.cumulative, dtype=torch.float64)
-    speedup = full.median / adaptive.median
-    ideal = full.median / float(computing[times.exit_index].mean())
+    judged = full.median / ideal.median > _WORTH_JUDGING
+
+    def efficiency(realised: Spread, passes: list[float]) -> tuple[float | None, tuple[float, float] | None]:
+        """Return the share of the ideal saving, of the medians and as quartiles over passes."""
+        if not judged or math.isnan(realised.median):
+            return None, None
+        each = [(f - r) / (f - i) for f, r, i in zip(times.full, passes, times.ideal, strict=True) if f > i]
+        spread = Spread.of(each)
+        return (full.median - realised.median) / (full.median - ideal.median), (spread.low, spread.high)
+
+    alone, together = efficiency(adaptive, times.adaptive), efficiency(regrouped, times.regrouped)
     return BenchRow(
         engine=lane.engine.name,
         dtype=lane.engine.dtype,
@@ -235,10 +269,14 @@ def _row(lane: _Lane, times: _Times, flops: FlopReport, expected: Tensor) -> Ben
         adaptive_ms=adaptive.median,
         full_spread=(full.low, full.high),
         adaptive_spread=(adaptive.low, adaptive.high),
-        speedup=speedup,
-        ideal_speedup=ideal,
+        regrouped_ms=None if lane.size == 1 else regrouped.median,
+        speedup=full.median / adaptive.median,
+        ideal_speedup=full.median / ideal.median,
         ideal_speedup_flops=flops.reference / float(operations[times.exit_index].mean()),
-        efficiency=(1 - 1 / speedup) / (1 - 1 / ideal) if ideal > _WORTH_JUDGING else None,
+        efficiency=alone[0],
+        efficiency_spread=alone[1],
+        regrouped_efficiency=together[0],
+        regrouped_efficiency_spread=together[1],
         flips=int((times.exit_index != expected).sum()),
         exit_distribution=tuple(exit_distribution(times.exit_index, lane.engine.num_exits).tolist()),
     )

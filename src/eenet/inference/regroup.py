@@ -25,6 +25,7 @@ class _Group(NamedTuple):
     state: State
     seen: Tensor | None
     ids: Tensor
+    rows: Tensor
     shapes: _Shapes
 
 
@@ -57,15 +58,16 @@ class Regrouping:
         self.left: list[Left] = []
         self._queues: list[dict[_Shapes, _Queue]] = [{} for _ in range(engine.num_exits)]
 
-    def feed(self, inputs: Inputs, ids: Tensor) -> None:
+    def feed(self, inputs: Inputs, ids: Tensor, rows: Tensor) -> None:
         """Take in a batch, and run whatever stages have a full batch now.
 
         Args:
             inputs: The batch.
-            ids: Names of its samples: their places in the whole job.
+            ids: Names of its samples.
+            rows: Their places in the whole job.
         """
         shapes = tuple(tuple(leaf.shape[1:]) for leaf in pytree.tree_leaves(inputs))
-        self._run(0, _Group(self.engine.start(inputs), None, ids, shapes))
+        self._run(0, _Group(self.engine.start(inputs), None, ids, rows, shapes))
         for k in range(1, self.engine.num_exits):
             for queue in self._queues[k].values():
                 if queue.count >= self.full:
@@ -88,23 +90,24 @@ class Regrouping:
             self.engine.join([group.state for group in groups]),
             torch.cat([group.seen for group in groups if group.seen is not None]),
             torch.cat([group.ids for group in groups]),
+            torch.cat([group.rows for group in groups]),
             groups[0].shapes,
         )
 
     def _run(self, k: int, group: _Group) -> None:
         """Run a stage on a group; note who leaves and let the others wait for the next stage."""
-        engine, policy, ids = self.engine, self.policy, group.ids
+        engine, policy, ids, rows = self.engine, self.policy, group.ids, group.rows
         state = engine.stage(k, group.state)
         seen = look(engine, k, state, group.seen)
         if k == engine.num_exits - 1:
-            self.left.append(Left(k, ids, policy.answers(seen, ids)))
+            self.left.append(Left(k, rows, policy.answers(seen, ids)))
             return
         gone, stay = split_leaving(policy.leaves(seen, ids))
         if gone is not None and stay is None:
-            self.left.append(Left(k, ids, policy.answers(seen, ids)))
+            self.left.append(Left(k, rows, policy.answers(seen, ids)))
             return
-        if gone is not None:
-            self.left.append(Left(k, ids[gone], policy.answers(seen[gone], ids[gone])))
-            state, seen, ids = engine.select(state, stay), seen[stay], ids[stay]
+        if gone is not None and stay is not None:
+            self.left.append(Left(k, rows[gone], policy.answers(seen[gone], ids[gone])))
+            state, seen, ids, rows = engine.select(state, stay), seen[stay], ids[stay], rows[stay]
         queue = self._queues[k + 1].setdefault(group.shapes, _Queue())
-        queue.put(_Group(state, seen, ids, group.shapes))
+        queue.put(_Group(state, seen, ids, rows, group.shapes))

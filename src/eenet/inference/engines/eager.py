@@ -58,8 +58,10 @@ class EagerEngine(Engine):
     def start(self, inputs: Inputs) -> State:
         """Turn a batch into the state that stage 0 takes."""
         if self.channels_last:
-            one = isinstance(inputs, Tensor)  # the usual case, and walking a tree takes its time
-            inputs = _channels_last(inputs) if one else pytree.tree_map_only(Tensor, _channels_last, inputs)
+            if isinstance(inputs, Tensor):  # the usual case, and walking a tree takes its time
+                inputs = _channels_last(inputs)
+            else:
+                inputs = pytree.tree_map_only(Tensor, _channels_last, inputs)
         return self._model.start(inputs)
 
     def stage(self, index: int, state: State) -> State:
