@@ -53,10 +53,10 @@ from eenet.schedulers import (
 # 5 really stops early
 from eenet.inference.adaptive import AdaptiveModel, Prediction
 from eenet.inference.bench import bench
-from eenet.inference.engines import EagerEngine, Engine, OnnxEngine, OpenVinoEngine
+from eenet.inference.engines import CompiledEngine, EagerEngine, Engine, OnnxEngine, OpenVinoEngine
 
 # 6 judging
-from eenet.evaluation import Comparison, Report, compare, evaluate
+from eenet.evaluation import Advice, Comparison, CostParts, Report, StaticModel, advise, compare, evaluate
 
 # 7 shipping
 from eenet.inference.bundle import Bundle
@@ -118,14 +118,19 @@ __all__ = [
     "save_policy",
     "static_mix",
     "AdaptiveModel",
+    "CompiledEngine",
     "EagerEngine",
     "Engine",
     "OnnxEngine",
     "OpenVinoEngine",
     "Prediction",
     "bench",
+    "Advice",
     "Comparison",
+    "CostParts",
     "Report",
+    "StaticModel",
+    "advise",
     "compare",
     "evaluate",
     "Bundle",

@@ -100,6 +100,7 @@ def test_times_add_up_by_hand():
         engine="e",
         dtype="d",
         device="cpu",
+        threads=1,
         batch_size=1,
         passes=1,
         full=of(9),
@@ -156,7 +157,8 @@ def test_a_choice_that_was_not_measured_names_what_was(profile, tmp_path):
     path = tmp_path / "costs.json"
     profile.save(path)
     with pytest.raises(
-        InputError, match=r"batch_size 8 was not measured: .*eager at batch size 1, eager at batch size 4"
+        InputError,
+        match=r"batch_size 8 was not measured: .*eager float32 at batch size 1, eager float32 at batch size 4",
     ):
         load_costs(path, batch_size=8)
     with pytest.raises(InputError, match="batch_size 1 and engine onnx was not measured"):

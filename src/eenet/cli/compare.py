@@ -13,6 +13,7 @@ from eenet.cli import loading, names, paths
 from eenet.cli.options import (
     BudgetsOption,
     CostBatchOption,
+    CostDtypeOption,
     CostEngineOption,
     CostsOption,
     DebugFlag,
@@ -39,6 +40,7 @@ def compare(
     costs: CostsOption = None,
     batch_size: CostBatchOption = None,
     engine: CostEngineOption = None,
+    dtype: CostDtypeOption = None,
     splits: Annotated[int, typer.Option("--splits", min=1, help="Redraw VAL and TEST from their pool this often.")] = 1,
     groups: GroupsOption = None,
     out: Annotated[
@@ -66,7 +68,7 @@ def compare(
     if out is not None:
         paths.output_folder(out)
     val_table, test_table = loading.read_table(val, "VAL"), loading.read_table(test, "TEST")
-    cost_table = loading.pick_costs(val_table, costs, batch_size, engine)
+    cost_table = loading.pick_costs(val_table, costs, batch_size, engine, dtype)
     asked = [cost_table.budget(text) for text in budget or []]
     told_apart = None if groups is None else loading.read_groups(groups)
     for one in asked:

@@ -11,6 +11,7 @@ import typer
 from eenet.cli import loading, names, paths
 from eenet.cli.options import (
     CostBatchOption,
+    CostDtypeOption,
     CostEngineOption,
     CostsOption,
     DebugFlag,
@@ -74,6 +75,7 @@ def fit(
     costs: CostsOption = None,
     batch_size: CostBatchOption = None,
     engine: CostEngineOption = None,
+    dtype: CostDtypeOption = None,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -102,7 +104,7 @@ def fit(
     promise = _promise(guarantee, delta, epsilon, budget)
     paths.output_folder(out, replaces=("policy.json",))
     table = loading.read_table(val, "VAL")
-    cost_table = loading.pick_costs(table, costs, batch_size, engine)
+    cost_table = loading.pick_costs(table, costs, batch_size, engine, dtype)
     asked = None if budget is None else cost_table.budget(budget)
     limit = None if deadline is None else _deadline(deadline, chosen, cost_table)
     output.note(f"Fitting {policy} on {table.num_samples} samples and {table.num_exits} exits.")

@@ -99,7 +99,9 @@ def read_groups(path: Path) -> np.ndarray:
     return np.array([line.strip() for line in lines], dtype=np.str_)
 
 
-def pick_costs(table: ExitTable, costs: Path | None, batch_size: int | None, engine: str | None) -> CostTable:
+def pick_costs(
+    table: ExitTable, costs: Path | None, batch_size: int | None, engine: str | None, dtype: str | None = None
+) -> CostTable:
     """Return the costs of a profile file if one is given, else the table's own.
 
     Raises:
@@ -108,9 +110,9 @@ def pick_costs(table: ExitTable, costs: Path | None, batch_size: int | None, eng
     from eenet.inference.measure import load_costs
 
     if costs is None:
-        if batch_size is not None or engine is not None:
+        if any(choice is not None for choice in (batch_size, engine, dtype)):
             raise InputError(
-                "--batch-size and --engine choose among measured costs: there is no --costs. Pass --costs."
+                "--batch-size, --engine and --dtype choose among measured costs: there is no --costs. Pass --costs."
             )
         if table.costs is None:
             raise InputError(
@@ -118,7 +120,7 @@ def pick_costs(table: ExitTable, costs: Path | None, batch_size: int | None, eng
                 "Pass --costs FILE (written by `eenet profile`), or record the table again."
             )
         return table.costs
-    chosen = load_costs(paths.existing(costs, "--costs"), batch_size=batch_size, engine=engine)
+    chosen = load_costs(paths.existing(costs, "--costs"), batch_size=batch_size, engine=engine, dtype=dtype)
     if chosen.num_exits != table.num_exits:
         raise InputError(
             f"--costs {str(costs)!r} does not fit: it has {chosen.num_exits} exits, the table {table.num_exits}. "

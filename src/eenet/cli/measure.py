@@ -12,6 +12,7 @@ from eenet.cli.options import (
     BatchSizesOption,
     DataRootOption,
     DebugFlag,
+    DtypesOption,
     EnginesOption,
     JsonFlag,
     PassesOption,
@@ -36,6 +37,11 @@ def profile(
     *,
     batch_size: BatchSizesOption = "1,32,128",
     engine: EnginesOption = None,
+    dtype: DtypesOption = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", "-p", metavar="POLICY", help="Time this policy's decisions; default: a threshold."),
+    ] = None,
     passes: PassesOption = 15,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the costs here, as JSON.")
@@ -51,19 +57,30 @@ def profile(
     Examples:
 
         eenet profile run --batch-size 1,32,128 --out costs.json
+
+        eenet profile run --engine eager --engine openvino --dtype float32 --out costs.json
     """
     output = Output(as_json=as_json, quiet=quiet)
     sizes = whole_numbers(batch_size, "--batch-size")
+    chosen = names.engines(engine, dtype)
     if out is not None:
         paths.output_file(out)
     opened = loading.open_run(run, data_root)
+    deciding = None if policy is None else loading.open_policy(policy, opened.model).policy
     inputs = opened.splits.test.inputs(slice(0, max(sizes)))
-    engines = _engines(opened, engine)
+    engines = _engines(opened, chosen)
 
     from eenet.inference.measure import measure
 
     measured = measure(
-        opened.model, inputs, batch_sizes=sizes, engines=engines, passes=passes, seed=seed, progress=not quiet
+        opened.model,
+        inputs,
+        batch_sizes=sizes,
+        engines=engines,
+        passes=passes,
+        policy=deciding,
+        seed=seed,
+        progress=not quiet,
     )
     if measured.flops.uncounted:
         output.note(f"Note: operations not counted: {', '.join(measured.flops.uncounted)}.")
@@ -71,7 +88,7 @@ def profile(
         measured.save(out)
         output.note(f"wrote {out}")
     value = measured.to_dict()
-    output.result(value, *profile_tables(value))
+    output.result(value, *profile_tables(value), *value["notes"])
 
 
 def bench(
@@ -80,6 +97,7 @@ def bench(
     policy: PolicyFolderOption,
     batch_size: BatchSizesOption = "1,32,128",
     engine: EnginesOption = None,
+    dtype: DtypesOption = None,
     passes: PassesOption = 7,
     samples: Annotated[int, typer.Option("--samples", min=1, help="How many test samples a pass covers.")] = 512,
     out: Annotated[
@@ -99,11 +117,12 @@ def bench(
     """
     output = Output(as_json=as_json, quiet=quiet)
     sizes = whole_numbers(batch_size, "--batch-size")
+    chosen = names.engines(engine, dtype)
     if out is not None:
         paths.output_file(out)
     opened = loading.open_run(run, data_root)
     saved = loading.open_policy(policy, opened.model)
-    engines = _engines(opened, engine)
+    engines = _engines(opened, chosen)
     dataset = _enough(opened.splits.test, sizes, samples)
 
     from eenet.core.files import write_json
@@ -136,7 +155,7 @@ def _enough(dataset: ArrayDataset, sizes: list[int], samples: int) -> ArrayDatas
     return dataset.select(slice(0, max(samples, *sizes)))
 
 
-def _engines(opened: Run, asked: list[str] | None) -> list[Engine]:
-    """Return the engines to measure."""
+def _engines(opened: Run, chosen: list[tuple[str, str]]) -> list[Engine]:
+    """Return the engines to measure, each in its number format."""
     example = opened.splits.test.inputs(slice(0, 2))
-    return [names.engine(name, opened.model, example) for name in asked or names.DEFAULT_ENGINES]
+    return [names.engine(name, opened.model, example, dtype) for name, dtype in chosen]

@@ -88,16 +88,32 @@ def _vote(seed: int) -> Scheduler:
     return VoteScheduler(seed=seed)
 
 
-def _eager(model: MultiExitModel, example_inputs: Inputs) -> Engine:
+def _eager(model: MultiExitModel, example_inputs: Inputs, dtype: str) -> Engine:
+    import torch
+
     from eenet.inference.engines import EagerEngine
 
-    return EagerEngine(model)
+    if dtype == "float32":
+        return EagerEngine(model)
+    return EagerEngine(model, dtype=torch.bfloat16)
 
 
-def _onnxruntime(model: MultiExitModel, example_inputs: Inputs) -> Engine:
+def _onnxruntime(model: MultiExitModel, example_inputs: Inputs, dtype: str) -> Engine:
     from eenet.inference.engines import OnnxEngine
 
     return OnnxEngine(model, example_inputs)
+
+
+def _openvino(model: MultiExitModel, example_inputs: Inputs, dtype: str) -> Engine:
+    from eenet.inference.engines import OpenVinoEngine
+
+    return OpenVinoEngine(model, example_inputs, dtype="bfloat16" if dtype == "bfloat16" else "float32")
+
+
+def _compiled(model: MultiExitModel, example_inputs: Inputs, dtype: str) -> Engine:
+    from eenet.inference.engines import CompiledEngine
+
+    return CompiledEngine(model, example_inputs)
 
 
 POLICIES: Mapping[str, Callable[[int], Scheduler]] = {
@@ -116,8 +132,20 @@ POLICIES: Mapping[str, Callable[[int], Scheduler]] = {
     "ztw": _ztw,
 }
 DEFAULT_POLICIES = tuple(name for name in POLICIES if name != "eenet_published")
-ENGINES: Mapping[str, Callable[[MultiExitModel, Inputs], Engine]] = {"eager": _eager, "onnxruntime": _onnxruntime}
+ENGINES: Mapping[str, Callable[[MultiExitModel, Inputs, str], Engine]] = {
+    "eager": _eager,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "compiled": _compiled,
+}
+DTYPES: Mapping[str, tuple[str, ...]] = {
+    "eager": ("float32", "bfloat16"),
+    "onnxruntime": ("float32",),
+    "openvino": ("float32", "bfloat16"),
+    "compiled": ("float32",),
+}
 DEFAULT_ENGINES = ("eager",)
+DEFAULT_DTYPES = ("float32",)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
@@ -168,16 +196,42 @@ def schedulers(names: Sequence[str] | None, seed: int) -> dict[str, Scheduler]:
     return {name: scheduler(name, seed) for name in asked if name not in BOUNDS}
 
 
-def engine(name: str, model: MultiExitModel, example_inputs: Inputs) -> Engine:
+def engines(names: Sequence[str] | None, dtypes: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Return every engine with every number format that was asked for, the default ones if none is given.
+
+    Raises:
+        InputError: A name is unknown, or an engine does not offer a format.
+    """
+    pairs = [(name, dtype) for name in names or DEFAULT_ENGINES for dtype in dtypes or DEFAULT_DTYPES]
+    for name, dtype in pairs:
+        _check_engine(name, dtype)
+    return list(dict.fromkeys(pairs))
+
+
+def engine(name: str, model: MultiExitModel, example_inputs: Inputs, dtype: str = "float32") -> Engine:
     """Return a model's engine by name.
 
     Raises:
-        InputError: The name is unknown.
+        InputError: The name is unknown, the engine does not offer the number format, or cannot be had here.
         MissingExtraError: It needs something that is not installed.
     """
+    _check_engine(name, dtype)
+    return ENGINES[name](model, example_inputs, dtype)
+
+
+def _check_engine(name: str, dtype: str) -> None:
+    """Refuse an engine that is not there, or not in this number format."""
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
-    return ENGINES[name](model, example_inputs)
+    known = sorted({one for offered in DTYPES.values() for one in offered})
+    if dtype not in known:
+        raise unknown("dtype", dtype, known)
+    if dtype not in DTYPES[name]:
+        able = " and ".join(other for other, offered in DTYPES.items() if dtype in offered)
+        raise InputError(
+            f"dtype {dtype!r} is not offered by the engine {name}: it computes in {' and '.join(DTYPES[name])}. "
+            f"Use one of these, or the engines {able}."
+        )
 
 
 def recipe(name: str, seed: int) -> Recipe:

@@ -45,12 +45,23 @@ CostBatchOption = Annotated[
 CostEngineOption = Annotated[
     str | None, typer.Option("--engine", metavar="E", help="Which engine's latency of --costs to use.")
 ]
+CostDtypeOption = Annotated[
+    str | None, typer.Option("--dtype", metavar="D", help="Which number format's latency of --costs to use.")
+]
 BatchSizesOption = Annotated[
     str, typer.Option("--batch-size", metavar="N,N,...", help="Batch sizes to measure, separated by commas.")
 ]
 EnginesOption = Annotated[
     list[str] | None,
-    typer.Option("--engine", metavar="E", help="Engine to measure: eager (default), onnxruntime. Repeatable."),
+    typer.Option(
+        "--engine",
+        metavar="E",
+        help="Engine to measure: eager (default), onnxruntime, openvino, compiled. Repeatable.",
+    ),
+]
+DtypesOption = Annotated[
+    list[str] | None,
+    typer.Option("--dtype", metavar="D", help="Number format to measure: float32 (default), bfloat16. Repeatable."),
 ]
 PassesOption = Annotated[int, typer.Option("--passes", min=1, help="How often everything is timed.")]
 TableArgument = Annotated[Path, typer.Argument(metavar="VAL", help="Exit table to fit on (.npz, or a folder of .npy).")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from eenet.core.costs import CostTable
-from eenet.core.policy import Policy, ScorePolicy
+from eenet.core.policy import Policy, ScorePolicy, unmixed
 from eenet.core.scorers import ConfidenceScorer
 from eenet.errors import InputError
 from eenet.inference.engines import EagerEngine, Engine
 from eenet.inference.progress import track
 from eenet.inference.stepping import split_leaving
-from eenet.models.inputs import Inputs, batch_size
+from eenet.models.inputs import Inputs, State, batch_size
 from eenet.models.model import MultiExitModel
 
 __all__ = ["Latency", "Seconds", "Spread", "measure_latency", "rows_of", "time_full", "time_stages"]
@@ -62,18 +62,21 @@ class Latency:
         engine: Name of the engine.
         dtype: Number format.
         device: Where it ran.
+        threads: Of the CPU.
         batch_size: Samples per batch.
         passes: How often everything was timed.
         full: The original model without exits.
         start: Making the first state.
         stages: Each stage.
         heads: Each head.
-        decisions: At each exit but the last: asking the policy and, beyond one sample, keeping half of the batch.
+        decisions: At each exit but the last: asking the policy and, beyond one sample, keeping half of the batch. A
+            single sample is decided as `AdaptiveModel` decides one.
     """
 
     engine: str
     dtype: str
     device: str
+    threads: int
     batch_size: int
     passes: int
     full: Spread
@@ -169,11 +172,9 @@ def time_stages(engine: Engine, inputs: Inputs, policy: Policy | None = None) ->
         inputs: One batch.
         policy: Whose decisions are timed too; None: none are made.
     """
-    count, last = batch_size(inputs), engine.num_exits - 1
+    count = batch_size(inputs)
     seconds: Seconds = {}
-    ids = torch.arange(count, device=engine.device)
-    half = torch.arange(0, count, 2, device=engine.device)
-    seen: Tensor | None = None
+    decide = None if policy is None else _decisions(engine, policy, count)
     with engine.session():
         mark = _now(engine)
         state = engine.start(inputs)
@@ -183,15 +184,31 @@ def time_stages(engine: Engine, inputs: Inputs, policy: Policy | None = None) ->
             mark = _lap(engine, mark, f"stage {k}", seconds)
             logits = engine.head(k, state)
             mark = _lap(engine, mark, f"head {k}", seconds)
-            if policy is None or k == last:
+            if decide is None or k == engine.num_exits - 1:
                 continue
-            newest = torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1)
-            seen = newest if seen is None else torch.cat((seen, newest), dim=1)
-            split_leaving(policy.leaves(seen, ids))
-            if count > 1:
-                engine.select(state, half)
+            decide(k, logits, state)
             mark = _lap(engine, mark, f"decision {k}", seconds)
     return {part: value / count for part, value in seconds.items()}
+
+
+def _decisions(engine: Engine, policy: Policy, count: int) -> Callable[[int, Tensor, State], None]:
+    """Return what makes one batch's decision at an exit, from its logits and the state, and is called exit by exit."""
+    ids, half = (torch.arange(0, count, step, device=engine.device) for step in (1, 2))
+    parts: list[Tensor] = []
+    rows: list[np.ndarray] = []
+
+    def together(k: int, logits: Tensor, state: State) -> None:
+        parts.append(torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1))
+        split_leaving(policy.leaves(torch.cat(parts, dim=1), ids))
+        if count > 1:
+            engine.select(state, half)
+
+    def alone(k: int, logits: Tensor, state: State) -> None:
+        rows.append(torch.log_softmax(logits, dim=-1, dtype=torch.float32).numpy()[0])
+        followed.leaves_one(followed.shown_one(np.stack(rows)), k)
+
+    followed = max(unmixed(policy), key=lambda part: part[0])[1]
+    return alone if count == 1 and followed.single and engine.device.type == "cpu" else together
 
 
 def summarise(engine: Engine, size: int, runs: Sequence[Seconds]) -> Latency:
@@ -205,6 +222,7 @@ def summarise(engine: Engine, size: int, runs: Sequence[Seconds]) -> Latency:
         engine=engine.name,
         dtype=engine.dtype,
         device=str(engine.device),
+        threads=torch.get_num_threads() if engine.threads is None else engine.threads,
         batch_size=size,
         passes=len(runs),
         full=spread("full"),

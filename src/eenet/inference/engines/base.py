@@ -27,12 +27,14 @@ class Engine(ABC):
         dtype: The number format it computes in, for example ``float32``.
         device: Where states and logits live.
         num_exits: Number of exits, the original output included.
+        threads: Of the CPU, where they were fixed when it was made; None: as many as torch uses.
     """
 
     name: str
     dtype: str
     device: torch.device
     num_exits: int
+    threads: int | None = None
 
     @abstractmethod
     def session(self) -> AbstractContextManager[object]:

@@ -44,7 +44,7 @@ class GraphEngine(Engine):
     def __init__(self, model: MultiExitModel, example_inputs: Inputs, *, name: str, dtype: str) -> None:
         self.name, self.dtype = name, dtype
         self.device = torch.device("cpu")
-        self.threads = torch.get_num_threads()
+        self.threads: int = torch.get_num_threads()
         self.num_exits = model.num_exits
         self._keys = list(example_inputs) if isinstance(example_inputs, dict) else None
         self._parts = [self.opened(program) for program in stage_programs(model, example_inputs)]

@@ -41,7 +41,7 @@ class OpenVinoEngine(GraphEngine):
         self, model: MultiExitModel, example_inputs: Inputs, *, dtype: Literal["float32", "bfloat16"] = "float32"
     ) -> None:
         try:
-            import openvino
+            import openvino  # type: ignore[import-untyped]
         except ImportError as error:
             raise MissingExtraError(
                 "openvino is missing: the engine openvino needs openvino, onnx and onnxscript. "
