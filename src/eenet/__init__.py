@@ -56,7 +56,7 @@ from eenet.inference.bench import bench
 from eenet.inference.engines import CompiledEngine, EagerEngine, Engine, OnnxEngine, OpenVinoEngine
 
 # 6 judging
-from eenet.evaluation import Advice, Comparison, CostParts, Report, StaticModel, advise, compare, evaluate
+from eenet.evaluation import Advice, Comparison, Report, advise, compare, evaluate
 
 # 7 shipping
 from eenet.inference.bundle import Bundle
@@ -127,9 +127,7 @@ __all__ = [
     "bench",
     "Advice",
     "Comparison",
-    "CostParts",
     "Report",
-    "StaticModel",
     "advise",
     "compare",
     "evaluate",

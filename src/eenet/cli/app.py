@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from eenet.cli import attach, compare, demo, export, fit, measure, report, run, train
+from eenet.cli import advise, attach, compare, demo, export, fit, measure, report, run, train
 from eenet.cli.output import error_line
 from eenet.errors import EenetError, InputError
 
@@ -31,6 +31,7 @@ app.command("record")(train.record)
 app.command("profile")(measure.profile)
 app.command("fit")(fit.fit)
 app.command("compare")(compare.compare)
+app.command("advise")(advise.advise)
 app.command("run")(run.run)
 app.command("bench")(measure.bench)
 app.command("export")(export.export)

@@ -1,0 +1,114 @@
+"""What the costs of exits are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from eenet.core.costs import CostTable
+from eenet.errors import ShapeError, TableError
+
+__all__ = ["CostParts"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostParts:
+    """What leaving at exits is made of, so that the costs of a model with fewer of them can be added up.
+
+    Attributes:
+        stages: Cost of each stage; making the first state belongs to stage 0.
+        heads: Cost of each head.
+        decisions: Cost of deciding at each early exit; none by default.
+        known: Whether heads were measured; if not, they count as part of their stage, and dropping an exit saves
+            nothing further on.
+
+    Raises:
+        ShapeError: Numbers of stages, heads and decisions that do not fit, or fewer than two stages.
+        TableError: A cost that is negative or not finite.
+    """
+
+    stages: tuple[float, ...]
+    heads: tuple[float, ...]
+    decisions: tuple[float, ...] = ()
+    known: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be added up."""
+        exits = len(self.stages)
+        if exits < 2 or len(self.heads) != exits or len(self.decisions) not in (0, exits - 1):
+            raise ShapeError(
+                f"costs of {exits} stages, {len(self.heads)} heads and {len(self.decisions)} decisions do not fit: "
+                "each of at least 2 stages has one head, and each early exit may have one decision. Give one cost each."
+            )
+        for name in ("stages", "heads", "decisions"):
+            for k, value in enumerate(getattr(self, name)):
+                if not (math.isfinite(value) and value >= 0):
+                    raise TableError(
+                        f"costs of {name} {value:g} at exit {k} are no costs: they must be finite and not negative."
+                    )
+
+    @classmethod
+    def of_costs(cls, costs: CostTable) -> CostParts:
+        """Return parts where only the costs of leaving are known."""
+        return cls(stages=costs.stage_costs, heads=(0.0,) * costs.num_exits, known=False)
+
+    @classmethod
+    def of_profile(cls, profile: Mapping[str, Any], costs: CostTable) -> CostParts | None:
+        """Return the parts of the record in a profile that some costs were read from, None where there is none.
+
+        Args:
+            profile: What ``eenet profile`` wrote.
+            costs: Read from it.
+
+        Raises:
+            TableError: The record is damaged.
+        """
+        records = [profile.get("flops"), *profile.get("latency", ())]
+        for record in records:
+            if isinstance(record, Mapping) and (record.get("cumulative"), record.get("unit")) == (
+                list(costs.cumulative),
+                costs.unit,
+            ):
+                return cls._of_record(record)
+        return None
+
+    @classmethod
+    def _of_record(cls, record: Mapping[str, Any]) -> CostParts:
+        try:
+            start = _number(record["start"])
+            first, *others = (_number(value) for value in record["stages"])
+            return cls(
+                stages=(start + first, *others),
+                heads=tuple(_number(value) for value in record["heads"]),
+                decisions=tuple(_number(value) for value in record.get("decisions", ())),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise TableError(f"costs are damaged: {error} in stages or heads. Profile the model again.") from error
+
+    def scaled(self, factor: float) -> CostParts:
+        """Return the same in another unit."""
+        return CostParts(
+            stages=tuple(factor * value for value in self.stages),
+            heads=tuple(factor * value for value in self.heads),
+            decisions=tuple(factor * value for value in self.decisions),
+            known=self.known,
+        )
+
+    def cumulative(self, kept: Sequence[int]) -> tuple[float, ...]:
+        """Return what leaving at each kept exit costs in a model that has only these; the last exit is one of them."""
+        stage = list(accumulate(self.stages))
+        asides = [
+            self.heads[k] + (self.decisions[k] if self.decisions and k < len(self.stages) - 1 else 0.0) for k in kept
+        ]
+        return tuple(stage[k] + aside for k, aside in zip(kept, accumulate(asides), strict=True))
+
+    def alone(self, k: int) -> float:
+        """Return the cost of a model that ends at an exit and has no other."""
+        return sum(self.stages[: k + 1]) + self.heads[k]
+
+
+def _number(value: Any) -> float:  # noqa: ANN401
+    return float(value["median"] if isinstance(value, Mapping) else value)
