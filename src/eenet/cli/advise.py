@@ -14,6 +14,7 @@ from eenet.cli.loading import readable
 from eenet.cli.options import (
     BudgetsOption,
     CostBatchOption,
+    CostDtypeOption,
     CostEngineOption,
     CostsOption,
     DebugFlag,
@@ -47,6 +48,7 @@ def advise(
     costs: CostsOption = None,
     batch_size: CostBatchOption = None,
     engine: CostEngineOption = None,
+    dtype: CostDtypeOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the advice here, as JSON.")
     ] = None,
@@ -71,7 +73,7 @@ def advise(
     if out is not None:
         paths.output_file(out)
     table = loading.read_table(val, "VAL")
-    measured = loading.pick_costs(table, costs, batch_size, engine)
+    measured = loading.pick_costs(table, costs, batch_size, engine, dtype)
     cost_table = readable(measured)
     asked = [cost_table.budget(text) for text in budget or []]
     models = [model for text in static or [] for model in _statics(text, cost_table)]
