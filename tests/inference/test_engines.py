@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from eenet.errors import InputError
 from eenet.inference.engines import EagerEngine
 from eenet.inference.engines.fold import fold_batch_norms
 from eenet.inference.record import outputs
@@ -114,3 +115,18 @@ def test_models_without_convolutions_or_parameters_run():
         engine = EagerEngine(MultiExitModel(stages, [nn.Identity(), nn.Identity()]))
         assert not engine.channels_last
         assert outputs(engine, torch.randn(2, 3)).shape == (2, 2, 3)
+
+
+def test_half_as_many_bits_when_asked(tiny, images):
+    engine = EagerEngine(tiny, dtype=torch.bfloat16)
+    assert engine.dtype == "bfloat16" and EagerEngine(tiny, dtype=torch.float32).dtype == "float32"
+    full, half = outputs(EagerEngine(tiny), images), outputs(engine, images)
+    assert half.dtype == torch.float32
+    worst = float((full - half).abs().max() / full.abs().max())
+    assert 0 < worst < 0.03
+    assert next(tiny.parameters()).dtype == torch.float32
+
+
+def test_the_model_itself_has_one_number_format(tiny):
+    with pytest.raises(InputError, match=r"dtype torch.bfloat16 cannot be had"):
+        EagerEngine(tiny, optimise=False, dtype=torch.bfloat16)

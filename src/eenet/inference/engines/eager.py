@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from eenet.errors import InputError
 from eenet.inference.engines.base import Engine, full_in_stages
 from eenet.inference.engines.fold import fold_batch_norms
 from eenet.models.inputs import Inputs, State, evaluating
@@ -38,17 +39,25 @@ class EagerEngine(Engine):
     Args:
         model: The multi-exit model.
         optimise: Trade bit equality for speed.
+        dtype: The number format to compute in, for an optimised copy; default: the model's own. With ``bfloat16``
+            outputs differ in the third digit: fit the policy on a table recorded from this engine.
+
+    Raises:
+        InputError: A number format without ``optimise``.
     """
 
-    def __init__(self, model: MultiExitModel, *, optimise: bool = True) -> None:
+    def __init__(self, model: MultiExitModel, *, optimise: bool = True, dtype: torch.dtype | None = None) -> None:
+        if dtype is not None and not optimise:
+            raise InputError(f"dtype {dtype} cannot be had: the model itself is run. Pass optimise=True.")
         parameter = next(iter(model.parameters()), torch.empty(0))
         self.name = "eager"
         self.device = parameter.device
-        self.dtype = str(parameter.dtype).removeprefix("torch.")
+        self._cast = None if dtype in (None, parameter.dtype) else dtype
+        self.dtype = str(self._cast or parameter.dtype).removeprefix("torch.")
         self.num_exits = model.num_exits
         self.optimised = optimise
         self.channels_last = optimise and any(isinstance(module, nn.Conv2d) for module in model.modules())
-        self._model = _optimised(model, channels_last=self.channels_last) if optimise else model
+        self._model = _optimised(model, self._cast, channels_last=self.channels_last) if optimise else model
         self._stages, self._heads = list(self._model.stages), list(self._model.heads)
 
     def session(self) -> AbstractContextManager[object]:
@@ -62,7 +71,13 @@ class EagerEngine(Engine):
                 inputs = _channels_last(inputs)
             else:
                 inputs = pytree.tree_map_only(Tensor, _channels_last, inputs)
+        if self._cast is not None:
+            inputs = pytree.tree_map_only(Tensor, self._converted, inputs)
         return self._model.start(inputs)
+
+    def _converted(self, tensor: Tensor) -> Tensor:
+        """Return floating point numbers in the engine's format; token numbers and masks as they are."""
+        return tensor.to(self._cast) if tensor.is_floating_point() else tensor
 
     def stage(self, index: int, state: State) -> State:
         """Run stage ``index``."""
@@ -89,7 +104,7 @@ class EagerEngine(Engine):
         return self._model.join(states)
 
 
-def _optimised(model: MultiExitModel, *, channels_last: bool) -> MultiExitModel:
+def _optimised(model: MultiExitModel, dtype: torch.dtype | None, *, channels_last: bool) -> MultiExitModel:
     """Return a frozen, faster copy of a model."""
     with torch.no_grad():
         stages = MultiExitModel(
@@ -101,7 +116,7 @@ def _optimised(model: MultiExitModel, *, channels_last: bool) -> MultiExitModel:
         frozen.entry = fold_batch_norms(frozen.entry)
         frozen.stages = nn.ModuleList(fold_batch_norms(stage) for stage in frozen.stages)
         frozen.heads = nn.ModuleList(fold_batch_norms(head) for head in frozen.heads)
-    return frozen
+    return frozen if dtype is None else frozen.to(dtype)
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
