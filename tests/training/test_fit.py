@@ -1,14 +1,16 @@
 """The training loop: it learns, is repeatable, freezes what it should and leaves the world as it was."""
 
 import dataclasses
+import itertools
 import signal
 
 import pytest
 import torch
 from tests.training import resumable
+from torch import nn
 
 from eenet.data import load_digits
-from eenet.models import tiny_cnn
+from eenet.models import attach, tiny_cnn
 from eenet.training import TrainSettings, fit_exits, uniform_weights
 
 QUICK = TrainSettings(epochs=1, batch_size=32, lr=0.1, weighting=uniform_weights)
@@ -32,6 +34,39 @@ def test_the_first_phase_leaves_the_backbone_alone() -> None:
     fit_exits(model, resumable.make_data(), settings, progress=False)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"heads.0.2.weight", "heads.0.2.bias"}
+
+
+class Sized(nn.Module):
+    """A model from elsewhere with batch norms and dropout, for images of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 6, 6, 6)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.Dropout(0.2))
+            for a, b in itertools.pairwise(widths)
+        )
+        self.classify = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.classify(x.reshape(len(x), 6, x.shape[2] * x.shape[3]).mean(dim=2))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_an_attached_model_is_trained_as_it_stands_and_not_as_its_stages(share: float) -> None:
+    torch.manual_seed(0)
+    model = attach(Sized(), torch.randn(2, 3, 10, 10), exits=2)  # stages of images larger than those of the data
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = dataclasses.replace(resumable.SETTINGS, epochs=1, heads_share=share)
+    history = fit_exits(model, resumable.make_data(), settings, progress=False)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    head = {name for name in before if name.startswith("heads.0.") and name in dict(model.named_parameters())}
+    assert head and head <= changed
+    whole = {name for name in before if name.startswith("whole.")}
+    assert whole <= changed if share == 0.0 else changed == head
+    assert bool(history.losses.isfinite().all()) and not any(part.training for part in model.modules())
 
 
 def test_the_joint_phase_trains_everything() -> None:

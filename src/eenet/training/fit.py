@@ -179,7 +179,7 @@ class _Trainer:
 
 def _optimizer(model: MultiExitModel, settings: TrainSettings) -> torch.optim.Optimizer:
     sides = {
-        False: [p for part in _backbone(model) for p in part.parameters()],
+        False: list(nn.ModuleList(_backbone(model)).parameters()),  # what parts share, once
         True: list(model.heads[:-1].parameters()),
     }
     groups = [
@@ -195,7 +195,8 @@ def _optimizer(model: MultiExitModel, settings: TrainSettings) -> torch.optim.Op
 
 
 def _backbone(model: MultiExitModel) -> list[nn.Module]:
-    return [model.entry, model.stages, model.heads[-1]]
+    parts = [model.entry, model.stages, model.heads[-1]]
+    return parts if model.whole is None else [model.whole, *parts]
 
 
 def _set_phase(model: MultiExitModel, phase: Phase) -> None:
@@ -206,6 +207,11 @@ def _set_phase(model: MultiExitModel, phase: Phase) -> None:
 
 def _frozen_forward(model: MultiExitModel, inputs: Tensor) -> list[Tensor]:
     """Return the logits of every exit, with gradients for the early heads only."""
+    if model.whole is not None:
+        with torch.no_grad():
+            *shown, answer = model.whole(inputs)
+            last = model.heads[-1](answer)
+        return [*(head(one) for head, one in zip(model.heads, shown, strict=False)), last]
     states = []
     with torch.no_grad():
         state = model.start(inputs)
