@@ -105,6 +105,8 @@ def assert_alike(policy, runtime, *, exact=True, table=FRESH, ids=IDS):
             assert ((np.array(single) == wanted) | forgiven).all()
         answers = runtime.answers(given_out, numbers)
         assert answers.dtype == np.float32
+        one_by_one = [runtime.answer(one, number) for one, number in zip(given_out, numbers.tolist(), strict=True)]
+        np.testing.assert_array_equal(one_by_one, answers)
         np.testing.assert_allclose(answers, policy.answers(seen, ids).numpy(), rtol=3e-7, atol=3e-7)
 
 
@@ -347,6 +349,8 @@ def test_outputs_and_ids_that_do_not_fit(tmp_path):
     for wrong in (seen, seen[0, 0], np.zeros((5, CLASSES)), np.zeros((2, CLASSES + 1))):
         with pytest.raises(InputError, match="does not fit"):
             runtime.decide(wrong, 0)
+        with pytest.raises(InputError, match="does not fit"):
+            runtime.answer(wrong, 0)
     for ids in ([0, 1], [0.5, 1.0, 2.0], 3):
         with pytest.raises(InputError, match="Pass one whole number per sample"):
             runtime.answers(seen, ids)

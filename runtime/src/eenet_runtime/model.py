@@ -164,7 +164,7 @@ class Model:
             self._seen[k] = log_softmax_one(logits[0])
             seen = self._seen[: k + 1]
             if decide(seen, sample_id):
-                return self.policy.answers(seen[None].copy(), ids), np.array([k], dtype=np.int64)
+                return self.policy.answer(seen, sample_id)[None].copy(), np.array([k], dtype=np.int64)
             k += 1
 
     def _run_many(self, state: list[Array], ids: Ids) -> tuple[Floats, Ids]:

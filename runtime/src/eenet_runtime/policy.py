@@ -86,6 +86,21 @@ class Policy(ABC):
             return bool(self._many(seen[None], k, np.array([sample_id], dtype=np.int64))[0])
         return self._one(seen[k], seen, k, sample_id)
 
+    def answer(self, seen_one: ArrayLike, sample_id: int) -> Floats:
+        """Return the log-probabilities ``[class]`` of a single sample that leaves now: `answers` of one, sooner.
+
+        Args:
+            seen_one: As of `decide`.
+            sample_id: As of `leaves`.
+
+        Raises:
+            InputError: The outputs do not fit.
+        """
+        seen = np.asarray(seen_one, SINGLE)
+        if seen.shape not in self._fitting:
+            self._require(seen, 2)
+        return self._answer(seen, sample_id)
+
     @abstractmethod
     def _many(self, seen: Floats, k: int, ids: Ids) -> Flags:
         """Return which samples leave at exit ``k``, which is not the last."""
@@ -100,6 +115,10 @@ class Policy(ABC):
     @abstractmethod
     def _answers(self, seen: Floats, ids: Ids) -> Floats:
         """Return the answers at the newest exit seen."""
+
+    @abstractmethod
+    def _answer(self, seen: Floats, sample_id: int) -> Floats:
+        """Return the answer of a single sample."""
 
     @functools.cached_property
     def _fitting(self) -> frozenset[tuple[int, ...]]:
@@ -165,6 +184,10 @@ class ScorePolicy(Policy):
     def _answers(self, seen: Floats, ids: Ids) -> Floats:
         return seen[:, -1]
 
+    def _answer(self, seen: Floats, sample_id: int) -> Floats:
+        newest: Floats = seen[-1]
+        return newest
+
 
 class MixedPolicy(Policy):
     """Two policies and one coin per sample, a hash of seed and sample id: the coin that eenet tosses.
@@ -207,6 +230,10 @@ class MixedPolicy(Policy):
         first = (coin(ids, self.seed) < self.weight)[:, None]
         return np.where(first, self.a._answers(seen, ids), self.b._answers(seen, ids))
 
+    def _answer(self, seen: Floats, sample_id: int) -> Floats:
+        side = self.a if toss(sample_id, self.seed) < self.weight else self.b
+        return side._answer(seen, sample_id)
+
 
 class TransformedPolicy(Policy):
     """A policy that sees, and answers with, what a transform makes of the exits' outputs.
@@ -245,6 +272,10 @@ class TransformedPolicy(Policy):
 
     def _answers(self, seen: Floats, ids: Ids) -> Floats:
         return self.transform.many(seen)
+
+    def _answer(self, seen: Floats, sample_id: int) -> Floats:
+        together: Floats = self.transform.many(seen[None])[0]
+        return together
 
 
 def least_rounding_to(threshold: float) -> float:
