@@ -88,6 +88,32 @@ def test_profile_feeds_compare(eenet: Callable[..., Ran], made: Path, tmp_path: 
     assert eenet(*words, "--batch-size", 5).code == 2
 
 
+def test_a_budget_in_ms_holds_for_a_stated_engine_and_batch_size(
+    eenet: Callable[..., Ran], made: Path, tmp_path: Path
+) -> None:
+    costs, words = tmp_path / "costs.json", ("--batch-size", "1,4", "--passes", 2, "--policy", made / "policy", "-q")
+    profile = eenet("profile", made / "run", *words, "--out", costs, "--json").value
+    row = profile["latency"][1]
+    assert (row["engine"], row["dtype"], row["batch_size"], row["threads"]) == ("eager", "float32", 4, 1)
+    middle = (row["cumulative"][0] + row["cumulative"][-1]) / 2
+    choice = ("--costs", costs, "--batch-size", 4, "--engine", "eager", "--dtype", "float32")
+    words = ("fit", made / "val.npz", "-p", "max_prob", *choice, "--out", tmp_path / "policy", "--json", "-q")
+    value = eenet(*words, "--budget", f"{middle}ms").value
+    assert (value["unit"], value["budget"]) == ("ms", pytest.approx(middle))
+    assert row["cumulative"][0] <= value["fit_cost"] <= middle * (1 + 1e-9)
+    kept = json.loads((tmp_path / "policy" / "policy.json").read_text())
+    assert kept["costs"]["unit"] == "ms" and kept["costs"]["cumulative"] == row["cumulative"]
+    assert eenet(*words, "--budget", f"{middle / 1e3}s").value["budget"] == pytest.approx(middle)
+
+
+def test_profile_says_where_operations_mislead(eenet: Callable[..., Ran], made: Path) -> None:
+    words = ("profile", made / "run", "--batch-size", 1, "--passes", 1)
+    assert eenet(*words, "--json", "-q").value[
+        "notes"
+    ]  # a tiny net at batch size 1: overhead counts, operations do not
+    assert "% of the full operations" in eenet(*words).stdout
+
+
 def test_bench_prints_the_json_of_the_contract(eenet: Callable[..., Ran], made: Path) -> None:
     words = ("--batch-size", "1,8", "--passes", 1, "--samples", 16, "--engine", "eager", "--json", "-q")
     value = eenet("bench", made / "run", "--policy", made / "policy", *words).value
@@ -120,6 +146,10 @@ BAD = {
     "batch size 0": (("bench", "{made}/run", "--policy", "{made}/policy", "--batch-size", "0"), "--batch-size"),
     "batch too large": (("bench", "{made}/run", "--policy", "{made}/policy", "--batch-size", "501"), "501"),
     "unknown engine": (("bench", "{made}/run", "--policy", "{made}/policy", "--engine", "eagre"), "eager"),
+    "unknown dtype": (("profile", "{made}/run", "--dtype", "bfloat"), "bfloat16"),
+    "dtype not offered": (("profile", "{made}/run", "--engine", "compiled", "--dtype", "bfloat16"), "float32"),
+    "policy to time": (("profile", "{made}/run", "--policy", "{made}/nothing"), "nothing"),
+    "dtype without costs": (("fit", "{made}/val.npz", "-b", "60%", "--dtype", "float32", "--out", "{new}"), "--costs"),
 }
 
 

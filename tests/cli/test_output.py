@@ -18,7 +18,10 @@ from eenet.evaluation.runs import BOUNDS
 from eenet.models.zoo import tiny_cnn
 from eenet.schedulers import Scheduler
 
-COMMANDS = ("demo", "train", "record", "profile", "fit", "compare", "run", "bench", "report")
+COMMANDS = (
+    *("demo", "attach", "train", "record", "profile", "fit"),
+    *("compare", "advise", "run", "bench", "export", "report"),
+)
 
 
 def test_the_commands_are_those_of_the_contract() -> None:
@@ -42,9 +45,24 @@ def test_help_and_version(eenet: Callable[..., Ran]) -> None:
 def test_every_name_makes_its_object() -> None:
     for name in names.POLICIES:
         assert isinstance(names.scheduler(name, 3), Scheduler) and names.scheduler(name, 3).seed == 3
-    for name in names.ENGINES:
-        assert names.engine(name, tiny_cnn(), torch.randn(2, 1, 8, 8)).name == name
+    for name in ("eager", "onnxruntime", "openvino"):  # compiling takes its time and has tests of its own
+        assert names.engine(name, tiny_cnn(exits=2), torch.randn(2, 1, 8, 8)).name == name
+    assert set(names.ENGINES) == set(names.DTYPES) == {"eager", "onnxruntime", "openvino", "compiled"}
     assert names.BOUNDS == BOUNDS
+
+
+def test_engines_and_number_formats_are_crossed_and_checked() -> None:
+    assert names.engines(None, None) == [("eager", "float32")]
+    both = ["float32", "bfloat16"]
+    assert names.engines(["openvino", "eager", "eager"], both) == [
+        (name, dtype) for name in ("openvino", "eager") for dtype in both
+    ]
+    with pytest.raises(InputError, match=r"dtype 'bfloat16' is not offered by the engine onnxruntime: .*eager"):
+        names.engines(["eager", "onnxruntime"], both)
+    with pytest.raises(InputError, match=r"engine 'openvin' is unknown: .*Did you mean openvino"):
+        names.engines(["openvin"], None)
+    with pytest.raises(InputError, match=r"dtype 'bf16' is unknown: .*bfloat16"):
+        names.engine("eager", tiny_cnn(), torch.randn(2, 1, 8, 8), "bf16")
 
 
 def test_results_become_json_without_nan() -> None:

@@ -1,6 +1,7 @@
 """Costs: operations counted by hand, times with their spread, and the file both are read from."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from tests.inference.conftest import quantile_policy
 from torch import nn
 
 from eenet.core.costs import CostTable
+from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
 from eenet.errors import InputError, TableError
 from eenet.inference.engines import EagerEngine
 from eenet.inference.latency import Latency, Spread, summarise, time_stages
-from eenet.inference.measure import Profile, load_costs, measure, measure_flops, measure_latency
+from eenet.inference.measure import FlopReport, Profile, load_costs, measure, measure_flops, measure_latency
 from eenet.models.model import MultiExitModel
 
 
@@ -134,6 +136,111 @@ def test_parts_without_decisions(tiny, images):
     assert summarise(engine, 96, [seconds]).decisions == (Spread(median=0.0, low=0.0, high=0.0),) * 2
     policy = quantile_policy(torch.randn(9, 3, 10), "margin")
     assert "decision 1" in time_stages(engine, images[:1], policy)
+
+
+def test_a_single_sample_is_decided_as_when_running(tiny, images, monkeypatch):
+    policy, asked = quantile_policy(torch.randn(9, 3, 10), "max_prob"), []
+    monkeypatch.setattr(ScorePolicy, "leaves_one", lambda self, shown, k: asked.append(("one", k)) or False)
+    leaves = ScorePolicy.leaves
+    monkeypatch.setattr(
+        ScorePolicy,
+        "leaves",
+        lambda self, seen, ids, features=None: asked.append((len(ids), seen.shape[1])) or leaves(self, seen, ids),
+    )
+    time_stages(EagerEngine(tiny), images[:1], policy)
+    time_stages(EagerEngine(tiny), images[:1], MixedPolicy(policy, policy, 0.4))
+    assert asked == [("one", 0), ("one", 1)] * 2
+    asked.clear()
+    time_stages(EagerEngine(tiny), images[:4], policy)
+    assert asked == [(4, 1), (4, 2)]
+
+
+def test_the_decisions_of_a_given_policy_are_timed(tiny, images):
+    class Slow(Policy):
+        def score(self, seen, features=None):
+            time.sleep(0.02)
+            return seen[:, -1, 0]
+
+    (row,) = measure_latency(
+        tiny, images, batch_sizes=(2,), passes=1, policy=Slow(torch.tensor([0.0, 0.0, -torch.inf])), progress=False
+    )
+    assert all(part.median >= 10 for part in row.decisions)  # 20 ms for two samples
+    profile = measure(
+        tiny, images, batch_sizes=(2,), passes=1, policy=Slow(torch.tensor([0.0, 0.0, -torch.inf])), progress=False
+    )
+    assert all(part.median >= 10 for part in profile.latency[0].decisions)
+
+
+def made_up(engine: str, dtype: str, batch_size: int, steps: tuple[float, ...]) -> Latency:
+    """A latency record whose stages take these times, the full model their sum."""
+
+    def of(value):
+        return Spread(median=value, low=value, high=value)
+
+    none = (of(0.0),) * len(steps)
+    return Latency(
+        engine=engine,
+        dtype=dtype,
+        device="cpu",
+        threads=1,
+        batch_size=batch_size,
+        passes=1,
+        full=of(sum(steps)),
+        start=of(0.0),
+        stages=tuple(map(of, steps)),
+        heads=none,
+        decisions=none[1:],
+    )
+
+
+def test_shares_that_disagree_by_more_than_a_fifth_are_told_by_hand():
+    flops = FlopReport(start=0.0, stages=(50.0, 50.0), heads=(0.0, 0.0), uncounted=())
+    rows = (
+        made_up("eager", "float32", 1, (6.5, 3.5)),  # exit 0: 65 % against 50 %, 1.3 times as much
+        made_up("eager", "float32", 32, (5.9, 4.1)),  # 59 %: 1.18 times
+        made_up("openvino", "bfloat16", 32, (3.9, 6.1)),  # 39 %: 0.78 times
+        made_up("openvino", "float32", 32, (4.1, 5.9)),  # 41 %: 0.82 times
+    )
+    profile = Profile(flops=flops, latency=rows, threads=1)
+    assert profile.disagreements() == [
+        "Exit 0 takes 65% of the full time on eager float32 at batch size 1, but 50% of the full operations: "
+        "state budgets there in ms.",
+        "Exit 0 takes 39% of the full time on openvino bfloat16 at batch size 32, but 50% of the full operations: "
+        "state budgets there in ms.",
+    ]
+    assert profile.to_dict()["notes"] == profile.disagreements()
+
+
+def test_costs_are_chosen_by_engine_number_format_and_batch_size(tmp_path):
+    flops = FlopReport(start=0.0, stages=(50.0, 50.0), heads=(0.0, 0.0), uncounted=())
+    rows = [
+        made_up(engine, dtype, size, (float(i + 1), 1.0))
+        for i, (engine, dtype, size) in enumerate(
+            [("eager", "float32", 1), ("eager", "bfloat16", 1), ("openvino", "float32", 1), ("openvino", "float32", 8)]
+        )
+    ]
+    profile, path = Profile(flops=flops, latency=tuple(rows), threads=1), tmp_path / "c.json"
+    profile.save(path)
+    for choice, first in (
+        ({"dtype": "bfloat16"}, 2.0),
+        ({"engine": "eager", "dtype": "float32"}, 1.0),
+        ({"batch_size": 1, "engine": "openvino"}, 3.0),
+        ({"batch_size": 8}, 4.0),
+    ):
+        assert load_costs(path, **choice).cumulative[0] == profile.costs(**choice).cumulative[0] == first
+    with pytest.raises(InputError, match=r"engine eager and dtype float16 was not measured: .*eager bfloat16 at batch"):
+        load_costs(path, engine="eager", dtype="float16")
+    with pytest.raises(InputError, match="batch_size 1 and engine eager is not unique"):
+        load_costs(path, batch_size=1, engine="eager")
+
+
+def test_a_profile_of_before_is_still_read(profile, tmp_path):
+    value = profile.to_dict()
+    del value["notes"]
+    for row in value["latency"]:
+        del row["threads"]
+    (tmp_path / "c.json").write_text(json.dumps(value))
+    assert load_costs(tmp_path / "c.json", batch_size=4) == profile.costs(4)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from foreign import FAMILIES, check_onnx
+from torch import nn
 
 from eenet.core.costs import CostTable
 from eenet.core.table import ExitTable
@@ -15,6 +16,7 @@ from eenet.inference.bench import bench
 from eenet.inference.engines import EagerEngine, OnnxEngine
 from eenet.inference.record import outputs
 from eenet.models.attach import attach
+from eenet.models.model import MultiExitModel
 from eenet.models.zoo import tiny_cnn
 from eenet.schedulers import JointScheduler
 
@@ -49,6 +51,18 @@ def test_flags_are_restored_and_the_exporter_is_silent(capfd):
     assert model.training
     assert all(module.training for module in model.modules())
     assert capfd.readouterr() == ("", "")
+
+
+def test_threads_are_as_many_as_torch_uses(monkeypatch):
+    runtime = pytest.importorskip("onnxruntime")
+    used = []
+    make = runtime.InferenceSession
+    monkeypatch.setattr(
+        runtime, "InferenceSession", lambda *words, **named: used.append(words[1]) or make(*words, **named)
+    )
+    model = MultiExitModel([nn.Linear(3, 3), nn.Linear(3, 3)], [nn.Identity(), nn.Identity()])
+    engine = OnnxEngine(model, torch.randn(2, 3))
+    assert {options.intra_op_num_threads for options in used} == {torch.get_num_threads()} == {engine.threads}
 
 
 def test_one_benchmark_of_both_engines():

@@ -229,7 +229,11 @@ def check_attached(model, inputs, attached):
 def check_onnx(model, inputs):
     """Check that ONNX Runtime says what the model says at every exit, for one sample, three and twelve."""
     pytest.importorskip("onnxruntime")
-    engine = OnnxEngine(model, inputs)
+    check_engine(OnnxEngine(model, inputs), model, inputs)
+
+
+def check_engine(engine, model, inputs):
+    """Check that an engine says what the model says at every exit, for one sample, three and twelve."""
     for batch in (inputs, rows_of(inputs, slice(1, 2)), rows_of(inputs, torch.arange(3).repeat(4))):
         with torch.no_grad():
             wanted = torch.stack(model(batch), dim=1)

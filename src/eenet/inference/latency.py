@@ -199,16 +199,16 @@ def _decisions(engine: Engine, policy: Policy, count: int) -> Callable[[int, Ten
 
     def together(k: int, logits: Tensor, state: State) -> None:
         parts.append(torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1))
-        split_leaving(policy.leaves(torch.cat(parts, dim=1), ids))
+        split_leaving(asked.leaves(torch.cat(parts, dim=1), ids))
         if count > 1:
             engine.select(state, half)
 
     def alone(k: int, logits: Tensor, state: State) -> None:
         rows.append(torch.log_softmax(logits, dim=-1, dtype=torch.float32).numpy()[0])
-        followed.leaves_one(followed.shown_one(np.stack(rows)), k)
+        asked.leaves_one(asked.shown_one(np.stack(rows)), k)
 
-    followed = max(unmixed(policy), key=lambda part: part[0])[1]
-    return alone if count == 1 and followed.single and engine.device.type == "cpu" else together
+    asked = policy if count > 1 else max(unmixed(policy), key=lambda part: part[0])[1]  # one sample, one tossed coin
+    return alone if count == 1 and asked.single and engine.device.type == "cpu" else together
 
 
 def summarise(engine: Engine, size: int, runs: Sequence[Seconds]) -> Latency:

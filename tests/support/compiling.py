@@ -1,0 +1,78 @@
+"""Checks of compiled engines in a process of their own: what checks types while tests run cannot be compiled."""
+
+import sys
+
+import torch
+from foreign import FAMILIES, check_engine, rows_of
+from torch import nn
+from torch._dynamo.utils import counters
+
+from eenet.core.policy import ScorePolicy
+from eenet.core.scorers import ConfidenceScorer
+from eenet.core.table import ExitTable
+from eenet.core.trace import Replayer
+from eenet.inference.adaptive import AdaptiveModel
+from eenet.inference.engines import CompiledEngine, Engine
+from eenet.inference.record import outputs
+from eenet.models.attach import attach
+from eenet.models.inputs import Inputs
+from eenet.models.model import MultiExitModel
+from eenet.models.zoo import tiny_cnn
+
+
+def small() -> tuple[MultiExitModel, Inputs]:
+    """Two layers: next to nothing to compile."""
+    return MultiExitModel([nn.Linear(8, 8), nn.Linear(8, 8)], [nn.Linear(8, 4), nn.Linear(8, 4)]), torch.randn(3, 8)
+
+
+def convolutional() -> tuple[MultiExitModel, Inputs]:
+    """Images, laid out channels last by the engine."""
+    return tiny_cnn(exits=3), torch.randn(3, 1, 8, 8)
+
+
+def attached(family: str) -> tuple[MultiExitModel, Inputs]:
+    """A model of others: keyword inputs, states that are tuples."""
+    model, inputs = FAMILIES[family]()
+    return attach(model, inputs, exits=3), inputs
+
+
+def more_of(inputs: Inputs, count: int) -> Inputs:
+    """Return many samples, no two of them alike where they are numbers."""
+    many = rows_of(inputs, torch.arange(count) % 3)
+    if isinstance(many, dict):
+        return {key: leaf + torch.randn_like(leaf) if leaf.is_floating_point() else leaf for key, leaf in many.items()}
+    return many + torch.randn_like(many)
+
+
+def check_decisions(engine: Engine, many: Inputs, count: int) -> None:
+    """Check that running decides as replay, whatever the batch size, and that nothing is compiled for it."""
+    table = ExitTable(logits=outputs(engine, many))
+    scorer, log_probs = ConfidenceScorer("max_prob"), torch.log_softmax(table.logits, dim=-1)
+    halves = [scorer(log_probs[:, : k + 1]).quantile(0.5).item() for k in range(engine.num_exits - 1)]
+    policy = ScorePolicy(scorer, torch.tensor([*halves, -torch.inf]))
+    wanted = Replayer(table).exit_index(policy)
+    before = counters["stats"]["unique_graphs"]
+    for size in (count, 20, 7, 1):
+        batches = [rows_of(many, slice(first, first + size)) for first in range(0, count, size)]
+        for regroup in (False, True):
+            found = AdaptiveModel(engine, policy).predict_all(batches, regroup=regroup).exit_index
+            assert int((found != wanted).sum()) <= count // 20, (size, regroup)  # scores next to a threshold
+    assert counters["stats"]["unique_graphs"] == before
+    assert not counters["graph_break"]
+
+
+def main(name: str) -> None:
+    """Check one model."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    made = {"small": small, "convolutional": convolutional}
+    model, inputs = made[name]() if name in made else attached(name)
+    engine = CompiledEngine(model.train(), inputs)
+    assert model.training
+    assert engine.name == "compiled" and engine.dtype == "float32"
+    check_engine(engine, model.eval(), inputs)
+    check_decisions(engine, more_of(inputs, 60), 60)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
