@@ -51,7 +51,7 @@ class Sized(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks:
             x = block(x)
-        return self.classify(x.reshape(len(x), 6, x.shape[2] * x.shape[3]).mean(dim=2))
+        return self.classify(x.reshape(x.shape[0], 6, x.shape[2] * x.shape[3]).mean(dim=2))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
