@@ -80,7 +80,7 @@ class Findings:
 
     def _for(self) -> Iterator[str]:
         yield (
-            f"{self._where()} it is right on {_percent(self.early)} where the best static mix is on "
+            f"{self._where()} it is worth {_percent(self.early)} where the best static mix is worth "
             f"{_percent(self.static)} at equal cost ({self._points()})"
         )
         if self._saves:
@@ -109,8 +109,8 @@ class Findings:
 
     def _about_exits(self) -> Iterator[str]:
         full, last = self.costs.full, len(self.utilities) - 1
-        if self.costs.low >= _LATE * full:
-            yield f"the cheapest exit already costs {_percent(self.costs.low / full)} of {self.costs.full_name}"
+        if self.alone[0] >= _LATE * full:
+            yield f"the cheapest exit already costs {_percent(self.alone[0] / full)} of {self.costs.full_name}"
         if self.costs.reference is not None and self.costs.high >= (1 + _HEAVY) * full:
             yield f"heads and decisions add {_percent(self.costs.high / full - 1)} to the original model"
         best = max(range(last), key=lambda k: self.utilities[k])

@@ -1,0 +1,106 @@
+"""`eenet advise`: a verdict from one table, with what a profile knows about heads."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.cli.conftest import Ran
+
+KEYS = (
+    "pays verdict reasons kept dropped cumulative unit reference frontier statics rows difference low high saving "
+    "static_saving num_samples notes"
+)
+
+
+def profile(stages: list[float], heads: list[float]) -> dict[str, object]:
+    """What `eenet profile` writes, with operations only."""
+    steps = np.cumsum(np.array(stages) + np.array(heads))
+    flops = {
+        "cumulative": steps.tolist(),
+        "unit": "FLOPs",
+        "reference": sum(stages) + heads[-1],
+        "start": 0.0,
+        "stages": stages,
+        "heads": heads,
+        "uncounted": [],
+    }
+    return {"format": "eenet profile", "version": 1, "flops": flops, "latency": []}
+
+
+def test_advice_is_printed_as_json_and_written(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "advice.json"
+    ran = eenet("advise", write_table(), "-b", "60%", "-b", "3", "--out", out, "--json", "-q")
+    assert ran.code == 0 and ran.stderr == ""
+    value = ran.value
+    assert list(value) == KEYS.split()
+    assert [row["budget_input"] for row in value["rows"]] == ["60%", "3"]
+    assert [row["budget"] for row in value["rows"]] == pytest.approx([2.1, 3.0])
+    assert value["kept"][-1] == 2 and sorted(value["kept"] + value["dropped"]) == [0, 1, 2]
+    assert (value["unit"], value["num_samples"]) == ("ms", 200)
+    assert json.loads(out.read_text()) == value
+
+
+def test_the_verdict_comes_first_and_says_how_to_drop_exits(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    costs = tmp_path / "costs.json"
+    costs.write_text(json.dumps(profile([1e6, 1e5, 1e6], [1e3, 1e7, 1e3])))
+    ran = eenet("advise", write_table(samples=400), "--costs", costs, "-q")
+    first, second = ran.stdout.splitlines()[:2]
+    assert first.startswith("Early exit ") and first.endswith(".")
+    assert second == "Keep exits 0, 2; drop 1: model = model.without([1])"
+    assert "MFLOPs" in ran.stdout and "Note:" not in ran.stdout  # all is known
+
+
+def test_models_to_compare_with_are_read_from_words_and_files(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    one.write_text('{"cost": 2000, "unit": "us", "utility": 0.8}')
+    two.write_text('[{"name": "a", "cost": 1, "utility": "70%"}, {"cost": 2, "utility": 0.9}]')
+    words = ("--static", "1.5ms:0.75", "--static", "10%:50%", "--static", one, "--static", two)
+    value = eenet("advise", write_table(), "-b", "60%", *words, "--json", "-q").value
+    found = {model["name"]: (model["cost"], model["utility"]) for model in value["statics"][3:]}
+    wanted = {
+        "1.5ms:0.75": (1.5, 0.75),
+        "10%:50%": (0.35, 0.5),
+        "one": (2.0, 0.8),
+        "a": (1.0, 0.7),
+        "two 1": (2.0, 0.9),
+    }
+    assert {name: pytest.approx(both) for name, both in wanted.items()} == found
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--static", "0.93"), "--static '0.93' is no model"),
+        (("--static", "2ms:good"), "'good' is no utility"),
+        (("--static", "2parsecs:0.9"), "unit"),
+        (("--static", "2:93"), "from 0 to 1"),
+        (("--static", "none.json"), "none.json"),
+        (("--static", "{folder}/empty.json"), "lacks 'cost' or 'utility'"),
+        (("-b", "1%"), "out of reach"),
+        (("--batch-size", "1"), "--costs"),
+        (("--out", "{folder}"), "--out"),
+    ],
+)
+def test_bad_input_is_refused(
+    words: tuple[str, ...], said: str, eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "empty.json").write_text("{}")
+    before = sorted(os.listdir(tmp_path))
+    ran = eenet("advise", write_table(), *(word.format(folder=tmp_path) for word in words), "-q")
+    assert (ran.code, ran.stdout) == (2, "") and said in ran.stderr
+    assert ran.stderr.startswith("Error: ") and ran.stderr.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, "val.npz"])
+
+
+def test_too_few_samples_are_refused(eenet: Callable[..., Ran], write_table: Callable[..., Path]) -> None:
+    ran = eenet("advise", write_table(samples=30), "-q")
+    assert (ran.code, ran.stdout) == (2, "") and "says too little" in ran.stderr
