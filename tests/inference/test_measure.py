@@ -140,6 +140,7 @@ def test_parts_without_decisions(tiny, images):
 
 def test_a_single_sample_is_decided_as_when_running(tiny, images, monkeypatch):
     policy, asked = quantile_policy(torch.randn(9, 3, 10), "max_prob"), []
+    policy.scorer.single = True
     monkeypatch.setattr(ScorePolicy, "leaves_one", lambda self, shown, k: asked.append(("one", k)) or False)
     leaves = ScorePolicy.leaves
     monkeypatch.setattr(
