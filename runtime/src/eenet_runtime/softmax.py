@@ -23,7 +23,7 @@ def log_softmax(logits: Array) -> Floats:
 def log_softmax_one(logits: Array) -> Floats:
     """Return the same for one sample ``[class]``."""
     shifted: Floats = logits.astype(SINGLE)
-    largest = shifted.max()
+    largest = np.maximum.reduce(shifted)
     if not -math.inf < largest < math.inf:  # rare
         return log_softmax(logits)
     shifted -= largest
