@@ -27,6 +27,8 @@ _MOST_CURVES = 64  # classes up to which each has a curve of its own
 
 __all__ = ["StoppingScheduler", "StoppingScorer", "StoppingState"]
 
+_DOUBLE = np.dtype(np.float64)  # quicker to convert to than the name of the type
+
 
 class StoppingState(nn.Module):
     """What the stopping rule knows of a sample: the newest exit's probabilities and what sums them up.
@@ -122,11 +124,12 @@ class StoppingScorer(StateScorer):
 
     def one(self, newest: Float[np.ndarray, " class"], k: int) -> np.float32:
         """Return the score of a single sample at exit ``k``."""
-        log_p = newest.astype(np.float64)
+        log_p = newest.astype(_DOUBLE)
         p, weight, classes = np.exp(log_p), self.view("weight")[k], len(log_p)
-        squares = (p * p).dot(weight[classes:-2]) if self.curved else p.dot(p) * weight[classes]
-        score = p.dot(weight[:classes]) + squares + p[log_p.argmax()] * weight[-2] + p.dot(log_p) * weight[-1]
-        return np.float32(score + self.view("bias")[k])
+        slope = p * (weight[classes:-2] if self.curved else weight[classes])
+        slope += weight[:classes]
+        score = p.dot(slope) + p.item(log_p.argmax()) * weight.item(-2) + p.dot(log_p) * weight.item(-1)
+        return np.float32(score + self.view("bias").item(k))
 
     def widened(self, num_exits: int) -> StoppingScorer:
         """Return a scorer with weights 0 for more exits."""
