@@ -18,6 +18,7 @@ from eenet.core.files import sha256
 from eenet.core.scorers import ConfidenceScorer
 from eenet.errors import InputError, MissingExtraError, RunError, ShapeError
 from eenet.inference.export import export
+from eenet.recipes import RECIPES
 from eenet.schedulers.stopping import StoppingScorer
 
 LAST = [-torch.inf]
@@ -162,7 +163,7 @@ def test_graphs_that_say_something_else_are_refused_and_the_older_export_stays(t
     exporting.exported("onnx")
     monkeypatch.setattr(module, "stage_programs", lambda *_: exporting.programs())
     first = exports(tmp_path)
-    other = eenet.tiny_cnn(width=8, exits=3).eval()
+    other = RECIPES["digits_tiny"].with_seed(1).build().eval()
     with pytest.raises(RunError, match="export of stage 0 is wrong: its logits differ"):
         exports(tmp_path, model=other)
     with torch.no_grad():

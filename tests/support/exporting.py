@@ -19,7 +19,7 @@ from eenet.data.dataset import ArrayDataset
 from eenet.inference.engines.onnx import stage_programs
 from eenet.inference.export import Exported, Preparation, export
 from eenet.models.model import MultiExitModel
-from eenet.models.zoo import tiny_cnn
+from eenet.recipes import RECIPES
 
 COSTS = CostTable((1.0, 2.0, 4.0), "ms", 3.5)
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -37,12 +37,8 @@ def digits() -> ArrayDataset:
 
 @functools.cache
 def model() -> MultiExitModel:
-    """Return the model, its batch norms used to digits; nobody needs it to be good."""
-    torch.manual_seed(0)
-    made = tiny_cnn(width=8, exits=3)
-    with torch.no_grad():
-        made(digits().inputs(slice(0, 200)))
-    return made.eval()
+    """Return the model of the recipe ``digits_tiny``, its weights as drawn; nobody needs it to be good."""
+    return RECIPES["digits_tiny"].build().eval()
 
 
 def quantile_policy(logits: Tensor, confidence: str, share: float) -> ScorePolicy:
