@@ -2,14 +2,20 @@
 
 import dataclasses
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from eenet import recipes
+from eenet.core.files import write_json
 from eenet.errors import DataError, InputError
-from eenet.recipes import RECIPES, Recipe, open_run, train
+from eenet.recipes import RECIPES, Attachment, Recipe, attached_recipe, open_run, train
+from eenet.recipes.attached import training
 
 
 @pytest.fixture
@@ -81,3 +87,103 @@ def test_building_is_repeatable_and_leaves_the_random_state(name: str) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert torch.equal(torch.get_rng_state(), state)
     assert RECIPES[name].name == name
+
+
+MODULE = """
+import torch
+
+
+def make():
+    blocks = [torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.ReLU()) for _ in range(3)]
+    return torch.nn.Sequential(*blocks, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 12))
+"""
+
+OTHER_MODULE = """
+import torch
+
+
+def make():
+    model = torch.nn.Sequential()
+    model.add_module("flat", torch.nn.Flatten())
+    model.add_module("last", torch.nn.Linear(360, 12))
+    return model
+"""
+
+
+@pytest.fixture
+def attachment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Attachment]:
+    """A description of a model of the user's own, whose module lies in the current directory."""
+    (tmp_path / "owned.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield Attachment(
+        model="owned:make",
+        exits=("0", "1"),
+        input=(3, 10, 12),
+        num_classes=None,
+        classes=12,
+        weights=None,
+        normalisation=None,
+        data="digits",
+        settings=training(epochs=0.2),
+    )
+    sys.modules.pop("owned", None)
+
+
+def test_an_attached_run_is_made_again_from_its_source(attachment: Attachment, tmp_path: Path) -> None:
+    trained = train(attached_recipe(attachment), tmp_path / "run", progress=False)
+    opened = open_run(tmp_path / "run")
+    inputs = opened.splits.test.inputs(slice(0, 20))
+    assert inputs.shape == (20, 3, 10, 12)  # grey as every colour, brought to the model's size
+    assert opened.splits.classes == (*"0123456789", "10", "11")
+    with torch.inference_mode():
+        pairs = zip(trained.model(inputs), opened.model(inputs), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        state = opened.model.start(inputs)
+        for stage in opened.model.stages:
+            state = stage(state)
+        assert torch.allclose(state, opened.model(inputs)[-1], atol=1e-5)  # the stages hold the trained weights too
+    assert opened.recipe.details == attachment.to_dict()
+    described = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert Attachment.from_dict(described) == attachment
+
+
+def test_a_run_whose_source_is_gone_cannot_be_opened(
+    attachment: Attachment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(tmp_path / "run" / "recipe.json", {"recipe": "attached", "seed": 0, **attachment.to_dict()})
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="its model cannot be made again: model 'owned:make' is not found"):
+        open_run(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owned.py").write_text(OTHER_MODULE)
+    with pytest.raises(
+        InputError, match="its model cannot be made again: exits name the module '0', which is not there"
+    ):
+        open_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "harm", [{"exits": None}, {"training": {"epochs": -1}}, {"training": {"speed": 3}}, {"seed": "x"}]
+)
+def test_a_damaged_description_is_refused(attachment: Attachment, harm: dict[str, Any], tmp_path: Path) -> None:
+    write_json(tmp_path / "run" / "recipe.json", {"recipe": "attached", "seed": 0, **attachment.to_dict(), **harm})
+    with pytest.raises(InputError, match=r"recipe.json is damaged"):
+        open_run(tmp_path / "run")
+
+
+def test_data_that_do_not_fit_the_model_are_refused(attachment: Attachment) -> None:
+    with pytest.raises(DataError, match="have 10 classes, the model tells 4 apart"):
+        attached_recipe(dataclasses.replace(attachment, classes=4)).load_data()
+    rng = np.random.default_rng(0)
+    np.savez("mine.npz", images=rng.random((20, 4, 6, 6), dtype=np.float32), labels=np.arange(20) % 3)
+    mine = dataclasses.replace(attachment, data="mine.npz")
+    with pytest.raises(DataError, match="have 4 channels, the model takes 3"):
+        attached_recipe(mine).load_data().train  # noqa: B018
+    Path("moved").mkdir()
+    Path("mine.npz").rename("moved/mine.npz")
+    with pytest.raises(DataError, match="is missing"):
+        attached_recipe(mine).load_data()
+    assert attached_recipe(mine).load_data(Path("moved")).classes[-1] == "11"  # found where it lies now

@@ -59,9 +59,9 @@ def _read(path: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     if not path.is_file():
         raise DataError(f"data file {path} is missing: there is no such file. Check the path.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("images", "labels", "classes") if name in archive.files}
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(
             f"data file {path} cannot be read: it is no complete .npz file of plain arrays. Write it with numpy.savez."
         ) from error
