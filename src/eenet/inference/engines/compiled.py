@@ -146,8 +146,15 @@ def _compiled(run: Callable[..., Any], name: str) -> Callable[..., Any]:
     alone = types.FunctionType(run.__code__.replace(co_name=name), run.__globals__, name, None, run.__closure__)
     known = inspect.signature(torch.compile).parameters
     more: dict[str, Any] = {"recompile_limit": _RECOMPILES} if "recompile_limit" in known else {}
+    if hasattr(torch.compiler, "keep_tensor_guards_unsafe"):  # as old as the option
+        more["options"] = {"guard_filter_fn": _checked_on_each_call}
     compiled: Callable[..., Any] = torch.compile(alone, fullgraph=True, **more)
     return compiled
+
+
+def _checked_on_each_call(facts: Sequence[Any]) -> list[bool]:
+    """Return which facts that code was compiled for are checked again: not those of the copy, which never changes."""
+    return [not fact.is_global and "eager" not in fact.name for fact in facts]
 
 
 def _freed(state: State, size: int) -> State:
