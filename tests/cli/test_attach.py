@@ -235,8 +235,8 @@ def test_a_local_model_of_hugging_face_gets_exits(eenet: Callable[..., Ran], tmp
         hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, vocab_size=50, num_labels=3
     )
     library.BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
-    ran = eenet("attach", f"hf:{tmp_path / 'bert'}", "--json")
-    assert ran.code == 0, ran.stderr
+    ran = eenet("attach", f"hf:{tmp_path / 'bert'}", "--json", "-q")
+    assert (ran.code, ran.stderr) == (0, "")
     assert (ran.value["input"], ran.value["num_classes"], ran.value["num_exits"]) == ([128], 3, 4)
     assert eenet("attach", f"hf:{tmp_path / 'bert'}", "--input", "16", "--json").value["input"] == [16]
     ran = eenet("attach", f"hf:{tmp_path / 'bert'}", "--input", "3,8,8")

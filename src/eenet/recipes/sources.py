@@ -179,7 +179,7 @@ def _transformers(folder: Path, shape: tuple[int, ...] | None) -> tuple[nn.Modul
         raise InputError(
             f"input {','.join(map(str, shape))} does not fit: hf:{folder} reads tokens. Pass their number, such as 128."
         )
-    with _quiet("transformers"), _made(f"hf:{folder}"):
+    with _quiet(library), _made(f"hf:{folder}"):
         model: nn.Module = library.AutoModelForSequenceClassification.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
@@ -257,15 +257,19 @@ def _current_directory() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Silence what a library says on the way."""
-    logger = logging.getLogger(name)
+def _quiet(library: Any) -> Iterator[None]:  # noqa: ANN401
+    """Silence what transformers says on the way, its progress bars too."""
+    said = library.utils.logging
+    logger, bars = logging.getLogger("transformers"), said.is_progress_bar_enabled()
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    said.disable_progress_bar()
     try:
         yield
     finally:
         logger.setLevel(level)
+        if bars:
+            said.enable_progress_bar()
 
 
 def first_line(error: Exception) -> str:
