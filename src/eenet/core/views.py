@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-__all__ = ["Viewed"]
+__all__ = ["FEW", "Viewed"]
+
+FEW = 512
+"""Samples up to which numpy's calls, each a fraction of torch's, outweigh its slower loops."""
 
 
 class Viewed(nn.Module):

@@ -1,0 +1,153 @@
+"""Writes what `benchmarks/speed.py` measured as one page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from eenet.core.files import atomic_path
+from eenet.report import markdown_table
+
+COMMAND = "python benchmarks/speed.py --data-root DIR --runs runs --work runs/speed"
+ROW_COLUMNS = (
+    "engine",
+    "format",
+    "batch",
+    "full, ms",
+    "engine gain",
+    "adaptive, ms",
+    "exit gain",
+    "ideal",
+    "efficiency",
+    "regrouped",
+    "flips",
+)
+
+
+def write_page(found: dict[str, Any], split: list[dict[str, Any]], options: argparse.Namespace, machine: str) -> None:
+    """Write ``speed.md``."""
+    parts = [intro(found, options)]
+    for value in found.values():
+        parts.append(model_section(value))
+    parts += [splitting_section(split, found), overhead_section(found), paying_section(found), machine]
+    options.out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(options.out / "speed.md") as draft:
+        draft.write_text("\n".join(parts), encoding="utf-8")
+
+
+def intro(found: dict[str, Any], options: argparse.Namespace) -> str:
+    """Return what was measured, and how to read it."""
+    first = next(iter(found.values()))["engines"][0]
+    return f"""# What stopping early saves
+
+Made by `{COMMAND} --samples {options.samples} --passes {options.passes}` on the runs its help names, seed
+{options.seed}, {first["threads"]} thread. Policy `auto`, fitted on the calibration side to the smallest budget whose
+accuracy there is at most one point below the full model's; the accuracies stated are those of the test side.
+
+* **full** is the original model without exits on the same engine and in the same number format; **engine gain** is
+  eager PyTorch's full time divided by this engine's, at the same batch size; **exit gain** is full divided by adaptive.
+* Times are milliseconds per sample: a pass over {first["samples"]} test samples in random order, divided by their
+  number; full, adaptive, staged and regrouped passes take turns. Medians over {first["passes"]} passes, quartiles in
+  brackets. Differences below ten percent are ties here: the machine is noisy.
+* **ideal** is the exit gain if deciding, dropping samples and half-empty batches cost nothing: by the engine's own
+  times of stages and heads at that batch size, in the same passes. **efficiency** is the share of that saving which was
+  realised, **regrouped** the same with samples waiting for full batches (`AdaptiveModel.predict_all`).
+* **flips** are samples that left elsewhere than replay says on logits recorded in eager float32 at another batch size.
+"""
+
+
+def model_section(value: dict[str, Any]) -> str:
+    """Return one model on all engines."""
+    chosen = value["chosen"]
+    eager = {row["batch_size"]: row["full_ms"] for row in value["engines"][0]["rows"]}
+    rows, notes = [], []
+    for one in value["engines"]:
+        if "error" in one:
+            notes.append(f"* {one['engine']} {one['dtype']}: not measured. {one['error']}")
+            continue
+        for row in one["rows"]:
+            rows.append(bench_row(row, eager[row["batch_size"]]))
+    costs = " / ".join(f"{100 * cost:.0f}" for cost in chosen["costs"])
+    text = (
+        f"Budget {chosen['budget']} of the original model's FLOPs (leaving at exits 0, 1, ... costs {costs} %). Accuracy "
+        f"on {chosen['test']} test samples {100 * chosen['adaptive']:.2f} % at {100 * chosen['cost']:.0f} % of the cost; "
+        f"full model {100 * chosen['full']:.2f} %.\n\n"
+    )
+    return (
+        f"## {value['title']}\n\n{text}{markdown_table(ROW_COLUMNS, rows)}\n"
+        + "\n".join(notes)
+        + ("\n" if notes else "")
+    )
+
+
+def bench_row(row: dict[str, Any], eager: float) -> tuple[str, ...]:
+    """Return a row of a model's table."""
+    return (
+        row["engine"],
+        row["dtype"],
+        str(row["batch_size"]),
+        spread(row["full_ms"], row["full_spread"]),
+        f"{eager / row['full_ms']:.2f}",
+        spread(row["adaptive_ms"], row["adaptive_spread"]),
+        f"{row['speedup']:.2f}",
+        f"{row['ideal_speedup']:.2f}",
+        spread(row["efficiency"], row["efficiency_spread"]),
+        spread(row["regrouped_efficiency"], row["regrouped_efficiency_spread"]),
+        str(row["flips"]),
+    )
+
+
+def spread(value: float | None, around: Sequence[float] | None) -> str:
+    """Return a number with its quartiles."""
+    return "-" if value is None or around is None else f"{value:.2f} ({around[0]:.2f} to {around[1]:.2f})"
+
+
+def splitting_section(split: list[dict[str, Any]], found: dict[str, Any]) -> str:
+    """Return what all stages in a row cost against the unsplit model."""
+    rows = [
+        (
+            row["model"],
+            row["engine"],
+            str(row["batch_size"]),
+            spread(row["ratio"][1], (row["ratio"][0], row["ratio"][2])),
+        )
+        for row in split
+    ]
+    memory = ", ".join(f"{v['title'].split(' with')[0]} {v['memory']:.3f}" for v in found.values() if v["memory"])
+    return (
+        "## What splitting costs\n\nAll four stages in a row without heads, by the unsplit model on the same engine, "
+        "passes taking turns; median and quartiles of the ratios.\n\n"
+        f"{markdown_table(('model', 'engine', 'batch', 'split / unsplit'), rows)}\n"
+        f"Memory of weights and buffers, stages and original together, by the original's: {memory}. (The eager engine "
+        "with `optimise`, and every engine of another runtime, holds a copy of its own.)\n"
+    )
+
+
+def overhead_section(found: dict[str, Any]) -> str:
+    """Return the policy's and the bookkeeping's share."""
+    rows = [
+        (value["title"], one["engine"], size, spread(100 * q[1], (100 * q[0], 100 * q[2])))
+        for value in found.values()
+        for one in value["engines"]
+        for size, q in one.get("overhead", {}).items()
+    ]
+    return (
+        "## Policy and bookkeeping\n\nTime of the adaptive passes outside of stages and heads, in percent of the full "
+        "model's time.\n\n" + markdown_table(("model", "engine", "batch", "%"), rows)
+    )
+
+
+def paying_section(found: dict[str, Any]) -> str:
+    """Return where exits stop paying."""
+    rows = [
+        (value["title"], one["engine"], size, budget or "none")
+        for value in found.values()
+        for one in value["engines"]
+        for size, budget in one.get("break_even", {}).items()
+    ]
+    return (
+        "## Where exits stop paying\n\nThe largest budget (of the full model's FLOPs, in steps of 5 %) at which the "
+        "measured times of stages, heads and decisions are below the time of the full model.\n\n"
+        + markdown_table(("model", "engine", "batch", "budget"), rows)
+    )
