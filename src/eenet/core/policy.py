@@ -69,7 +69,8 @@ class Policy(Viewed, ABC):
 
     def shown_one(self, seen: Float[np.ndarray, "seen class"]) -> Float[np.ndarray, " class"]:
         """Return what a single sample is judged by and answered with: the newest exit's log-probabilities."""
-        return seen[-1]
+        newest: np.ndarray = seen[-1]
+        return newest
 
     def leaves_one(self, shown: Float[np.ndarray, " class"], k: int) -> bool:
         """Return whether a single sample leaves at exit ``k``, not the last; only where `single` says so.
@@ -333,8 +334,9 @@ def answers_with_newest(policy: Policy) -> bool:
 
 def _same_answers(a: Policy, b: Policy) -> bool:
     """Tell whether two policies answer with the newest output of one and the same transform."""
-    both = isinstance(a, TransformedPolicy) and isinstance(b, TransformedPolicy) and a.transform is b.transform
-    return both and answers_with_newest(a.policy) and answers_with_newest(b.policy)
+    if not (isinstance(a, TransformedPolicy) and isinstance(b, TransformedPolicy) and a.transform is b.transform):
+        return False
+    return answers_with_newest(a.policy) and answers_with_newest(b.policy)
 
 
 def unmixed(policy: Policy) -> list[tuple[float, Policy]]:
