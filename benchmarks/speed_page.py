@@ -70,9 +70,9 @@ def model_section(value: dict[str, Any]) -> str:
             rows.append(bench_row(row, eager[row["batch_size"]]))
     costs = " / ".join(f"{100 * cost:.0f}" for cost in chosen["costs"])
     text = (
-        f"Budget {chosen['budget']} of the original model's FLOPs; leaving at exits 0, 1, ... costs {costs} %. Accuracy "
-        f"on {chosen['test']} test samples {100 * chosen['adaptive']:.2f} %, at {100 * chosen['cost']:.0f} % of the "
-        f"cost; full model {100 * chosen['full']:.2f} %.\n\n"
+        f"Budget {chosen['budget']} of the original model's FLOPs; leaving at exits 0, 1, ... costs {costs} %. "
+        f"Accuracy on {chosen['test']} test samples {100 * chosen['adaptive']:.2f} %, at {100 * chosen['cost']:.0f} % of "
+        f"the cost; full model {100 * chosen['full']:.2f} %.\n\n"
     )
     return (
         f"## {value['title']}\n\n{text}{markdown_table(ROW_COLUMNS, rows)}\n"

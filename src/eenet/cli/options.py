@@ -65,7 +65,7 @@ DtypesOption = Annotated[
 ]
 PassesOption = Annotated[int, typer.Option("--passes", min=1, help="How often everything is timed.")]
 TableArgument = Annotated[Path, typer.Argument(metavar="VAL", help="Exit table to fit on (.npz, or a folder of .npy).")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder written by `eenet train`.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder written by `eenet train` or `eenet attach`.")]
 PolicyFolderOption = Annotated[
     Path, typer.Option("--policy", "-p", metavar="POLICY", help="Folder written by `eenet fit`.")
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,8 @@ from eenet.cli.output import Output, percent, plain, shares, text_table
 from eenet.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from eenet.inference.adaptive import AdaptiveModel, Prediction
     from eenet.recipes import Run
 
@@ -33,6 +35,13 @@ def run(
     *,
     policy: PolicyFolderOption,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples per forward pass.")] = 32,
+    regroup: Annotated[
+        bool,
+        typer.Option(
+            "--regroup/--no-regroup",
+            help="Let samples that stay wait for a full batch before each stage; same answers.",
+        ),
+    ] = True,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Per-sample rows, .csv or .json.")
     ] = None,
@@ -64,7 +73,9 @@ def run(
     from eenet.inference.adaptive import AdaptiveModel
 
     output.note(f"Running {sum(len(source.names) for source in sources)} samples in batches of {batch_size}.")
-    samples = predict(AdaptiveModel(opened.model, saved.policy, saved.costs), opened, sources, batch_size)
+    samples = predict(
+        AdaptiveModel(opened.model, saved.policy, saved.costs), opened, sources, batch_size, regroup=regroup
+    )
     unit = None if saved.costs is None else saved.costs.unit
     summary = summarise(samples, saved.policy.num_exits, unit)
     if out is not None:
@@ -73,7 +84,9 @@ def run(
     output.result({**summary, "samples": samples}, *_shown(summary, samples))
 
 
-def predict(adaptive: AdaptiveModel, opened: Run, sources: Sequence[Source], batch_size: int) -> list[dict[str, Any]]:
+def predict(
+    adaptive: AdaptiveModel, opened: Run, sources: Sequence[Source], batch_size: int, *, regroup: bool = True
+) -> list[dict[str, Any]]:
     """Run every sample of the sources and return one row for each.
 
     Args:
@@ -81,17 +94,26 @@ def predict(adaptive: AdaptiveModel, opened: Run, sources: Sequence[Source], bat
         opened: The run the model belongs to: it knows how images are prepared and what classes are called.
         sources: Where the samples come from.
         batch_size: Samples per forward pass.
+        regroup: Let samples that stay wait for a full batch before each stage.
     """
-    samples: list[dict[str, Any]] = []
+    names: list[str] = []
+    labels: list[int | None] = []
     prepare, classes = loading.preparation(opened.splits.test), opened.splits.classes
-    for names, images, labels in batches(sources, batch_size):
-        prediction = adaptive(prepare(images))
-        for row, name in enumerate(names):
-            sample = {"sample": len(samples), "input": name, **_sample(prediction, row, classes)}
-            if labels is not None:
-                sample["label"] = int(labels[row])
-                sample["right"] = sample["prediction"] == sample["label"]
-            samples.append(sample)
+
+    def prepared() -> Iterator[Tensor]:
+        for batch_names, images, batch_labels in batches(sources, batch_size):
+            names.extend(batch_names)
+            labels.extend([None] * len(batch_names) if batch_labels is None else batch_labels.tolist())
+            yield prepare(images)
+
+    prediction = adaptive.predict_all(prepared(), regroup=regroup)
+    samples: list[dict[str, Any]] = []
+    for row, (name, label) in enumerate(zip(names, labels, strict=True)):
+        sample = {"sample": row, "input": name, **_sample(prediction, row, classes)}
+        if label is not None:
+            sample["label"] = label
+            sample["right"] = sample["prediction"] == label
+        samples.append(sample)
     return samples
 
 
