@@ -71,8 +71,8 @@ def model_section(value: dict[str, Any]) -> str:
     costs = " / ".join(f"{100 * cost:.0f}" for cost in chosen["costs"])
     text = (
         f"Budget {chosen['budget']} of the original model's FLOPs; leaving at exits 0, 1, ... costs {costs} %. "
-        f"Accuracy on {chosen['test']} test samples {100 * chosen['adaptive']:.2f} %, at {100 * chosen['cost']:.0f} % of "
-        f"the cost; full model {100 * chosen['full']:.2f} %.\n\n"
+        f"Accuracy on {chosen['test']} test samples {100 * chosen['adaptive']:.2f} %, "
+        f"at {100 * chosen['cost']:.0f} % of the cost; full model {100 * chosen['full']:.2f} %.\n\n"
     )
     return (
         f"## {value['title']}\n\n{text}{markdown_table(ROW_COLUMNS, rows)}\n"
