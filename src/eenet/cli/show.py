@@ -162,6 +162,7 @@ def bench_table(value: Mapping[str, Any]) -> RenderableType:
         "ideal",
         "ideal FLOPs",
         "efficiency",
+        "regrouped",
         "flips",
     )
     rows = [
@@ -175,6 +176,7 @@ def bench_table(value: Mapping[str, Any]) -> RenderableType:
             f"{row['ideal_speedup']:.2f}x",
             f"{row['ideal_speedup_flops']:.2f}x",
             percent(row["efficiency"]),
+            percent(row["regrouped_efficiency"]),
             row["flips"],
         )
         for row in value["rows"]

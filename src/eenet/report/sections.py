@@ -98,7 +98,12 @@ def _hardest_hit(groups: Sequence[Mapping[str, Any]]) -> str:
 
 def bench_section(bench: Mapping[str, Any]) -> Section:
     """Return the section about measured times, from the JSON of ``eenet bench``."""
-    columns = ("engine", "dtype", "batch", "full [ms]", "adaptive [ms]", "speed-up", "ideal", "efficiency", "flips")
+    names = ("engine", "dtype", "batch", "full [ms]", "adaptive [ms]", "speed-up", "ideal", "efficiency")
+    columns = (*names, "regrouped", "flips")
+
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f}"
+
     rows = [
         (
             str(row["engine"]),
@@ -108,7 +113,8 @@ def bench_section(bench: Mapping[str, Any]) -> Section:
             f"{row['adaptive_ms']:.4g}",
             f"{row['speedup']:.2f}",
             f"{row['ideal_speedup']:.2f}",
-            "–" if row["efficiency"] is None else f"{row['efficiency']:.2f}",
+            share(row["efficiency"]),
+            share(row.get("regrouped_efficiency")),
             str(row["flips"]),
         )
         for row in bench["rows"]
