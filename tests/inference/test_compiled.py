@@ -31,8 +31,8 @@ def test_a_small_model():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["convolutional", "gated", "tokens"])
-def test_models_with_layouts_keywords_and_tuples(model):
+@pytest.mark.parametrize("model", ["convolutional", "gated"])
+def test_models_with_layouts_and_keywords(model):
     check(model)
 
 
