@@ -41,8 +41,7 @@ def intro(found: dict[str, Any], options: argparse.Namespace) -> str:
     first = next(iter(found.values()))["engines"][0]
     return f"""# What stopping early saves
 
-Made by `{COMMAND} --samples {options.samples} --passes {options.passes}` on the runs its help names, seed
-{options.seed}, {first["threads"]} thread. Policy `auto`, fitted on the calibration side to the smallest budget whose
+Made by `{COMMAND}` on the runs its help names, seed {options.seed}, {first["threads"]} thread. Policy `auto`, fitted on the calibration side to the smallest budget whose
 accuracy there is at most one point below the full model's; the accuracies stated are those of the test side.
 
 * **full** is the original model without exits on the same engine and in the same number format; **engine gain** is
@@ -68,17 +67,32 @@ def model_section(value: dict[str, Any]) -> str:
             continue
         for row in one["rows"]:
             rows.append(bench_row(row, eager[row["batch_size"]]))
-    costs = " / ".join(f"{100 * cost:.0f}" for cost in chosen["costs"])
     text = (
-        f"Budget {chosen['budget']} of the original model's FLOPs; leaving at exits 0, 1, ... costs {costs} %. "
-        f"Accuracy on {chosen['test']} test samples {100 * chosen['adaptive']:.2f} %, "
-        f"at {100 * chosen['cost']:.0f} % of the cost; full model {100 * chosen['full']:.2f} %.\n\n"
+        f"Budget {chosen['budget']} of the original model's FLOPs. Accuracy on {chosen['test']} test samples "
+        f"{100 * chosen['adaptive']:.2f} %, at {100 * chosen['cost']:.0f} % of the cost; full model "
+        f"{100 * chosen['full']:.2f} %.\n\n"
     )
-    return (
-        f"## {value['title']}\n\n{text}{markdown_table(ROW_COLUMNS, rows)}\n"
-        + "\n".join(notes)
-        + ("\n" if notes else "")
-    )
+    table = markdown_table(ROW_COLUMNS, rows)
+    return f"## {value['title']}\n\n{exits_table(value)}\n{text}{table}\n" + "".join(f"{note}\n" for note in notes)
+
+
+def exits_table(value: dict[str, Any]) -> str:
+    """Return what each exit gets right and costs: operations, and measured times with heads and decisions."""
+    chosen = value["chosen"]
+    measured = [(one["engine"], one["costs"]) for one in value["engines"] if "costs" in one]
+    columns = ["exit", "accuracy, %", "FLOPs, %"]
+    columns += [f"{engine}, batch {size}, ms" for engine, costs in measured for size in costs]
+    rows = [
+        (
+            str(k),
+            f"{100 * accuracy:.2f}",
+            f"{100 * cost:.0f}",
+            *(f"{at['cumulative'][k]:.2f}" for _, costs in measured for at in costs.values()),
+        )
+        for k, (accuracy, cost) in enumerate(zip(chosen["accuracy"], chosen["costs"], strict=True))
+    ]
+    full = tuple(f"{at['reference']:.2f}" for _, costs in measured for at in costs.values())
+    return markdown_table(columns, [*rows, ("full", f"{100 * chosen['full']:.2f}", "100", *full)])
 
 
 def bench_row(row: dict[str, Any], eager: float) -> tuple[str, ...]:
