@@ -41,8 +41,10 @@ def intro(found: dict[str, Any], options: argparse.Namespace) -> str:
     first = next(iter(found.values()))["engines"][0]
     return f"""# What stopping early saves
 
-Made by `{COMMAND}` on the runs its help names, seed {options.seed}, {first["threads"]} thread. Policy `auto`, fitted on the calibration side to the smallest budget whose
-accuracy there is at most one point below the full model's; the accuracies stated are those of the test side.
+Made by `{COMMAND}`
+on the runs its help names, seed {options.seed}, {first["threads"]} thread. Policy `auto`, fitted on the calibration
+side to the smallest budget whose accuracy there is at most one point below the full model's; accuracies are those of
+the test side.
 
 * **full** is the original model without exits on the same engine and in the same number format; **engine gain** is
   eager PyTorch's full time divided by this engine's, at the same batch size; **exit gain** is full divided by adaptive.
