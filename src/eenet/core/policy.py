@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from eenet.core.coins import coin, tossed
 from eenet.core.scorers import Scorer
 from eenet.core.transform import Transform
 from eenet.core.views import Viewed
@@ -25,7 +27,8 @@ __all__ = [
     "unmixed",
 ]
 
-_STEP, _FIRST, _SECOND = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+Few: TypeAlias = tuple[Bool[np.ndarray, " sample"], Float[np.ndarray, "sample class"]]
+"""Which samples of a small batch leave, and what those that do are answered with."""
 
 
 class Policy(Viewed, ABC):
@@ -66,6 +69,15 @@ class Policy(Viewed, ABC):
     def single(self) -> bool:
         """Whether `shown_one` and `leaves_one` are there: for one sample numpy takes a fraction of torch's time."""
         return False
+
+    @property
+    def quick(self) -> bool:
+        """Whether `few` is there: for small batches, too, numpy's calls cost less than torch's."""
+        return False
+
+    def few(self, seen: Float[np.ndarray, "sample seen class"], sample_ids: Int[np.ndarray, " sample"], k: int) -> Few:
+        """Return `leaves` and `answers` of a batch at exit ``k``, not the last; only where `quick` says so."""
+        raise InputError(f"policy {type(self).__name__} decides in torch only. Call leaves and answers instead.")
 
     def shown_one(self, seen: Float[np.ndarray, "seen class"]) -> Float[np.ndarray, " class"]:
         """Return what a single sample is judged by and answered with: the newest exit's log-probabilities."""
@@ -157,9 +169,19 @@ class ScorePolicy(Policy):
         """Whether single samples are worked out by numpy."""
         return type(self) is ScorePolicy and self.scorer.single
 
+    @property
+    def quick(self) -> bool:
+        """Whether small batches are worked out by numpy."""
+        return self.single
+
     def leaves_one(self, shown: Float[np.ndarray, " class"], k: int) -> bool:
         """Return whether one sample leaves at exit ``k``."""
         return bool(self.scorer.one(shown, k) >= self.view("thresholds")[k])
+
+    def few(self, seen: Float[np.ndarray, "sample seen class"], sample_ids: Int[np.ndarray, " sample"], k: int) -> Few:
+        """Return which samples leave at exit ``k``, and what they are answered with."""
+        newest: np.ndarray = seen[:, -1]
+        return self.scorer.few(newest, k) >= self.view("thresholds")[k], newest
 
 
 class MixedPolicy(Policy):
@@ -190,6 +212,24 @@ class MixedPolicy(Policy):
         super().__init__(torch.full((a.num_exits,), -math.inf))
         self.a, self.b = a, b
         self.weight, self.seed = float(weight), int(seed)
+
+    @property
+    def quick(self) -> bool:
+        """Whether both policies decide in numpy."""
+        return self.a.quick and self.b.quick
+
+    def few(self, seen: Float[np.ndarray, "sample seen class"], sample_ids: Int[np.ndarray, " sample"], k: int) -> Few:
+        """Return which samples leave at exit ``k``, and their answers, each by the rule its coin chose."""
+        first = np.asarray(tossed(sample_ids.view(np.uint64), self.seed) < self.weight)
+        a, b = self.a, self.b
+        if isinstance(a, TransformedPolicy) and isinstance(b, TransformedPolicy) and a.transform is b.transform:
+            seen = a.transform.few(seen)[:, None]
+            a, b = a.policy, b.policy
+        leaves_a, shown = a.few(seen, sample_ids, k)
+        leaves_b, other = b.few(seen, sample_ids, k)
+        if other is not shown and not np.shares_memory(other, shown):
+            shown = np.where(first[:, None], shown, other)
+        return np.where(first, leaves_a, leaves_b), shown
 
     def follows_a(self, sample_ids: Int[Tensor, " sample"]) -> Bool[Tensor, " sample"]:
         """Return which samples follow policy ``a``."""
@@ -289,6 +329,11 @@ class TransformedPolicy(Policy):
         """Whether single samples are worked out by numpy."""
         return self.policy.single and self.transform.single
 
+    @property
+    def quick(self) -> bool:
+        """Whether small batches are worked out by numpy."""
+        return self.policy.quick and self.transform.single
+
     def shown_one(self, seen: Float[np.ndarray, "seen class"]) -> Float[np.ndarray, " class"]:
         """Return what the transform makes of a single sample."""
         shown: np.ndarray = self.transform.one(seen)
@@ -297,6 +342,10 @@ class TransformedPolicy(Policy):
     def leaves_one(self, shown: Float[np.ndarray, " class"], k: int) -> bool:
         """Return whether one sample leaves at exit ``k``, judged by its transformed output."""
         return self.policy.leaves_one(shown, k)
+
+    def few(self, seen: Float[np.ndarray, "sample seen class"], sample_ids: Int[np.ndarray, " sample"], k: int) -> Few:
+        """Return which samples leave at exit ``k``, judged by their transformed outputs, and these."""
+        return self.policy.few(self.transform.few(seen)[:, None], sample_ids, k)
 
     def answers(
         self,
@@ -347,31 +396,3 @@ def unmixed(policy: Policy) -> list[tuple[float, Policy]]:
     if isinstance(policy, TransformedPolicy) and isinstance(policy.policy, MixedPolicy):
         return [(share, TransformedPolicy(policy.transform, part)) for share, part in unmixed(policy.policy)]
     return [(1.0, policy)]
-
-
-def coin(sample_ids: Int[Tensor, " sample"], seed: int) -> Float[Tensor, " sample"]:
-    """Return a number in [0, 1) for each sample, a hash of seed and sample id.
-
-    Source:
-        The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), in wrapping 64-bit arithmetic.
-    """
-    if sample_ids.is_cpu:
-        return torch.from_numpy(_coin(sample_ids.long().numpy().view(np.uint64), seed))
-    x = (sample_ids.long() + 1) * -7046029254386353131 + int(seed) * 2862933555777941757 % (1 << 63)
-    x = (x ^ _shift(x, 30)) * -4658895280553007687
-    x = (x ^ _shift(x, 27)) * -7723592293110705685
-    x = x ^ _shift(x, 31)
-    return _shift(x, 11).double() * 2.0**-53
-
-
-def _coin(ids: np.ndarray, seed: int) -> np.ndarray:
-    """Return the same for unsigned numbers, a tenth of the calls' price for a batch."""
-    x = (ids + np.uint64(1)) * _STEP + np.uint64(int(seed) * 2862933555777941757 % (1 << 63))
-    x = (x ^ (x >> np.uint64(30))) * _FIRST
-    x = (x ^ (x >> np.uint64(27))) * _SECOND
-    return (((x ^ (x >> np.uint64(31))) >> np.uint64(11)).astype(np.float64)) * 2.0**-53
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Shift right and fill with zeros (torch fills with the sign)."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)

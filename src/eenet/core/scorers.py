@@ -24,8 +24,8 @@ class Scorer(Viewed, ABC):
     Attributes:
         newest_only: Whether the score depends on nothing but the newest exit and its number, so that earlier exits need
             not be worked out again.
-        single: Whether `one` is there, for scorers that look at the newest exit only: numpy takes a fraction of the
-            time that torch takes for one sample.
+        single: Whether `one` and `few` are there, for scorers that look at the newest exit only: numpy takes a fraction
+            of the time that torch takes for few samples.
     """
 
     newest_only: bool = False
@@ -50,6 +50,10 @@ class Scorer(Viewed, ABC):
             k: Number of the exit.
         """
         raise InputError(f"scorer {type(self).__name__} scores batches only. Call it instead.")
+
+    def few(self, newest: Float[np.ndarray, "sample class"], k: int) -> Float[np.ndarray, " sample"]:
+        """Return the scores of a small batch at exit ``k``; only where `single` says so."""
+        raise InputError(f"scorer {type(self).__name__} scores in torch only. Call it instead.")
 
     def settings(self) -> dict[str, object]:
         """Return the keyword arguments (JSON values) that rebuild this scorer; its tensors are stored beside them."""

@@ -23,7 +23,7 @@ class Transform(Viewed, ABC):
     `AdaptiveModel` to a running model's, exit by exit.
 
     Attributes:
-        single: Whether `one` is there. For one sample numpy takes a fraction of torch's time.
+        single: Whether `one` and `few` are there. For few samples numpy takes a fraction of torch's time.
     """
 
     single: bool = False
@@ -39,6 +39,10 @@ class Transform(Viewed, ABC):
     def one(self, seen: Float[np.ndarray, "seen class"]) -> Float[np.ndarray, " class"]:
         """Return the same for a single sample; only where `single` says so."""
         raise InputError(f"transform {type(self).__name__} takes batches only. Call it instead.")
+
+    def few(self, seen: Float[np.ndarray, "sample seen class"]) -> Float[np.ndarray, "sample class"]:
+        """Return the same for a small batch; only where `single` says so."""
+        raise InputError(f"transform {type(self).__name__} works in torch only. Call it instead.")
 
     def history(self, seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample seen class"]:
         """Return the log-probabilities that stand for those of every exit seen."""

@@ -16,7 +16,7 @@ from eenet.core.policy import MixedPolicy, Policy
 from eenet.errors import InputError, ShapeError
 from eenet.inference.engines import EagerEngine, Engine
 from eenet.inference.regroup import Regrouping
-from eenet.inference.stepping import Left, gathered, look, require_vectors, split_leaving
+from eenet.inference.stepping import Left, gathered, look, part, require_vectors
 from eenet.models.inputs import Inputs, batch_size
 from eenet.models.model import MultiExitModel
 
@@ -203,17 +203,19 @@ class AdaptiveModel:
             state = engine.stage(k, state)
             seen = look(engine, k, state, seen)
             shown = None if features is None else features[:, : k + 1]
-            gone, stay = (None, None) if k == last else split_leaving(policy.leaves(seen, ids, shown))
-            if gone is not None and stay is not None:
-                shown = None if shown is None else shown[gone]
-                whose = gone if rows is None else rows[gone]
-                left.append(Left(k, whose, policy.answers(seen[gone], ids[gone], shown)))
-                rows = stay if rows is None else rows[stay]
-                seen, ids, state = seen.index_select(0, stay), ids[stay], engine.select(state, stay)
-                features = None if features is None else features[stay]
-            elif gone is not None or k == last:  # nobody goes on
+            if k == last:
                 left.append(Left(k, rows, policy.answers(seen, ids, shown)))
                 break
+            gone, stay, answers = part(policy, seen, ids, shown)
+            if gone is None or answers is None:
+                continue
+            if stay is None:  # nobody goes on
+                left.append(Left(k, rows, answers))
+                break
+            left.append(Left(k, gone if rows is None else rows[gone], answers))
+            rows = stay if rows is None else rows[stay]
+            seen, ids, state = seen.index_select(0, stay), ids[stay], engine.select(state, stay)
+            features = None if features is None else features[stay]
         return gathered(left)
 
 

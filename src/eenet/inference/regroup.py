@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from eenet.core.policy import Policy
 from eenet.inference.engines import Engine
-from eenet.inference.stepping import Left, look, split_leaving
+from eenet.inference.stepping import Left, look, part
 from eenet.models.inputs import Inputs, State
 
 __all__ = ["Regrouping"]
@@ -102,12 +102,11 @@ class Regrouping:
         if k == engine.num_exits - 1:
             self.left.append(Left(k, rows, policy.answers(seen, ids)))
             return
-        gone, stay = split_leaving(policy.leaves(seen, ids))
-        if gone is not None and stay is None:
-            self.left.append(Left(k, rows, policy.answers(seen, ids)))
-            return
-        if gone is not None and stay is not None:
-            self.left.append(Left(k, rows[gone], policy.answers(seen[gone], ids[gone])))
+        gone, stay, answers = part(policy, seen, ids)
+        if gone is not None and answers is not None:
+            self.left.append(Left(k, rows if stay is None else rows[gone], answers))
+            if stay is None:
+                return
             state, seen, ids, rows = engine.select(state, stay), seen[stay], ids[stay], rows[stay]
         queue = self._queues[k + 1].setdefault(group.shapes, _Queue())
         queue.put(_Group(state, seen, ids, rows, group.shapes))

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from eenet.core.policy import Policy
+from eenet.core.views import FEW
 from eenet.errors import ShapeError
 from eenet.inference.engines import Engine
 from eenet.models.inputs import State
 
-__all__ = ["Left", "gathered", "look", "require_vectors", "split_leaving"]
+__all__ = ["Left", "gathered", "look", "part", "require_vectors", "split_leaving"]
 
 
 class Left(NamedTuple):
@@ -48,6 +51,35 @@ def require_vectors(logits: Tensor, index: int) -> Tensor:
             "Use heads that return one vector per sample."
         )
     return logits
+
+
+def part(
+    policy: Policy, seen: Tensor, ids: Tensor, features: Tensor | None = None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the rows that leave, those that stay (None for an empty side), and the answers of those that leave.
+
+    Args:
+        policy: Where to leave.
+        seen: What the exits so far said; not asked at the last one.
+        ids: Names of the samples.
+        features: Of the exits so far, for policies that read them.
+    """
+    if features is None and seen.is_cpu and len(seen) <= FEW and policy.quick:
+        leaves, shown = policy.few(seen.numpy(), ids.numpy(), seen.shape[1] - 1)
+        gone = np.flatnonzero(leaves)
+        if not len(gone):
+            return None, None, None
+        if len(gone) == len(leaves):
+            return torch.from_numpy(gone), None, torch.from_numpy(shown)
+        stay = np.flatnonzero(~leaves)
+        return torch.from_numpy(gone), torch.from_numpy(stay), torch.from_numpy(shown[gone])
+    gone_rows, stay_rows = split_leaving(policy.leaves(seen, ids, features))
+    if gone_rows is None:
+        return None, None, None
+    if stay_rows is None:
+        return gone_rows, None, policy.answers(seen, ids, features)
+    of_gone = None if features is None else features[gone_rows]
+    return gone_rows, stay_rows, policy.answers(seen[gone_rows], ids[gone_rows], of_gone)
 
 
 def split_leaving(leaves: Tensor) -> tuple[Tensor | None, Tensor | None]:

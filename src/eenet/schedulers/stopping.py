@@ -128,11 +128,11 @@ class StoppingScorer(StateScorer):
     ) -> Float[Tensor, " sample"]:
         """Return the score at the newest exit seen."""
         if len(seen) <= FEW and seen.is_cpu and self.single:
-            return torch.from_numpy(self._few(seen.numpy()[:, -1], seen.shape[1] - 1))
+            return torch.from_numpy(self.few(seen.numpy()[:, -1], seen.shape[1] - 1))
         return super().forward(seen, features)
 
-    def _few(self, newest: Float[np.ndarray, "sample class"], k: int) -> Float[np.ndarray, " sample"]:
-        """Return the same for a batch: up to some hundred samples numpy's calls cost less than torch's."""
+    def few(self, newest: Float[np.ndarray, "sample class"], k: int) -> Float[np.ndarray, " sample"]:
+        """Return the scores of a small batch at exit ``k``."""
         log_p = newest.astype(_DOUBLE)
         p, weight, classes = np.exp(log_p), self.view("weight")[k], newest.shape[1]
         slope = p * (weight[classes:-2] if self.curved else weight[classes])
