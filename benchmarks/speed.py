@@ -47,6 +47,7 @@ SIZES = (1, 32, 128)
 ENGINES = (("eager", "float32"), ("onnxruntime", "float32"), ("openvino", "float32"), ("compiled", "float32"))
 HALF = (("openvino", "bfloat16"),)
 JUDGED = ("eager", "onnxruntime")
+MODELS = ("cifar10_resnet56_6", "sst2_minilm_3", "cifar10_efficientnet_4")
 BELOW = 0.01
 BUDGETS = tuple(f"{percent}%" for percent in range(20, 111, 5))
 
@@ -89,14 +90,23 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder with the run folders named above")
     parser.add_argument("--work", type=Path, required=True, help="folder for measurements; made if it is not there")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--model", action="append", choices=MODELS, help="only this one; repeatable")
+    parser.add_argument(
+        "--engine", action="append", choices=[name for name, _ in ENGINES], help="measure only this one"
+    )
+    parser.add_argument("--no-splitting", action="store_true", help="leave out what splitting costs")
     parser.add_argument("--samples", type=int, default=128, help="test samples in a pass")
-    parser.add_argument("--passes", type=int, default=3, help="timed passes, after one to warm up")
+    parser.add_argument("--passes", type=int, default=2, help="timed passes, after one to warm up")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    found = {subject.name: measured(subject, options) for subject in subjects(options)}
-    split = kept(options.work / "splitting.json", lambda: splitting(options))
+    found = {
+        subject.name: measured(subject, options)
+        for subject in subjects(options)
+        if subject.name in (options.model or MODELS)
+    }
+    split = [] if options.no_splitting else kept(options.work / "splitting.json", lambda: splitting(options))
     write_page(found, split, options, machine())
 
 
@@ -162,6 +172,8 @@ def measured(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for engine, dtype in subject.formats:
         file = path / f"{engine}_{dtype}.json"
+        if options.engine and engine not in options.engine and not file.is_file():
+            continue
         rows.append(kept(file, partial(timed, subject, engine, dtype, policy, options)))
     return {"title": subject.title, "chosen": chosen, "engines": rows, "memory": memory(subject.model)}
 

@@ -120,7 +120,7 @@ def spread(value: float | None, around: Sequence[float] | None) -> str:
 
 
 def splitting_section(split: list[dict[str, Any]], found: dict[str, Any]) -> str:
-    """Return what all stages in a row cost against the unsplit model."""
+    """Return what all stages in a row cost against the unsplit model, and the memory of both."""
     rows = [
         (
             row["model"],
@@ -131,10 +131,12 @@ def splitting_section(split: list[dict[str, Any]], found: dict[str, Any]) -> str
         for row in split
     ]
     memory = ", ".join(f"{v['title'].split(' with')[0]} {v['memory']:.3f}" for v in found.values() if v["memory"])
+    table = (
+        "All four stages in a row without heads, by the unsplit model on the same engine, passes taking turns; median "
+        f"and quartiles of the ratios.\n\n{markdown_table(('model', 'engine', 'batch', 'split / unsplit'), rows)}\n"
+    )
     return (
-        "## What splitting costs\n\nAll four stages in a row without heads, by the unsplit model on the same engine, "
-        "passes taking turns; median and quartiles of the ratios.\n\n"
-        f"{markdown_table(('model', 'engine', 'batch', 'split / unsplit'), rows)}\n"
+        f"## What splitting costs\n\n{table if rows else ''}"
         f"Memory of weights and buffers, stages and original together, by the original's: {memory}. (The eager engine "
         "with `optimise`, and every engine of another runtime, holds a copy of its own.)\n"
     )

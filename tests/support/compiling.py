@@ -4,7 +4,6 @@ import sys
 
 import torch
 from foreign import FAMILIES, check_engine, rows_of
-from torch import nn
 from torch._dynamo.utils import counters
 
 from eenet.core.policy import ScorePolicy
@@ -18,11 +17,6 @@ from eenet.models.attach import attach
 from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo import tiny_cnn
-
-
-def small() -> tuple[MultiExitModel, Inputs]:
-    """Two layers: next to nothing to compile."""
-    return MultiExitModel([nn.Linear(8, 8), nn.Linear(8, 8)], [nn.Linear(8, 4), nn.Linear(8, 4)]), torch.randn(3, 8)
 
 
 def convolutional() -> tuple[MultiExitModel, Inputs]:
@@ -65,8 +59,7 @@ def main(name: str) -> None:
     """Check one model."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    made = {"small": small, "convolutional": convolutional}
-    model, inputs = made[name]() if name in made else attached(name)
+    model, inputs = convolutional() if name == "convolutional" else attached(name)
     engine = CompiledEngine(model.train(), inputs)
     assert model.training
     assert engine.name == "compiled" and engine.dtype == "float32"
