@@ -55,7 +55,7 @@ the test side.
   times of stages and heads at that batch size, in the same passes. **efficiency** is the share of that saving which was
   realised, **regrouped** the same with samples waiting for full batches (`AdaptiveModel.predict_all`).
 * **flips** are samples that left elsewhere than replay says on logits recorded in eager float32 at another batch size.
-* CIFAR-10 here is **re-compressed JPEG** and the trainings are short: accuracies may not be compared with published ones.
+* CIFAR-10 here is **re-compressed JPEG**, and trainings are short: accuracies may not be compared with published ones.
   Engines that are not in a model's table were not measured in this run.
 """
 
