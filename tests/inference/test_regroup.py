@@ -19,6 +19,7 @@ from eenet.inference.engines import EagerEngine, OnnxEngine
 from eenet.inference.record import outputs
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo.tiny import tiny_cnn
+from eenet.schedulers import StoppingScheduler
 
 COSTS = CostTable(cumulative=(1.0, 2.5, 4.0, 7.0), unit="ms", reference=6.0)
 
@@ -100,3 +101,15 @@ def test_no_batches_are_refused():
     policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([0.0, -math.inf]))
     with pytest.raises(InputError, match="batches are empty"):
         AdaptiveModel(model, policy).predict_all([])
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+def test_names_of_any_whole_number_type_toss_the_same_coins(kind):
+    logits = 2 * torch.randn(120, 4, 10, generator=torch.Generator().manual_seed(1))
+    table = ExitTable(logits=logits, labels=logits.sum(dim=1).argmax(dim=1), costs=COSTS)
+    early, late = (StoppingScheduler(ensemble=False).fit(table, budget=budget) for budget in (2.0, 5.0))
+    policy = MixedPolicy(early, late, 0.5, seed=3)
+    assert policy.quick
+    rows = torch.arange(120)
+    found = AdaptiveModel(replaying(logits), policy, COSTS)(rows[:, None], rows.to(kind))
+    assert torch.equal(found.exit_index, replay(policy, table).exit_index)

@@ -65,7 +65,7 @@ def part(
         features: Of the exits so far, for policies that read them.
     """
     if features is None and seen.is_cpu and len(seen) <= FEW and policy.quick:
-        leaves, shown = policy.few(seen.numpy(), ids.numpy(), seen.shape[1] - 1)
+        leaves, shown = policy.few(seen.numpy(), ids.long().numpy(), seen.shape[1] - 1)
         gone = np.flatnonzero(leaves)
         if not len(gone):
             return None, None, None
