@@ -36,7 +36,8 @@ from eenet import (
     fit_geometric_ensemble,
     save_policy,
 )
-from eenet.core.policy import Policy, unmixed
+from eenet.core.combined import unmixed
+from eenet.core.policy import Policy
 from eenet.report import markdown_table
 from eenet.testing import synthetic_table
 

@@ -19,7 +19,8 @@ from eenet.inference.measure import Profile, load_costs, measure
 from eenet.inference.record import record
 
 # 4 where to leave
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, TransformedPolicy
+from eenet.core.combined import MixedPolicy, TransformedPolicy
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.trace import ExitTrace, replay
 from eenet.core.transform import Transform

@@ -2,23 +2,16 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eenet.core import confidence
+from eenet.core.coins import coin
+from eenet.core.combined import MixedPolicy, TransformedPolicy, answers_with_newest, unmixed
 from eenet.core.costs import CostTable
-from eenet.core.policy import (
-    MixedPolicy,
-    Policy,
-    ScorePolicy,
-    TransformedPolicy,
-    answers_with_newest,
-    coin,
-    unmixed,
-)
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer, Scorer, StateScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, exit_distribution, replay
@@ -307,13 +300,13 @@ def test_a_mix_of_two_policies_behind_one_transform_asks_it_once():
 
 def test_what_takes_batches_only_says_so():
     with pytest.raises(InputError, match=r"scorer ConfidenceScorer scores batches only\. Call it instead\."):
-        ConfidenceScorer("max_prob").one(np.zeros(3, dtype=np.float32), 0)
+        ConfidenceScorer("margin").one([0.0, 0.0, 0.0], 0)
     with pytest.raises(InputError, match=r"transform Mean takes batches only\. Call it instead\."):
-        Mean().one(np.zeros((2, 3), dtype=np.float32))
+        Mean().one([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 
 
 class Single(Scorer):
-    """Scores single samples by numpy."""
+    """Scores single samples without torch."""
 
     newest_only = single = True
     asked = 0
@@ -323,11 +316,11 @@ class Single(Scorer):
 
     def one(self, newest, k):
         self.asked += 1
-        return np.float32(torch.from_numpy(newest[:1]).exp().item())
+        return torch.tensor(newest[:1]).exp().item()
 
 
 class SingleMean(Transform):
-    """The mean of all exits seen, single samples by numpy."""
+    """The mean of all exits seen, single samples without torch."""
 
     single = True
     asked = 0
@@ -337,10 +330,10 @@ class SingleMean(Transform):
 
     def one(self, seen):
         self.asked += 1
-        return self(torch.from_numpy(seen)[None])[0].numpy()
+        return self(torch.tensor([seen]))[0].tolist()
 
 
-def test_single_samples_are_worked_out_by_numpy_where_all_can():
+def test_single_samples_are_worked_out_without_torch_where_all_can():
     table, scorer, transform = synthetic_table(60), Single(), SingleMean()
     plain = ScorePolicy(scorer, torch.tensor([0.6, 0.5, 0.4, -INF]))
     behind = TransformedPolicy(transform, plain)

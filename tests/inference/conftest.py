@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
+from eenet.core.combined import MixedPolicy
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo.tiny import tiny_cnn

@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from tests.inference.conftest import POLICIES, Featured, policies, quantile_policy, replaying
 from torch import nn
 
+from eenet.core.coins import coin
+from eenet.core.combined import MixedPolicy, TransformedPolicy, unmixed
 from eenet.core.costs import CostTable
-from eenet.core.policy import MixedPolicy, ScorePolicy, TransformedPolicy, coin, unmixed
+from eenet.core.policy import ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import replay
+from eenet.core.views import FEW_CLASSES
 from eenet.errors import InputError, ShapeError
 from eenet.inference.adaptive import AdaptiveModel, toss
 from eenet.inference.engines import EagerEngine
@@ -21,6 +24,7 @@ from eenet.inference.record import outputs
 from eenet.models.model import MultiExitModel
 from eenet.schedulers import (
     Ensemble,
+    GeometricScheduler,
     JointScheduler,
     PatienceScheduler,
     PceeScheduler,
@@ -33,6 +37,7 @@ from eenet.schedulers import (
 )
 from eenet.schedulers.eenet import EENetScorer
 from eenet.schedulers.heuristics import VoteScorer
+from eenet.testing import synthetic_table
 
 COSTS = CostTable(cumulative=(1.0, 2.5, 4.0, 7.0), unit="ms", reference=6.0)
 
@@ -303,3 +308,17 @@ def test_logits_must_be_one_vector_per_sample():
 @given(sample_id=st.integers(0, 2**62), seed=st.integers(-(2**70), 2**70))
 def test_one_sample_tosses_the_same_coin_as_a_batch(sample_id, seed):
     assert toss(sample_id, seed) == coin(torch.tensor([sample_id]), seed).item()
+
+
+@pytest.mark.parametrize("classes", [FEW_CLASSES, FEW_CLASSES + 1])
+def test_alone_and_together_with_few_and_many_classes(classes):
+    table = synthetic_table(300, num_exits=3, num_classes=classes)
+    dial = StoppingScheduler().sweep(table)
+    for policy in (dial.at("60%"), GeometricScheduler().fit(table, budget="60%")):
+        model = replaying(table.logits)
+        together = AdaptiveModel(model, policy)(torch.arange(40)[:, None])
+        alone = AdaptiveModel(model, policy).predict_all(torch.arange(40)[:, None].split(1))
+        wanted = replay(policy, table.select(slice(0, 40)))
+        assert torch.equal(together.exit_index, wanted.exit_index)
+        assert torch.equal(alone.exit_index, wanted.exit_index)
+        assert torch.allclose(alone.log_probs, together.log_probs, atol=1e-6)

@@ -9,7 +9,8 @@ import torch
 from tests.inference.conftest import quantile_policy
 from torch import nn
 
-from eenet.core.policy import MixedPolicy, ScorePolicy
+from eenet.core.combined import MixedPolicy
+from eenet.core.policy import ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.errors import InputError, ShapeError
 from eenet.inference.bench import bench

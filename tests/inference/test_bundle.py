@@ -7,8 +7,8 @@ import pytest
 import torch
 from tests.inference.conftest import quantile_policy
 
+from eenet.core.combined import MixedPolicy
 from eenet.core.costs import CostTable
-from eenet.core.policy import MixedPolicy
 from eenet.errors import BundleError, InputError
 from eenet.inference.bundle import Bundle
 from eenet.inference.engines import EagerEngine

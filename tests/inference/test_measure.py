@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from tests.inference.conftest import quantile_policy
 from torch import nn
 
+from eenet.core.combined import MixedPolicy
 from eenet.core.costs import CostTable
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.errors import InputError, TableError
 from eenet.inference.engines import EagerEngine
 from eenet.inference.latency import Latency, Spread, summarise, time_stages

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.inference.conftest import policies, quantile_policy, replaying
 
+from eenet.core.combined import MixedPolicy
 from eenet.core.costs import CostTable
-from eenet.core.policy import MixedPolicy, ScorePolicy
+from eenet.core.policy import ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import replay

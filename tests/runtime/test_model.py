@@ -20,8 +20,8 @@ from hypothesis.extra.numpy import arrays
 
 import eenet_runtime
 from eenet import AdaptiveModel, OnnxEngine, attach, export
+from eenet.core.combined import MixedPolicy
 from eenet.core.files import sha256
-from eenet.core.policy import MixedPolicy
 from eenet.inference.engines.onnx import stage_programs
 from eenet_runtime import ExportError, InputError, MissingExtraError, PolicyError, load
 from eenet_runtime.__main__ import main

@@ -27,10 +27,11 @@ from eenet import (
     TransformedScheduler,
     VoteScheduler,
 )
+from eenet.core.coins import coin as torch_coin
+from eenet.core.combined import MixedPolicy, TransformedPolicy, unmixed
 from eenet.core.confidence import __all__ as confidence_names
 from eenet.core.files import sha256
-from eenet.core.policy import MixedPolicy, ScorePolicy, TransformedPolicy, unmixed
-from eenet.core.policy import coin as torch_coin
+from eenet.core.policy import ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.schedulers import EENetScorer, Ensemble, fit_ensemble, fit_geometric_ensemble
 from eenet.schedulers.stopping import StoppingScorer

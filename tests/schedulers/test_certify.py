@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eenet.core.combined import MixedPolicy
 from eenet.core.costs import CostTable
-from eenet.core.policy import MixedPolicy, ScorePolicy
+from eenet.core.policy import ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, replay

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from eenet.core.combined import MixedPolicy
 from eenet.core.costs import CostTable, standard_budgets
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import Scorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, replay

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from eenet.core.combined import TransformedPolicy, unmixed
 from eenet.core.costs import CostTable
-from eenet.core.policy import TransformedPolicy, unmixed
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.errors import InputError, TableError

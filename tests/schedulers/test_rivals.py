@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eenet.core.combined import MixedPolicy
 from eenet.core.confidence import max_prob, squash
 from eenet.core.costs import CostTable, standard_budgets
-from eenet.core.policy import MixedPolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, exit_distribution

@@ -9,8 +9,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from eenet.core.combined import TransformedPolicy, unmixed
 from eenet.core.costs import CostTable, standard_budgets
-from eenet.core.policy import Policy, ScorePolicy, TransformedPolicy, unmixed
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, replay
 from eenet.errors import BudgetError, InputError, TableError

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eenet import CostTable, ScorePolicy
-from eenet.core.policy import MixedPolicy
+from eenet.core.combined import MixedPolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.data import load_digits
 from eenet.data.dataset import ArrayDataset

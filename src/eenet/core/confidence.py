@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from eenet.core.alone import Row
 
 _LEAST_CHANCE = 1e-300  # keeps the log-odds finite, so that an infinite threshold stays out of reach
 
@@ -33,6 +36,25 @@ def max_prob(log_probs: Float[Tensor, "*batch class"]) -> Float[Tensor, "*batch"
         .sum(dim=-1)
     )
     return others.logit(eps=_LEAST_CHANCE).neg().to(log_probs.dtype)
+
+
+def max_prob_one(log_probs: Row) -> float:
+    """Return `max_prob` of a single sample, before it is rounded to float32."""
+    best = log_probs.index(max(log_probs))
+    others = sum([math.exp(value) for value in log_probs[:best]]) + sum(map(math.exp, log_probs[best + 1 :]))
+    if others >= 1:
+        return -math.inf
+    return math.log(1 - others) - math.log(_LEAST_CHANCE if others <= _LEAST_CHANCE else others)
+
+
+def max_prob_few(log_probs: Float[np.ndarray, "sample class"]) -> Float[np.ndarray, " sample"]:
+    """Return `max_prob` of a small batch."""
+    chances = np.exp(log_probs.astype(np.float64))
+    chances[np.arange(len(chances)), log_probs.argmax(axis=1)] = 0.0
+    others = np.add.reduce(chances, axis=1).clip(_LEAST_CHANCE, 1.0)
+    with np.errstate(divide="ignore"):
+        scores: np.ndarray = np.log((1 - others) / others).astype(np.float32)
+    return scores
 
 
 def certainty(log_probs: Float[Tensor, "*batch class"]) -> Float[Tensor, "*batch"]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eenet.core import confidence as confidences
+from eenet.core.alone import Row
 from eenet.core.views import Viewed
 from eenet.errors import InputError
 
@@ -24,8 +25,8 @@ class Scorer(Viewed, ABC):
     Attributes:
         newest_only: Whether the score depends on nothing but the newest exit and its number, so that earlier exits need
             not be worked out again.
-        single: Whether `one` and `few` are there, for scorers that look at the newest exit only: numpy takes a fraction
-            of the time that torch takes for few samples.
+        single: Whether `one`, in Python's numbers, and `few`, in numpy, are there, for scorers that look at the newest
+            exit only. For few samples both take a fraction of torch's time.
     """
 
     newest_only: bool = False
@@ -42,17 +43,25 @@ class Scorer(Viewed, ABC):
             features: Further features of those exits, for scorers that use them.
         """
 
-    def one(self, newest: Float[np.ndarray, " class"], k: int) -> np.float32:
-        """Return the score of a single sample at exit ``k``, the same as for a batch; only where `single` says so.
+    def one(self, newest: Row, k: int) -> float:
+        """Return the score of a single sample at exit ``k``, in double; only where `single` says so.
 
         Args:
-            newest: float32 log-probabilities of exit ``k``.
+            newest: float32 log-probabilities of exit ``k``, few.
             k: Number of the exit.
         """
         raise InputError(f"scorer {type(self).__name__} scores batches only. Call it instead.")
 
-    def few(self, newest: Float[np.ndarray, "sample class"], k: int) -> Float[np.ndarray, " sample"]:
-        """Return the scores of a small batch at exit ``k``; only where `single` says so."""
+    def read_few(self, newest: Float[np.ndarray, "sample class"]) -> Float[np.ndarray, "sample column"]:
+        """Return what `few` reads off the newest exit; scorers that read alike have it worked out once."""
+        return newest
+
+    def reads_alike(self, other: Scorer) -> bool:
+        """Return whether another scorer's `read_few` returns the same."""
+        return type(self).read_few is Scorer.read_few and type(other).read_few is Scorer.read_few
+
+    def few(self, read: Float[np.ndarray, "sample column"], k: int) -> Float[np.ndarray, " sample"]:
+        """Return the scores of a small batch at exit ``k`` from what `read_few` returned; only where `single`."""
         raise InputError(f"scorer {type(self).__name__} scores in torch only. Call it instead.")
 
     def settings(self) -> dict[str, object]:
@@ -89,12 +98,21 @@ class ConfidenceScorer(Scorer):
             getattr(confidences, confidence) if isinstance(confidence, str) else confidence
         )
         self.newest_only = confidence not in ("vote_share", "streak")
+        self.single = confidence == "max_prob"
 
     def forward(
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
     ) -> Float[Tensor, " sample"]:
         """Return the confidence of the newest exit, or of the history for those that look at all exits."""
         return self.function(seen[:, -1] if self.newest_only else seen)
+
+    def one(self, newest: Row, k: int) -> float:
+        """Return the largest probability's log-odds of a single sample."""
+        return confidences.max_prob_one(newest) if self.single else super().one(newest, k)
+
+    def few(self, read: Float[np.ndarray, "sample class"], k: int) -> Float[np.ndarray, " sample"]:
+        """Return the largest probabilities' log-odds of a small batch."""
+        return confidences.max_prob_few(read) if self.single else super().few(read, k)
 
     def settings(self) -> dict[str, object]:
         """Return the name of the confidence."""

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from eenet.core.combined import MixedPolicy, TransformedPolicy, answers_with_newest, unmixed
 from eenet.core.costs import CostTable
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, TransformedPolicy, answers_with_newest, unmixed
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import StateScorer
 from eenet.core.table import ExitTable
 from eenet.core.transform import Transform

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eenet.core.alone import Row
 from eenet.core.views import Viewed
 from eenet.errors import InputError
 
@@ -23,7 +24,8 @@ class Transform(Viewed, ABC):
     `AdaptiveModel` to a running model's, exit by exit.
 
     Attributes:
-        single: Whether `one` and `few` are there. For few samples numpy takes a fraction of torch's time.
+        single: Whether `one`, in Python's numbers, and `few`, in numpy, are there. For few samples both take a fraction
+            of torch's time.
     """
 
     single: bool = False
@@ -36,8 +38,8 @@ class Transform(Viewed, ABC):
             seen: float32 log-probabilities of the exits evaluated so far, as the model gave them.
         """
 
-    def one(self, seen: Float[np.ndarray, "seen class"]) -> Float[np.ndarray, " class"]:
-        """Return the same for a single sample; only where `single` says so."""
+    def one(self, seen: list[Row]) -> Row:
+        """Return the same for a single sample of few classes; only where `single` says so."""
         raise InputError(f"transform {type(self).__name__} takes batches only. Call it instead.")
 
     def few(self, seen: Float[np.ndarray, "sample seen class"]) -> Float[np.ndarray, "sample class"]:

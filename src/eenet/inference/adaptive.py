@@ -6,17 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from eenet.core.alone import tensor_of
+from eenet.core.combined import MixedPolicy
 from eenet.core.costs import CostTable
-from eenet.core.policy import MixedPolicy, Policy
+from eenet.core.policy import Policy
+from eenet.core.views import FEW_CLASSES
 from eenet.errors import InputError, ShapeError
 from eenet.inference.engines import EagerEngine, Engine
 from eenet.inference.regroup import Regrouping
-from eenet.inference.stepping import Left, gathered, look, part, require_vectors
+from eenet.inference.stepping import Left, gathered, log_probs, look, part
 from eenet.models.inputs import Inputs, batch_size
 from eenet.models.model import MultiExitModel
 
@@ -76,6 +78,7 @@ class AdaptiveModel:
                     f"{name} with {found} exits does not fit: the model has {num_exits} exits. "
                     f"Use {name} made for this model."
                 )
+        self._exits = torch.arange(num_exits, device=self.engine.device)[:, None]
         self._cumulative = None if costs is None else torch.tensor(costs.cumulative, dtype=torch.float64)
 
     def __call__(
@@ -162,35 +165,26 @@ class AdaptiveModel:
             if len(ids) > 1:
                 return self._run_many(inputs, ids, features)
             policy = _followed(self.policy, int(ids))
-            if policy.single and features is None and self.engine.device.type == "cpu":
-                return self._run_alone(inputs, policy)
             return self._run_one(inputs, policy, ids, features)
-
-    def _run_alone(self, inputs: Inputs, policy: Policy) -> tuple[Tensor, Tensor]:
-        """Run one sample, numpy deciding: beside a stage of a millisecond, a dozen calls into torch show."""
-        engine, last = self.engine, self.engine.num_exits - 1
-        k, state, seen = 0, engine.start(inputs), None
-        while True:
-            state = engine.stage(k, state)
-            newest = torch.log_softmax(require_vectors(engine.head(k, state), k), dim=-1, dtype=torch.float32).numpy()
-            if seen is None:
-                seen = np.empty((last + 1, newest.shape[1]), dtype=np.float32)
-            seen[k] = newest[0]
-            shown = policy.shown_one(seen[: k + 1])
-            if k == last or policy.leaves_one(shown, k):
-                return torch.from_numpy(shown.reshape(1, -1)), torch.tensor([k])
-            k += 1
 
     def _run_one(self, inputs: Inputs, policy: Policy, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run one sample: nothing to gather, nothing to scatter."""
         engine, last = self.engine, self.engine.num_exits - 1
-        k, state, seen = 0, engine.start(inputs), None
+        alone = policy.single and features is None and engine.device.type == "cpu"
+        k, state, seen, told = 0, engine.start(inputs), None, []
         while True:
             state = engine.stage(k, state)
-            seen = look(engine, k, state, seen)
-            shown = None if features is None else features[:, : k + 1]
-            if k == last or bool(policy.leaves(seen, ids, shown)):
-                return policy.answers(seen, ids, shown), torch.full((1,), k, device=seen.device)
+            newest = log_probs(engine.head(k, state), k)
+            if alone and newest.shape[1] <= FEW_CLASSES:  # a few numbers: Python adds them up before torch wakes up
+                told.append(newest.tolist()[0])
+                shown = policy.shown_one(told)
+                if k == last or policy.leaves_one(shown, k):
+                    return newest if shown is told[k] else tensor_of(shown), self._exits[k].clone()
+            else:
+                seen = newest.unsqueeze(1) if seen is None else torch.cat((seen, newest.unsqueeze(1)), dim=1)
+                noted = None if features is None else features[:, : k + 1]
+                if k == last or bool(policy.leaves(seen, ids, noted)):
+                    return policy.answers(seen, ids, noted), self._exits[k].clone()
             k += 1
 
     def _run_many(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -198,6 +192,7 @@ class AdaptiveModel:
         engine, policy, last = self.engine, self.policy, self.engine.num_exits - 1
         left: list[Left] = []
         rows: Tensor | None = None
+        drawn = policy.drawn(ids.long().numpy()) if policy.quick and ids.is_cpu else None  # once, not at every exit
         state, seen = engine.start(inputs), None
         for k in range(last + 1):
             state = engine.stage(k, state)
@@ -206,7 +201,7 @@ class AdaptiveModel:
             if k == last:
                 left.append(Left(k, rows, policy.answers(seen, ids, shown)))
                 break
-            gone, stay, answers = part(policy, seen, ids, shown)
+            gone, stay, answers = part(policy, seen, ids, shown, drawn)
             if gone is None or answers is None:
                 continue
             if stay is None:  # nobody goes on
@@ -216,6 +211,7 @@ class AdaptiveModel:
             rows = stay if rows is None else rows[stay]
             seen, ids, state = seen.index_select(0, stay), ids[stay], engine.select(state, stay)
             features = None if features is None else features[stay]
+            drawn = None if drawn is None else drawn[stay.numpy()]
         return gathered(left)
 
 
@@ -227,7 +223,7 @@ def _followed(policy: Policy, sample_id: int) -> Policy:
 
 
 def toss(sample_id: int, seed: int) -> float:
-    """Return `eenet.core.policy.coin` of one sample, to the bit, without a dozen tensors."""
+    """Return `eenet.core.coins.coin` of one sample, to the bit, without a dozen tensors."""
     x = ((sample_id + 1) * -7046029254386353131 + seed * 2862933555777941757 % (1 << 63)) & _WORD
     x = ((x ^ (x >> 30)) * -4658895280553007687) & _WORD
     x = ((x ^ (x >> 27)) * -7723592293110705685) & _WORD

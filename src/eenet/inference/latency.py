@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from eenet.core.alone import Row
+from eenet.core.combined import unmixed
 from eenet.core.costs import CostTable
-from eenet.core.policy import Policy, ScorePolicy, unmixed
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
+from eenet.core.views import FEW_CLASSES
 from eenet.errors import InputError
 from eenet.inference.engines import EagerEngine, Engine
 from eenet.inference.progress import track
-from eenet.inference.stepping import split_leaving
+from eenet.inference.stepping import log_probs, split_leaving
 from eenet.models.inputs import Inputs, State, batch_size
 from eenet.models.model import MultiExitModel
 
@@ -195,20 +198,22 @@ def _decisions(engine: Engine, policy: Policy, count: int) -> Callable[[int, Ten
     """Return what makes one batch's decision at an exit, from its logits and the state, and is called exit by exit."""
     ids, half = (torch.arange(0, count, step, device=engine.device) for step in (1, 2))
     parts: list[Tensor] = []
-    rows: list[np.ndarray] = []
+    told: list[Row] = []
 
-    def together(k: int, logits: Tensor, state: State) -> None:
-        parts.append(torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1))
+    def decide(k: int, logits: Tensor, state: State) -> None:
+        newest = log_probs(logits, k)
+        if alone and newest.shape[1] <= FEW_CLASSES:
+            told.append(newest.tolist()[0])
+            asked.leaves_one(asked.shown_one(told), k)
+            return
+        parts.append(newest.unsqueeze(1))
         split_leaving(asked.leaves(torch.cat(parts, dim=1), ids))
         if count > 1:
             engine.select(state, half)
 
-    def alone(k: int, logits: Tensor, state: State) -> None:
-        rows.append(torch.log_softmax(logits, dim=-1, dtype=torch.float32).numpy()[0])
-        asked.leaves_one(asked.shown_one(np.stack(rows)), k)
-
     asked = policy if count > 1 else max(unmixed(policy), key=lambda part: part[0])[1]  # one sample, one tossed coin
-    return alone if count == 1 and asked.single and engine.device.type == "cpu" else together
+    alone = count == 1 and asked.single and engine.device.type == "cpu"
+    return decide
 
 
 def summarise(engine: Engine, size: int, runs: Sequence[Seconds]) -> Latency:

@@ -15,7 +15,7 @@ from eenet.errors import ShapeError
 from eenet.inference.engines import Engine
 from eenet.models.inputs import State
 
-__all__ = ["Left", "gathered", "look", "part", "require_vectors", "split_leaving"]
+__all__ = ["Left", "gathered", "log_probs", "look", "part", "split_leaving"]
 
 
 class Left(NamedTuple):
@@ -38,23 +38,26 @@ def look(engine: Engine, index: int, state: State, seen: Tensor | None) -> Tenso
     Raises:
         ShapeError: The exit says something else than one vector per sample.
     """
-    logits = require_vectors(engine.head(index, state), index)
-    newest = torch.log_softmax(logits, dim=-1, dtype=torch.float32).unsqueeze(1)
+    newest = log_probs(engine.head(index, state), index).unsqueeze(1)
     return newest if seen is None else torch.cat((seen, newest), dim=1)
 
 
-def require_vectors(logits: Tensor, index: int) -> Tensor:
-    """Return the logits of exit ``index``, one vector per sample, or refuse them."""
+def log_probs(logits: Tensor, index: int) -> Tensor:
+    """Return the log-probabilities of exit ``index``, one vector per sample.
+
+    Raises:
+        ShapeError: The exit says something else.
+    """
     if logits.dim() != 2:
         raise ShapeError(
             f"logits of exit {index} of shape {tuple(logits.shape)} do not fit: a policy reads [sample, class]. "
             "Use heads that return one vector per sample."
         )
-    return logits
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
 
 
 def part(
-    policy: Policy, seen: Tensor, ids: Tensor, features: Tensor | None = None
+    policy: Policy, seen: Tensor, ids: Tensor, features: Tensor | None = None, drawn: np.ndarray | None = None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the rows that leave, those that stay (None for an empty side), and the answers of those that leave.
 
@@ -63,9 +66,11 @@ def part(
         seen: What the exits so far said; not asked at the last one.
         ids: Names of the samples.
         features: Of the exits so far, for policies that read them.
+        drawn: What the policy has `drawn` for these ids, where that is known already.
     """
     if features is None and seen.is_cpu and len(seen) <= FEW and policy.quick:
-        leaves, shown = policy.few(seen.numpy(), ids.long().numpy(), seen.shape[1] - 1)
+        drawn = policy.drawn(ids.long().numpy()) if drawn is None else drawn
+        leaves, shown = policy.few(seen.numpy(), drawn, seen.shape[1] - 1)
         gone = np.flatnonzero(leaves)
         if not len(gone):
             return None, None, None

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from eenet.core.combined import MixedPolicy
 from eenet.core.costs import BudgetLike, CostTable
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import Scorer
 from eenet.core.table import ExitTable
 

@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eenet.core.combined import TransformedPolicy, unmixed
 from eenet.core.costs import Budget, BudgetLike, CostTable
-from eenet.core.policy import Policy, ScorePolicy, TransformedPolicy, unmixed
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer

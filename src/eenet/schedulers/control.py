@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from eenet.core.combined import MixedPolicy, TransformedPolicy, answers_with_newest
 from eenet.core.costs import Budget, BudgetLike, CostTable
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, TransformedPolicy, answers_with_newest
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, first_exit
 from eenet.core.transform import Transform

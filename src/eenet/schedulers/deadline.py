@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from eenet.core.combined import MixedPolicy, TransformedPolicy
 from eenet.core.costs import Budget, BudgetLike, CostTable
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, TransformedPolicy
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.table import ExitTable
 from eenet.core.transform import Transform

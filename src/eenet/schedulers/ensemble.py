@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from eenet.core.alone import Row, normalised
 from eenet.core.table import ExitTable
 from eenet.core.transform import Transform
 from eenet.core.views import FEW
@@ -55,22 +54,18 @@ class Ensemble(Transform):
     def forward(self, seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample class"]:
         """Return the log-probabilities of the exits seen so far together."""
         k = seen.shape[1] - 1
-        if len(seen) == 1 and seen.is_cpu:
-            return torch.from_numpy(self.one(seen.numpy()[0])[None])
         if len(seen) <= FEW and seen.is_cpu:
             return torch.from_numpy(self.few(seen.numpy()))
         together = (self.weight[k, : k + 1] @ seen.double()) + self.bias[k]
         return torch.log_softmax(together, dim=-1).float()
 
-    def one(self, seen: Float[np.ndarray, "seen class"]) -> Float[np.ndarray, " class"]:
+    def one(self, seen: list[Row]) -> Row:
         """Return the same for a single sample."""
-        exits = len(seen)
-        together = self.view("weight")[exits - 1, :exits].dot(seen.astype(_DOUBLE))
-        together += self.view("bias")[exits - 1]
-        together -= together.item(together.argmax())
-        together -= math.log(np.add.reduce(np.exp(together)))
-        log_probs: np.ndarray = together.astype(_SINGLE)
-        return log_probs
+        k = len(seen) - 1
+        together: Row = self.listed("bias")[k]
+        for weight, row in zip(self.listed("weight")[k], seen, strict=False):
+            together = [value + weight * own for value, own in zip(together, row, strict=False)]
+        return normalised(together)
 
     def few(self, seen: Float[np.ndarray, "sample seen class"]) -> Float[np.ndarray, "sample class"]:
         """Return the same for a small batch."""

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eenet.core.combined import MixedPolicy, TransformedPolicy
 from eenet.core.costs import CostTable
 from eenet.core.files import atomic_path, load_tensors, read_json, save_tensors, sha256, write_json
-from eenet.core.policy import MixedPolicy, Policy, ScorePolicy, TransformedPolicy
+from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.transform import Transform
 from eenet.errors import BundleError, EenetError, InputError

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from eenet.core.alone import Row
 from eenet.core.costs import BudgetLike, CostTable, standard_budgets
 from eenet.core.policy import Policy, ScorePolicy
-from eenet.core.scorers import StateScorer
+from eenet.core.scorers import Scorer, StateScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.core.views import FEW
@@ -28,7 +29,7 @@ _MOST_CURVES = 64  # classes up to which each has a curve of its own
 
 __all__ = ["StoppingScheduler", "StoppingScorer", "StoppingState"]
 
-_DOUBLE = np.dtype(np.float64)  # quicker to convert to than the name of the type
+_DOUBLE, _SINGLE = np.dtype(np.float64), np.dtype(np.float32)  # quicker to convert to than the names of the types
 
 
 class StoppingState(nn.Module):
@@ -128,28 +129,40 @@ class StoppingScorer(StateScorer):
     ) -> Float[Tensor, " sample"]:
         """Return the score at the newest exit seen."""
         if len(seen) <= FEW and seen.is_cpu and self.single:
-            return torch.from_numpy(self.few(seen.numpy()[:, -1], seen.shape[1] - 1))
+            return torch.from_numpy(self.few(self.read_few(seen.numpy()[:, -1]), seen.shape[1] - 1))
         return super().forward(seen, features)
 
-    def few(self, newest: Float[np.ndarray, "sample class"], k: int) -> Float[np.ndarray, " sample"]:
+    def read_few(self, newest: Float[np.ndarray, "sample class"]) -> Float[np.ndarray, "sample column"]:
+        """Return the state of a small batch."""
+        log_p, classes = newest.astype(_DOUBLE), newest.shape[1]
+        state = np.empty((len(newest), self.weight.shape[1]))
+        p = np.exp(log_p, out=state[:, :classes])
+        if self.curved:
+            np.multiply(p, p, out=state[:, classes:-2])
+        else:
+            state[:, classes] = np.einsum("ij,ij->i", p, p)
+        np.maximum.reduce(p, axis=1, out=state[:, -2])
+        np.einsum("ij,ij->i", p, log_p, out=state[:, -1])
+        return state
+
+    def reads_alike(self, other: Scorer) -> bool:
+        """Return whether another scorer works out the same state."""
+        return isinstance(other, StoppingScorer) and other.curved == self.curved
+
+    def few(self, read: Float[np.ndarray, "sample column"], k: int) -> Float[np.ndarray, " sample"]:
         """Return the scores of a small batch at exit ``k``."""
-        log_p = newest.astype(_DOUBLE)
-        p, weight, classes = np.exp(log_p), self.view("weight")[k], newest.shape[1]
-        slope = p * (weight[classes:-2] if self.curved else weight[classes])
-        slope += weight[:classes]
-        slope += weight[-1] * log_p
-        score = np.einsum("ij,ij->i", p, slope) + np.maximum.reduce(p, axis=1) * weight[-2] + self.view("bias")[k]
-        scores: np.ndarray = score.astype(np.float32)
+        scores: np.ndarray = (read.dot(self.view("weight")[k]) + self.view("bias")[k]).astype(_SINGLE)
         return scores
 
-    def one(self, newest: Float[np.ndarray, " class"], k: int) -> np.float32:
+    def one(self, newest: Row, k: int) -> float:
         """Return the score of a single sample at exit ``k``."""
-        log_p = newest.astype(_DOUBLE)
-        p, weight, classes = np.exp(log_p), self.view("weight")[k], len(log_p)
-        slope = p * (weight[classes:-2] if self.curved else weight[classes])
-        slope += weight[:classes]
-        score = p.dot(slope) + p.item(log_p.argmax()) * weight.item(-2) + p.dot(log_p) * weight.item(-1)
-        return np.float32(score + self.view("bias").item(k))
+        weight, classes = self.listed("weight")[k], len(newest)
+        squares = weight[classes:-2] if self.curved else [weight[classes]] * classes
+        p, entropy = list(map(math.exp, newest)), weight[-1]
+        terms = zip(p, weight, squares, newest, strict=False)  # the weights begin with those of the probabilities
+        worth = sum([chance * (a + b * chance + entropy * log_p) for chance, a, b, log_p in terms])
+        score: float = worth + weight[-2] * max(p) + self.listed("bias")[k]
+        return score
 
     def widened(self, num_exits: int) -> StoppingScorer:
         """Return a scorer with weights 0 for more exits."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from eenet.core.combined import TransformedPolicy
 from eenet.core.costs import BudgetLike, CostTable
-from eenet.core.policy import TransformedPolicy
 from eenet.core.table import ExitTable
 from eenet.core.transform import Transform
 from eenet.schedulers.base import Dial, Scheduler

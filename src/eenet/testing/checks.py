@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eenet.core.combined import unmixed
 from eenet.core.costs import CostTable, standard_budgets
-from eenet.core.policy import Policy, unmixed
+from eenet.core.policy import Policy
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, exit_distribution, replay
 from eenet.errors import BudgetError, InputError, TableError
