@@ -29,11 +29,12 @@ from cifar10 import machine
 from speed_page import write_page
 from torch import Tensor, nn
 
-from eenet import AutoScheduler, Policy, attach, evaluate
+from eenet import AutoScheduler, Policy, advise, attach, evaluate
 from eenet.cli.names import engine as named_engine
 from eenet.core.files import load_tensors, read_json, write_json
 from eenet.core.table import ExitTable
 from eenet.errors import EenetError
+from eenet.evaluation import CostParts
 from eenet.inference.adaptive import AdaptiveModel
 from eenet.inference.bench import bench
 from eenet.inference.engines import Engine
@@ -167,25 +168,29 @@ def loaded(build: Callable[[], MultiExitModel], run: Path) -> MultiExitModel:
 def measured(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
     """Return everything measured of one model."""
     path = options.work / subject.name
-    chosen = kept(path / "budget.json", lambda: one_point_below(subject, options.seed))
-    policy = fitted(subject, chosen["budget"], options.seed)
-    rows = []
+    chosen = kept(path / "budget.json", lambda: one_point_below(subject.tables, options.seed))
+    policy = fitted(subject.tables[0], chosen["budget"], options.seed)
+    rows, fewer = [], []
     for engine, dtype in subject.formats:
         file = path / f"{engine}_{dtype}.json"
         if options.engine and engine not in options.engine and not file.is_file():
             continue
         rows.append(kept(file, partial(timed, subject, engine, dtype, policy, options)))
-    return {"title": subject.title, "chosen": chosen, "engines": rows, "memory": memory(subject.model)}
+        if engine in JUDGED:
+            work = partial(with_paying_exits, subject, engine, chosen["budget"], options)
+            fewer.append(kept(path / f"{engine}_paying_exits.json", work))
+    memory_share = memory(subject.model)
+    return {"title": subject.title, "chosen": chosen, "engines": rows, "fewer": fewer, "memory": memory_share}
 
 
-def fitted(subject: Subject, budget: str, seed: int) -> Policy:
+def fitted(calibration: ExitTable, budget: str, seed: int) -> Policy:
     """Return the policy of a budget."""
-    return AutoScheduler(seed=seed).fit(subject.tables[0], budget=budget)
+    return AutoScheduler(seed=seed).fit(calibration, budget=budget)
 
 
-def one_point_below(subject: Subject, seed: int) -> dict[str, Any]:
+def one_point_below(tables: tuple[ExitTable, ExitTable], seed: int) -> dict[str, Any]:
     """Return the smallest whole percentage of the full cost that loses one point at most on the calibration side."""
-    calibration, test = subject.tables
+    calibration, test = tables
     costs = calibration.require_costs()
     full = calibration.require_utility("accuracy")[:, -1].mean().item()
     least = int(100 * costs.cumulative[0] / (costs.reference or costs.high)) + 1
@@ -194,7 +199,7 @@ def one_point_below(subject: Subject, seed: int) -> dict[str, Any]:
         budget = f"{percent}%"
         if evaluate(dial.at(budget), calibration, costs, budget=budget).utility >= full - BELOW:
             break
-    report = evaluate(fitted(subject, budget, seed), test, costs, budget=budget)
+    report = evaluate(fitted(calibration, budget, seed), test, costs, budget=budget)
     return {
         "budget": budget,
         "full": test.require_utility("accuracy")[:, -1].mean().item(),
@@ -230,6 +235,36 @@ def timed(subject: Subject, name: str, dtype: str, policy: Policy, options: argp
         value["costs"] = {str(latency.batch_size): latency.costs().to_dict() for latency in latencies}
         value["break_even"] = break_even(subject, latencies, options.seed)
     return value
+
+
+def with_paying_exits(subject: Subject, name: str, budget: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the benchmark at batch size 1 with those exits only that `advise` keeps, by the times measured there."""
+    inputs = subject.read(options.samples)
+    example = rows_of(inputs, torch.arange(2))
+    engine = named_engine(name, subject.model, example)
+    (latency,) = measure_latency(engine, inputs, batch_sizes=(1,), passes=25, progress=False)
+    costs = latency.costs()
+    parts = CostParts.of_profile({"latency": [latency.to_dict()]}, costs)
+    advice = advise(subject.tables[0], costs, [budget], parts=parts, seed=options.seed)
+    calibration, test = (table.keeping(advice.kept, advice.costs) for table in subject.tables)
+    chosen = one_point_below((calibration, test), options.seed)
+    policy = fitted(calibration, chosen["budget"], options.seed)
+    smaller = subject.model.without(advice.dropped) if advice.dropped else subject.model
+    engine = named_engine(name, smaller, example)
+    passes = max(4, options.passes)
+    report = bench(
+        smaller,
+        policy,
+        inputs,
+        batch_sizes=(1,),
+        engines=(engine,),
+        passes=passes,
+        seed=options.seed,
+        progress=False,
+    )
+    (row,) = report.to_dict()["rows"]
+    own = {"kept": list(advice.kept), "chosen": chosen, "overhead": overhead(engine, policy, inputs, 1, passes)}
+    return {"engine": name, **row, **own}
 
 
 def overhead(engine: Engine, policy: Policy, inputs: Inputs, size: int, passes: int) -> list[float]:

@@ -30,7 +30,8 @@ def write_page(found: dict[str, Any], split: list[dict[str, Any]], options: argp
     parts = [intro(found, options)]
     for value in found.values():
         parts.append(model_section(value))
-    parts += [splitting_section(split, found), overhead_section(found), paying_section(found), machine]
+    parts += [fewer_section(found), splitting_section(split, found), overhead_section(found), paying_section(found)]
+    parts.append(machine)
     options.out.mkdir(parents=True, exist_ok=True)
     with atomic_path(options.out / "speed.md") as draft:
         draft.write_text("\n".join(parts), encoding="utf-8")
@@ -119,6 +120,34 @@ def bench_row(row: dict[str, Any], eager: float) -> tuple[str, ...]:
 def spread(value: float | None, around: Sequence[float] | None) -> str:
     """Return a number with its quartiles."""
     return "-" if value is None or around is None else f"{value:.2f} ({around[0]:.2f} to {around[1]:.2f})"
+
+
+def fewer_section(found: dict[str, Any]) -> str:
+    """Return what is left of the losses at batch size 1 with the exits that are worth their time there."""
+    columns = ("model", "engine", "exits", "budget", "accuracy, %", "adaptive, ms", "exit gain", "ideal", "efficiency")
+    rows = [
+        (
+            value["title"],
+            one["engine"],
+            ", ".join(map(str, one["kept"])),
+            one["chosen"]["budget"],
+            f"{100 * one['chosen']['adaptive']:.2f}",
+            spread(one["adaptive_ms"], one["adaptive_spread"]),
+            f"{one['speedup']:.2f}",
+            f"{one['ideal_speedup']:.2f}",
+            spread(one["efficiency"], one["efficiency_spread"]),
+            spread(100 * one["overhead"][1], (100 * one["overhead"][0], 100 * one["overhead"][2])),
+        )
+        for value in found.values()
+        for one in value["fewer"]
+    ]
+    return (
+        "## One sample at a time, with the exits that pay\n\nDeciding takes the same time for a small network as for a "
+        "large one. Here only the exits that `eenet advise` keeps by the times measured at batch size 1 are left "
+        "(numbered as above), and the policy is fitted to these times: the smallest budget, in percent of the full "
+        "model's time, that loses at most one point on the calibration side. **overhead** is policy and bookkeeping, in "
+        "percent of the full model's time.\n\n" + markdown_table((*columns, "overhead"), rows)
+    )
 
 
 def splitting_section(split: list[dict[str, Any]], found: dict[str, Any]) -> str:

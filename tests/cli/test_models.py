@@ -19,7 +19,9 @@ from tests.cli.conftest import Ran, table_arrays
 from eenet.cli import main
 from eenet.core.files import save_tensors, write_json
 from eenet.core.table import ExitTable
+from eenet.core.trace import replay
 from eenet.recipes import RECIPES
+from eenet.schedulers import load_policy
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,22 @@ def test_run_on_a_split_agrees_with_the_table(eenet: Callable[..., Ran], made: P
     with (tmp_path / "rows.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["exit"]) for row in rows] == [sample["exit"] for sample in value["samples"]]
+
+
+def test_a_policy_for_some_exits_steers_the_model_without_the_others(
+    eenet: Callable[..., Ran], made: Path, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy"
+    assert eenet("fit", made / "val.npz", "-b", "70%", "-p", "max_prob", "--exits", "1", "--out", policy).code == 0
+    value = eenet("run", made / "run", "--policy", policy, "split:test", "--json", "-q").value
+    assert {sample["exit"] for sample in value["samples"]} == {1, 2}  # as the exits of the run are called
+    assert value["exit_distribution"][0] == 0 and sum(value["exit_distribution"]) == pytest.approx(1)
+    saved, test = load_policy(policy), ExitTable.load(made / "test.npz").keeping([1, 2])
+    replayed = replay(saved.policy, test).exit_index + 1
+    assert [sample["exit"] for sample in value["samples"]] == replayed.tolist()
+    timing = ("--policy", policy, "--batch-size", "2", "--passes", "1", "--json", "-q")
+    assert len(eenet("bench", made / "run", *timing, "--samples", "8").value["rows"][0]["exit_distribution"]) == 2
+    assert len(eenet("profile", made / "run", *timing).value["flops"]["cumulative"]) == 2
 
 
 def test_run_takes_images_folders_and_arrays(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:

@@ -168,6 +168,36 @@ def test_fit_writes_a_policy_that_meets_its_budget(
     assert replay(saved.policy, ExitTable.load(tables[0])).mean_cost == pytest.approx(2.1, rel=0.05)
 
 
+def test_fit_on_some_exits_takes_the_heads_of_the_others_off_the_costs(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    table = write_table()
+    record = {"cumulative": [2, 4, 6], "unit": "FLOPs", "reference": 4, "start": 0, "stages": [1, 1, 1]}
+    profile = {"format": "eenet profile", "version": 1, "flops": record | {"heads": [1, 1, 1]}, "latency": []}
+    (tmp_path / "costs.json").write_text(json.dumps(profile))
+    (tmp_path / "advice.json").write_text(json.dumps({"kept": [1, 2]}))
+    words = ("fit", table, "-b", "90%", "-p", "max_prob", "--out", tmp_path / "policy", "-q")
+    for exits, costs, expected in (
+        ("1", (), (2, 4)),
+        ("1,2", ("--costs", tmp_path / "costs.json"), (3, 5)),
+        (tmp_path / "advice.json", ("--costs", tmp_path / "costs.json"), (3, 5)),
+    ):
+        assert eenet(*words, "--exits", exits, *costs).code == 0
+        saved = load_policy(tmp_path / "policy")
+        assert saved.exits == (1, 2) and saved.costs is not None and saved.costs.cumulative == expected
+        assert saved.policy.num_exits == 2
+
+
+@pytest.mark.parametrize("exits", ["2", "7", "a", "", "-1", "0;1"])
+def test_exits_that_a_table_does_not_have_are_refused(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path, exits: str
+) -> None:
+    ran = eenet("fit", write_table(), "-b", "90%", "--out", tmp_path / "policy", f"--exits={exits}")
+    assert (
+        ran.code == 2 and "they are 0 to 1. Pass for example 1,3" in ran.stderr and not (tmp_path / "policy").exists()
+    )
+
+
 def test_fit_replaces_an_older_policy(eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path) -> None:
     for budget in ("60%", "80%"):
         ran = eenet("fit", tables[0], "-b", budget, "-p", "patience", "--out", tmp_path / "policy", "--quiet")

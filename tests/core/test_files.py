@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eenet.core.files import atomic_path, load_tensors, read_json, save_tensors, write_json
-from eenet.errors import BundleError, InputError
+from eenet.errors import BundleError, InputError, ShapeError
 from eenet.schedulers import GeometricScheduler, load_policy, save_policy
 from eenet.testing import synthetic_table
 
@@ -86,6 +86,18 @@ def test_a_damaged_policy_is_refused(tmp_path, file, damage):
     with pytest.raises(InputError) as error:
         load_policy(tmp_path / "policy")
     assert "\n" not in str(error.value)
+
+
+def test_a_policy_knows_which_exits_it_is_for(tmp_path):
+    policy = GeometricScheduler().fit(synthetic_table(50), budget=2.0)
+    save_policy(policy, tmp_path / "policy", exits=[1, 3, 4, 7])
+    assert load_policy(tmp_path / "policy").exits == (1, 3, 4, 7)
+    with pytest.raises(ShapeError, match="decides over 4 exits"):
+        save_policy(policy, tmp_path / "policy", exits=[1, 3])
+    stored = read_json(tmp_path / "policy" / "policy.json", "policy")
+    write_json(tmp_path / "policy" / "policy.json", stored | {"exits": [1, 3]})
+    with pytest.raises(BundleError, match="are not 4"):
+        load_policy(tmp_path / "policy")
 
 
 def test_a_policy_does_not_overwrite_other_folders(tmp_path):

@@ -155,6 +155,30 @@ def test_select_and_concat_are_inverse():
         ExitTable.concat([table, synthetic_table(10, labels=False)])
 
 
+def test_keeping_some_exits_is_recording_a_model_without_the_others():
+    table = synthetic_table(30)
+    table = ExitTable(
+        logits=table.logits,
+        labels=table.labels,
+        features=torch.randn(30, 4, 3),
+        confidence=torch.rand(30, 4),
+        costs=CostTable((1.0, 2.0, 3.0, 4.0), "ms", 3.5),
+    )
+    kept = table.keeping([1, 3])
+    assert (kept.num_exits, kept.costs) == (2, CostTable((2.0, 4.0), "ms", 3.5))
+    for key in ("logits", "utility", "features", "confidence"):
+        assert torch.equal(getattr(kept, key), getattr(table, key)[:, [1, 3]])
+    assert torch.equal(kept.labels, table.labels)
+    cheaper = CostTable((1.8, 3.6), "ms", 3.5)
+    assert table.keeping([1, 3], cheaper).costs == cheaper
+
+
+@pytest.mark.parametrize("exits", [[3], [1, 2], [3, 1], [1, 1, 3], [-1, 3], [1, 4]])
+def test_exits_that_cannot_be_kept_are_refused(exits):
+    with pytest.raises(InputError, match="cannot be kept: at least 2 of 0 to 3"):
+        synthetic_table(30).keeping(exits)
+
+
 def test_a_failed_write_leaves_the_old_table(tmp_path, monkeypatch):
     table = synthetic_table(10)
     table.save(tmp_path / "t.npz")

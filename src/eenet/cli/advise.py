@@ -28,7 +28,7 @@ from eenet.errors import InputError
 
 if TYPE_CHECKING:
     from eenet.core.costs import CostTable
-    from eenet.evaluation import CostParts, StaticModel
+    from eenet.evaluation import StaticModel
 
 StaticsOption = Annotated[
     list[str] | None,
@@ -77,7 +77,7 @@ def advise(
     cost_table = readable(measured)
     asked = [cost_table.budget(text) for text in budget or []]
     models = [model for text in static or [] for model in _statics(text, cost_table)]
-    parts = _parts(costs, measured, cost_table)
+    parts = loading.cost_parts(costs, measured, cost_table)
     for one in asked:
         output.note(f"Budget per sample: {one.meaning}.")
 
@@ -91,15 +91,6 @@ def advise(
         write_json(out, value)
         output.note(f"wrote {out}")
     output.result(value, *advice_tables(value), *(f"Note: {note}" for note in advice.notes))
-
-
-def _parts(path: Path | None, measured: CostTable, shown: CostTable) -> CostParts | None:
-    """Return what the costs are made of, where a profile says so."""
-    from eenet.core.files import read_json
-    from eenet.evaluation import CostParts
-
-    parts = None if path is None else CostParts.of_profile(read_json(path, "costs"), measured)
-    return None if parts is None else parts.scaled(shown.high / measured.high)
 
 
 def _statics(text: str, costs: CostTable) -> list[StaticModel]:
@@ -164,7 +155,8 @@ def advice_tables(value: Mapping[str, Any]) -> list[RenderableType | str]:
     points = [(f"{point['cost']:.4g}", percent(point["utility"])) for point in value["frontier"]]
     dropped = value["dropped"]
     advice = (
-        f"Keep exits {_listed(value['kept'])}; drop {_listed(dropped)}: model = model.without({dropped})"
+        f"Keep exits {_listed(value['kept'])}; drop {_listed(dropped)}: "
+        f"eenet fit --exits {','.join(map(str, value['kept']))}, or model.without({dropped})."
         if dropped
         else f"Keep all exits: {_listed(value['kept'])}."
     )

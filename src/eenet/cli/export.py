@@ -52,11 +52,11 @@ def export(
     require_engine(chosen)
     paths.output_folder(out, replaces=("manifest.json",))
     opened = loading.open_run(run, data_root)
-    saved = loading.open_policy(policy, opened.model)
+    saved, model = loading.open_policy(policy, opened.model)
     samples = opened.splits.test
-    output.note(f"Exporting {opened.model.num_exits} stages for {chosen}.")
+    output.note(f"Exporting {model.num_exits} stages for {chosen}.")
     exported = write(
-        opened.model,
+        model,
         saved.policy,
         samples.inputs(slice(0, _SAMPLES)),
         out,

@@ -72,6 +72,12 @@ def fit(
     deadline: Annotated[
         str | None, typer.Option("--deadline", metavar="D", help="Cost no sample may exceed: 4, 3ms or 80%.")
     ] = None,
+    exits: Annotated[
+        str | None,
+        typer.Option(
+            "--exits", metavar="K,K,...|FILE", help="Early exits to keep, or the file of eenet advise; default: all."
+        ),
+    ] = None,
     costs: CostsOption = None,
     batch_size: CostBatchOption = None,
     engine: CostEngineOption = None,
@@ -85,7 +91,8 @@ def fit(
 
     Without --policy, the scheduler that does best on held-out parts of VAL is chosen. The budget holds on VAL. With
     --guarantee half of VAL is set aside to certify the policy, so that the budget (or, with accuracy, a distance to the
-    full model of at most --epsilon) holds beyond VAL as well, on data drawn like it.
+    full model of at most --epsilon) holds beyond VAL as well, on data drawn like it. With --exits the policy steers a
+    model that has these exits only: run, bench and export then leave the other heads out.
 
     Examples:
 
@@ -98,6 +105,8 @@ def fit(
         eenet fit val.npz --guarantee accuracy --epsilon 0.01 --out policy
 
         eenet fit val.npz --budget 60% --deadline 90% --out policy
+
+        eenet fit val.npz --budget 60% --exits 1,3 --out policy
     """
     output = Output(as_json=as_json, quiet=quiet)
     chosen = names.scheduler(policy, seed)
@@ -105,6 +114,9 @@ def fit(
     paths.output_folder(out, replaces=("policy.json",))
     table = loading.read_table(val, "VAL")
     cost_table = loading.pick_costs(table, costs, batch_size, engine, dtype)
+    kept = None if exits is None else loading.read_exits(exits, table.num_exits)
+    if kept is not None:
+        table, cost_table = _keeping(table, cost_table, kept, costs)
     asked = None if budget is None else cost_table.budget(budget)
     limit = None if deadline is None else _deadline(deadline, chosen, cost_table)
     output.note(f"Fitting {policy} on {table.num_samples} samples and {table.num_exits} exits.")
@@ -113,7 +125,7 @@ def fit(
         output.note(f"Budget per sample: {asked.meaning}.")
     if limit is not None:
         output.note(f"Deadline of every sample: {limit.meaning}.")
-    facts = fit_policy(table, cost_table, asked, policy, chosen, out, promise=promise, deadline=limit)
+    facts = fit_policy(table, cost_table, asked, policy, chosen, out, promise=promise, deadline=limit, exits=kept)
     told = [facts["reason"]] if facts["reason"] else []
     told += [facts["certificate"]["statement"]] if "certificate" in facts else []
     shown = text_table(f"{policy}, written to {out}", ("what", "value"), _lines(facts))
@@ -130,6 +142,7 @@ def fit_policy(
     *,
     promise: Promise | None = None,
     deadline: Budget | None = None,
+    exits: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
     """Fit a policy, write it to a folder and return what is known about it.
 
@@ -142,6 +155,7 @@ def fit_policy(
         out: Folder to write.
         promise: What shall hold beyond the table.
         deadline: What no sample may exceed.
+        exits: Which exits of the model the table has; None: all.
     """
     from eenet import schedulers
     from eenet.core.trace import Replayer
@@ -156,12 +170,13 @@ def fit_policy(
         **({} if deadline is None else _named("deadline", deadline)),
         "num_samples": table.num_samples,
         "num_exits": table.num_exits,
+        **({} if exits is None else {"exits": list(exits)}),
         "num_classes": table.num_classes,
         "fit_cost": float(cost),
         "fit_utility": float(utility),
         **known,
     }
-    schedulers.save_policy(fitted, out, costs=costs, info=facts)
+    schedulers.save_policy(fitted, out, costs=costs, info=facts, exits=exits)
     return facts
 
 
@@ -195,6 +210,18 @@ def _fitted(
         raise InputError("budget is missing: without a promise of accuracy one is needed. Pass a mean cost per sample.")
     dial = scheduler.sweep(table, costs, [budget])
     return dial.at(budget), {"reason": dial.reason}
+
+
+def _keeping(
+    table: ExitTable, costs: CostTable, exits: tuple[int, ...], path: Path | None
+) -> tuple[ExitTable, CostTable]:
+    """Return table and costs of some exits only: without the other heads, where a profile says what these cost."""
+    from eenet.core.costs import CostTable
+
+    parts = loading.cost_parts(path, costs, costs)
+    kept = None if parts is None else CostTable(parts.cumulative(exits), costs.unit, costs.reference)
+    smaller = table.with_costs(costs).keeping(exits, kept)
+    return smaller, smaller.require_costs()
 
 
 def _promise(guarantee: str | None, delta: float | None, epsilon: float | None, budget: str | None) -> Promise | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from eenet.core.costs import CostTable
     from eenet.core.table import ExitTable
     from eenet.data.dataset import ArrayDataset
+    from eenet.evaluation import CostParts
     from eenet.models.model import MultiExitModel
     from eenet.recipes import Run
     from eenet.schedulers import SavedPolicy
@@ -34,8 +35,8 @@ def open_run(path: Path, data_root: Path | None = None) -> Run:
     return recipes.open_run(paths.existing_folder(path, "RUN"), data_root=data_root)
 
 
-def open_policy(path: Path, model: MultiExitModel) -> SavedPolicy:
-    """Return a fitted policy that suits a model.
+def open_policy(path: Path, model: MultiExitModel) -> tuple[SavedPolicy, MultiExitModel]:
+    """Return a fitted policy and the model it steers: the one given, without the exits it was not fitted for.
 
     Raises:
         InputError: It is missing, damaged, or was fitted for another number of exits.
@@ -43,12 +44,15 @@ def open_policy(path: Path, model: MultiExitModel) -> SavedPolicy:
     from eenet.schedulers import load_policy
 
     saved = load_policy(paths.existing_folder(path, "--policy"))
-    if saved.policy.num_exits != model.num_exits:
+    exits = tuple(range(saved.policy.num_exits)) if saved.exits is None else saved.exits
+    last = model.num_exits - 1
+    if exits[-1] != last:
         raise InputError(
-            f"--policy {str(path)!r} does not fit: it decides over {saved.policy.num_exits} exits, the model has "
-            f"{model.num_exits}. Fit a policy on a table recorded from this run."
+            f"--policy {str(path)!r} does not fit: it was fitted for a model of {exits[-1] + 1} exits, this "
+            f"one has {model.num_exits}. Fit a policy on a table recorded from this run."
         )
-    return saved
+    dropped = [k for k in range(last) if k not in exits]
+    return saved, model.without(dropped) if dropped else model
 
 
 def image_shape(dataset: ArrayDataset) -> tuple[int, int, int]:
@@ -127,6 +131,43 @@ def pick_costs(
             "Profile the model that the table was recorded from."
         )
     return chosen
+
+
+def cost_parts(path: Path | None, measured: CostTable, shown: CostTable) -> CostParts | None:
+    """Return what costs are made of, in the unit they are shown in, where a profile says so.
+
+    Args:
+        path: The profile; None where the costs are the table's own.
+        measured: Costs as they stand in it.
+        shown: The same in the wanted unit.
+    """
+    from eenet.core.files import read_json
+    from eenet.evaluation import CostParts
+
+    parts = None if path is None else CostParts.of_profile(read_json(path, "costs"), measured)
+    return None if parts is None else parts.scaled(shown.high / measured.high)
+
+
+def read_exits(text: str, num_exits: int) -> tuple[int, ...]:
+    """Read which exits stay, with the last one: numbers separated by commas, or the file of `eenet advise --out`.
+
+    Raises:
+        InputError: It names no early exit of the table, or none at all.
+    """
+    from eenet.core.files import read_json
+
+    words: list[object] = [word.strip() for word in text.split(",")]
+    if text.lower().endswith(".json"):
+        value = read_json(paths.existing(Path(text), "--exits"), "--exits")
+        words = value["kept"] if isinstance(value, dict) and isinstance(value.get("kept"), list) else []
+    last = num_exits - 1
+    numbers = {int(str(word)) if str(word).isdecimal() else -1 for word in words} | {last}
+    if len(numbers) < 2 or min(numbers) < 0 or max(numbers) > last:
+        raise InputError(
+            f"--exits {text!r} names no early exits of this table: they are 0 to {last - 1}. "
+            "Pass for example 1,3, or the file of eenet advise --out."
+        )
+    return tuple(sorted(numbers))
 
 
 def readable(costs: CostTable) -> CostTable:

@@ -29,6 +29,7 @@ from eenet.errors import InputError
 if TYPE_CHECKING:
     from eenet.data.dataset import ArrayDataset
     from eenet.inference.engines import Engine
+    from eenet.models.model import MultiExitModel
     from eenet.recipes import Run
 
 
@@ -66,19 +67,19 @@ def profile(
     if out is not None:
         paths.output_file(out)
     opened = loading.open_run(run, data_root)
-    deciding = None if policy is None else loading.open_policy(policy, opened.model).policy
+    saved, model = (None, opened.model) if policy is None else loading.open_policy(policy, opened.model)
     inputs = opened.splits.test.inputs(slice(0, max(sizes)))
-    engines = _engines(opened, chosen)
+    engines = _engines(opened, model, chosen)
 
     from eenet.inference.measure import measure
 
     measured = measure(
-        opened.model,
+        model,
         inputs,
         batch_sizes=sizes,
         engines=engines,
         passes=passes,
-        policy=deciding,
+        policy=None if saved is None else saved.policy,
         seed=seed,
         progress=not quiet,
     )
@@ -121,8 +122,8 @@ def bench(
     if out is not None:
         paths.output_file(out)
     opened = loading.open_run(run, data_root)
-    saved = loading.open_policy(policy, opened.model)
-    engines = _engines(opened, chosen)
+    saved, model = loading.open_policy(policy, opened.model)
+    engines = _engines(opened, model, chosen)
     dataset = _enough(opened.splits.test, sizes, samples)
 
     from eenet.core.files import write_json
@@ -130,7 +131,7 @@ def bench(
 
     output.note(f"Timing {passes} passes over {len(dataset)} test samples.")
     report = time_passes(
-        opened.model,
+        model,
         saved.policy,
         dataset.inputs(slice(None)),
         batch_sizes=sizes,
@@ -155,7 +156,7 @@ def _enough(dataset: ArrayDataset, sizes: list[int], samples: int) -> ArrayDatas
     return dataset.select(slice(0, max(samples, *sizes)))
 
 
-def _engines(opened: Run, chosen: list[tuple[str, str]]) -> list[Engine]:
+def _engines(opened: Run, model: MultiExitModel, chosen: list[tuple[str, str]]) -> list[Engine]:
     """Return the engines to measure, each in its number format."""
     example = opened.splits.test.inputs(slice(0, 2))
-    return [names.engine(name, opened.model, example, dtype) for name, dtype in chosen]
+    return [names.engine(name, model, example, dtype) for name, dtype in chosen]

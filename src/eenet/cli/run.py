@@ -67,17 +67,22 @@ def run(
             f"--out {str(out)!r} is of no known kind: rows are written as {' or '.join(OUT_SUFFIXES)}. Rename it."
         )
     opened = loading.open_run(run_folder, data_root)
-    saved = loading.open_policy(policy, opened.model)
+    saved, model = loading.open_policy(policy, opened.model)
     sources = open_inputs(inputs, opened.splits.get, loading.image_shape(opened.splits.test))
 
     from eenet.inference.adaptive import AdaptiveModel
 
     output.note(f"Running {sum(len(source.names) for source in sources)} samples in batches of {batch_size}.")
     samples = predict(
-        AdaptiveModel(opened.model, saved.policy, saved.costs), opened, sources, batch_size, regroup=regroup
+        AdaptiveModel(model, saved.policy, saved.costs),
+        opened,
+        sources,
+        batch_size,
+        regroup=regroup,
+        exits=saved.exits,
     )
     unit = None if saved.costs is None else saved.costs.unit
-    summary = summarise(samples, saved.policy.num_exits, unit)
+    summary = summarise(samples, opened.model.num_exits, unit)
     if out is not None:
         write_rows(samples, out)
         output.note(f"wrote {len(samples)} rows to {out}")
@@ -85,7 +90,13 @@ def run(
 
 
 def predict(
-    adaptive: AdaptiveModel, opened: Run, sources: Sequence[Source], batch_size: int, *, regroup: bool = True
+    adaptive: AdaptiveModel,
+    opened: Run,
+    sources: Sequence[Source],
+    batch_size: int,
+    *,
+    regroup: bool = True,
+    exits: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Run every sample of the sources and return one row for each.
 
@@ -95,6 +106,7 @@ def predict(
         sources: Where the samples come from.
         batch_size: Samples per forward pass.
         regroup: Let samples that stay wait for a full batch before each stage.
+        exits: What the exits are called, where the adaptive model has some of the run's only.
     """
     names: list[str] = []
     labels: list[int | None] = []
@@ -110,6 +122,8 @@ def predict(
     samples: list[dict[str, Any]] = []
     for row, (name, label) in enumerate(zip(names, labels, strict=True)):
         sample = {"sample": row, "input": name, **_sample(prediction, row, classes)}
+        if exits is not None:
+            sample["exit"] = exits[sample["exit"]]
         if label is not None:
             sample["label"] = label
             sample["right"] = sample["prediction"] == label

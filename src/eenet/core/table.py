@@ -181,6 +181,33 @@ class ExitTable:
         }
         return replace(self, **picked)
 
+    def keeping(self, exits: Sequence[int], costs: CostTable | None = None) -> ExitTable:
+        """Return the table of a model that has some of the exits only, as `MultiExitModel.without` makes it.
+
+        Args:
+            exits: Those that stay, in increasing order, the last one among them.
+            costs: Of leaving there; default: those of this table, as if the heads left out still ran.
+
+        Raises:
+            InputError: The exits are no such choice, or the table is transformed.
+        """
+        kept, last = list(exits), self.num_exits - 1
+        if kept != sorted(set(kept)) or len(kept) < 2 or kept[0] < 0 or kept[-1] != last:
+            raise InputError(
+                f"exits {kept} cannot be kept: at least 2 of 0 to {last} are needed, in increasing order, with the "
+                f"last one. Name them so."
+            )
+        if self.transform is not None:
+            raise InputError("table is transformed: exits are chosen among what the model said. Choose them first.")
+        if costs is None and self.costs is not None:
+            own = self.costs
+            costs = CostTable(tuple(own.cumulative[k] for k in kept), own.unit, own.reference)
+        picked: dict[str, Any] = {
+            key: None if getattr(self, key) is None else getattr(self, key)[:, kept]
+            for key in ("logits", "utility", "features", "confidence")
+        }
+        return replace(self, **picked, costs=costs)
+
     @classmethod
     def concat(cls, tables: Sequence[ExitTable]) -> ExitTable:
         """Return one table with the rows of all, in order; costs, split and transform are those of the first.

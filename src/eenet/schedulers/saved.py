@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from eenet.core.files import atomic_path, load_tensors, read_json, save_tensors,
 from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.transform import Transform
-from eenet.errors import BundleError, EenetError, InputError
+from eenet.errors import BundleError, EenetError, InputError, ShapeError
 from eenet.schedulers.eenet import EENetScorer
 from eenet.schedulers.ensemble import Ensemble
 from eenet.schedulers.heuristics import VoteScorer
@@ -38,11 +39,14 @@ class SavedPolicy:
         policy: The rule.
         costs: The costs it was fitted with, where they were stored.
         info: Whatever else was stored: budget, scheduler, data.
+        exits: Which exits of the model it decides over, where it was fitted for some of them only: it steers
+            ``model.without`` the others.
     """
 
     policy: Policy
     costs: CostTable | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    exits: tuple[int, ...] | None = None
 
 
 def policy_to_spec(policy: Policy) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -91,7 +95,12 @@ def policy_from_spec(spec: object, tensors: dict[str, Tensor]) -> Policy:
 
 
 def save_policy(
-    policy: Policy, path: str | os.PathLike[str], *, costs: CostTable | None = None, info: dict[str, Any] | None = None
+    policy: Policy,
+    path: str | os.PathLike[str],
+    *,
+    costs: CostTable | None = None,
+    info: dict[str, Any] | None = None,
+    exits: Sequence[int] | None = None,
 ) -> None:
     """Write a policy as a folder, atomically.
 
@@ -100,11 +109,17 @@ def save_policy(
         path: The folder; an earlier policy there is replaced.
         costs: What it was fitted with.
         info: JSON values to keep with it: budget, scheduler, data.
+        exits: Which exits of the model it decides over; default: all.
 
     Raises:
+        ShapeError: Another number of exits than the policy has.
         InputError: The policy cannot be saved, or ``path`` is a folder that holds something else.
     """
     spec, tensors = policy_to_spec(policy)
+    if exits is not None and len(exits) != policy.num_exits:
+        raise ShapeError(
+            f"exits {list(exits)} do not fit: the policy decides over {policy.num_exits} exits. Name as many."
+        )
     target = Path(path)
     if target.is_dir() and any(target.iterdir()) and not (target / "policy.json").is_file():
         raise InputError(f"output {path} is taken: it is a folder that holds no policy. Choose another.")
@@ -114,6 +129,7 @@ def save_policy(
         stored = {
             "costs": None if costs is None else costs.to_dict(),
             "info": info or {},
+            "exits": None if exits is None else list(exits),
             "sha256": sha256(draft / "policy.safetensors"),
         }
         write_json(draft / "policy.json", spec | stored)
@@ -136,7 +152,12 @@ def load_policy(path: str | os.PathLike[str]) -> SavedPolicy:
             f"policy {path} was changed since it was written: the checksum of its tensors differs. Fit it again."
         )
     costs = None if stored.get("costs") is None else CostTable.from_dict(stored["costs"])
-    return SavedPolicy(policy_from_spec(stored, tensors), costs, dict(stored.get("info") or {}))
+    policy, exits = policy_from_spec(stored, tensors), stored.get("exits")
+    if exits is not None and (not isinstance(exits, list) or len(exits) != policy.num_exits):
+        raise BundleError(
+            f"policy {path} cannot be used: its exits {exits!r} are not {policy.num_exits}. Fit it again."
+        )
+    return SavedPolicy(policy, costs, dict(stored.get("info") or {}), None if exits is None else tuple(exits))
 
 
 def _describe(policy: Policy, parts: list[Scorer | Transform], tensors: dict[str, Tensor], name: str) -> dict[str, Any]:
