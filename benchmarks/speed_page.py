@@ -145,8 +145,8 @@ def fewer_section(found: dict[str, Any]) -> str:
         "## One sample at a time, with the exits that pay\n\nDeciding takes the same time for a small network as for a "
         "large one. Here only the exits that `eenet advise` keeps by the times measured at batch size 1 are left "
         "(numbered as above), and the policy is fitted to these times: the smallest budget, in percent of the full "
-        "model's time, that loses at most one point on the calibration side. **overhead** is policy and bookkeeping, in "
-        "percent of the full model's time.\n\n" + markdown_table((*columns, "overhead"), rows)
+        "model's time, that loses at most one point on the calibration side. **overhead** is policy and bookkeeping, "
+        "in percent of the full model's time.\n\n" + markdown_table((*columns, "overhead"), rows)
     )
 
 

@@ -277,7 +277,7 @@ class ExitTable:
             TableError: The file is missing, damaged or holds objects, or its content is no usable table.
         """
         arrays = table_files.read(path)
-        costs = _costs_of(arrays)
+        costs = table_files.costs_of(arrays)
         split = str(arrays["split"]) if "split" in arrays else os.path.basename(os.fspath(path)).removesuffix(".npz")
         keys = ("labels", "utility", "features", "confidence")
         others = {key: _tensor(key, arrays[key]) for key in keys if key in arrays}
@@ -320,27 +320,6 @@ def _tensor(key: str, array: np.ndarray) -> Tensor:
             f"{key} of type {array.dtype} cannot be used: numbers are needed. Save them as float32 or int64."
         )
     return torch.from_numpy(array)
-
-
-def _costs_of(arrays: dict[str, np.ndarray]) -> CostTable | None:
-    if "costs" not in arrays:
-        return None
-    if "cost_unit" not in arrays:
-        raise TableError(
-            "cost_unit is missing: 'costs' without a unit mean nothing. Save 'cost_unit', for example 'ms'."
-        )
-    values = np.atleast_1d(arrays["costs"])
-    if values.ndim != 1 or values.dtype.kind not in "fiu":
-        raise TableError(
-            f"costs of shape {values.shape} and type {values.dtype} do not fit: one number per exit is needed."
-        )
-    reference = arrays.get("cost_reference")
-    known = reference is not None and reference.size == 1
-    return CostTable(
-        tuple(values.tolist()),
-        str(arrays["cost_unit"]),
-        float(reference.item()) if known and reference is not None else None,
-    )
 
 
 def _check_shapes(table: ExitTable) -> None:

@@ -12,7 +12,7 @@ from eenet.core.costs import CostTable
 from eenet.core.files import atomic_path
 from eenet.errors import TableError
 
-__all__ = ["KEYS", "cost_arrays", "read", "write"]
+__all__ = ["KEYS", "cost_arrays", "costs_of", "read", "write"]
 
 KEYS = (
     "logits",
@@ -100,4 +100,30 @@ def _damaged(source: Path, where: str, error: Exception) -> TableError:
         )
     return TableError(
         f"table {source} {where}cannot be read: the file is truncated or damaged ({error}). Write it again."
+    )
+
+
+def costs_of(arrays: dict[str, np.ndarray]) -> CostTable | None:
+    """Return the costs among the arrays of a table, None where there are none.
+
+    Raises:
+        TableError: They are no costs, or their unit is missing.
+    """
+    if "costs" not in arrays:
+        return None
+    if "cost_unit" not in arrays:
+        raise TableError(
+            "cost_unit is missing: 'costs' without a unit mean nothing. Save 'cost_unit', for example 'ms'."
+        )
+    values = np.atleast_1d(arrays["costs"])
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise TableError(
+            f"costs of shape {values.shape} and type {values.dtype} do not fit: one number per exit is needed."
+        )
+    reference = arrays.get("cost_reference")
+    known = reference is not None and reference.size == 1
+    return CostTable(
+        tuple(values.tolist()),
+        str(arrays["cost_unit"]),
+        float(reference.item()) if known and reference is not None else None,
     )
