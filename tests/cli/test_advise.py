@@ -53,7 +53,7 @@ def test_the_verdict_comes_first_and_says_how_to_drop_exits(
     ran = eenet("advise", write_table(samples=400), "--costs", costs, "-q")
     first, second = ran.stdout.splitlines()[:2]
     assert first.startswith("Early exit ") and first.endswith(".")
-    assert second == "Keep exits 0, 2; drop 1: model = model.without([1])"
+    assert second == "Keep exits 0, 2; drop 1: eenet fit --exits 0,2, or model.without([1])."
     assert "MFLOPs" in ran.stdout and "Note:" not in ran.stdout  # all is known
 
 
