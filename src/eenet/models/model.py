@@ -78,7 +78,7 @@ class MultiExitModel(nn.Module):
                 is.
             rows: indices of the samples to keep, or one flag per sample.
         """
-        return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, state)
+        return tree_map(lambda leaf: _rows(leaf, rows) if isinstance(leaf, Tensor) else leaf, state)
 
     def join(self, states: Sequence[State]) -> State:
         """Return the states of several batches as one: every tensor in them is joined along its first axis.
@@ -122,6 +122,13 @@ class MultiExitModel(nn.Module):
             state = stage(state)
             outputs.append(head(state))
         return outputs
+
+
+def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Return some rows in the tensor's own memory order."""
+    if rows.dtype == torch.int64 and tensor.is_contiguous():  # twice as fast, but always answers in channels first
+        return tensor.index_select(0, rows)
+    return tensor[rows]
 
 
 def _joined(stages: list[nn.Module]) -> nn.Module:
