@@ -21,12 +21,25 @@ from eenet.data.augment import Augment
 from eenet.data.files import UNLABELLED, Files, ImageFiles, MaskFiles
 from eenet.errors import DataError, InputError
 
-__all__ = ["IGNORED", "SPLIT_NAMES", "ArrayDataset", "DataSplits", "LabelledDataset", "Split", "as_images", "digest"]
+__all__ = [
+    "IGNORED",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "SPLIT_NAMES",
+    "ArrayDataset",
+    "DataSplits",
+    "LabelledDataset",
+    "Split",
+    "as_images",
+    "digest",
+]
 
 Split: TypeAlias = Literal["train", "calibration", "test"]
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "calibration": "calibration", "val": "calibration", "test": "test"}
 """Accepted names of splits; ``val`` is short for ``calibration``."""
 Chosen = TypeVar("Chosen", bound="LabelledDataset")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's colours, which most published weights expect."""
 IGNORED = -100
 """Target of a pixel where nothing is to be learnt or judged."""
 
