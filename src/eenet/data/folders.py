@@ -40,9 +40,10 @@ def data_folder(root: Path, names: Sequence[str], needed: Sequence[str], what: s
 def missing(root: Path, names: Sequence[str], expected: str, what: str) -> DataError:
     """Make the error for a data set that is not there."""
     near = next((Path(root) / name for name in names if (Path(root) / name).is_dir()), Path(root))
+    inside, held = (f"{names[0]} with ", names[0]) if names else ("", "them")
     return DataError(
-        f"data root {root} has no {what}: {names[0]} with {expected} was expected, found {content(near)} in {near}. "
-        f"Pass the folder that holds {names[0]}."
+        f"data root {root} has no {what}: {inside}{expected} was expected, found {content(near)} in {near}. Pass the "
+        f"folder that holds {held}."
     )
 
 

@@ -30,7 +30,7 @@ def load_mask_folder(root: Path, *, seed: int = 0, size: tuple[int, int] = (256,
     Raises:
         DataError: something is missing, there are fewer than 10 images, or an image has no mask.
     """
-    folder = data_folder(Path(root), ("images",), ("images", "masks", "classes.txt"), "images with masks")
+    folder = data_folder(root, (), ("images", "masks", "classes.txt"), "images with masks")
     classes = tuple((folder / "classes.txt").read_text(encoding="utf-8").splitlines())
     images = images_in(folder / "images")
     masks = masks_of([folder / "masks" / f"{path.stem}.png" for path in images])
