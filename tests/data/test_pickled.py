@@ -59,7 +59,7 @@ class Malicious:
 def test_what_a_file_asks_for_is_not_run(tmp_path: Path, protocol: int) -> None:
     target = tmp_path / "was run"
     content = pickle.dumps({"data": Malicious(target)}, protocol)
-    pickle.loads(content)  # noqa: S301: Python's own reader does run it
+    pickle.loads(content)  # noqa: S301 - Python's own reader does run it
     target.rmdir()
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(DataError, match=r"a is refused: it asks for the function (posix|nt)\.mkdir, .* It was not run"):
