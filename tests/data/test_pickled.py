@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from written_data import pickled, write_cifar10, write_cifar100
 
 from eenet.data.pickled import read_pickled
@@ -89,6 +91,20 @@ def test_refuses_arrays_of_other_numbers(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(pickle.dumps({"data": np.zeros(3)}, 4))
     with pytest.raises(DataError, match="asks for an array of other numbers than bytes"):
         read_pickled(tmp_path / "a")
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_file_holds_is_plain_values_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(pickled({b"data": np.zeros((2, 5), np.uint8), b"labels": [1, 300], b"more": {b"a": [b"b"]}}))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (tmp_path / "a").write_bytes(content)
+    try:
+        found = read_pickled(tmp_path / "a")
+    except DataError:
+        return
+    assert all(isinstance(key, str) for key in found)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

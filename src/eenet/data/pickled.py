@@ -154,7 +154,7 @@ class _Reader:
         elif maker == _Name("number"):
             self.stack.append(_Number((_text(arguments[0]),)))
         else:
-            raise _RefusedError(f"a call of {maker!r}")
+            raise _RefusedError(f"a call of {type(maker).__name__}")
 
     def build(self) -> None:
         """Fill the array on the stack; what a number type is filled with changes nothing for bytes."""
@@ -171,7 +171,9 @@ def _expect(value: Any, kind: type[Any]) -> Any:  # noqa: ANN401
     return value
 
 
-def _text(value: str | bytes) -> str:
+def _text(value: Any) -> str:  # noqa: ANN401
+    if not isinstance(value, str | bytes):
+        raise TypeError(f"{type(value).__name__} where a text was expected")
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
