@@ -15,17 +15,20 @@ import argparse
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from efficientnet import described
-from sst2 import CLASSES, Sentences, make_splits, read_texts, weights_folder, with_exits
+from sst2 import CLASSES, weights_folder, with_exits
 from torch import Tensor, nn
 
 from eenet import attach
 from eenet.core.costs import CostTable
 from eenet.core.files import load_tensors
 from eenet.core.table import ExitTable
+from eenet.data.sst2 import load_sst2
+from eenet.data.texts import TextDataset, masked
 from eenet.inference.flops import measure_flops
 from eenet.inference.record import record
 from eenet.models.model import MultiExitModel
@@ -77,31 +80,12 @@ class SentenceClassifier(nn.Module):
         return self.classify((hidden * weights).sum(dim=1) / weights.sum(dim=1))  # type: ignore[no-any-return]
 
 
-class MaskedSentences(Sentences):
-    """Sentences as token numbers and attention masks.
-
-    Args:
-        tokens: ``[sample, token]``, 0 where a sentence has ended.
-        labels: the true classes.
-        width: tokens per sentence; default: of the longest in each batch.
-    """
-
-    def __init__(self, tokens: Tensor, labels: Tensor, width: int | None = None) -> None:
-        super().__init__(tokens, labels)
-        self.width = width
-
-    def prepare(self, tokens: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return the model's inputs."""
-        ids = super().prepare(tokens) if self.width is None else tokens[:, : self.width].long()
-        return {"input_ids": ids, "attention_mask": (ids != 0).long()}
-
-
-def padded_splits(root: Path, seed: int) -> dict[str, MaskedSentences]:
-    """Return the splits of the benchmark of six exits; held-out sentences have one length."""
-    splits = make_splits(read_texts(root), weights_folder(), seed)
+def padded_splits(root: Path, seed: int) -> dict[str, TextDataset]:
+    """Return the splits of the benchmark of six exits with attention masks; held-out sentences have one length."""
+    splits = load_sst2(root, weights_folder(), seed=seed)
+    forms = {"train": masked, "calibration": partial(masked, width=TOKENS), "test": partial(masked, width=TOKENS)}
     return {
-        name: MaskedSentences(part.images, part.labels, None if name == "train" else TOKENS)
-        for name, part in splits.items()
+        name: TextDataset(splits.get(name).tokens, splits.get(name).labels, form=form) for name, form in forms.items()
     }
 
 
@@ -134,7 +118,7 @@ def build(start: Path, seed: int) -> MultiExitModel:
     return attach(classifier(start, seed), example(), exits=EXITS, seed=seed)
 
 
-def recorded(model: MultiExitModel, sentences: MaskedSentences, run: Path, name: str) -> ExitTable:
+def recorded(model: MultiExitModel, sentences: TextDataset, run: Path, name: str) -> ExitTable:
     """Return what every exit says about a split; recorded if not there yet."""
     path = run / f"{name}.npz"
     if not path.is_file():

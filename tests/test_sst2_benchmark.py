@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eenet.data.texts import TextDataset
 from eenet.inference.flops import measure_flops
 from eenet.models.model import MultiExitModel
 
@@ -113,33 +114,9 @@ def test_word_embeddings_are_left_as_published(model: MultiExitModel) -> None:
     assert untouched == ["stages.0.0.embeddings.weight"]
 
 
-def test_quotes_and_line_ends_are_read_as_they_stand(sst2: ModuleType, tmp_path: Path) -> None:
-    for name in ("train", "dev", "test"):
-        (tmp_path / f"{name}.tsv").write_bytes(b'label\tsentence\n1\t" A "good" film \r\n0\tbad\n')
-    part = sst2.read_texts(tmp_path)["train"]
-    assert part == sst2.Texts(('" a "good" film', "bad"), (1, 0))
-
-
-def test_phrases_with_the_words_of_a_held_out_sentence_are_dropped(sst2: ModuleType) -> None:
-    train = sst2.Texts(("bad .", "not bad", "so  bad !"), (0, 1, 0))
-    held_out = sst2.Texts(("bad ?", "so bad"), (0, 0))
-    assert train.without(set(held_out.words)) == sst2.Texts(("not bad",), (1,))
-
-
-def test_inputs_are_cut_to_the_longest_sentence_among_them(sst2: ModuleType) -> None:
-    data = sst2.Sentences(sentences(), torch.tensor([0, 1, 1]))
-    assert [tuple(inputs.shape) for inputs, _ in data.batches(2)] == [(2, 5), (1, 3)]
-    assert data.select(torch.tensor([1])).inputs(slice(0, 1)).tolist() == [[5, 6]]
-
-
-def test_missing_data_is_said_in_one_line(sst2: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(sst2.DataError, match=r"lacks SST-2: there is no train\.tsv"):
-        sst2.read_texts(tmp_path)
-
-
 @torch.no_grad()
 def test_tables_hold_the_embedding_each_head_reads(sst2: ModuleType, model: MultiExitModel, tmp_path: Path) -> None:
-    data = sst2.Sentences(sentences(), torch.tensor([0, 1, 1]))
+    data = TextDataset(sentences(), torch.tensor([0, 1, 1]))
     costs = sst2.typical_costs(model, data)
     table = sst2.recorded(model, data, tmp_path, "test", costs)
     assert table.features.shape == (3, LAYERS, WIDTH)

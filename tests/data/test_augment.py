@@ -1,8 +1,8 @@
-"""random_crop_flip against its slow twin, and as a function of its generator alone."""
+"""Augmentations against their slow twins, and as functions of their generator alone."""
 
 import torch
 
-from eenet.data import random_crop_flip
+from eenet.data import random_crop_flip, random_flip, random_resized_crop_flip
 
 
 def draw(images: torch.Tensor, seed: int, pad: int = 4) -> torch.Tensor:
@@ -46,3 +46,36 @@ def test_about_half_is_mirrored() -> None:
     ramp = torch.arange(16.0).expand(2000, 1, 1, 16)
     changed = draw(ramp, 0, pad=0)
     assert 0.45 < (changed[:, 0, 0, 0] == 15).float().mean() < 0.55
+
+
+def test_flips_mirror_half_and_nothing_else() -> None:
+    images = torch.randint(0, 256, (400, 2, 3, 5), dtype=torch.uint8)
+    changed = random_flip(images, torch.Generator().manual_seed(0))
+    mirrored = (changed != images).flatten(1).any(1)
+    assert torch.equal(changed[mirrored], images[mirrored].flip(-1))
+    assert 150 < mirrored.sum() < 250
+    assert torch.equal(changed, random_flip(images, torch.Generator().manual_seed(0)))
+
+
+def test_resized_crops_are_parts_of_the_image_by_the_same_pixels() -> None:
+    height, width = 12, 20
+    places = torch.stack(
+        torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    )  # its own row, column
+    changed = random_resized_crop_flip(places.expand(500, -1, -1, -1), torch.Generator().manual_seed(0), 0.25)
+    rows, columns = changed[:, 0], changed[:, 1]
+    assert (rows == rows[:, :, :1]).all() and (columns == columns[:, :1]).all()
+    down, right = rows[:, :, 0].diff(dim=1), columns[:, 0].diff(dim=1)
+    mirrored = right.sum(1) < 0
+    assert ((down == 0) | (down == 1)).all() and ((right.abs() == 0) | (right.abs() == 1)).all()
+    assert 200 < mirrored.sum() < 300 and (right[mirrored] <= 0).all() and (right[~mirrored] >= 0).all()
+    high, wide = (down.sum(1) + 1) / height, (right.sum(1).abs() + 1) / width
+    area = high * wide
+    assert 0.17 < area.min() < 0.35 and area.max() > 0.9 and 0.5 < area.mean() < 0.75
+    assert (high / wide).log().abs().max() < 0.6 and rows.min() == 0 and rows.max() == height - 1
+
+
+def test_a_crop_of_everything_changes_nothing_but_the_side() -> None:
+    images = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6)
+    square = random_resized_crop_flip(images, torch.Generator().manual_seed(1), smallest=1.0)
+    assert square.shape == images.shape and square.dtype == images.dtype

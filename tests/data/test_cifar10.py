@@ -1,4 +1,4 @@
-"""Packed CIFAR-10: read as written, refused when damaged, and the published net reaches what it should on it."""
+"""CIFAR-10: read as written in every layout, refused when damaged, and the published net reaches what it should."""
 
 import io
 from pathlib import Path
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from written_data import write_cifar10
 
-from eenet.data import cifar10, load_cifar10_packed
+from eenet.data import cifar10, load_cifar10, load_cifar10_packed
 from eenet.errors import DataError
 from eenet.recipes import RECIPES
 
@@ -95,6 +96,34 @@ def test_refuses_images_of_another_size_and_damaged_ones(root: Path) -> None:
     np.savez(path, **arrays)
     with pytest.raises(DataError, match="image 0 cannot be decoded"):
         _ = load_cifar10_packed(root).test
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_official_layouts_are_read(tmp_path: Path, binary: bool) -> None:
+    root = write_cifar10(tmp_path, binary=binary)
+    splits = load_cifar10(root)
+    assert splits.train.images.shape == (40, 3, 32, 32) and splits.train.labels.tolist() == [*range(10)] * 4
+    assert len(splits.calibration) == len(splits.test) == 20
+    inside = load_cifar10(next(root.iterdir()))
+    assert torch.equal(inside.test.images, splits.test.images)
+
+
+def test_official_layouts_hold_the_same_and_go_first(root: Path) -> None:
+    assert len(load_cifar10(root).train) == TRAIN
+    binary = load_cifar10(write_cifar10(root, binary=True)).train
+    (root / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(b"")
+    pickled = load_cifar10(write_cifar10(root)).train
+    assert torch.equal(binary.images, pickled.images) and torch.equal(binary.labels, pickled.labels)
+    assert len(load_cifar10(root).test) == 20
+
+
+def test_says_what_was_expected_and_found(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").touch()
+    with pytest.raises(
+        DataError, match=r"cifar-10-batches-py with data_batch_1 to 5 .* was expected, found data_batch_1"
+    ):
+        load_cifar10(tmp_path)
 
 
 def test_the_published_net_reads_real_images(data_root: Path) -> None:

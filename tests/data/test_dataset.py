@@ -1,9 +1,13 @@
 """Arrays, splits and digits: what is prepared, what is loaded, and that the sides never overlap."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from written_data import picture, save
 
-from eenet.data import ArrayDataset, DataSplits, load_digits
+from eenet.data import ArrayDataset, DataSplits, ImageFiles, TextDataset, load_digits
+from eenet.data.dataset import as_images
 from eenet.errors import DataError, InputError
 
 
@@ -87,3 +91,41 @@ def test_images_of_another_size_are_resized_when_prepared() -> None:
     prepared = data.select(slice(0, 1)).inputs(slice(None))
     torch.testing.assert_close(prepared[0, 0, 0], torch.tensor([0, 0, 0, 0.25, 0.75, 1, 1, 1]))
     assert data.images.data_ptr() == images.data_ptr()
+
+
+def test_masks_by_hand() -> None:
+    images = torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2)
+    masks = torch.tensor([[[0, 1], [255, 2]], [[2, 2], [0, 255]]], dtype=torch.uint8)
+    data = ArrayDataset(images, masks, mean=(0.0,), std=(1 / 255,))
+    assert data.targets(slice(0, 1)).tolist() == [[[0, 1], [-100, 2]]]
+    rows, generator = torch.tensor([1, 0]), torch.Generator()
+    inputs, targets = data.training_batch(rows, lambda images, _: images.flip(-1), generator)
+    torch.testing.assert_close(inputs, torch.tensor([[[[5.0, 4], [7, 6]]], [[[1, 0], [3, 2]]]]))
+    assert targets.tolist() == [[[2, 2], [-100, 0]], [[1, 0], [2, -100]]]
+    _, shifted = data.training_batch(rows, lambda images, _: images * 0, generator)  # zeros come in from outside
+    assert (shifted == -100).all()
+    inputs, targets = data.training_batch(rows, None, generator)
+    assert torch.equal(inputs, data.inputs(rows)) and torch.equal(targets, data.targets(rows))
+    with pytest.raises(DataError, match="or a uint8 mask of its size"):
+        ArrayDataset(images, masks.long(), mean=(0.0,), std=(1.0,))
+
+
+def test_images_stay_files_until_asked_for(tmp_path: Path) -> None:
+    for row in range(3):
+        save(tmp_path / f"{row}.png", picture(row, 4, 5, row))
+    paths = sorted(tmp_path.iterdir())
+    settings = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    files = ArrayDataset(ImageFiles(paths, (4, 5)), torch.arange(3), **settings)
+    memory = ArrayDataset(ImageFiles(paths, (4, 5))[:], torch.arange(3), **settings)
+    chosen = torch.tensor([2, 0])
+    assert isinstance(files.select(chosen).images, ImageFiles)
+    assert torch.equal(files.select(chosen).inputs(slice(None)), memory.inputs(chosen))
+    assert [targets.tolist() for _, targets in files.batches(2)] == [[0, 1], [2]]
+    assert files.fingerprint() != memory.fingerprint() == memory.resized((2, 2)).fingerprint()
+    assert as_images(files) is files
+
+
+def test_texts_are_no_images() -> None:
+    texts = TextDataset(torch.ones(2, 3, dtype=torch.int32), torch.tensor([0, 1]))
+    with pytest.raises(DataError, match="data are no images"):
+        as_images(texts)

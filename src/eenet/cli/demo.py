@@ -189,14 +189,15 @@ def _report(value: dict[str, Any], run: Run, prediction: Prediction, out: Path) 
 
 def _examples(run: Run, prediction: Prediction) -> list[Example]:
     """Return the first few test images that left at each exit."""
+    from eenet.data.dataset import as_images
     from eenet.report.sections import Example
 
-    test, classes = run.splits.test, run.splits.classes
+    test, classes = as_images(run.splits.test), run.splits.classes
     return [
         Example(
             exit_index=k,
             caption=f"{classes[int(test.labels[row])]}, answered {classes[int(prediction.labels[row])]}",
-            image=(test.images[row, 0] * 255).byte().numpy(),
+            image=(test.images[slice(row, row + 1)][0, 0] * 255).byte().numpy(),
         )
         for k in range(run.model.num_exits)
         for row in (prediction.exit_index == k).nonzero().flatten()[:EXAMPLES_PER_EXIT].tolist()

@@ -13,7 +13,7 @@ from eenet.cli.options import DataRootOption, DebugFlag, JsonFlag, PolicyFolderO
 from eenet.cli.output import Output, text_table
 
 if TYPE_CHECKING:
-    from eenet.data.dataset import ArrayDataset
+    from eenet.data.dataset import LabelledDataset
     from eenet.inference.export import Exported, Preparation
 
 _SAMPLES = 16  # on which the exported stages are held against the model
@@ -68,9 +68,11 @@ def export(
     output.result(_value(exported), *_shown(exported))
 
 
-def _preparation(samples: ArrayDataset) -> Preparation:
+def _preparation(dataset: LabelledDataset) -> Preparation:
+    from eenet.data.dataset import as_images
     from eenet.inference.export import Preparation
 
+    samples = as_images(dataset)
     height, width = samples.size or loading.image_shape(samples)[1:]
     return Preparation(mean=samples.mean, std=samples.std, size=(height, width))
 

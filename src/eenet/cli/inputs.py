@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from eenet.data.dataset import ArrayDataset
+    from eenet.data.dataset import LabelledDataset
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -38,7 +38,7 @@ class Source:
     labels: Tensor | None = None
 
 
-def open_inputs(words: Sequence[str], dataset: Callable[[str], ArrayDataset], shape: Shape) -> list[Source]:
+def open_inputs(words: Sequence[str], dataset: Callable[[str], LabelledDataset], shape: Shape) -> list[Source]:
     """Return the sources that the user named, each checked as far as can be without reading all of it.
 
     Args:
@@ -75,8 +75,10 @@ def batches(sources: Sequence[Source], batch_size: int) -> Iterator[tuple[Sequen
             yield source.names[rows], source.read(rows), None if source.labels is None else source.labels[rows]
 
 
-def _split(name: str, dataset: Callable[[str], ArrayDataset]) -> Source:
-    data = dataset(name)
+def _split(name: str, dataset: Callable[[str], LabelledDataset]) -> Source:
+    from eenet.data.dataset import as_images
+
+    data = as_images(dataset(name))
     names = [f"{name}:{row}" for row in range(len(data))]
     return Source(names, lambda rows: data.images[rows], data.labels)
 

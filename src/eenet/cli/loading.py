@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from eenet.core.costs import CostTable
     from eenet.core.table import ExitTable
-    from eenet.data.dataset import ArrayDataset
+    from eenet.data.dataset import LabelledDataset
     from eenet.evaluation import CostParts
     from eenet.models.model import MultiExitModel
     from eenet.recipes import Run
@@ -55,15 +55,19 @@ def open_policy(path: Path, model: MultiExitModel) -> tuple[SavedPolicy, MultiEx
     return saved, model.without(dropped) if dropped else model
 
 
-def image_shape(dataset: ArrayDataset) -> tuple[int, int, int]:
+def image_shape(dataset: LabelledDataset) -> tuple[int, int, int]:
     """Return channels, height and width of a data set's images."""
-    channels, height, width = dataset.images.shape[1:]
+    from eenet.data.dataset import as_images
+
+    channels, height, width = as_images(dataset).images.shape[1:]
     return channels, height, width
 
 
-def preparation(dataset: ArrayDataset) -> Callable[[Tensor], Tensor]:
+def preparation(dataset: LabelledDataset) -> Callable[[Tensor], Tensor]:
     """Return the function that turns raw images into what the model takes."""
-    return dataset.prepare
+    from eenet.data.dataset import as_images
+
+    return as_images(dataset).prepare
 
 
 def read_table(path: Path, what: str) -> ExitTable:

@@ -27,7 +27,7 @@ from eenet.cli.show import bench_table, profile_tables
 from eenet.errors import InputError
 
 if TYPE_CHECKING:
-    from eenet.data.dataset import ArrayDataset
+    from eenet.data.dataset import LabelledDataset
     from eenet.inference.engines import Engine
     from eenet.models.model import MultiExitModel
     from eenet.recipes import Run
@@ -147,7 +147,7 @@ def bench(
     output.result(value, bench_table(value))
 
 
-def _enough(dataset: ArrayDataset, sizes: list[int], samples: int) -> ArrayDataset:
+def _enough(dataset: LabelledDataset, sizes: list[int], samples: int) -> LabelledDataset:
     """Return the first samples, as many as asked for and at least one whole batch of the largest size."""
     if max(sizes) > len(dataset):
         raise InputError(

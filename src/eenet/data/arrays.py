@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from eenet.data.dataset import ArrayDataset, DataSplits, Split
+from eenet.data.sharing import LEAST, share_of
 from eenet.errors import DataError
 
 __all__ = ["load_image_arrays"]
-
-_SHARES: dict[Split, tuple[float, float]] = {"train": (0.0, 0.6), "calibration": (0.6, 0.8), "test": (0.8, 1.0)}
-_LEAST = 10  # images below which a side would be empty or a single one
 
 
 def load_image_arrays(
@@ -34,11 +32,9 @@ def load_image_arrays(
         DataError: the file is missing or damaged, holds something else, or fewer than 10 images.
     """
     images, labels, classes = _read(Path(path))
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
 
     def rows(split: Split) -> Tensor:
-        first, last = (round(share * len(order)) for share in _SHARES[split])
-        return order[first:last].sort().values
+        return share_of(split, len(images), seed)
 
     @cache
     def scale() -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -86,8 +82,8 @@ def _check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
             f"data file {path} has images of shape {images.shape} and type {images.dtype}: [sample, channel, height, "
             "width] is needed, uint8 (0 to 255) or floats (0 to 1). Convert them."
         )
-    if len(images) < _LEAST:
-        raise DataError(f"data file {path} has {len(images)} images: three sides need at least {_LEAST}. Get more.")
+    if len(images) < LEAST:
+        raise DataError(f"data file {path} has {len(images)} images: three sides need at least {LEAST}. Get more.")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
         raise DataError(
             f"data file {path} has labels of shape {labels.shape} and type {labels.dtype}: one class from 0 on per "

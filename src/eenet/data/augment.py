@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
@@ -26,7 +26,7 @@ def random_crop_flip(
         generator: the only source of chance.
         pad: largest shift, in pixels.
     """
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     padded = F.pad(images, (pad, pad, pad, pad))
     top = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator)
     left = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator)
@@ -34,5 +34,55 @@ def random_crop_flip(
     across = torch.arange(width).expand(count, width)
     columns = left + torch.where(mirror, width - 1 - across, across)
     rows = top + torch.arange(height)
+    return _gathered(padded, rows, columns)
+
+
+def random_flip(
+    images: Shaped[Tensor, "sample channel height width"], generator: torch.Generator
+) -> Shaped[Tensor, "sample channel height width"]:
+    """Return every image, with probability one half, mirrored.
+
+    Args:
+        images: raw images, of any number type.
+        generator: the only source of chance.
+    """
+    mirror = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+    return torch.where(mirror, images.flip(-1), images)
+
+
+def random_resized_crop_flip(
+    images: Shaped[Tensor, "sample channel height width"], generator: torch.Generator, smallest: float = 0.35
+) -> Shaped[Tensor, "sample channel height width"]:
+    """Return a part of every image, enlarged to the image's size and, with probability one half, mirrored.
+
+    The part has between ``smallest`` and all of the image's area, and sides whose proportion is up to 4/3 times, or 3/4
+    of, the image's. Pixels are repeated, not mixed: a channel that holds classes still does.
+
+    Args:
+        images: raw images, of any number type.
+        generator: the only source of chance.
+        smallest: least share of the area.
+
+    Source:
+        C. Szegedy et al., *Going deeper with convolutions*, CVPR 2015, section 6.
+    """
+    count, _, height, width = images.shape
+    chance = torch.rand(5, count, 1, generator=generator)
+    area, proportion = smallest + (1 - smallest) * chance[0], (4 / 3) ** (chance[1] - 0.5)  # a root of the proportion
+    high, wide = ((area.sqrt() * factor).clamp_max(1) for factor in (proportion, 1 / proportion))
+    rows = (chance[2] * (1 - high) + (torch.arange(height) + 0.5) / height * high) * height
+    across = (torch.arange(width) + 0.5) / width
+    across = torch.where(chance[4] < 0.5, 1 - across, across)
+    columns = (chance[3] * (1 - wide) + across * wide) * width
+    return _gathered(images, rows.long().clamp_max(height - 1), columns.long().clamp_max(width - 1))
+
+
+def _gathered(
+    images: Shaped[Tensor, "sample channel _ _"],
+    rows: Int[Tensor, "sample height"],
+    columns: Int[Tensor, "sample width"],
+) -> Shaped[Tensor, "sample channel height width"]:
+    """Return the pixels where some rows and columns of every image meet."""
+    count, channels = images.shape[:2]
     sample, channel = torch.arange(count).view(-1, 1, 1, 1), torch.arange(channels).view(1, -1, 1, 1)
-    return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return images[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]

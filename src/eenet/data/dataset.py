@@ -1,36 +1,119 @@
-"""Labelled arrays in memory and the three splits every recipe has."""
+"""What a labelled data set is, arrays and files as one, and the three splits every recipe has."""
 
 from __future__ import annotations
 
+import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset
 
+from eenet.core.inputs import Inputs
+from eenet.data.augment import Augment
+from eenet.data.files import UNLABELLED, Files, ImageFiles, MaskFiles
 from eenet.errors import DataError, InputError
+
+__all__ = [
+    "IGNORED",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "SPLIT_NAMES",
+    "ArrayDataset",
+    "DataSplits",
+    "LabelledDataset",
+    "Split",
+    "as_images",
+    "digest",
+]
 
 Split: TypeAlias = Literal["train", "calibration", "test"]
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "calibration": "calibration", "val": "calibration", "test": "test"}
 """Accepted names of splits; ``val`` is short for ``calibration``."""
+Chosen = TypeVar("Chosen", bound="LabelledDataset")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's colours, which most published weights expect."""
+IGNORED = -100
+"""Target of a pixel where nothing is to be learnt or judged."""
 
 
-class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels held in memory.
+class LabelledDataset(Dataset[tuple[Inputs, Tensor]], ABC):
+    """Samples and the truth about them: what training, recording and judging need of data."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Int[Tensor, " sample"]:
+        """The class of every sample.
+
+        Raises:
+            InputError: samples have a class per pixel; `targets` returns those.
+        """
+
+    @abstractmethod
+    def inputs(self, rows: Int[Tensor, " row"] | slice) -> Inputs:
+        """Return what the model takes for some rows, prepared and un-augmented, batch first."""
+
+    @abstractmethod
+    def targets(self, rows: Int[Tensor, " row"] | slice) -> Int[Tensor, "row ..."]:
+        """Return the classes of some rows: ``[row]``, or ``[row, height, width]``, -100 where there is none."""
+
+    @abstractmethod
+    def training_batch(
+        self, rows: Int[Tensor, " row"], augment: Augment | None, generator: torch.Generator
+    ) -> tuple[Inputs, Int[Tensor, "row ..."]]:
+        """Return (prepared inputs, targets) of some rows, changed at random.
+
+        Args:
+            rows: which samples.
+            augment: changes raw images; None leaves them as they are.
+            generator: the only source of chance.
+        """
+
+    @abstractmethod
+    def select(self: Chosen, rows: Int[Tensor, " row"] | slice) -> Chosen:
+        """Return a data set of some rows only."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a short digest of the labels, and of the files' names: a training is resumed on the same data only."""
+
+    def __getitem__(self, index: int) -> tuple[Inputs, Tensor]:
+        """Return one prepared sample and its target, for use with a ``DataLoader``."""
+        row = torch.tensor([index])
+        inputs: Inputs = pytree.tree_map(lambda leaf: leaf[0], self.inputs(row))
+        return inputs, self.targets(row)[0]
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Inputs, Int[Tensor, "row ..."]]]:
+        """Yield (prepared inputs, targets) in row order; the last batch may be smaller."""
+        for first in range(0, len(self), batch_size):
+            rows = slice(first, first + batch_size)
+            yield self.inputs(rows), self.targets(rows)
+
+
+@final
+class ArrayDataset(LabelledDataset):
+    """Images and their labels or masks, in memory or on disk.
 
     Images may stay ``uint8`` (a quarter of the memory); `prepare` turns them into what a model takes.
 
     Args:
-        images: ``[sample, channel, height, width]``, ``uint8`` (0 to 255) or floating point (0 to 1).
-        labels: the true classes.
+        images: ``[sample, channel, height, width]``, ``uint8`` (0 to 255) or floating point (0 to 1), or their files.
+        labels: the true class of every image; or of every pixel, as masks ``[sample, height, width]`` in ``uint8``
+            (255 where there is none) or their files.
         mean: per channel, on the scale 0 to 1, subtracted by `prepare`.
         std: per channel, on the scale 0 to 1, divided by in `prepare`.
-        size: height and width that `prepare` brings images to; by default they keep theirs.
+        size: height and width that `prepare` brings images to; by default they keep theirs. Masks keep theirs.
 
     Raises:
         DataError: no samples, or another number of labels than of images, or of means and deviations than of channels.
@@ -38,43 +121,52 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        images: Tensor | ImageFiles,
+        labels: Tensor | MaskFiles,
         *,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         size: tuple[int, int] | None = None,
     ) -> None:
-        if images.ndim != 4 or not len(images):
+        if len(images.shape) != 4 or not len(images):
             raise DataError(
                 f"images of shape {tuple(images.shape)} are not usable: the shape must be (sample, channel, height, "
                 "width) with at least 1 sample."
             )
-        if labels.shape != images.shape[:1]:
+        count, channels, *picture = images.shape
+        if tuple(labels.shape) != (count,) and (
+            tuple(labels.shape) != (count, *picture) or labels.dtype != torch.uint8
+        ):
             raise DataError(
-                f"labels of shape {tuple(labels.shape)} do not fit: there are {len(images)} images. Pass one label "
-                "per image."
+                f"labels of shape {tuple(labels.shape)} do not fit: there are {count} images. Pass one label per "
+                "image, or a uint8 mask of its size."
             )
-        if not len(mean) == len(std) == images.shape[1]:
+        if not len(mean) == len(std) == channels:
             raise DataError(
-                f"mean and std of {len(mean)} and {len(std)} numbers do not fit: the images have {images.shape[1]} "
-                "channels."
+                f"mean and std of {len(mean)} and {len(std)} numbers do not fit: the images have {channels} channels."
             )
         self.images = images
-        self.labels = labels
         self.mean = mean
         self.std = std
         self.size = size
+        self._labels = labels
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return one prepared image and its label, for use with a ``DataLoader``."""
-        return self.prepare(self.images[index : index + 1])[0], self.labels[index]
+    @property
+    def labels(self) -> Int[Tensor, " sample"]:
+        """The class of every image.
 
-    def prepare(self, images: Tensor) -> Float[Tensor, "sample channel height width"]:
+        Raises:
+            InputError: images have masks; `targets` returns those.
+        """
+        if isinstance(self._labels, MaskFiles) or self._labels.ndim != 1:
+            raise InputError("labels are not there: these images have a class per pixel. Ask for targets(rows).")
+        return self._labels
+
+    def prepare(self, images: Shaped[Tensor, "sample channel _ _"]) -> Float[Tensor, "sample channel height width"]:
         """Return raw images as normalised ``float32`` of the wanted size, in channels-last memory order."""
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         scaled = images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images.to(torch.float32)
@@ -86,19 +178,70 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
         """Return the prepared images of some rows."""
         return self.prepare(self.images[rows])
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (prepared images, labels) in row order; the last batch may be smaller."""
-        for first in range(0, len(self), batch_size):
-            rows = slice(first, first + batch_size)
-            yield self.inputs(rows), self.labels[rows]
+    def targets(self, rows: Int[Tensor, " row"] | slice) -> Int[Tensor, "row ..."]:
+        """Return the classes of some rows, per image or per pixel; -100 where a mask is unlabelled."""
+        return _as_targets(self._labels[rows])
+
+    def training_batch(
+        self, rows: Int[Tensor, " row"], augment: Augment | None, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "row channel height width"], Int[Tensor, "row ..."]]:
+        """Return (prepared images, targets) of some rows, changed at random.
+
+        Masks are changed together with their images, as a further channel: ``augment`` must move pixels only.
+
+        Args:
+            rows: which samples.
+            augment: changes raw images; None leaves them as they are.
+            generator: the only source of chance.
+        """
+        images, labels = self.images[rows], self._labels[rows]
+        if augment is not None and labels.ndim == 1:
+            images = augment(images, generator)
+        elif augment is not None:
+            # masks travel as 255 minus the class, so that zeros shifted in from outside mean "unlabelled"
+            channel = (UNLABELLED - labels)[:, None].to(images.dtype)
+            changed = augment(torch.cat([images, channel], dim=1), generator)
+            images, labels = changed[:, :-1], UNLABELLED - changed[:, -1].to(torch.uint8)
+        return self.prepare(images), _as_targets(labels)
 
     def select(self, rows: Int[Tensor, " row"] | slice) -> ArrayDataset:
-        """Return a data set of some rows only."""
-        return ArrayDataset(self.images[rows], self.labels[rows], mean=self.mean, std=self.std, size=self.size)
+        """Return a data set of some rows only; files stay on disk."""
+        images = self.images.select(rows) if isinstance(self.images, Files) else self.images[rows]
+        labels = self._labels.select(rows) if isinstance(self._labels, Files) else self._labels[rows]
+        return ArrayDataset(images, labels, mean=self.mean, std=self.std, size=self.size)
 
     def resized(self, size: tuple[int, int]) -> ArrayDataset:
         """Return the same samples, brought to another height and width by `prepare`; the stored images are shared."""
-        return ArrayDataset(self.images, self.labels, mean=self.mean, std=self.std, size=size)
+        return ArrayDataset(self.images, self._labels, mean=self.mean, std=self.std, size=size)
+
+    def fingerprint(self) -> str:
+        """Return a short digest of the labels, and of the files' names: a training is resumed on the same data only."""
+        return digest(self._labels, self.images) if isinstance(self.images, Files) else digest(self._labels)
+
+
+def as_images(dataset: LabelledDataset) -> ArrayDataset:
+    """Return a data set as the images it is made of.
+
+    Raises:
+        DataError: it is made of something else.
+    """
+    if not isinstance(dataset, ArrayDataset):
+        raise DataError("data are no images: their samples are texts. Pass a data set of images.")
+    return dataset
+
+
+def digest(*parts: Tensor | Files) -> str:
+    """Return a short digest of the content of tensors and the names of files."""
+    told = hashlib.sha256()
+    for part in parts:
+        told.update("\n".join(part.names).encode() if isinstance(part, Files) else part.contiguous().numpy().tobytes())
+    return told.hexdigest()[:16]
+
+
+def _as_targets(labels: Shaped[Tensor, "row ..."]) -> Int[Tensor, "row ..."]:
+    if labels.ndim == 1:
+        return labels.long()
+    return labels.long().masked_fill(labels == UNLABELLED, IGNORED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +255,7 @@ class DataSplits:
         classes: names of the classes, in label order.
     """
 
-    load: Callable[[Split], ArrayDataset]
+    load: Callable[[Split], LabelledDataset]
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -120,21 +263,21 @@ class DataSplits:
         object.__setattr__(self, "load", cache(self.load))
 
     @property
-    def train(self) -> ArrayDataset:
+    def train(self) -> LabelledDataset:
         """The samples a model is trained on."""
         return self.load("train")
 
     @property
-    def calibration(self) -> ArrayDataset:
+    def calibration(self) -> LabelledDataset:
         """Unseen samples to fit policies on."""
         return self.load("calibration")
 
     @property
-    def test(self) -> ArrayDataset:
+    def test(self) -> LabelledDataset:
         """Unseen samples to judge on."""
         return self.load("test")
 
-    def get(self, name: str) -> ArrayDataset:
+    def get(self, name: str) -> LabelledDataset:
         """Return a split by its name.
 
         Args:

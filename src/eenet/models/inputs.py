@@ -9,12 +9,10 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from eenet.core.inputs import Inputs
 from eenet.errors import InputError
 
 __all__ = ["Inputs", "State", "batch_size", "evaluating"]
-
-Inputs: TypeAlias = Tensor | dict[str, Tensor]
-"""A batch: a tensor, or keyword tensors; the batch is their first dimension."""
 
 State: TypeAlias = Any
 """What travels between stages: a tensor or a pytree of tensors, batch first."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from eenet.core.files import sha256
 from eenet.data.arrays import load_image_arrays
 from eenet.data.cifar10 import load_cifar10_packed
-from eenet.data.dataset import ArrayDataset, DataSplits, Split
+from eenet.data.dataset import ArrayDataset, DataSplits, Split, as_images
 from eenet.data.digits import load_digits
 from eenet.errors import DataError
 from eenet.models.attach import attach
@@ -242,7 +244,7 @@ def load_attached_data(attachment: Attachment, root: Path | None, seed: int) -> 
     more = tuple(str(k) for k in range(known, attachment.classes))
 
     def load(split: Split) -> ArrayDataset:
-        return _fitted(splits.load(split), attachment)
+        return _fitted(as_images(splits.load(split)), attachment)
 
     return DataSplits(load=load, classes=(*splits.classes, *more))
 
@@ -267,7 +269,7 @@ def _fitted(dataset: ArrayDataset, attachment: Attachment) -> ArrayDataset:
     """Return a data set with the channels and the size that the model takes."""
     channels, height, width = attachment.input
     found = dataset.images.shape[1]
-    if found == 1 and channels > 1:  # grey as every colour
+    if isinstance(dataset.images, Tensor) and found == 1 and channels > 1:  # grey as every colour
         dataset = ArrayDataset(
             dataset.images.expand(-1, channels, -1, -1),
             dataset.labels,

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eenet.core.files import save_tensors, write_json
-from eenet.data.dataset import ArrayDataset
+from eenet.core.inputs import Inputs
+from eenet.data.dataset import LabelledDataset
 from eenet.models.model import MultiExitModel
 from eenet.training.checkpoint import capture, claim_folder, read_checkpoint, restore, write_checkpoint
 from eenet.training.console import interruption, progress_bar
@@ -47,7 +48,7 @@ class History:
 
 def fit_exits(
     model: MultiExitModel,
-    dataset: ArrayDataset,
+    dataset: LabelledDataset,
     settings: TrainSettings,
     *,
     out: Path | None = None,
@@ -96,7 +97,7 @@ def fit_exits(
 class _Trainer:
     """The moving parts of one training."""
 
-    def __init__(self, model: MultiExitModel, dataset: ArrayDataset, schedule: Schedule, out: Path | None) -> None:
+    def __init__(self, model: MultiExitModel, dataset: LabelledDataset, schedule: Schedule, out: Path | None) -> None:
         self.model, self.dataset, self.schedule, self.out = model, dataset, schedule, out
         self.settings = schedule.settings
         self.weights = torch.tensor(self.settings.weighting(model.num_exits))
@@ -165,16 +166,14 @@ class _Trainer:
         self.optimizer.step()
         return losses.detach()
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> tuple[Inputs, Tensor]:
         """Return the (prepared inputs, labels) of a step, a function of the seed and the step alone."""
         epoch, place = divmod(step, self.schedule.steps_per_epoch)
         order = torch.randperm(len(self.dataset), generator=_generator(self.settings.seed, "order", epoch))
         size = self.schedule.batch_size
         rows = order[place * size : (place + 1) * size]
-        images = self.dataset.images[rows]
-        if self.settings.augment is not None:
-            images = self.settings.augment(images, _generator(self.settings.seed, "augment", step))
-        return self.dataset.prepare(images), self.dataset.labels[rows]
+        generator = _generator(self.settings.seed, "augment", step)
+        return self.dataset.training_batch(rows, self.settings.augment, generator)
 
 
 def _optimizer(model: MultiExitModel, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -205,7 +204,7 @@ def _set_phase(model: MultiExitModel, phase: Phase) -> None:
         part.train(phase == "joint")
 
 
-def _frozen_forward(model: MultiExitModel, inputs: Tensor) -> list[Tensor]:
+def _frozen_forward(model: MultiExitModel, inputs: Inputs) -> list[Tensor]:
     """Return the logits of every exit, with gradients for the early heads only."""
     if model.whole is not None:
         with torch.no_grad():
@@ -222,15 +221,14 @@ def _frozen_forward(model: MultiExitModel, inputs: Tensor) -> list[Tensor]:
     return [*(head(state) for head, state in zip(model.heads, states[:-1], strict=False)), last]
 
 
-def _identity(model: MultiExitModel, dataset: ArrayDataset, settings: TrainSettings) -> dict[str, Any]:
+def _identity(model: MultiExitModel, dataset: LabelledDataset, settings: TrainSettings) -> dict[str, Any]:
     """Return what must be the same for a training to be resumed."""
     shapes = "".join(f"{name}{tuple(tensor.shape)}" for name, tensor in model.state_dict().items())
-    labels = dataset.labels.contiguous().numpy().tobytes()
     identity = {key: value for key, value in settings.to_dict().items() if key != "checkpoint_seconds"}
     return identity | {
         "exits": model.num_exits,
         "samples": len(dataset),
-        "labels": _digest(labels),
+        "labels": dataset.fingerprint(),
         "model": _digest(shapes.encode()),
     }
 

@@ -1,0 +1,73 @@
+"""Fetching a data set from its authors' own page, where that is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tarfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from eenet.core.files import atomic_path
+from eenet.errors import DataError, RunError
+
+__all__ = ["Archive", "fetch"]
+
+_TIMEOUT = 60  # seconds without an answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """A ``.tar.gz`` on a public page.
+
+    Args:
+        url: where it is.
+        md5: its checksum, as its authors publish it.
+        folder: name of the folder in it.
+    """
+
+    url: str
+    md5: str
+    folder: str
+
+
+def fetch(archive: Archive, root: Path) -> Path:
+    """Return the folder of an archive in ``root``, downloaded and unpacked unless it is there already.
+
+    The folder appears complete or not at all.
+
+    Args:
+        archive: what to fetch.
+        root: the folder to put it into; made if it is not there.
+
+    Raises:
+        RunError: the page does not answer, or the disk refuses.
+        DataError: what came has another checksum, or holds something else.
+    """
+    target = Path(root) / archive.folder
+    if target.is_dir():
+        return target
+    try:
+        with atomic_path(target) as draft:
+            packed = draft.with_name("packed")
+            with urllib.request.urlopen(archive.url, timeout=_TIMEOUT) as answer, packed.open("wb") as file:
+                shutil.copyfileobj(answer, file)
+            _check(archive, packed)
+            with tarfile.open(packed) as opened:
+                opened.extractall(draft.parent, filter="data")
+    except (OSError, tarfile.TarError) as error:
+        raise RunError(
+            f"download of {archive.url} failed: {error}. Try again, or get the file by hand and unpack it in {root}."
+        ) from error
+    return target
+
+
+def _check(archive: Archive, packed: Path) -> None:
+    with packed.open("rb") as handle:
+        found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != archive.md5:
+        raise DataError(
+            f"download of {archive.url} is not the published file: its MD5 is {found}, {archive.md5} was expected. "
+            "Nothing was unpacked. Try again."
+        )

@@ -1,0 +1,193 @@
+"""Images and masks that stay on disk: decoded when rows are asked for, all brought to one size."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, final
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from eenet.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["IMAGE_SUFFIXES", "UNLABELLED", "Files", "ImageFiles", "MaskFiles"]
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+Chosen = TypeVar("Chosen", bound="Files")
+UNLABELLED = 255
+"""What a mask holds where nothing is to be learnt or judged."""
+
+
+class Files(ABC):
+    """Picture files that are read like an array: ``files[rows]`` decodes those rows, in several threads.
+
+    Args:
+        paths: the files, one per sample.
+        size: height and width that every picture is brought to, in pixels.
+
+    Raises:
+        DataError: there are no files.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int]) -> None:
+        if not paths:
+            raise DataError("paths are empty: a data set needs at least 1 file. Pass the files' paths.")
+        self.paths = tuple(paths)
+        self.size = size
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self.paths)
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape that all pictures together have once decoded."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number type of decoded pictures."""
+        return torch.uint8
+
+    @property
+    def names(self) -> list[str]:
+        """Folder and name of every file: what tells data sets apart wherever they lie."""
+        return ["/".join(path.parts[-2:]) for path in self.paths]
+
+    def __getitem__(self, rows: Int[Tensor, " row"] | slice) -> UInt8[Tensor, "row ..."]:
+        """Return some pictures decoded.
+
+        Raises:
+            DataError: a file is missing, damaged or of another kind; it is named.
+        """
+        chosen = self.select(rows).paths
+        with ThreadPoolExecutor(max_workers=min(len(chosen), 8) or 1) as pool:
+            decoded = list(pool.map(self._read, chosen))
+        if not decoded:
+            return torch.empty(0, *self.shape[1:], dtype=torch.uint8)
+        return torch.from_numpy(np.stack(decoded))
+
+    def select(self: Chosen, rows: Int[Tensor, " row"] | slice) -> Chosen:
+        """Return some of the files, still on disk."""
+        kept = copy.copy(self)
+        kept.paths = self.paths[rows] if isinstance(rows, slice) else tuple(self.paths[row] for row in rows.tolist())
+        return kept
+
+    def _read(self, path: Path) -> np.ndarray:
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                return self._decoded(image, path)
+        except DataError:
+            raise
+        except FileNotFoundError as error:
+            raise DataError(f"data file {path} is missing: it was there when listed. Put it back.") from error
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(
+                f"data file {path} is damaged: it cannot be decoded ({error}). Get the file again."
+            ) from error
+
+    @abstractmethod
+    def _decoded(self, image: Image.Image, path: Path) -> np.ndarray:
+        """Return the content of an opened picture at the one size."""
+
+
+@final
+class ImageFiles(Files):
+    """Colour images on disk: ``[sample, 3, height, width]`` once decoded, ``uint8``; grey ones become colour.
+
+    Args:
+        paths: the files, one per sample.
+        size: height and width, in pixels.
+        short_side: pixels that the short side is resized to before ``size`` is cut from the centre, as is usual for
+            classification; by default images are stretched to ``size``, as segmentation wants it.
+
+    Raises:
+        DataError: there are no files, or ``size`` is larger than ``short_side``.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int], *, short_side: int | None = None) -> None:
+        super().__init__(paths, size)
+        if short_side is not None and max(size) > short_side:
+            raise DataError(
+                f"size {size[0]} x {size[1]} pixels cannot be cut: the short side has {short_side}. Pass a larger "
+                "short_side."
+            )
+        self.short_side = short_side
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples, 3 channels, height, width."""
+        return len(self), 3, *self.size
+
+    def _decoded(self, image: Image.Image, path: Path) -> np.ndarray:
+        from PIL import Image
+
+        height, width = self.size
+        colour = image.convert("RGB")
+        if self.short_side is None:
+            wanted = width, height
+        else:
+            short = min(colour.size)
+            wanted = self.short_side * colour.width // short, self.short_side * colour.height // short
+        if colour.size != wanted:
+            colour = colour.resize(wanted, Image.Resampling.BILINEAR)
+        left, top = round((wanted[0] - width) / 2), round((wanted[1] - height) / 2)
+        pixels = np.asarray(colour)[top : top + height, left : left + width]
+        return pixels.transpose(2, 0, 1)
+
+
+@final
+class MaskFiles(Files):
+    """Masks on disk: the class of every pixel, ``[sample, height, width]`` once decoded, ``uint8``.
+
+    Masks are resized by taking the nearest pixel. 255 stands where nothing is to be learnt or judged.
+
+    Args:
+        paths: the files, one per sample: one channel of whole numbers up to 255, or indices into a palette.
+        size: height and width, in pixels.
+        numbers: class of every number that a file may hold; other numbers are refused.
+
+    Raises:
+        DataError: there are no files.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int], *, numbers: dict[int, int]) -> None:
+        super().__init__(paths, size)
+        self._classes = np.full(256, -1, dtype=np.int16)
+        self._classes[list(numbers)] = list(numbers.values())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples, height, width."""
+        return len(self), *self.size
+
+    def _decoded(self, image: Image.Image, path: Path) -> np.ndarray:
+        from PIL import Image
+
+        if image.mode not in ("L", "P"):
+            raise DataError(
+                f"data file {path} is no mask: it is of kind {image.mode!r}, one channel of class numbers is needed. "
+                "Pass the masks of class numbers, not their coloured form."
+            )
+        height, width = self.size
+        near = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.NEAREST)
+        classes = self._classes[np.asarray(near)]
+        if classes.min() < 0:
+            known = np.flatnonzero(self._classes >= 0)
+            raise DataError(
+                f"data file {path} holds the number {np.asarray(near)[classes < 0][0]}: classes have the numbers "
+                f"{known.min()} to {known[known < UNLABELLED].max()}, {UNLABELLED} where there is none. Correct the "
+                "mask, or name all classes."
+            )
+        return np.asarray(classes, dtype=np.uint8)

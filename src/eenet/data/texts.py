@@ -1,0 +1,173 @@
+"""Texts as token numbers: what a tokenizer made of them, padded, and how a model is handed some of them."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from eenet.core.inputs import Inputs
+from eenet.data.augment import Augment
+from eenet.data.dataset import LabelledDataset, digest
+from eenet.errors import DataError, InputError, MissingExtraError
+
+__all__ = ["TextDataset", "Texts", "masked", "tokenised", "trimmed"]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts and their labels, as read from a file."""
+
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len(self.texts)
+
+    def __add__(self, other: Texts) -> Texts:
+        """Return these texts and then the others."""
+        return Texts(self.texts + other.texts, self.labels + other.labels)
+
+    @property
+    def words(self) -> list[str]:
+        """Each text as its words alone, in lower case: punctuation makes no text a new one."""
+        return [" ".join(re.findall(r"[a-z0-9]+", text.lower())) for text in self.texts]
+
+    def select(self, rows: Sequence[int]) -> Texts:
+        """Return some rows only."""
+        return Texts(tuple(self.texts[row] for row in rows), tuple(self.labels[row] for row in rows))
+
+    def without(self, words: set[str]) -> Texts:
+        """Return the texts that have other words than those."""
+        return self.select([row for row, own in enumerate(self.words) if own not in words])
+
+
+def trimmed(tokens: Int[Tensor, "row longest"]) -> Int[Tensor, "row token"]:
+    """Return token numbers as int64, cut to the longest text among the rows."""
+    return tokens[:, : max(1, int((tokens != 0).sum(dim=1).max()))].long()
+
+
+def masked(tokens: Int[Tensor, "row longest"], width: int | None = None) -> dict[str, Tensor]:
+    """Return token numbers and attention mask by the names that Hugging Face models know them by.
+
+    Args:
+        tokens: padded token numbers.
+        width: tokens per text; default: of the longest text among the rows.
+    """
+    numbers = trimmed(tokens) if width is None else tokens[:, :width].long()
+    return {"input_ids": numbers, "attention_mask": (numbers != 0).long()}
+
+
+@final
+class TextDataset(LabelledDataset):
+    """Texts as token numbers, with their labels, held in memory.
+
+    Args:
+        tokens: ``[sample, token]``, int32, 0 where a text has ended.
+        labels: the true classes.
+        form: makes what the model takes of some rows of ``tokens``; `trimmed`, or `masked` for Hugging Face models.
+
+    Raises:
+        DataError: no samples, or another number of labels than of texts.
+    """
+
+    def __init__(self, tokens: Tensor, labels: Tensor, *, form: Callable[[Tensor], Inputs] = trimmed) -> None:
+        if tokens.ndim != 2 or not tokens.numel():
+            raise DataError(
+                f"tokens of shape {tuple(tokens.shape)} are not usable: the shape must be (sample, token) with at "
+                "least 1 of each."
+            )
+        if labels.shape != tokens.shape[:1]:
+            raise DataError(
+                f"labels of shape {tuple(labels.shape)} do not fit: there are {len(tokens)} texts. Pass one label per "
+                "text."
+            )
+        self.tokens = tokens
+        self.form = form
+        self._labels = labels
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.tokens)
+
+    @property
+    def labels(self) -> Int[Tensor, " sample"]:
+        """The class of every text."""
+        return self._labels
+
+    def inputs(self, rows: Int[Tensor, " row"] | slice) -> Inputs:
+        """Return what the model takes for some texts."""
+        return self.form(self.tokens[rows])
+
+    def targets(self, rows: Int[Tensor, " row"] | slice) -> Int[Tensor, " row"]:
+        """Return the classes of some texts."""
+        return self._labels[rows]
+
+    def training_batch(
+        self, rows: Int[Tensor, " row"], augment: Augment | None, generator: torch.Generator
+    ) -> tuple[Inputs, Int[Tensor, " row"]]:
+        """Return (inputs, targets) of some texts; they are not changed at random.
+
+        Raises:
+            InputError: ``augment`` is given: it changes images.
+        """
+        if augment is not None:
+            raise InputError("augment does not fit: the samples are texts, it changes images. Leave it out.")
+        return self.inputs(rows), self.targets(rows)
+
+    def select(self, rows: Int[Tensor, " row"] | slice) -> TextDataset:
+        """Return a data set of some rows only."""
+        return TextDataset(self.tokens[rows], self._labels[rows], form=self.form)
+
+    def fingerprint(self) -> str:
+        """Return a short digest of the labels: a training is resumed on the same data only."""
+        return digest(self._labels)
+
+
+def tokenised(part: Texts, tokenizer: Path, *, max_tokens: int = 128) -> TextDataset:
+    """Return texts as a tokenizer of Hugging Face cuts them.
+
+    Args:
+        part: the texts.
+        tokenizer: folder on this machine with the tokenizer, as ``save_pretrained`` leaves it; nothing is downloaded.
+        max_tokens: longer texts are cut there.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        DataError: there are no texts, or the folder holds no tokenizer that pads with 0.
+    """
+    if not len(part):
+        raise DataError("texts are empty: a data set needs at least 1. Pass some.")
+    made = _load_tokenizer(Path(tokenizer))
+    rows = made(list(part.texts), padding="max_length", truncation=True, max_length=max_tokens)["input_ids"]
+    return TextDataset(torch.tensor(rows, dtype=torch.int32), torch.tensor(part.labels))
+
+
+def _load_tokenizer(folder: Path) -> Any:  # noqa: ANN401
+    try:
+        library = importlib.import_module("transformers")
+    except ImportError as error:
+        raise MissingExtraError(
+            'transformers is not installed: texts are cut into tokens by it. Run pip install "eenet[text]".'
+        ) from error
+    advice = "Pass a folder that save_pretrained of a tokenizer has written."
+    if not folder.is_dir():
+        raise DataError(f"tokenizer {folder} is missing: there is no such folder. {advice}")
+    try:
+        made = library.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"tokenizer {folder} cannot be read: it is no folder of a tokenizer. {advice}") from error
+    if made.pad_token_id != 0:
+        raise DataError(
+            f"tokenizer {folder} pads with the number {made.pad_token_id}: 0 is what marks the end of a text here. "
+            "Pass a tokenizer that pads with 0, as those of BERT do."
+        )
+    return made

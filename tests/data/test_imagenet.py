@@ -1,0 +1,76 @@
+"""ImageNet, Tiny-ImageNet and folders of one's own: which image is of which class, on which side."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from written_data import WNIDS, write_imagenet
+
+from eenet.data import load_image_folder, load_imagenet
+from eenet.data.files import ImageFiles
+from eenet.errors import DataError
+
+
+def classes_of(files: ImageFiles) -> list[int]:
+    """The classes that the writer gave images, from the numbers in their names."""
+    return [(int(path.stem.rpartition("_")[2]) - ("val" in path.stem)) % 3 for path in files.paths]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_train_and_val_images_have_the_class_of_their_folder(tmp_path: Path, flat: bool) -> None:
+    splits = load_imagenet(write_imagenet(tmp_path, flat=flat), size=28)
+    assert splits.classes == WNIDS
+    for side, count in ((splits.train, 30), (splits.calibration, 15), (splits.test, 15)):
+        assert len(side) == count and side.labels.tolist() == classes_of(side.images)
+        assert side.inputs(slice(0, 4)).shape == (4, 3, 28, 28)
+    held_out = {path.name for side in (splits.calibration, splits.test) for path in side.images.paths}
+    assert len(held_out) == 30
+
+
+def test_training_keeps_a_margin_for_crops(tmp_path: Path) -> None:
+    splits = load_imagenet(write_imagenet(tmp_path), size=28)
+    assert splits.train.images.shape == (30, 3, 32, 32) and splits.test.images.shape == (15, 3, 28, 28)
+    whole, centre = splits.train.images, ImageFiles(splits.train.images.paths, (28, 28), short_side=32)
+    assert torch.equal(whole[:2][:, :, 2:-2, 2:-2], centre[:2])
+
+
+def test_refuses_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no ImageNet: imagenet with train and val was expected, found nothing"):
+        load_imagenet(tmp_path)
+    folder = write_imagenet(tmp_path, flat=True) / "imagenet"
+    solution = (folder / "LOC_val_solution.csv").read_text()
+    (folder / "LOC_val_solution.csv").write_text(solution.replace("ILSVRC2012_val_00000003", "other"))
+    with pytest.raises(DataError, match=r"val_00000003\.JPEG has no class: .* gives it none"):
+        _ = load_imagenet(tmp_path).test
+    (folder / "LOC_val_solution.csv").unlink()
+    with pytest.raises(DataError, match=r"neither a folder per class nor LOC_val_solution\.csv"):
+        _ = load_imagenet(tmp_path).test
+
+
+def test_refuses_other_classes_and_empty_folders(tmp_path: Path) -> None:
+    folder = write_imagenet(tmp_path) / "imagenet"
+    (folder / "val" / WNIDS[0]).rename(folder / "val" / "n9")
+    with pytest.raises(DataError, match="has other classes than train: n01440764 is in one of them only"):
+        _ = load_imagenet(tmp_path).test
+    (folder / "train" / "n0").mkdir()
+    with pytest.raises(DataError, match=r"n0 has no images: files \.bmp .* were expected, found nothing"):
+        _ = load_imagenet(tmp_path).train
+
+
+def test_a_folder_per_class_is_shared_out(tmp_path: Path) -> None:
+    root = write_imagenet(tmp_path) / "imagenet" / "train"
+    splits, other = load_image_folder(root, size=28), load_image_folder(root, size=28, seed=1)
+    sides = [splits.train, splits.calibration, splits.test]
+    assert [len(side) for side in sides] == [18, 6, 6]
+    assert len({path for side in sides for path in side.images.paths}) == 30
+    assert all(side.labels.tolist() == classes_of(side.images) for side in sides)
+    assert splits.test.images.paths != other.test.images.paths
+    assert splits.train.fingerprint() != other.train.fingerprint()
+
+
+def test_refuses_a_folder_without_classes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has 0 classes: a folder per class was expected, at least 2, found nothing"):
+        load_image_folder(tmp_path)
+    root = write_imagenet(tmp_path, train=6) / "imagenet" / "train"
+    with pytest.raises(DataError, match="has 6 images: three sides need at least 10"):
+        load_image_folder(root)

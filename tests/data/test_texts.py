@@ -1,0 +1,96 @@
+"""Texts as token numbers: cut where they end, in the form a model takes, never changed at random."""
+
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+from written_data import write_tokenizer
+
+from eenet.data import TextDataset, Texts, masked, random_flip, tokenised
+from eenet.errors import DataError, InputError
+
+TOKENS = torch.tensor([[3, 7, 9, 4, 8], [5, 6, 0, 0, 0], [2, 2, 2, 0, 0]], dtype=torch.int32)
+LABELS = torch.tensor([0, 1, 1])
+
+
+def test_inputs_are_cut_to_the_longest_text_among_them() -> None:
+    data = TextDataset(TOKENS, LABELS)
+    assert [tuple(inputs.shape) for inputs, _ in data.batches(2)] == [(2, 5), (1, 3)]
+    chosen = data.select(torch.tensor([1])).inputs(slice(0, 1))
+    assert chosen.tolist() == [[5, 6]] and chosen.dtype == torch.int64
+    assert data[2][0].tolist() == [2, 2, 2] and data[2][1] == 1
+    assert data.targets(torch.tensor([2, 0])).tolist() == [1, 0]
+
+
+def test_masks_go_with_the_names_of_hugging_face() -> None:
+    data = TextDataset(TOKENS, LABELS, form=masked)
+    inputs = data.inputs(torch.tensor([1, 2]))
+    assert inputs["input_ids"].tolist() == [[5, 6, 0], [2, 2, 2]]
+    assert inputs["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    wide = TextDataset(TOKENS, LABELS, form=functools.partial(masked, width=4)).select(slice(1, 3))
+    assert wide.inputs(slice(None))["input_ids"].shape == (2, 4)
+    assert data[1][0]["input_ids"].tolist() == [5, 6]
+
+
+def test_a_training_batch_is_what_any_batch_is() -> None:
+    data, rows = TextDataset(TOKENS, LABELS), torch.tensor([2, 1])
+    inputs, targets = data.training_batch(rows, None, torch.Generator())
+    assert torch.equal(inputs, data.inputs(rows)) and torch.equal(targets, data.targets(rows))
+    with pytest.raises(InputError, match="augment does not fit: the samples are texts"):
+        data.training_batch(rows, random_flip, torch.Generator())
+
+
+def test_data_sets_are_told_apart_by_their_labels() -> None:
+    data = TextDataset(TOKENS, LABELS)
+    assert (
+        data.fingerprint()
+        == TextDataset(TOKENS, LABELS.clone()).fingerprint()
+        != data.select(slice(1, 3)).fingerprint()
+    )
+
+
+def test_refuses_what_does_not_fit() -> None:
+    with pytest.raises(DataError, match=r"tokens of shape \(3,\)"):
+        TextDataset(TOKENS[:, 0], LABELS)
+    with pytest.raises(DataError, match="there are 3 texts"):
+        TextDataset(TOKENS, LABELS[:2])
+    with pytest.raises(DataError, match="texts are empty"):
+        tokenised(Texts((), ()), Path())
+
+
+def test_a_tokenizer_of_hugging_face_cuts_texts(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    folder = write_tokenizer(tmp_path)
+    data = tokenised(Texts(("war vote.", "vote treaty goal match coach"), (1, 0)), folder, max_tokens=6)
+    assert data.tokens.dtype == torch.int32 and data.tokens.shape == (2, 6)
+    assert data.tokens[0, [0, 4, 5]].tolist() == [2, 3, 0]  # [CLS] ... [SEP] [PAD]
+    assert data.tokens[1, 5] == 3  # cut, and closed all the same
+    assert data.labels.tolist() == [1, 0]
+
+
+def test_refuses_folders_without_a_tokenizer_that_fits(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    part = Texts(("war",), (0,))
+    with pytest.raises(DataError, match="nowhere is missing: there is no such folder"):
+        tokenised(part, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty cannot be read: it is no folder of a tokenizer"):
+        tokenised(part, tmp_path / "empty")
+    folder = write_tokenizer(tmp_path / "other")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = "[SEP]"
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(DataError, match="pads with the number 3: 0 is what marks the end"):
+        tokenised(part, folder)
+
+
+def test_words_leave_punctuation_out() -> None:
+    assert Texts(('So "good"!', "bad ."), (1, 0)).words == ["so good", "bad"]
+
+
+def test_texts_with_given_words_are_dropped() -> None:
+    train = Texts(("bad .", "not bad", "so  bad !"), (0, 1, 0))
+    held_out = Texts(("bad ?", "so bad"), (0, 0))
+    assert train.without(set(held_out.words)) == Texts(("not bad",), (1,))
+    assert (train + held_out).select([4, 1]) == Texts(("so bad", "not bad"), (0, 1))
