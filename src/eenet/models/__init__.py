@@ -1,14 +1,19 @@
 """Models with exits: the multi-exit model, heads, and a small zoo."""
 
 from eenet.models.attach import attach
+from eenet.models.branchheads import BranchHeadFactory, branch_head
 from eenet.models.heads import HeadFactory, conv_head, grid_linear, pooled_linear, token_head
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo import (
+    bert_classifier,
     cifar_resnet,
     densenet121,
     densenet_cifar,
     densenet_with_exits,
+    hrnet_segmenter,
+    hrnet_with_exits,
     load_cifar_resnet_weights,
+    mean_of_words,
     msdnet,
     msdnet_cifar,
     msdnet_imagenet,
@@ -23,15 +28,21 @@ __all__ = [
     "densenet121",
     "densenet_cifar",
     "densenet_with_exits",
+    "hrnet_segmenter",
+    "hrnet_with_exits",
     "msdnet",
     "msdnet_cifar",
     "msdnet_imagenet",
+    "bert_classifier",
     "tiny_cnn",
     "load_cifar_resnet_weights",
+    "BranchHeadFactory",
     "HeadFactory",
+    "branch_head",
     "conv_head",
     "grid_linear",
     "pooled_linear",
     "token_head",
+    "mean_of_words",
     "reading",
 ]
