@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from cifar10 import machine
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from eenet.errors import MissingExtraError
 from eenet.inference.flops import measure_flops
 from eenet.inference.record import record
 from eenet.models.model import MultiExitModel
+from eenet.models.zoo import bert_classifier
 from eenet.report import markdown_table
 from eenet.training.fit import fit_exits
 from eenet.training.settings import TrainSettings
@@ -77,62 +77,6 @@ def main() -> None:
 # --- model -----------------------------------------------------------------------------------------------------------
 
 
-class Embed(nn.Module):
-    """Turns token numbers into the first state: hidden vectors and which tokens are real."""
-
-    def __init__(self, embeddings: nn.Module) -> None:
-        super().__init__()
-        self.embeddings = embeddings.requires_grad_(False)
-
-    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Return the state before the first layer."""
-        return {"hidden": self.embeddings(tokens), "mask": tokens != 0}
-
-
-class Layer(nn.Module):
-    """One BERT layer that multiplies no padding: its linear parts see the real tokens only.
-
-    Args:
-        layer: the layer of transformers that owns the weights.
-        heads: number of attention heads.
-    """
-
-    def __init__(self, layer: nn.Module, heads: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.heads = heads
-
-    def forward(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the state after the layer; hidden vectors of padding are of no meaning."""
-        hidden, mask = state["hidden"], state["mask"]
-        attention, layer = self.layer.attention, self.layer
-        real = mask.flatten().nonzero()[:, 0]
-        place = (mask.flatten().cumsum(0) - 1).clamp_min(0)  # where in the packed row each token went
-        packed = hidden.flatten(0, 1).index_select(0, real)
-        parts = (attention.self.query, attention.self.key, attention.self.value)
-        split = [part(packed).index_select(0, place).unflatten(0, mask.shape) for part in parts]
-        split = [part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in split]
-        mixed = F.scaled_dot_product_attention(*split, attn_mask=mask[:, None, None, :])
-        mixed = mixed.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, real)
-        packed = attention.output.LayerNorm(attention.output.dense(mixed) + packed)
-        packed = layer.output.LayerNorm(layer.output.dense(layer.intermediate(packed)) + packed)
-        return {"hidden": packed.index_select(0, place).unflatten(0, mask.shape), "mask": mask}
-
-
-class PooledHead(nn.Module):
-    """Classifies a sentence by the mean of its real tokens."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.classify = nn.Linear(features, CLASSES)
-
-    def forward(self, state: dict[str, Tensor]) -> Tensor:
-        """Return the logits."""
-        weights = state["mask"].to(state["hidden"].dtype)
-        total = (state["hidden"] * weights[:, :, None]).sum(dim=1)
-        return self.classify(total / weights.sum(dim=1, keepdim=True))  # type: ignore[no-any-return]
-
-
 def weights_folder() -> Path:
     """Return the folder with the published weights, without importing their package."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -152,17 +96,19 @@ def build(folder: Path, seed: int) -> MultiExitModel:
     logging.set_verbosity_error()  # else it warns about the pooler, which nobody needs
     logging.disable_progress_bar()
     bert = BertModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, add_pooling_layer=False)
+    for module in bert.encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # less than one pass over the phrases
     return with_exits(bert, seed)
 
 
 def with_exits(bert: nn.Module, seed: int) -> MultiExitModel:
-    """Return a BERT as stages of one layer each, the first with the embeddings, and heads drawn with the seed."""
-    layers = [Layer(layer, bert.config.num_attention_heads) for layer in bert.encoder.layer]
-    stages = [nn.Sequential(Embed(bert.embeddings), layers[0]), *layers[1:]]
+    """Return a BERT with an exit after every layer, heads drawn with the seed, its embeddings as published."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        heads = [PooledHead(bert.config.hidden_size) for _ in stages]
-    return MultiExitModel(stages, heads)
+        model = bert_classifier(bert, CLASSES, exits=len(bert.encoder.layer))
+    bert.embeddings.requires_grad_(False)
+    return model
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eenet.errors import AttachError, InputError, MissingExtraError
+from eenet.errors import AttachError, InputError
 from eenet.models.inputs import Inputs, evaluating
+from eenet.models.libraries import library, quiet
 from eenet.models.taps import call
 
 __all__ = ["IMAGENET", "Normalisation", "Source", "first_line", "load_source"]
@@ -100,7 +100,7 @@ def load_source(
 def _timm(
     name: str, shape: tuple[int, ...] | None, num_classes: int | None
 ) -> tuple[nn.Module, tuple[int, ...], Normalisation | None]:
-    timm = _library("timm", "vision")
+    timm = library("timm", "vision")
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
     settings: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
@@ -119,7 +119,7 @@ def _timm(
 def _torchvision(
     name: str, shape: tuple[int, ...] | None, num_classes: int | None
 ) -> tuple[nn.Module, tuple[int, ...], Normalisation | None]:
-    models = _library("torchvision.models", "vision")
+    models = library("torchvision.models", "vision")
     known = models.list_models(module=models)  # those that classify; others fetch weights for their backbones
     if name not in known:
         raise _unknown("torchvision", name, known)
@@ -169,7 +169,7 @@ def _imported(place: str, spec: str) -> Any:  # noqa: ANN401
 
 
 def _transformers(folder: Path, shape: tuple[int, ...] | None) -> tuple[nn.Module, Inputs, tuple[int, ...]]:
-    library = _library("transformers", "text")
+    transformers = library("transformers", "text")
     if not (folder / "config.json").is_file():
         raise InputError(
             f"model 'hf:{folder}' is not found: a folder on this machine with config.json is needed, nothing is "
@@ -179,8 +179,8 @@ def _transformers(folder: Path, shape: tuple[int, ...] | None) -> tuple[nn.Modul
         raise InputError(
             f"input {','.join(map(str, shape))} does not fit: hf:{folder} reads tokens. Pass their number, such as 128."
         )
-    with _quiet(library), _made(f"hf:{folder}"):
-        model: nn.Module = library.AutoModelForSequenceClassification.from_pretrained(
+    with quiet(transformers), _made(f"hf:{folder}"):
+        model: nn.Module = transformers.AutoModelForSequenceClassification.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
     config: Any = model.config
@@ -210,15 +210,6 @@ def _classes(model: nn.Module, inputs: Inputs, shape: tuple[int, ...], spec: str
             "classes. Name a model that classifies."
         )
     return answer.shape[1]
-
-
-def _library(name: str, extra: str) -> Any:  # noqa: ANN401
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(
-            f'{name.partition(".")[0]} is not installed: the model comes from it. Run pip install "eenet[{extra}]".'
-        ) from error
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> InputError:
@@ -254,22 +245,6 @@ def _current_directory() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
-
-
-@contextmanager
-def _quiet(library: Any) -> Iterator[None]:  # noqa: ANN401
-    """Silence what transformers says on the way, its progress bars too."""
-    said = library.utils.logging
-    logger, bars = logging.getLogger("transformers"), said.is_progress_bar_enabled()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    said.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            said.enable_progress_bar()
 
 
 def first_line(error: Exception) -> str:

@@ -83,21 +83,22 @@ class EagerEngine(Engine):
         """Run stage ``index``."""
         return self._stages[index](state)
 
-    def head(self, index: int, state: State) -> Float[Tensor, "sample class"]:
+    def head(self, index: int, state: State) -> Float[Tensor, "sample class *pixel"]:
         """Return the logits of exit ``index``."""
         logits: Tensor = self._heads[index](state)
         return logits
 
-    def full(self, inputs: Inputs) -> Float[Tensor, "sample class"]:
+    def full(self, inputs: Inputs) -> Float[Tensor, "sample class *pixel"]:
         """Run the original model without exits."""
         return full_in_stages(self, inputs)
 
     def select(self, state: State, rows: Int[Tensor, " kept"]) -> State:
         """Keep some rows of everything in the state that carries the batch."""
-        if self.channels_last and isinstance(state, Tensor) and state.dim() == 4:
-            # index_select answers in channels first: index the dense view, three times as fast as converting back
-            return self._model.select(state.permute(0, 2, 3, 1), rows).permute(0, 3, 1, 2)
-        return self._model.select(state, rows)
+        if not self.channels_last:
+            return self._model.select(state, rows)
+        if isinstance(state, Tensor):  # the usual case, and walking a tree takes its time
+            return _kept(state, rows)
+        return pytree.tree_map_only(Tensor, lambda leaf: _kept(leaf, rows), state)
 
     def join(self, states: Sequence[State]) -> State:
         """Return the states of several batches as one."""
@@ -122,3 +123,11 @@ def _optimised(model: MultiExitModel, dtype: torch.dtype | None, *, channels_las
 def _channels_last(tensor: Tensor) -> Tensor:
     """Lay an image batch out channels last; leave any other tensor alone."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _kept(tensor: Tensor, rows: Int[Tensor, " kept"]) -> Tensor:
+    """Return some rows of a tensor; those of images stay channels last."""
+    if tensor.dim() == 4:
+        # index_select answers in channels first: index the dense view, three times as fast as converting back
+        return tensor.permute(0, 2, 3, 1)[rows].permute(0, 3, 1, 2)
+    return tensor[rows]

@@ -18,6 +18,7 @@ from eenet.core.files import load_tensors
 from eenet.errors import DataError, InputError
 from eenet.models.heads import HeadFactory, conv_head
 from eenet.models.model import MultiExitModel
+from eenet.models.zoo.parts import exit_positions
 
 LAYER_CHANNELS = (16, 32, 64)
 IMAGE_SIZE = 32
@@ -77,7 +78,7 @@ class Classifier(nn.Module):
 def cifar_resnet(
     depth: int = 56,
     *,
-    exits: Sequence[int] = (9, 18),
+    exits: int | Sequence[int] = (9, 18),
     num_classes: int = 10,
     in_channels: int = 3,
     heads: HeadFactory | None = None,
@@ -86,8 +87,8 @@ def cifar_resnet(
 
     Args:
         depth: number of layers, 6 n + 2; the net has three groups of n blocks.
-        exits: numbers of blocks after which an early exit sits, increasing, each below the number of blocks; the
-            original output is added as the last exit.
+        exits: numbers of blocks after which an early exit sits, increasing, each below the number of blocks, the
+            original output being the last exit; or how many exits there are, it included, at even distances.
         num_classes: number of classes C.
         in_channels: channels of the images.
         heads: makes the early heads; by default two strided convolutions and a pooled linear layer.
@@ -100,17 +101,12 @@ def cifar_resnet(
             f"depth {depth} is not possible: the net has 6 n + 2 layers. Pass 20, 32, 44 or 56, for example."
         )
     blocks = _blocks(depth, in_channels)
-    exits = tuple(exits)
-    if not exits or list(exits) != sorted(set(exits)) or exits[0] < 1 or exits[-1] >= len(blocks):
-        raise InputError(
-            f"exits {exits} are not possible: the net has {len(blocks)} blocks. Pass increasing block numbers from 1 "
-            f"to {len(blocks) - 1}."
-        )
-    stem, bounds = Stem(in_channels, LAYER_CHANNELS[0]), (0, *exits, len(blocks))
+    positions = exit_positions(exits, len(blocks), "block")
+    stem, bounds = Stem(in_channels, LAYER_CHANNELS[0]), (0, *positions, len(blocks))
     stages: list[nn.Module] = [nn.Sequential(*blocks[a:b]) for a, b in pairwise(bounds)]
-    stages[0] = nn.Sequential(stem, *blocks[: exits[0]])
+    stages[0] = nn.Sequential(stem, *blocks[: positions[0]])
     make_head = conv_head() if heads is None else heads
-    early = [make_head(_shape_after(block, len(blocks)), num_classes) for block in exits]
+    early = [make_head(_shape_after(block, len(blocks)), num_classes) for block in positions]
     return MultiExitModel(stages, [*early, Classifier(LAYER_CHANNELS[-1], num_classes)])
 
 

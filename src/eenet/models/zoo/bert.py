@@ -1,0 +1,360 @@
+"""BERT and its kin (Devlin et al., 2019) as text classifiers with exits; the weights belong to a model of transformers.
+
+Between stages travel the vectors of the words and a mask that says which words are real. No layer multiplies padding:
+what works on single words sees the real ones only, and attention is as wide as the longest text that is left, so a
+batch gets cheaper as long texts leave it.
+
+Source: J. Devlin, M. Chang, K. Lee, K. Toutanova, *BERT: pre-training of deep bidirectional transformers for language
+understanding*, NAACL 2019.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from eenet.errors import AttachError, InputError
+from eenet.models.heads import HeadFactory
+from eenet.models.inputs import evaluating
+from eenet.models.libraries import library, quiet
+from eenet.models.model import MultiExitModel
+from eenet.models.zoo.parts import exit_positions, in_row
+
+__all__ = ["bert_classifier", "mean_of_words"]
+
+Words: TypeAlias = dict[str, Tensor]
+"""``hidden``, a vector for each word ``[sample, token, feature]``, and ``mask``, which of them are real."""
+
+
+class Embed(nn.Module):
+    """Turns token numbers into the first state.
+
+    Args:
+        embeddings: of transformers.
+        padding: the token number that stands for no word.
+    """
+
+    def __init__(self, embeddings: nn.Module, padding: int) -> None:
+        super().__init__()
+        self.embeddings, self.padding = embeddings, padding
+
+    def forward(self, tokens: Int[Tensor, "sample token"]) -> Words:
+        """Return the state before the first layer."""
+        return {"hidden": self.embeddings(tokens), "mask": tokens != self.padding}
+
+
+class Layer(nn.Module, ABC):
+    """A transformer layer that works on the real words of a batch; the vectors of padding are of no meaning.
+
+    Args:
+        layer: of transformers, which owns the weights.
+        heads: number of attention heads.
+
+    Attributes:
+        parts: the modules that a layer of transformers must have to be run this way.
+    """
+
+    parts: ClassVar[tuple[str, ...]]
+
+    def __init__(self, layer: nn.Module, heads: int) -> None:
+        super().__init__()
+        self.layer: Any = layer
+        self.heads = heads
+
+    @abstractmethod
+    def projections(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Return what makes query, key and value of a word."""
+
+    @abstractmethod
+    def attention_dropout(self) -> float:
+        """Return the share of attention weights that is dropped in training."""
+
+    @abstractmethod
+    def after_attention(self, mixed: Tensor, words: Tensor) -> Tensor:
+        """Return the words after attention, given what it mixed for each of them."""
+
+    @abstractmethod
+    def feed_forward(self, words: Tensor) -> Tensor:
+        """Return the words after the rest of the layer."""
+
+    def forward(self, state: Words) -> Words:
+        """Return the state after the layer."""
+        rows = _rows(state["mask"])
+        words = rows.taken(state["hidden"])
+        query, key, value = (self._split(rows.spread(make(words))) for make in self.projections())
+        mixed = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=rows.mask[:, None, None, :],
+            dropout_p=self.attention_dropout() if self.training else 0.0,
+        )
+        words = self.after_attention(rows.gathered(mixed.transpose(1, 2).flatten(2)), words)
+        return {"hidden": rows.put_back(self.feed_forward(words)), "mask": state["mask"]}
+
+    def _split(self, texts: Float[Tensor, "sample token f"]) -> Float[Tensor, "sample head token part"]:
+        return texts.reshape(*texts.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+@final
+class BertLayer(Layer):
+    """A layer as those of BERT and RoBERTa."""
+
+    parts = (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.self.dropout",
+        "attention.output",
+        "intermediate",
+        "output",
+    )
+
+    def projections(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Return what makes query, key and value of a word."""
+        attention = self.layer.attention.self
+        return attention.query, attention.key, attention.value
+
+    def attention_dropout(self) -> float:
+        """Return the share of attention weights that is dropped in training."""
+        return float(self.layer.attention.self.dropout.p)
+
+    def after_attention(self, mixed: Tensor, words: Tensor) -> Tensor:
+        """Return the words after attention, given what it mixed for each of them."""
+        return self.layer.attention.output(mixed, words)  # type: ignore[no-any-return]
+
+    def feed_forward(self, words: Tensor) -> Tensor:
+        """Return the words after the rest of the layer."""
+        return self.layer.output(self.layer.intermediate(words), words)  # type: ignore[no-any-return]
+
+
+@final
+class DistilBertLayer(Layer):
+    """A layer as those of DistilBERT."""
+
+    parts = (
+        "attention.q_lin",
+        "attention.k_lin",
+        "attention.v_lin",
+        "attention.out_lin",
+        "attention.dropout",
+        "sa_layer_norm",
+        "ffn",
+        "output_layer_norm",
+    )
+
+    def projections(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Return what makes query, key and value of a word."""
+        attention = self.layer.attention
+        return attention.q_lin, attention.k_lin, attention.v_lin
+
+    def attention_dropout(self) -> float:
+        """Return the share of attention weights that is dropped in training."""
+        return float(self.layer.attention.dropout.p)
+
+    def after_attention(self, mixed: Tensor, words: Tensor) -> Tensor:
+        """Return the words after attention, given what it mixed for each of them."""
+        return self.layer.sa_layer_norm(self.layer.attention.out_lin(mixed) + words)  # type: ignore[no-any-return]
+
+    def feed_forward(self, words: Tensor) -> Tensor:
+        """Return the words after the rest of the layer."""
+        return self.layer.output_layer_norm(self.layer.ffn(words) + words)  # type: ignore[no-any-return]
+
+
+class MeanHead(nn.Module):
+    """Classifies a text by the mean of its real words.
+
+    Args:
+        features: size of a word's vector.
+        num_classes: number of classes C.
+    """
+
+    def __init__(self, features: int, num_classes: int) -> None:
+        super().__init__()
+        self.classify = nn.Linear(features, num_classes)
+
+    def forward(self, state: Words) -> Float[Tensor, "sample class"]:
+        """Return the logits."""
+        weights = state["mask"].to(state["hidden"].dtype)
+        total = (state["hidden"] * weights[:, :, None]).sum(dim=1)
+        return self.classify(total / weights.sum(dim=1, keepdim=True).clamp_min(1))  # type: ignore[no-any-return]
+
+
+def mean_of_words(shape: Sequence[int], num_classes: int) -> nn.Module:
+    """Return a head that reads the mean over a text's real words, from a state of `bert_classifier`.
+
+    Args:
+        shape: shape of the vectors, ``(sample, token, feature)``.
+        num_classes: number of classes C.
+    """
+    return MeanHead(shape[2], num_classes)
+
+
+def bert_classifier(
+    encoder: nn.Module | str | os.PathLike[str],
+    num_classes: int,
+    *,
+    exits: int | Sequence[int] = 4,
+    heads: HeadFactory | None = None,
+) -> MultiExitModel:
+    """Return a text classifier with exits that shares the weights of a Hugging Face encoder.
+
+    It takes token numbers ``[sample, token]``, padded with the encoder's own padding number (0 where it names none),
+    and says of each text what it would say of it alone. Encoders built like BERT, RoBERTa and DistilBERT are run as
+    said above; others get their exits from `eenet.attach`.
+
+    Args:
+        encoder: a ``BertModel``, ``RobertaModel``, ``DistilBertModel`` or one built alike, without a classifier; or a
+            folder with one, as ``save_pretrained`` leaves it. Nothing is downloaded.
+        num_classes: number of classes C.
+        exits: numbers of layers after which an early exit sits, the last layer being the last exit; or how many exits
+            there are, it included, at even distances.
+        heads: makes all heads, from ``(sample, token, feature)`` to a module that reads the state; default:
+            `mean_of_words`. ``reading("hidden", token_head)`` classifies by the first word, as BERT's pooler does.
+
+    Raises:
+        AttachError: the encoder is built in another way.
+        InputError: exits outside the encoder, or a folder without one.
+        MissingExtraError: transformers is not installed.
+    """
+    found: Any = encoder if isinstance(encoder, nn.Module) else _from_folder(Path(encoder))
+    layers = _layers(found)
+    padding = found.config.pad_token_id or 0
+    positions = exit_positions(exits, len(layers), "layer")
+    start = Embed(found.embeddings, padding)
+    _check_same(found, start, layers, padding)
+    bounds = (0, *positions, len(layers))
+    stages = [in_row(layers[first:last]) for first, last in pairwise(bounds)]
+    stages[0] = nn.Sequential(start, *layers[: positions[0]])
+    make_head, device = heads or mean_of_words, next(found.parameters()).device
+    all_heads = [make_head((2, 8, found.config.hidden_size), num_classes).to(device) for _ in stages]
+    return MultiExitModel(stages, all_heads)
+
+
+def _from_folder(folder: Path) -> nn.Module:
+    transformers = library("transformers", "text")
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"encoder {folder} is not found: a folder on this machine with config.json is needed, nothing is "
+            "downloaded. Save a model with save_pretrained there."
+        )
+    try:
+        with quiet(transformers):
+            model: nn.Module = transformers.AutoModel.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True
+            )
+    except (OSError, ValueError) as error:
+        raise InputError(f"encoder {folder} cannot be read: {error}. Save it again with save_pretrained.") from error
+    return model
+
+
+def _layers(encoder: Any) -> list[Layer]:  # noqa: ANN401
+    """Return the layers of an encoder, if it is built as one of those known here."""
+    names = {name for name, _ in encoder.named_modules()}
+    for kind, path in ((BertLayer, "encoder.layer"), (DistilBertLayer, "transformer.layer")):
+        if {"embeddings", *(f"{path}.0.{part}" for part in kind.parts)} <= names:
+            return [kind(layer, encoder.config.num_attention_heads) for layer in encoder.get_submodule(path)]
+    raise _other(encoder, "its layers have other parts")
+
+
+@torch.no_grad()
+def _check_same(encoder: Any, start: Embed, layers: Sequence[Layer], padding: int) -> None:  # noqa: ANN401
+    """Refuse an encoder of which these layers make something else, for whatever reason, on two texts."""
+    tokens = torch.arange(1, 17, device=next(encoder.parameters()).device).remainder(encoder.config.vocab_size)
+    tokens = tokens.where(tokens != padding, (padding + 1) % encoder.config.vocab_size).view(2, 8)
+    tokens[1, 5:] = padding
+    state: Words
+    with evaluating(nn.ModuleList([encoder, *layers])):
+        wanted = encoder(input_ids=tokens, attention_mask=(tokens != padding).long()).last_hidden_state
+        state = start(tokens)
+        for layer in layers:
+            state = layer(state)
+    error = (state["hidden"] - wanted)[state["mask"]].abs().max() / wanted.abs().max()
+    if not error <= 1e-4:
+        raise _other(encoder, f"run layer by layer its output differs by {float(error):.2g} of the largest value")
+
+
+def _other(encoder: nn.Module, reason: str) -> AttachError:
+    return AttachError(
+        f"encoder {type(encoder).__name__} is not built like BERT: {reason}. Use eenet.attach on a classifier made "
+        "with it."
+    )
+
+
+class _Padded:
+    """Words of a batch one after the other, padding among them.
+
+    Args:
+        mask: which words are real.
+    """
+
+    def __init__(self, mask: Bool[Tensor, "sample token"]) -> None:
+        self.mask = mask
+
+    def taken(self, hidden: Tensor) -> Tensor:
+        """Return the words of all texts in a row."""
+        return hidden.flatten(0, 1)
+
+    def spread(self, words: Tensor) -> Tensor:
+        """Return words in a row as texts, as wide as the mask."""
+        return words.reshape(*self.mask.shape, -1)
+
+    def gathered(self, texts: Tensor) -> Tensor:
+        """Return words of texts, as wide as the mask, in a row again."""
+        return texts.flatten(0, 1)
+
+    def put_back(self, words: Tensor) -> Tensor:
+        """Return words in a row as texts of their first width."""
+        return words.reshape(*self.mask.shape, -1)
+
+
+class _Packed:
+    """The real words of a batch one after the other, and texts cut to the longest of them.
+
+    Args:
+        mask: which words are real.
+        real: where they are among all.
+    """
+
+    def __init__(self, mask: Bool[Tensor, "sample token"], real: Int[Tensor, " word"]) -> None:
+        self.real, self.shape = real, mask.shape
+        self.place = (mask.flatten().cumsum(0) - 1).clamp_min(0).view(mask.shape)  # where in the row each word went
+        width = int(real.remainder(mask.shape[1]).max()) + 1
+        self.mask, self.cut = mask[:, :width], self.place[:, :width].flatten()
+        self.inner = self.mask.flatten().nonzero()[:, 0]
+
+    def taken(self, hidden: Tensor) -> Tensor:
+        """Return the real words of all texts in a row."""
+        return hidden.flatten(0, 1).index_select(0, self.real)
+
+    def spread(self, words: Tensor) -> Tensor:
+        """Return words in a row as texts, as wide as the mask."""
+        return words.index_select(0, self.cut).reshape(*self.mask.shape, -1)
+
+    def gathered(self, texts: Tensor) -> Tensor:
+        """Return words of texts, as wide as the mask, in a row again."""
+        return texts.flatten(0, 1).index_select(0, self.inner)
+
+    def put_back(self, words: Tensor) -> Tensor:
+        """Return words in a row as texts of their first width, so that batches can be joined between stages."""
+        return words.index_select(0, self.place.flatten()).reshape(*self.shape, -1)
+
+
+def _rows(mask: Bool[Tensor, "sample token"]) -> _Padded | _Packed:
+    """Return how to lay out a batch: packed, if there is padding.
+
+    A compiled or exported graph keeps the padding: its sizes must not depend on what the texts say.
+    """
+    if torch.compiler.is_compiling():
+        return _Padded(mask)
+    real = mask.flatten().nonzero()[:, 0]
+    return _Padded(mask) if len(real) in (0, mask.numel()) else _Packed(mask, real)
