@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from eenet.data.augment import Augment
 from eenet.errors import DataError, InputError
 
 Split: TypeAlias = Literal["train", "calibration", "test"]
@@ -85,6 +87,29 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
     def inputs(self, rows: Int[Tensor, " row"] | slice) -> Float[Tensor, "row channel height width"]:
         """Return the prepared images of some rows."""
         return self.prepare(self.images[rows])
+
+    def targets(self, rows: Int[Tensor, " row"] | slice) -> Int[Tensor, " row"]:
+        """Return the true classes of some rows."""
+        return self.labels[rows]
+
+    def training_batch(
+        self, rows: Int[Tensor, " row"], augment: Augment | None, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "row channel height width"], Int[Tensor, " row"]]:
+        """Return the (prepared images, true classes) of some rows to train on.
+
+        Args:
+            rows: which samples.
+            augment: changes the raw images, if anything does.
+            generator: the only source of chance.
+        """
+        images = self.images[rows]
+        if augment is not None:
+            images = augment(images, generator)
+        return self.prepare(images), self.targets(rows)
+
+    def fingerprint(self) -> str:
+        """Return a short digest of the labels, by which a training that is resumed knows its data."""
+        return hashlib.sha256(self.labels.contiguous().numpy().tobytes()).hexdigest()[:16]
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (prepared images, labels) in row order; the last batch may be smaller."""
