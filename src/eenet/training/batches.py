@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     targets: Int[Tensor, "sample ..."]
     samples: int
 
-    def parts(self, count: int) -> Generator[tuple[Inputs, Tensor]]:
+    def parts(self, count: int) -> Generator[tuple[Inputs, Tensor], None, None]:
         """Yield the (inputs, targets) in up to ``count`` parts of nearly one size."""
         rows = torch.arange(len(self.targets)).tensor_split(count)
         for part in (slice(int(some[0]), int(some[-1]) + 1) for some in rows if len(some)):
@@ -67,7 +67,7 @@ class Batches:
             inputs, targets = tree_map(lambda leaf: leaf.to(self.device), (inputs, targets))
         return Batch(inputs, targets, len(rows))
 
-    def ahead(self, first: int) -> Generator[Batch]:
+    def ahead(self, first: int) -> Generator[Batch, None, None]:
         """Yield the batches from a step on; while one is used, a thread makes the next."""
         if first >= self.schedule.steps:
             return

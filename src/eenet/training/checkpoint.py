@@ -7,6 +7,7 @@ belongs to.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,8 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         InputError: the folder holds checkpoints of a training that differs; the first difference is named.
     """
     path = folder / IDENTITY
+    for unfinished in folder.glob(f".{TENSORS}.*"):  # what a kill left behind
+        shutil.rmtree(unfinished)
     if (folder / TENSORS).exists() and path.exists():
         found = read_json(path, "checkpoint")
         for key in [*identity, *(found.keys() - identity.keys())]:

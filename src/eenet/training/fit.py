@@ -98,6 +98,7 @@ def fit_exits(
         )
     if processes.device is not None:
         model.to(processes.device)
+    processes.copy_from_first(model.state_dict().values())
     trainer = _Trainer(model, dataset, schedule, processes, None if out is None else Path(out))
     trainer.resume()
     try:
@@ -140,14 +141,14 @@ class _Trainer:
 
     def resume(self) -> None:
         """Continue from the folder's checkpoint where there is one."""
-        if self.out is not None:
-            if self.processes.rank == 0:
-                claim_folder(self.out, _identity(self.model, self.batches.dataset, self.settings))
-            checkpoint = read_checkpoint(self.out)
-            if checkpoint is not None:
-                restore(checkpoint, self.model, self.optimizer, self.average)
-                self.done = list(checkpoint.losses)
-        self.processes.copy_from_first([tensor.detach() for tensor in self.model.state_dict().values()])
+        if self.out is None:
+            return
+        if self.processes.rank == 0:
+            claim_folder(self.out, _identity(self.model, self.batches.dataset, self.settings))
+        checkpoint = read_checkpoint(self.out)
+        if checkpoint is not None:
+            restore(checkpoint, self.model, self.optimizer, self.average)
+            self.done = list(checkpoint.losses)
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -177,7 +178,7 @@ class _Trainer:
                     raise KeyboardInterrupt
         if self.average is not None:
             self.average.settle()
-        self.processes.copy_from_first(list(self.model.buffers()))
+        self.processes.copy_from_first(self.model.buffers())
 
     def learn(self, step: int, batch: Batch) -> Float[Tensor, " exit"]:
         """Leave the gradients of a batch on the parameters; return this process's part of every exit's mean loss."""
@@ -187,6 +188,7 @@ class _Trainer:
         self.optimizer.zero_grad()
         learnt = learnable(batch.targets).float()
         self.processes.add([learnt])
+        learnt.clamp_min_(1)
         done = torch.zeros_like(self.weights)
         for inputs, targets in batch.parts(settings.accumulate):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):

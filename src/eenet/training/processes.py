@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from eenet.errors import MissingExtraError
+
+_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun, accelerate; MPI
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +50,15 @@ class Processes:
         for tensor, part in zip(tensors, torch.split(message, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view(tensor.shape))
 
-    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
+    @torch.no_grad()
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by those of process 0."""
-        if self.count > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+        if self.count == 1:
+            return
+        for tensor in tensors:
+            message = tensor.contiguous()
+            dist.broadcast(message, src=0)
+            tensor.copy_(message)
 
 
 def joined_processes() -> Processes:
@@ -61,14 +67,16 @@ def joined_processes() -> Processes:
     Raises:
         MissingExtraError: there are several, and accelerate, which connects them, is not installed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    count = max(int(os.environ.get(name, "1")) for name in _COUNTS)
+    if count == 1:
         return Processes()
     try:
         from accelerate import PartialState
     except ImportError as error:
         raise MissingExtraError(
-            f"accelerate is missing: {os.environ['WORLD_SIZE']} processes are to train together, and it connects them. "
+            f"accelerate is missing: {count} processes are to train together, and it connects them. "
             'Run pip install "eenet[train]".'
         ) from error
-    state = PartialState()
+    asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    state = PartialState(cpu=asked_for_cpu or not torch.cuda.is_available())
     return Processes(count=state.num_processes, rank=state.process_index, device=state.device)

@@ -47,7 +47,7 @@ def expected_exit_weights(
         if k == num_exits - 1:
             chance = inside
         else:
-            rank = _confidence(exit_logits).argsort().argsort() / samples  # 0 for the least confident
+            rank = (_confidence(exit_logits).argsort().argsort() + 0.5) / samples  # near 0 for the least confident
             gate = torch.sigmoid((rank - (1 - 1 / (num_exits - k))) / softness)
             chance, inside = inside * gate, inside * (1 - gate)
         weights.append(1 - share + share * chance / chance.mean())
