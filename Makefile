@@ -26,7 +26,7 @@ $(BIN)/python:
 
 # One installation serves every target; the stamps depend on what decides it, so a second call reuses it.
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,onnx,openvino,text,vision]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,onnx,openvino,text,train,vision]'
 	@touch $@
 
 $(DOCS): pyproject.toml constraints.txt $(DEV)

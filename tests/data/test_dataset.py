@@ -41,6 +41,24 @@ def test_items_batches_and_selections_agree() -> None:
     assert len(data) == 2
 
 
+def test_training_batches_are_changed_by_the_generator_alone() -> None:
+    def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return images + torch.randint(0, 9, (), generator=generator).to(images.dtype)
+
+    data, rows = small(), torch.tensor([1, 0])
+    images, targets = data.training_batch(rows, None, torch.Generator())
+    assert torch.equal(images, data.inputs(rows)) and targets.tolist() == [0, 1]
+    first, second = (data.training_batch(rows, shift, torch.Generator().manual_seed(1))[0] for _ in range(2))
+    drawn = torch.randint(0, 9, (), generator=torch.Generator().manual_seed(1)).item()
+    assert drawn and torch.equal(first, second)
+    torch.testing.assert_close(first, data.prepare(data.images[rows] + drawn))
+
+
+def test_a_fingerprint_tells_labels_apart() -> None:
+    data = small()
+    assert data.fingerprint() == small().fingerprint() != data.select(torch.tensor([1, 0])).fingerprint()
+
+
 def test_refuses_arrays_that_do_not_fit() -> None:
     images, labels = torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(DataError, match="images of shape"):

@@ -4,10 +4,29 @@ import pytest
 import torch
 
 from eenet.errors import ShapeError
-from eenet.models import conv_head, grid_linear, pooled_linear, token_head
+from eenet.inference.flops import measure_flops
+from eenet.models import (
+    MultiExitModel,
+    attention_linear,
+    conv_head,
+    grid_linear,
+    mixed_linear,
+    pooled_linear,
+    token_head,
+)
+
+IMAGE_HEADS = [
+    pooled_linear,
+    grid_linear(2),
+    mixed_linear(),
+    mixed_linear(2),
+    attention_linear,
+    conv_head(),
+    conv_head((1, 2, 2), width=1.5),
+]
 
 
-@pytest.mark.parametrize("factory", [pooled_linear, grid_linear(2), conv_head(), conv_head((1, 2, 2), width=1.5)])
+@pytest.mark.parametrize("factory", IMAGE_HEADS)
 def test_image_heads_return_logits(factory) -> None:
     assert factory((2, 6, 8, 8), 5)(torch.randn(4, 6, 8, 8)).shape == (4, 5)
 
@@ -17,6 +36,41 @@ def test_pooled_linear_is_the_mean_then_a_linear_layer() -> None:
     features = torch.randn(5, 3, 4, 4)
     linear = head[-1]
     torch.testing.assert_close(head(features), features.mean(dim=(2, 3)) @ linear.weight.T + linear.bias)
+
+
+def test_attention_begins_as_the_mean_and_looks_where_the_query_points() -> None:
+    head, features = attention_linear((1, 3, 4, 4), 2), torch.randn(5, 3, 4, 4)
+    query, linear = head[0].query.weight, head[1]
+    torch.testing.assert_close(head[0](features), features.mean(dim=(2, 3)))
+    features[:, 1, 2, 3] = 9.0
+    query.data[0, 1] = 100.0
+    torch.testing.assert_close(head(features), linear(features[:, :, 2, 3]))
+
+
+def test_attention_reads_sequences_as_it_reads_images() -> None:
+    image, text = attention_linear((1, 3, 2, 4), 2), attention_linear((1, 8, 3), 2)
+    torch.nn.init.normal_(image[0].query.weight)
+    text.load_state_dict(image.state_dict())
+    features = torch.randn(5, 3, 2, 4)
+    torch.testing.assert_close(image(features), text(features.flatten(2).transpose(1, 2)))
+
+
+def test_mixed_pooling_is_a_learnt_mix_of_largest_and_mean() -> None:
+    pool, features = mixed_linear()((1, 3, 4, 4), 2)[0], torch.randn(5, 3, 4, 4)
+    largest, mean = features.amax(dim=(2, 3)), features.mean(dim=(2, 3))
+    torch.testing.assert_close(pool(features).flatten(1), (largest + mean) / 2)
+    pool.mix.data.fill_(1.0)
+    share = 1 / (1 + torch.tensor(-1.0).exp())
+    torch.testing.assert_close(pool(features).flatten(1), share * largest + (1 - share) * mean)
+
+
+@pytest.mark.parametrize("factory", [attention_linear, mixed_linear()])
+def test_cheap_heads_cost_little_beside_a_convolution(factory) -> None:
+    stages = [torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(2)]
+    model = MultiExitModel(stages, [factory((1, 16, 32, 32), 10), pooled_linear((1, 16, 32, 32), 10)])
+    report = measure_flops(model, torch.randn(2, 16, 32, 32))
+    assert report.heads[0] < 0.02 * report.stages[0]
+    assert report.uncounted == ()
 
 
 def test_token_head_reads_the_first_token_only() -> None:
@@ -45,5 +99,11 @@ def test_refuses_other_shapes_and_settings() -> None:
         conv_head(())
     with pytest.raises(ShapeError, match="width"):
         conv_head((2,), width=0)
+    with pytest.raises(ShapeError, match="does not fit attention_linear"):
+        attention_linear((2, 3), 10)
+    with pytest.raises(ShapeError, match="does not fit mixed_linear"):
+        mixed_linear()((2, 3, 4), 10)
+    with pytest.raises(ShapeError, match="size 0"):
+        mixed_linear(0)
     with pytest.raises(ShapeError, match="size 0"):
         grid_linear(0)

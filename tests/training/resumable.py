@@ -1,17 +1,42 @@
-"""A small training used by the tests of resuming, also run as a program that gets killed: ``resumable.py FOLDER``."""
+"""Small trainings used by the tests of resuming, also run as a program that gets killed.
+
+``resumable.py FOLDER`` runs the plain one, ``resumable.py FOLDER full`` the one with every setting that keeps a state.
+"""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from eenet.data import ArrayDataset, random_crop_flip
-from eenet.models import MultiExitModel, grid_linear, pooled_linear
-from eenet.training import History, TrainSettings, fit_exits
+from eenet.data import ArrayDataset, load_digits, random_crop_flip
+from eenet.models import MultiExitModel, cascaded, grid_linear, pooled_linear, tiny_cnn
+from eenet.training import (
+    History,
+    TrainSettings,
+    expected_exit_weights,
+    fit_exits,
+    rescaled_gradients,
+    step_decay,
+)
 
 SETTINGS = TrainSettings(
     epochs=4, batch_size=8, heads_share=0.2, augment=random_crop_flip, seed=3, checkpoint_seconds=1e-6
+)
+
+FULL = TrainSettings(
+    epochs=3,
+    batch_size=32,
+    accumulate=2,
+    precision="bfloat16",
+    heads_share=0.2,
+    schedule=partial(step_decay, milestones=(0.4, 0.8)),
+    ema=0.9,
+    gradients=rescaled_gradients,
+    sample_weighting=expected_exit_weights,
+    augment=partial(random_crop_flip, pad=1),
+    checkpoint_seconds=1e-6,
 )
 
 
@@ -37,6 +62,13 @@ def run(out: Path | None) -> tuple[dict[str, Tensor], History]:
     return model.state_dict(), history
 
 
+def run_full(out: Path | None) -> dict[str, Tensor]:
+    torch.manual_seed(11)
+    model = cascaded(tiny_cnn(width=4), 10)
+    fit_exits(model, load_digits().train, FULL, out=out, progress=False)
+    return model.state_dict()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]))
+    (run_full if "full" in sys.argv else run)(Path(sys.argv[1]))

@@ -3,14 +3,15 @@
 import dataclasses
 import itertools
 import signal
+import threading
 
 import pytest
 import torch
 from tests.training import resumable
 from torch import nn
 
-from eenet.data import load_digits
-from eenet.models import attach, tiny_cnn
+from eenet.data import ArrayDataset, load_digits
+from eenet.models import MultiExitModel, attach, pooled_linear, tiny_cnn
 from eenet.training import TrainSettings, fit_exits, uniform_weights
 
 QUICK = TrainSettings(epochs=1, batch_size=32, lr=0.1, weighting=uniform_weights)
@@ -109,6 +110,106 @@ def test_every_sample_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
     everything = data.images.flatten(1).sum(1).sort().values
     assert torch.equal(first.sort().values, everything) and torch.equal(second.sort().values, everything)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_accumulated_parts_do_the_step_of_the_whole_batch(parts: int) -> None:
+    losses, weights = [], []
+    for accumulate in (1, parts):
+        model = without_batch_norm()
+        settings = dataclasses.replace(
+            resumable.SETTINGS, epochs=1, distillation_from=0.2, distillation=1.0, accumulate=accumulate
+        )
+        losses.append(fit_exits(model, resumable.make_data(), settings, progress=False).losses)
+        weights.append(model.state_dict())
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(weights[0], weights[1])
+
+
+def without_batch_norm() -> MultiExitModel:
+    torch.manual_seed(2)
+    stages = [nn.Sequential(nn.Conv2d(a, 6, 3, padding=1), nn.ReLU()) for a in (3, 6)]
+    return MultiExitModel(stages, [pooled_linear((1, 6, 8, 8), 4) for _ in stages])
+
+
+def test_parts_of_dense_batches_count_by_what_there_is_to_learn() -> None:
+    class Masks(ArrayDataset):
+        def training_batch(self, rows, augment, generator):
+            masks = (self.images[rows, 0] > 100).long()
+            masks[:, :3][self.labels[rows] == 0] = -100
+            masks[self.labels[rows] == 1] = -100
+            return self.prepare(self.images[rows]), masks
+
+    data = resumable.make_data()
+    masks = Masks(data.images, data.labels, mean=data.mean, std=data.std)
+    weights = []
+    for accumulate in (1, 8):
+        torch.manual_seed(2)
+        stages = [nn.Sequential(nn.Conv2d(a, 6, 3, padding=1, stride=2), nn.ReLU()) for a in (3, 6)]
+        model = MultiExitModel(stages, [nn.Conv2d(6, 2, 1) for _ in stages])
+        settings = TrainSettings(epochs=1, batch_size=8, lr=0.2, accumulate=accumulate, distillation_from=0.5)
+        history = fit_exits(model, masks, settings, progress=False)
+        weights.append(model.state_dict())
+    torch.testing.assert_close(weights[0], weights[1])
+    assert history.losses[-1].sum() < history.losses[0].sum()
+
+
+def test_bfloat16_computes_in_it_and_keeps_weights_in_float32() -> None:
+    seen: list[torch.dtype] = []
+
+    def note(model, inputs):
+        logits = model(inputs)
+        seen.append(logits[0].dtype)
+        return logits
+
+    model = resumable.make_model()
+    settings = dataclasses.replace(QUICK, precision="bfloat16", gradients=note)
+    history = fit_exits(model, resumable.make_data(), settings, progress=False)
+    assert set(seen) == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    plain = fit_exits(resumable.make_model(), resumable.make_data(), QUICK, progress=False)
+    torch.testing.assert_close(history.losses[0], plain.losses[0], rtol=0.02, atol=0.02)
+    assert history.losses.dtype == torch.float32
+
+
+def test_weighted_samples_train_and_the_history_tells_the_plain_losses() -> None:
+    def first_sample_only(logits, targets):
+        weights = torch.zeros(len(targets), len(logits))
+        weights[0] = len(targets)
+        return weights
+
+    data, histories = resumable.make_data(), []
+    for sample_weighting in (None, first_sample_only):
+        settings = dataclasses.replace(QUICK, sample_weighting=sample_weighting)
+        histories.append(fit_exits(without_batch_norm(), data, settings, progress=False).losses)
+    assert torch.equal(histories[0][0], histories[1][0])  # before any step
+    assert not torch.equal(histories[0][1:], histories[1][1:])
+
+
+def test_an_error_while_a_batch_is_made_reaches_the_caller_and_leaves_no_thread() -> None:
+    calls: list[int] = []
+
+    def fail(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("no such image")
+        return images
+
+    model = resumable.make_model()
+    with pytest.raises(RuntimeError, match="no such image"):
+        fit_exits(model, resumable.make_data(), dataclasses.replace(QUICK, augment=fail), progress=False)
+    assert not model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("eenet-batches")]
+
+
+def test_what_its_owner_froze_stays_frozen() -> None:
+    model = resumable.make_model()
+    model.stages[0].requires_grad_(False)
+    before = [parameter.clone() for parameter in model.stages[0].parameters()]
+    fit_exits(model, resumable.make_data(), resumable.SETTINGS, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.stages[0].parameters(), strict=True))
+    assert {parameter.requires_grad for parameter in model.stages[0].parameters()} == {False}
+    assert {parameter.requires_grad for parameter in model.stages[1].parameters()} == {True}
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -47,6 +47,43 @@ def test_distillation_is_zero_for_equal_exits_and_teaches_the_early_ones_only() 
     assert pupil.grad is not None and teacher.grad is None
 
 
+def test_dense_logits_are_brought_to_the_targets_and_ignored_pixels_teach_nothing() -> None:
+    coarse, targets = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 8, 8))
+    targets[0, :3] = -100
+    fine = torch.nn.functional.interpolate(coarse, size=(8, 8), mode="bilinear", align_corners=False)
+    total, pixels = 0.0, 0
+    for n in range(2):
+        for i in range(8):
+            for j in range(8):
+                if targets[n, i, j] >= 0:
+                    total -= fine[n, :, i, j].log_softmax(0)[targets[n, i, j]].item()
+                    pixels += 1
+    found = exit_losses([coarse, fine], targets)
+    assert found.tolist() == pytest.approx([total / pixels] * 2, rel=1e-5)
+
+
+def test_a_batch_with_nothing_to_learn_has_no_loss() -> None:
+    targets = torch.full((1, 4, 4), -100)
+    assert exit_losses([torch.randn(1, 3, 2, 2)], targets).tolist() == [0]
+
+
+def test_sample_weights_multiply_each_samples_loss() -> None:
+    weights, targets = torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 2])
+    logits = [torch.randn(2, 3) for _ in range(2)]
+    each = torch.stack([torch.nn.functional.cross_entropy(z, targets, reduction="none") for z in logits], dim=1)
+    torch.testing.assert_close(exit_losses(logits, targets, weights), (each * weights).mean(dim=0))
+    dense = [z[:, :, None, None].expand(-1, -1, 2, 3) for z in logits]
+    pixels = targets[:, None, None].expand(-1, 2, 3)
+    torch.testing.assert_close(exit_losses(dense, pixels, weights), exit_losses(logits, targets, weights))
+
+
+def test_dense_distillation_is_the_mean_over_the_teachers_pixels() -> None:
+    pupil, teacher = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 4, 4)
+    fine = torch.nn.functional.interpolate(pupil, size=(4, 4), mode="bilinear", align_corners=False)
+    as_samples = [z.permute(0, 2, 3, 1).reshape(-1, 3) for z in (fine, teacher)]
+    torch.testing.assert_close(distillation_loss([pupil, teacher]), distillation_loss(as_samples))
+
+
 def test_refuses_what_does_not_fit() -> None:
     with pytest.raises(ShapeError, match="weights 1 do not fit: there are 2 exits"):
         exit_loss([torch.zeros(1, 2)] * 2, torch.tensor([0]), (1.0,))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -81,6 +82,33 @@ def test_sigkill_in_another_process_then_resumed_to_the_bit(tmp_path, uninterrup
     assert 0 < done < STEPS, "the training was over before the kill"
     assert not (tmp_path / "model.safetensors").exists()
     assert_same(resumable.run(tmp_path)[0], uninterrupted)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_at_any_moment_with_every_setting_it_ends_with_the_same_bits(tmp_path) -> None:
+    chance, path, kills = random.Random(4), tmp_path / "checkpoint.safetensors", 0
+    env = os.environ | {"PYTHONPATH": str(Path(fit.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    while not (tmp_path / "model.safetensors").exists():
+        process = subprocess.Popen([sys.executable, resumable.__file__, str(tmp_path), "full"], env=env)
+        before = path.stat().st_mtime_ns if path.exists() else None
+        while process.poll() is None and before == (path.stat().st_mtime_ns if path.exists() else None):
+            time.sleep(0.002)
+        if kills < 5:
+            time.sleep(chance.uniform(0, 0.3))
+            process.kill()
+            kills += process.wait() != 0
+        assert process.wait() in (0, -signal.SIGKILL)
+    assert kills >= 3, "the training was over before the kills"
+    assert_same(load_tensors(tmp_path / "model.safetensors", "model"), resumable.run_full(None))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_folder_without_a_checkpoint_is_free(tmp_path) -> None:
+    resumable.run(tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    settings = dataclasses.replace(resumable.SETTINGS, epochs=0.1)
+    history = fit_exits(resumable.make_model(), resumable.make_data(), settings, out=tmp_path, progress=False)
+    assert len(history.losses) == 1
 
 
 def test_a_finished_training_is_not_done_again(tmp_path, monkeypatch, uninterrupted) -> None:

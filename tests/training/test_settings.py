@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import pytest
 
 from eenet.data import random_crop_flip
 from eenet.errors import InputError
-from eenet.training import TrainSettings, uniform_weights
+from eenet.training import TrainSettings, expected_exit_weights, rescaled_gradients, step_decay, uniform_weights
 from eenet.training.settings import Schedule
 
 
@@ -42,6 +43,13 @@ def test_learning_rates_rise_then_fall_to_nearly_nothing() -> None:
     assert all(head == pytest.approx(4 * rate) for rate, head in rates[40:])
 
 
+def test_rates_fall_in_steps_after_the_warm_up() -> None:
+    plan = schedule(samples=1000, lr=0.1, warmup=0.2, schedule=partial(step_decay, milestones=(0.5,), factor=0.2))
+    backbone = [rate for rate, _ in (plan.learning_rates(step) for step in range(plan.steps))]
+    assert backbone[80:240] == pytest.approx([0.1] * 160)  # 400 steps, 80 of them warm up
+    assert backbone[240:] == pytest.approx([0.02] * 160)
+
+
 @pytest.mark.parametrize("shares", [{"warmup": 0.0}, {"warmup": 1.0}, {"heads_share": 1.0}, {"heads_share": 0.0}])
 def test_the_ends_of_every_share_are_possible(shares: dict[str, float]) -> None:
     plan = schedule(**shares)
@@ -56,12 +64,42 @@ def test_settings_are_frozen_and_described_by_plain_values() -> None:
     assert described["weighting"] == "eenet.training.losses.uniform_weights"
     assert described["augment"] == "eenet.data.augment.random_crop_flip"
     assert described["epochs"] == 1
+    assert described["schedule"] == "eenet.training.rates.cosine_decay"
+
+
+def test_functions_with_arguments_are_described_with_them() -> None:
+    settings = TrainSettings(
+        epochs=1,
+        schedule=partial(step_decay, milestones=(0.3, 0.9)),
+        gradients=rescaled_gradients,
+        sample_weighting=partial(expected_exit_weights, share=0.25),
+    )
+    described = settings.to_dict()
+    assert described["schedule"] == "eenet.training.rates.step_decay(milestones=(0.3, 0.9))"
+    assert described["gradients"] == "eenet.training.gradients.rescaled_gradients"
+    assert described["sample_weighting"] == "eenet.training.weighting.expected_exit_weights(share=0.25)"
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("epochs", 0), ("batch_size", 0), ("lr", -1.0), ("lr", float("nan")), ("heads_share", 1.5), ("warmup", -0.1)],
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("lr", -1.0),
+        ("lr", float("nan")),
+        ("heads_share", 1.5),
+        ("warmup", -0.1),
+        ("ema", 1.5),
+        ("accumulate", 0),
+    ],
 )
 def test_refuses_values_outside_their_range(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"{name} .* is not possible"):
         TrainSettings(**({"epochs": 1} | {name: value}))
+
+
+def test_refuses_what_cannot_be_done() -> None:
+    with pytest.raises(InputError, match="ema 1 is not possible"):
+        TrainSettings(epochs=1, ema=1.0)
+    with pytest.raises(InputError, match="accumulate 9 is not possible: a batch has 8 samples"):
+        TrainSettings(epochs=1, batch_size=8, accumulate=9)

@@ -2,7 +2,16 @@
 
 from eenet.models.attach import attach
 from eenet.models.branchheads import BranchHeadFactory, branch_head
-from eenet.models.heads import HeadFactory, conv_head, grid_linear, pooled_linear, token_head
+from eenet.models.cascade import cascaded
+from eenet.models.heads import (
+    HeadFactory,
+    attention_linear,
+    conv_head,
+    grid_linear,
+    mixed_linear,
+    pooled_linear,
+    token_head,
+)
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo import (
     bert_classifier,
@@ -24,6 +33,7 @@ from eenet.models.zoo import (
 __all__ = [
     "attach",
     "MultiExitModel",
+    "cascaded",
     "cifar_resnet",
     "densenet121",
     "densenet_cifar",
@@ -39,8 +49,10 @@ __all__ = [
     "BranchHeadFactory",
     "HeadFactory",
     "branch_head",
+    "attention_linear",
     "conv_head",
     "grid_linear",
+    "mixed_linear",
     "pooled_linear",
     "token_head",
     "mean_of_words",

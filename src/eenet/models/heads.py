@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -42,8 +43,7 @@ def grid_linear(size: int) -> HeadFactory:
     Raises:
         ShapeError: a size below 1.
     """
-    if size < 1:
-        raise ShapeError(f"size {size} is not usable: the grid needs at least 1 cell a side. Pass 1 or more.")
+    _check_size(size)
 
     def build(shape: Sequence[int], num_classes: int) -> nn.Module:
         _check_rank(shape, 4, "grid_linear", "(sample, channel, height, width)")
@@ -51,6 +51,91 @@ def grid_linear(size: int) -> HeadFactory:
         return nn.Sequential(nn.AdaptiveAvgPool2d(size), nn.Flatten(), linear)
 
     return build
+
+
+class MixedPool(nn.Module):
+    """A learnt mix of the largest and of the mean value in each cell of a grid; it begins half and half.
+
+    Args:
+        size: cells along each side.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.largest, self.mean = nn.AdaptiveMaxPool2d(size), nn.AdaptiveAvgPool2d(size)
+        self.mix = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Float[Tensor, "sample channel h w"]) -> Float[Tensor, "sample channel cell cell"]:
+        """Return the pooled features."""
+        mean = self.mean(x)
+        pooled: Tensor = mean + torch.sigmoid(self.mix) * (self.largest(x) - mean)
+        return pooled
+
+
+def mixed_linear(size: int = 1) -> HeadFactory:
+    """Return a head factory: mixed pooling to a grid of ``size`` x ``size`` cells, then one linear layer.
+
+    The mix of largest and mean value is learnt, one number per head: the largest keeps what is rare and strong in an
+    image, as early features often are. Pooling costs twice that of `grid_linear`, which is little beside a stage.
+
+    Args:
+        size: cells along each side; the paper has 4 where the features are larger.
+
+    Raises:
+        ShapeError: a size below 1.
+
+    Source: Y. Kaya, S. Hong, T. Dumitras, *Shallow-deep networks: understanding and mitigating network overthinking*,
+    ICML 2019 (arXiv 1810.07052), section on internal classifiers. There the mix is any number, here within 0 and 1.
+    """
+    _check_size(size)
+
+    def build(shape: Sequence[int], num_classes: int) -> nn.Module:
+        _check_rank(shape, 4, "mixed_linear", "(sample, channel, height, width)")
+        return nn.Sequential(MixedPool(size), nn.Flatten(), nn.Linear(shape[1] * size * size, num_classes))
+
+    return build
+
+
+class AttentionPool(nn.Module):
+    """The mean over positions, weighted by a softmax over what a learnt query finds there; it begins as the plain mean.
+
+    Args:
+        features: size of the vector at each position.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(features, 1, bias=False)
+        nn.init.zeros_(self.query.weight)
+
+    def forward(self, x: Float[Tensor, "sample ..."]) -> Float[Tensor, "sample feature"]:
+        """Return the pooled features of images (channels second) or of sequences (features last)."""
+        places = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
+        weights = self.query(places).softmax(dim=1)
+        pooled: Tensor = (weights.transpose(1, 2) @ places).squeeze(1)
+        return pooled
+
+
+def attention_linear(shape: Sequence[int], num_classes: int) -> nn.Module:
+    """Return attention pooling followed by one linear layer: the head learns where to look.
+
+    The query is one vector, the same for every input: 4 operations per feature and position, next to 1 of the mean.
+    For sequences too, where every token takes part, padding included.
+
+    Args:
+        shape: shape of the features, ``(sample, channel, height, width)`` or ``(sample, token, feature)``.
+        num_classes: number of classes C.
+
+    Raises:
+        ShapeError: the features are neither images nor sequences.
+
+    Source: the idea of a learnt query over positions, as in J. Lee et al., *Set transformer*, ICML 2019 (pooling by
+    attention), with a single query and head and without projections.
+    """
+    if len(shape) != 3:
+        _check_rank(shape, 4, "attention_linear", "(sample, channel, height, width) or (sample, token, feature)")
+    features = shape[1] if len(shape) == 4 else shape[2]
+    return nn.Sequential(AttentionPool(features), nn.Linear(features, num_classes))
 
 
 def conv_head(strides: Sequence[int] = (2, 2), width: float = 2.0) -> HeadFactory:
@@ -121,6 +206,11 @@ def token_head(shape: Sequence[int], num_classes: int) -> nn.Module:
     """
     _check_rank(shape, 3, "token_head", "(sample, token, feature)")
     return TokenHead(shape[2], num_classes)
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ShapeError(f"size {size} is not usable: the grid needs at least 1 cell a side. Pass 1 or more.")
 
 
 def _check_rank(shape: Sequence[int], rank: int, name: str, wanted: str) -> None:

@@ -1,6 +1,7 @@
 """Training a model with exits: losses as plain functions, settings, and a loop that resumes after a kill."""
 
 from eenet.training.fit import History, fit_exits
+from eenet.training.gradients import Forward, plain_gradients, rescaled_gradients
 from eenet.training.losses import (
     Weighting,
     distillation_loss,
@@ -9,15 +10,25 @@ from eenet.training.losses import (
     increasing_weights,
     uniform_weights,
 )
+from eenet.training.rates import LearningRate, cosine_decay, step_decay
 from eenet.training.settings import TrainSettings
+from eenet.training.weighting import SampleWeighting, expected_exit_weights
 
 __all__ = [
     "fit_exits",
     "TrainSettings",
     "History",
+    "LearningRate",
+    "cosine_decay",
+    "step_decay",
+    "Forward",
+    "plain_gradients",
+    "rescaled_gradients",
     "Weighting",
     "increasing_weights",
     "uniform_weights",
+    "SampleWeighting",
+    "expected_exit_weights",
     "exit_loss",
     "exit_losses",
     "distillation_loss",

@@ -1,11 +1,13 @@
 """Checkpoints of a training: everything a resumed run needs to end like an uninterrupted one.
 
-``checkpoint.safetensors`` is the one truth (weights, momentum, losses so far and, by their number, the step), written
-in one atomic move. ``checkpoint.json``, written once before it, says which training it belongs to.
+``checkpoint.safetensors`` is the one truth (weights, momentum, their running average, losses so far and, by their
+number, the step), written in one atomic move. ``checkpoint.json``, written once before it, says which training it
+belongs to.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,10 @@ from torch import Tensor, nn
 
 from eenet.core.files import load_tensors, read_json, save_tensors, write_json
 from eenet.errors import InputError
+from eenet.training.average import Average
 
 TENSORS, IDENTITY = "checkpoint.safetensors", "checkpoint.json"
-MODEL, MOMENTUM, LOSSES = "model/", "momentum/", "losses"
+MODEL, MOMENTUM, AVERAGE, LOSSES = "model/", "momentum/", "average/", "losses"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +32,13 @@ class Checkpoint:
     Args:
         model: the model's state dict.
         momentum: SGD's momentum by parameter name; absent for parameters not trained yet.
+        average: running average of the parameters, by name; empty where none is kept.
         losses: cross-entropy of every exit at each step done.
     """
 
     model: dict[str, Tensor]
     momentum: dict[str, Tensor]
+    average: dict[str, Tensor]
     losses: Float[Tensor, "step exit"]
 
     @property
@@ -42,27 +47,37 @@ class Checkpoint:
         return len(self.losses)
 
 
-def capture(model: nn.Module, optimizer: torch.optim.Optimizer, losses: Float[Tensor, "step exit"]) -> Checkpoint:
+def capture(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
+    losses: Float[Tensor, "step exit"],
+) -> Checkpoint:
     """Return the present state of a training."""
     momentum = {
         name: optimizer.state[parameter]["momentum_buffer"]
         for name, parameter in model.named_parameters()
         if optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
     }
-    return Checkpoint(model=model.state_dict(), momentum=momentum, losses=losses)
+    kept = {} if average is None else average.weights
+    return Checkpoint(model=model.state_dict(), momentum=momentum, average=kept, losses=losses)
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Bring a model and its optimiser to a checkpoint's state, in place and in the parameters' own memory order."""
+def restore(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
+) -> None:
+    """Bring a training to a checkpoint's state, in place and in the parameters' own memory order."""
     model.load_state_dict(checkpoint.model)
     for name, parameter in model.named_parameters():
         if name in checkpoint.momentum:
             buffer = torch.empty_like(parameter, requires_grad=False)
             optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(checkpoint.momentum[name])
+    if average is not None:
+        average.restore(checkpoint.average)
 
 
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Make a folder belong to one training, or check that it does.
+    """Make a folder belong to one training, or check that it does; it is free as long as it holds no checkpoint.
 
     Args:
         folder: where the checkpoints go.
@@ -72,7 +87,9 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         InputError: the folder holds checkpoints of a training that differs; the first difference is named.
     """
     path = folder / IDENTITY
-    if path.exists():
+    for unfinished in folder.glob(f".{TENSORS}.*"):  # what a kill left behind
+        shutil.rmtree(unfinished)
+    if (folder / TENSORS).exists() and path.exists():
         found = read_json(path, "checkpoint")
         for key in [*identity, *(found.keys() - identity.keys())]:
             if found.get(key) != identity.get(key):
@@ -89,6 +106,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, replacing the one before it in one step."""
     tensors = {MODEL + name: tensor for name, tensor in checkpoint.model.items()}
     tensors |= {MOMENTUM + name: tensor for name, tensor in checkpoint.momentum.items()}
+    tensors |= {AVERAGE + name: tensor for name, tensor in checkpoint.average.items()}
     save_tensors(folder / TENSORS, tensors | {LOSSES: checkpoint.losses})
 
 
@@ -105,7 +123,12 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         raise InputError(
             f"checkpoint {folder / TENSORS} cannot be resumed: it holds no losses. Delete it to start anew."
         )
-    return Checkpoint(model=_under(MODEL, tensors), momentum=_under(MOMENTUM, tensors), losses=tensors[LOSSES])
+    return Checkpoint(
+        model=_under(MODEL, tensors),
+        momentum=_under(MOMENTUM, tensors),
+        average=_under(AVERAGE, tensors),
+        losses=tensors[LOSSES],
+    )
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,25 +1,30 @@
-"""The training loop for models with exits: seeded, resumable, two phases."""
+"""The training loop for models with exits: seeded, resumable, two phases, in one process or several."""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from eenet.core.files import save_tensors, write_json
-from eenet.core.inputs import Inputs
 from eenet.data.dataset import LabelledDataset
+from eenet.errors import InputError
 from eenet.models.model import MultiExitModel
+from eenet.training.average import Average
+from eenet.training.batches import Batch, Batches, seed_of
 from eenet.training.checkpoint import capture, claim_folder, read_checkpoint, restore, write_checkpoint
 from eenet.training.console import interruption, progress_bar
-from eenet.training.losses import distillation_loss, exit_losses
-from eenet.training.settings import Phase, Schedule, TrainSettings
+from eenet.training.losses import distillation_loss, exit_losses, learnable
+from eenet.training.phases import Phases
+from eenet.training.processes import Processes, joined_processes
+from eenet.training.settings import Schedule, TrainSettings
 
 FINAL_WEIGHTS, HISTORY = "model.safetensors", "history.json"
 
@@ -61,6 +66,11 @@ def fit_exits(
     ``history.json``. A training that was killed and resumed, with the same number of threads, ends with the same
     weights to the bit as one that was not. The model is left in evaluation mode.
 
+    Started by ``accelerate launch`` in several processes, each runs its share of every batch (and draws the chance of
+    augmentation and dropout for it) and gradients are summed: the steps are those of one process up to rounding, but
+    for that chance and for batch norm, whose statistics are those of a share; the first process's are kept. All
+    processes must see the folder ``out``.
+
     Args:
         model: the model; its weights are the start of the training.
         dataset: the training samples.
@@ -69,7 +79,8 @@ def fit_exits(
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: ``out`` holds checkpoints of another training.
+        InputError: ``out`` holds checkpoints of another training, or there are more processes than samples in a batch.
+        MissingExtraError: several processes were started and accelerate is not installed.
         KeyboardInterrupt: after Ctrl-C, once the step was finished and the checkpoint written.
 
     Example:
@@ -79,16 +90,23 @@ def fit_exits(
         >>> fit_exits(tiny_cnn(), load_digits().train, settings, progress=False).losses.shape
         torch.Size([5, 3])
     """
-    trainer = _Trainer(
-        model, dataset, Schedule(settings=settings, samples=len(dataset)), None if out is None else Path(out)
-    )
+    schedule, processes = Schedule(settings=settings, samples=len(dataset)), joined_processes()
+    if schedule.batch_size < processes.count:
+        raise InputError(
+            f"batch_size {schedule.batch_size} is too small: {processes.count} processes share a batch. Pass a larger "
+            "one, or start fewer processes."
+        )
+    if processes.device is not None:
+        model.to(processes.device)
+    processes.copy_from_first(model.state_dict().values())
+    trainer = _Trainer(model, dataset, schedule, processes, None if out is None else Path(out))
     trainer.resume()
     try:
-        trainer.run(progress)
+        trainer.run(progress and processes.rank == 0)
     finally:
-        model.eval()
-    history = History(losses=trainer.losses, steps_per_epoch=trainer.schedule.steps_per_epoch)
-    if out is not None:
+        trainer.phases.leave()
+    history = History(losses=trainer.losses, steps_per_epoch=schedule.steps_per_epoch)
+    if out is not None and processes.rank == 0:
         save_tensors(Path(out) / FINAL_WEIGHTS, model.state_dict())
         write_json(Path(out) / HISTORY, history.to_dict())
     return history
@@ -97,11 +115,22 @@ def fit_exits(
 class _Trainer:
     """The moving parts of one training."""
 
-    def __init__(self, model: MultiExitModel, dataset: LabelledDataset, schedule: Schedule, out: Path | None) -> None:
-        self.model, self.dataset, self.schedule, self.out = model, dataset, schedule, out
+    def __init__(
+        self,
+        model: MultiExitModel,
+        dataset: LabelledDataset,
+        schedule: Schedule,
+        processes: Processes,
+        out: Path | None,
+    ) -> None:
+        self.model, self.schedule, self.processes, self.out = model, schedule, processes, out
         self.settings = schedule.settings
-        self.weights = torch.tensor(self.settings.weighting(model.num_exits))
-        self.optimizer = _optimizer(model, self.settings)
+        self.phases = Phases(model)
+        self.optimizer = self.phases.optimizer(self.settings)
+        self.average = Average(model, self.settings.ema) if self.settings.ema else None
+        self.device = next(model.parameters()).device
+        self.weights = torch.tensor(self.settings.weighting(model.num_exits), device=self.device)
+        self.batches = Batches(dataset, schedule, processes, self.device)
         self.done: list[Tensor] = []
         self.saved_at = time.monotonic()
 
@@ -114,111 +143,79 @@ class _Trainer:
         """Continue from the folder's checkpoint where there is one."""
         if self.out is None:
             return
-        claim_folder(self.out, _identity(self.model, self.dataset, self.settings))
+        if self.processes.rank == 0:
+            claim_folder(self.out, _identity(self.model, self.batches.dataset, self.settings))
         checkpoint = read_checkpoint(self.out)
         if checkpoint is not None:
-            restore(checkpoint, self.model, self.optimizer)
+            restore(checkpoint, self.model, self.optimizer, self.average)
             self.done = list(checkpoint.losses)
 
     def save(self) -> None:
         """Write a checkpoint."""
-        if self.out is not None:
-            write_checkpoint(self.out, capture(self.model, self.optimizer, self.losses))
+        if self.out is not None and self.processes.rank == 0:
+            write_checkpoint(self.out, capture(self.model, self.optimizer, self.average, self.losses))
         self.saved_at = time.monotonic()
 
     def run(self, progress: bool) -> None:
-        """Do the steps that are left."""
+        """Do the steps that are left, and leave the final weights in the model."""
         schedule = self.schedule
         with (
             interruption() as interrupted,
             progress_bar(schedule.steps, len(self.done), progress) as show,
             torch.random.fork_rng(devices=[]),
+            closing(self.batches.ahead(len(self.done))) as batches,
         ):
-            while len(self.done) < schedule.steps:
-                self.done.append(self.step(len(self.done)))
+            for batch in batches:
+                losses = self.learn(len(self.done), batch)
+                stop = torch.tensor([float(interrupted.is_set())], device=self.device)
+                self.move(len(self.done), [losses, stop])
+                self.done.append(losses.cpu())
                 show(self.done[-1])
                 finished = len(self.done) == schedule.steps or len(self.done) % schedule.steps_per_epoch == 0
-                if (
-                    finished
-                    or interrupted.is_set()
-                    or time.monotonic() - self.saved_at > self.settings.checkpoint_seconds
-                ):
+                if finished or stop or time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
                     self.save()
-                if interrupted.is_set():
+                if stop:
                     raise KeyboardInterrupt
+        if self.average is not None:
+            self.average.settle()
+        self.processes.copy_from_first(self.model.buffers())
 
-    def step(self, step: int) -> Float[Tensor, " exit"]:
-        """Do one step and return every exit's loss on its batch."""
-        phase = self.schedule.phase(step)
-        _set_phase(self.model, phase)
+    def learn(self, step: int, batch: Batch) -> Float[Tensor, " exit"]:
+        """Leave the gradients of a batch on the parameters; return this process's part of every exit's mean loss."""
+        settings = self.settings
+        self.phases.enter(self.schedule.phase(step))
+        torch.manual_seed(seed_of(settings.seed, "model", step, *self.processes.mark))
+        self.optimizer.zero_grad()
+        learnt = learnable(batch.targets).float()
+        self.processes.add([learnt])
+        learnt.clamp_min_(1)
+        done = torch.zeros_like(self.weights)
+        for inputs, targets in batch.parts(settings.accumulate):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                outputs = settings.gradients(self.model, inputs)
+            logits = [exit_logits.float() for exit_logits in outputs]
+            losses = exit_losses(logits, targets) * (learnable(targets) / learnt)
+            done += losses.detach()
+            if settings.sample_weighting is not None:
+                sample_weights = settings.sample_weighting([one.detach() for one in logits], targets)
+                losses = exit_losses(logits, targets, sample_weights) * (learnable(targets) / learnt)
+            loss = (losses * self.weights).sum()
+            if self.schedule.distils(step):
+                share = len(targets) / batch.samples
+                loss = loss + share * settings.distillation * distillation_loss(logits, settings.temperature)
+            loss.backward()  # type: ignore[no-untyped-call]
+        return done
+
+    def move(self, step: int, told: list[Tensor]) -> None:
+        """Do a step of the optimiser along the gradients of all processes; what they tell each other is summed too."""
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        self.processes.add([*gradients, *told])
         backbone_rate, head_rate = self.schedule.learning_rates(step)
         for group in self.optimizer.param_groups:
             group["lr"] = head_rate if group["early_heads"] else backbone_rate
-        inputs, labels = self.batch(step)
-        torch.manual_seed(_seed(self.settings.seed, "model", step))
-        logits = self.model(inputs) if phase == "joint" else _frozen_forward(self.model, inputs)
-        losses = exit_losses(logits, labels)
-        loss = (losses * self.weights).sum()
-        if self.schedule.distils(step):
-            loss = loss + self.settings.distillation * distillation_loss(logits, self.settings.temperature)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return losses.detach()
-
-    def batch(self, step: int) -> tuple[Inputs, Tensor]:
-        """Return the (prepared inputs, labels) of a step, a function of the seed and the step alone."""
-        epoch, place = divmod(step, self.schedule.steps_per_epoch)
-        order = torch.randperm(len(self.dataset), generator=_generator(self.settings.seed, "order", epoch))
-        size = self.schedule.batch_size
-        rows = order[place * size : (place + 1) * size]
-        generator = _generator(self.settings.seed, "augment", step)
-        return self.dataset.training_batch(rows, self.settings.augment, generator)
-
-
-def _optimizer(model: MultiExitModel, settings: TrainSettings) -> torch.optim.Optimizer:
-    sides = {
-        False: list(nn.ModuleList(_backbone(model)).parameters()),  # what parts share, once
-        True: list(model.heads[:-1].parameters()),
-    }
-    groups = [
-        {
-            "params": [p for p in parameters if (p.ndim > 1) == decayed],
-            "weight_decay": settings.weight_decay if decayed else 0.0,
-            "early_heads": early,
-        }
-        for early, parameters in sides.items()
-        for decayed in (True, False)
-    ]
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
-
-
-def _backbone(model: MultiExitModel) -> list[nn.Module]:
-    parts = [model.entry, model.stages, model.heads[-1]]
-    return parts if model.whole is None else [model.whole, *parts]
-
-
-def _set_phase(model: MultiExitModel, phase: Phase) -> None:
-    model.train()
-    for part in _backbone(model):
-        part.train(phase == "joint")
-
-
-def _frozen_forward(model: MultiExitModel, inputs: Inputs) -> list[Tensor]:
-    """Return the logits of every exit, with gradients for the early heads only."""
-    if model.whole is not None:
-        with torch.no_grad():
-            *shown, answer = model.whole(inputs)
-            last = model.heads[-1](answer)
-        return [*(head(one) for head, one in zip(model.heads, shown, strict=False)), last]
-    states = []
-    with torch.no_grad():
-        state = model.start(inputs)
-        for stage in model.stages:
-            state = stage(state)
-            states.append(state)
-        last = model.heads[-1](state)
-    return [*(head(state) for head, state in zip(model.heads, states[:-1], strict=False)), last]
+        if self.average is not None:
+            self.average.follow(step)
 
 
 def _identity(model: MultiExitModel, dataset: LabelledDataset, settings: TrainSettings) -> dict[str, Any]:
@@ -228,18 +225,6 @@ def _identity(model: MultiExitModel, dataset: LabelledDataset, settings: TrainSe
     return identity | {
         "exits": model.num_exits,
         "samples": len(dataset),
-        "labels": dataset.fingerprint(),
-        "model": _digest(shapes.encode()),
+        "data": dataset.fingerprint(),
+        "model": hashlib.sha256(shapes.encode()).hexdigest()[:16],
     }
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def _seed(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7])
-
-
-def _generator(*parts: object) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(*parts))

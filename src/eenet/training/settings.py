@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 from eenet.data.augment import Augment
 from eenet.errors import InputError
+from eenet.training.gradients import Forward, plain_gradients
 from eenet.training.losses import Weighting, increasing_weights
+from eenet.training.rates import LearningRate, cosine_decay
+from eenet.training.weighting import SampleWeighting
 
 Phase = Literal["heads", "joint"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,18 +24,27 @@ class TrainSettings:
 
     A training has two phases. During the first `heads_share` of the steps the backbone is frozen and only the early
     heads learn, at `head_lr`. Then everything learns: the rates rise from 0 over the first `warmup` of the phase and
-    fall to 0 along a cosine; the early heads keep `head_lr` as their peak, the backbone has `lr`.
+    fall as `schedule` says; the early heads keep `head_lr` as their peak, the backbone has `lr`.
 
     Args:
         epochs: passes over the training data; need not be whole.
-        batch_size: samples per step; what does not fill a batch is left out of an epoch.
+        batch_size: samples per step, of all parts and processes together; what does not fill a batch is left out of an
+            epoch.
+        accumulate: parts in which a process runs its batch, to save memory: the step is the same up to rounding, but
+            for batch norm, whose statistics are those of a part.
+        precision: ``bfloat16`` runs the model in it where that is safe (autocast); weights and losses stay float32.
         lr: peak learning rate of the backbone and the original output.
         head_lr: peak learning rate of the early heads; `lr` when not given.
         heads_share: share of the steps that train the early heads alone.
         warmup: share of the joint phase during which the rates rise.
+        schedule: how the rates fall after that, a factor from the share of the steps that is done.
         momentum: of SGD.
         weight_decay: of SGD, on weights of two or more axes only.
+        ema: the final weights are a running average that keeps at most this share of itself at a step, say 0.999; 0
+            for the weights of the last step.
+        gradients: how the model is run, which decides what its stages learn from each exit.
         weighting: the weight of each exit's loss, from the number of exits.
+        sample_weighting: the weight of each sample's loss at each exit; all 1 when not given.
         distillation: factor alpha on the self-distillation loss.
         temperature: T of the self-distillation loss.
         distillation_from: share of the steps after which self-distillation is on.
@@ -45,13 +58,19 @@ class TrainSettings:
 
     epochs: float
     batch_size: int = 128
+    accumulate: int = 1
+    precision: Precision = "float32"
     lr: float = 0.04
     head_lr: float | None = None
     heads_share: float = 0.0
     warmup: float = 0.1
+    schedule: LearningRate = cosine_decay
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    ema: float = 0.0
+    gradients: Forward = plain_gradients
     weighting: Weighting = increasing_weights
+    sample_weighting: SampleWeighting | None = None
     distillation: float = 0.01
     temperature: float = 3.0
     distillation_from: float = 0.75
@@ -61,16 +80,27 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        for name in ("epochs", "batch_size", "lr", "temperature", "checkpoint_seconds"):
+        for name in ("epochs", "batch_size", "accumulate", "lr", "temperature", "checkpoint_seconds"):
             if not getattr(self, name) > 0:
                 raise InputError(
                     f"{name} {getattr(self, name):g} is not possible: it must be above 0. Pass a positive number."
                 )
-        for name in ("heads_share", "warmup", "momentum", "distillation_from"):
+        for name in ("heads_share", "warmup", "momentum", "ema", "distillation_from"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
                     f"{name} {getattr(self, name):g} is not possible: it is a share. Pass a number from 0 to 1."
                 )
+        if self.ema == 1:
+            raise InputError("ema 1 is not possible: the average would never move. Pass less than 1, such as 0.999.")
+        if self.accumulate > self.batch_size:
+            raise InputError(
+                f"accumulate {self.accumulate} is not possible: a batch has {self.batch_size} samples. Pass at most as "
+                "many parts."
+            )
+        if self.precision not in get_args(Precision):
+            raise InputError(
+                f"precision {self.precision!r} is not known: there are {', '.join(get_args(Precision))}. Pass one."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values, functions by their names."""
@@ -124,16 +154,17 @@ class Schedule:
         if self.phase(step) == "heads":
             return 0.0, head_peak
         done = (step - self.head_steps + 0.5) / (self.steps - self.head_steps)
-        rising = done < settings.warmup
-        factor = (
-            done / settings.warmup
-            if rising
-            else 0.5 + 0.5 * math.cos(math.pi * (done - settings.warmup) / (1 - settings.warmup))
-        )
+        if done < settings.warmup:
+            factor = done / settings.warmup
+        else:
+            factor = settings.schedule((done - settings.warmup) / (1 - settings.warmup))
         return settings.lr * factor, head_peak * factor
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, partial):
+        given = [*map(repr, value.args), *(f"{name}={one!r}" for name, one in value.keywords.items())]
+        return f"{_plain(value.func)}({', '.join(given)})"
     if isinstance(value, Callable):  # type: ignore[arg-type]
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}".removeprefix(".")
     return value

@@ -1,0 +1,92 @@
+"""How much of a bare PyTorch loop's speed a training by `fit_exits` reaches: ResNet56 with 6 exits on random images.
+
+The bare loop has its batches prepared beforehand and does nothing but forward, cross-entropy, backward and SGD;
+`fit_exits` also shuffles, crops, flips and prepares its batches. The two take turns.
+
+    python benchmarks/training_speed.py --rounds 5 --steps 6
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from eenet.data import ArrayDataset, random_crop_flip
+from eenet.models import MultiExitModel, cifar_resnet, conv_head
+from eenet.training import TrainSettings, fit_exits, uniform_weights
+
+
+def make_model() -> MultiExitModel:
+    torch.manual_seed(0)
+    model = cifar_resnet(56, exits=(4, 9, 13, 18, 22), heads=conv_head((2, 2)))
+    return model.to(memory_format=torch.channels_last)
+
+
+def bare(data: ArrayDataset, batch_size: int) -> Callable[[], None]:
+    """Return a bare loop over all samples."""
+    model = make_model().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    batches = list(data.batches(batch_size))
+
+    def run() -> None:
+        for inputs, labels in batches:
+            optimizer.zero_grad()
+            torch.stack([F.cross_entropy(logits, labels) for logits in model(inputs)]).mean().backward()
+            optimizer.step()
+
+    return run
+
+
+def ours(data: ArrayDataset, batch_size: int) -> Callable[[], None]:
+    """Return one epoch of `fit_exits`."""
+    model = make_model()
+    settings = TrainSettings(
+        epochs=1, batch_size=batch_size, lr=0.01, weighting=uniform_weights, distillation=0, augment=random_crop_flip
+    )
+    return lambda: void(fit_exits(model, data, settings, progress=False))
+
+
+def void(_: object) -> None:
+    """Return nothing."""
+
+
+def seconds(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6, help="steps of each loop in a round")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    count = given.steps * given.batch_size
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    data = ArrayDataset(images, torch.randint(0, 10, (count,)), mean=(0.5,) * 3, std=(0.25,) * 3)
+    loops = bare(data, given.batch_size), ours(data, given.batch_size)
+    for loop in loops:
+        loop()  # to warm up
+    shares: list[float] = []
+    for turn in range(given.rounds):
+        order = loops if turn % 2 else loops[::-1]
+        taken = {loop: seconds(loop) for loop in order}
+        shares.append(taken[loops[0]] / taken[loops[1]])
+        rates = " and ".join(f"{count / taken[loop]:.1f}" for loop in loops)
+        print(f"round {turn}: bare loop and fit_exits {rates} images/s: {shares[-1]:.1%}")
+    print(
+        f"fit_exits reaches {statistics.median(shares):.1%} of the bare loop's speed (median of {given.rounds} rounds, "
+        f"{min(shares):.1%} to {max(shares):.1%}; {given.threads} thread(s), batches of {given.batch_size})"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Early heads that build on what the exit before them said.
+
+Source: M. Wołczyk et al., *Zero time waste: recycling predictions in early exit neural networks*, NeurIPS 2021 (arXiv
+2106.05409), section on cascade connections.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eenet.models.inputs import State
+from eenet.models.model import MultiExitModel
+
+__all__ = ["CascadeStage", "cascaded", "early_heads"]
+
+
+class Recall(nn.Module):
+    """What a head adds for the logits of the exit before: a linear layer on them, normalised and detached.
+
+    It begins with zeros, so that a cascade begins as its plain heads.
+
+    Args:
+        num_classes: number of classes C.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(num_classes, elementwise_affine=False)
+        self.linear = nn.Linear(num_classes, num_classes, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, earlier: Float[Tensor, "sample class ..."]) -> Float[Tensor, "sample class ..."]:
+        """Return what to add to the logits."""
+        added: Tensor = self.linear(self.norm(earlier.detach().movedim(1, -1)))
+        return added.movedim(-1, 1)
+
+
+class CascadeStage(nn.Module):
+    """A stage with the early head behind it: hands on its state and the logits of its exit.
+
+    Args:
+        stage: the stage.
+        head: the early head, without what it recalls.
+        num_classes: number of classes C; None for the first exit, which has nothing to recall.
+    """
+
+    def __init__(self, stage: nn.Module, head: nn.Module, num_classes: int | None) -> None:
+        super().__init__()
+        self.stage, self.head = stage, head
+        self.recall = None if num_classes is None else Recall(num_classes)
+
+    def says(self, shown: State, earlier: Tensor | None) -> Tensor:
+        """Return the exit's logits from what its head reads and the logits of the exit before."""
+        logits: Tensor = self.head(shown)
+        return logits if self.recall is None else logits + self.recall(earlier)
+
+    def forward(self, state: State) -> tuple[State, Tensor]:
+        """Return the next state: the stage's own, and the logits of the exit."""
+        inner, earlier = (state, None) if self.recall is None else state
+        inner = self.stage(inner)
+        return inner, self.says(inner, earlier)
+
+
+class LastStage(nn.Module):
+    """The stage in front of the original output, which recalls nothing."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, state: tuple[State, Tensor]) -> State:
+        """Return the stage's state."""
+        return self.stage(state[0])
+
+
+class Newest(nn.Module):
+    """The head of a cascade: the logits that its stage has worked out already."""
+
+    def forward(self, state: tuple[State, Tensor]) -> Tensor:
+        """Return the logits."""
+        return state[1]
+
+
+class CascadeWhole(nn.Module):
+    """A model that runs in one go, and the heads of a cascade on what it shows."""
+
+    def __init__(self, whole: nn.Module, stages: list[CascadeStage]) -> None:
+        super().__init__()
+        self.whole, self.stages = whole, nn.ModuleList(stages)
+
+    def forward(self, inputs: State) -> list[State]:
+        """Return what each head of the cascade reads, and the model's answer last."""
+        *shown, answer = self.whole(inputs)
+        states: list[State] = []
+        earlier: Tensor | None = None
+        for stage, one in zip(self.stages, shown, strict=True):
+            earlier = stage.says(one, earlier)  # type: ignore[operator]
+            states.append((one, earlier))
+        return [*states, answer]
+
+
+def cascaded(model: MultiExitModel, num_classes: int) -> MultiExitModel:
+    """Return a model whose early heads also see the logits of the exit before them, its modules shared.
+
+    To the logits of early exit k > 0 a learnt linear map of the (layer-normalised) logits of exit k - 1 is added, as if
+    they were further features of the head's last layer. No gradient goes back through them, and the map begins at zero:
+    before training, the answers are those of ``model``. The original output stays what it is.
+
+    As the next exit needs a head's logits, each early head is computed inside its stage. Inference stage by stage,
+    `MultiExitModel.select`, export and the engines work as ever. But: the operations of early heads are counted among
+    the stages', so the cost of "the original model without exits" includes them; and `MultiExitModel.without` closes
+    exits without saving their heads, which the later ones still read.
+
+    Args:
+        model: a model with at least two early exits, its logits ``[sample, class]``, or ``[sample, class, height,
+            width]`` of one size.
+        num_classes: number of classes C.
+    """
+    early = zip(model.stages[:-1], model.heads[:-1], strict=True)
+    stages = [CascadeStage(stage, head, num_classes if k else None) for k, (stage, head) in enumerate(early)]
+    return MultiExitModel(
+        [*stages, LastStage(model.stages[-1])],
+        [*(Newest() for _ in stages), model.heads[-1]],
+        start=model.entry,
+        whole=None if model.whole is None else CascadeWhole(model.whole, stages),
+    )
+
+
+def early_heads(model: MultiExitModel) -> list[nn.Module]:
+    """Return the modules that only early exits need: their heads, wherever these are computed."""
+    cells = [module for module in model.stages.modules() if isinstance(module, CascadeStage)]
+    inside = [part for cell in cells for part in (cell.head, cell.recall) if part is not None]
+    return [*model.heads[:-1], *inside]

@@ -1,0 +1,58 @@
+"""Which parameters of a model belong to which part, and what each phase of a training moves."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from eenet.models.cascade import early_heads
+from eenet.models.model import MultiExitModel
+from eenet.training.settings import Phase, TrainSettings
+
+
+class Phases:
+    """Puts a model into the phases of its training, and back.
+
+    Args:
+        model: the model; what its owner froze stays frozen.
+    """
+
+    def __init__(self, model: MultiExitModel) -> None:
+        self.model = model
+        kept = {id(parameter) for parameter in model.heads[-1].parameters()}  # a classifier that heads share
+        early = nn.ModuleList(early_heads(model)).parameters()
+        self.heads = [parameter for parameter in early if id(parameter) not in kept]
+        mine = {id(parameter) for parameter in self.heads}
+        self.backbone = [parameter for parameter in model.parameters() if id(parameter) not in mine]
+        self.owners = [parameter.requires_grad for parameter in self.backbone]
+        self.phase: Phase | None = None
+
+    def enter(self, phase: Phase) -> None:
+        """Make everything learn, or freeze all but the early heads: neither their weights nor statistics then move."""
+        if phase == self.phase:
+            return
+        self.phase = phase
+        self.model.train(phase == "joint")
+        for head in early_heads(self.model):
+            head.train()
+        for parameter, owner in zip(self.backbone, self.owners, strict=True):
+            parameter.requires_grad_(owner and phase == "joint")
+
+    def leave(self) -> None:
+        """Bring the model into evaluation mode and its owner's choice of what is frozen back."""
+        self.model.eval()
+        for parameter, owner in zip(self.backbone, self.owners, strict=True):
+            parameter.requires_grad_(owner)
+
+    def optimizer(self, settings: TrainSettings) -> torch.optim.Optimizer:
+        """Return SGD over backbone and early heads, weight decay on weights of two or more axes only."""
+        groups = [
+            {
+                "params": [parameter for parameter in parameters if (parameter.ndim > 1) == decayed],
+                "weight_decay": settings.weight_decay if decayed else 0.0,
+                "early_heads": early,
+            }
+            for early, parameters in ((False, self.backbone), (True, self.heads))
+            for decayed in (True, False)
+        ]
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
