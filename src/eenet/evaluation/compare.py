@@ -12,7 +12,7 @@ import torch
 from eenet.core.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.core.table import ExitTable
 from eenet.evaluation.groups import Grouping, GroupsLike, class_grouping, group_rows, grouping
-from eenet.evaluation.results import Comparison, Pair, PolicyGroups, Row
+from eenet.evaluation.results import BOOTSTRAP, Comparison, Pair, PolicyGroups, Row
 from eenet.evaluation.runs import Progress, SplitRun, run_split
 from eenet.evaluation.sides import agreed_costs, check_sides, draw_sides
 from eenet.evaluation.statistics import bootstrap_areas, bootstrap_interval, nadeau_bengio
@@ -212,18 +212,11 @@ def _pairs(
     for a, b in combinations(names, 2):
         differences = 100 * (areas[a] - areas[b])  # in points
         if single:
-            low, high = bootstrap_interval(100 * redrawn[a], 100 * redrawn[b])
+            interval = bootstrap_interval(100 * redrawn[a], 100 * redrawn[b])
         else:
-            low, high = nadeau_bengio(differences, num_fit=num_fit, num_test=len(runs[0].anchor_utility))
-        yield Pair(
-            a=a,
-            b=b,
-            difference=float(differences.mean()),
-            low=low,
-            high=high,
-            significant=low > 0 or high < 0,
-            method="paired bootstrap" if single else "corrected resampled t (Nadeau-Bengio)",
-        )
+            interval = nadeau_bengio(differences, num_fit=num_fit, num_test=len(runs[0].anchor_utility))
+        method = BOOTSTRAP if single else "corrected resampled t (Nadeau-Bengio)"
+        yield Pair.of(a, b, float(differences.mean()), interval, method)
 
 
 def _mean_curve(runs: Sequence[SplitRun], name: str) -> tuple[dict[str, float], ...]:

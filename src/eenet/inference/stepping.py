@@ -51,7 +51,7 @@ def log_probs(logits: Tensor, index: int) -> Tensor:
     if logits.dim() != 2:
         raise ShapeError(
             f"logits of exit {index} of shape {tuple(logits.shape)} do not fit: a policy reads [sample, class]. "
-            "Use heads that return one vector per sample."
+            "Use heads that return one vector per sample, or DenseAdaptiveModel for heads that return maps."
         )
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
 

@@ -49,7 +49,7 @@ class Engine(ABC):
         """Run stage ``index``."""
 
     @abstractmethod
-    def head(self, index: int, state: State) -> Float[Tensor, "sample class"]:
+    def head(self, index: int, state: State) -> Float[Tensor, "sample class *pixel"]:
         """Return the logits of exit ``index`` from the state behind its stage."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Engine(ABC):
         """Return the states of several batches as one, in that order; they stand before the same stage."""
 
     @abstractmethod
-    def full(self, inputs: Inputs) -> Float[Tensor, "sample class"]:
+    def full(self, inputs: Inputs) -> Float[Tensor, "sample class *pixel"]:
         """Run the original model without exits: every stage, the last head only. Opens a `session` of its own.
 
         `full_in_stages` does, where an engine knows nothing faster.
@@ -76,7 +76,7 @@ class Engine(ABC):
             torch.mps.synchronize()
 
 
-def full_in_stages(engine: Engine, inputs: Inputs) -> Float[Tensor, "sample class"]:
+def full_in_stages(engine: Engine, inputs: Inputs) -> Float[Tensor, "sample class *pixel"]:
     """Return what the original model says, its stages run one after the other."""
     with engine.session():
         state = engine.start(inputs)

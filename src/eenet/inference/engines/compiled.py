@@ -86,7 +86,7 @@ class CompiledEngine(Engine):
         """Run stage ``index`` and the head behind it."""
         return _Held(*self._parts[index](state.state))
 
-    def head(self, index: int, state: State) -> Float[Tensor, "sample class"]:
+    def head(self, index: int, state: State) -> Float[Tensor, "sample class *pixel"]:
         """Return the logits of exit ``index``, worked out with its stage."""
         logits: Tensor = state.logits
         return logits
@@ -99,7 +99,7 @@ class CompiledEngine(Engine):
         """Return the states of several batches as one."""
         return _Held(self._eager.join([state.state for state in states]))
 
-    def full(self, inputs: Inputs) -> Float[Tensor, "sample class"]:
+    def full(self, inputs: Inputs) -> Float[Tensor, "sample class *pixel"]:
         """Run the original model without exits, in one function."""
         with self.session():
             logits: Tensor = self._whole(inputs)

@@ -83,12 +83,12 @@ class EagerEngine(Engine):
         """Run stage ``index``."""
         return self._stages[index](state)
 
-    def head(self, index: int, state: State) -> Float[Tensor, "sample class"]:
+    def head(self, index: int, state: State) -> Float[Tensor, "sample class *pixel"]:
         """Return the logits of exit ``index``."""
         logits: Tensor = self._heads[index](state)
         return logits
 
-    def full(self, inputs: Inputs) -> Float[Tensor, "sample class"]:
+    def full(self, inputs: Inputs) -> Float[Tensor, "sample class *pixel"]:
         """Run the original model without exits."""
         return full_in_stages(self, inputs)
 

@@ -75,7 +75,7 @@ class GraphEngine(Engine):
         return _Held(leaves, logits)
 
     @final
-    def head(self, index: int, state: State) -> Float[Tensor, "sample class"]:
+    def head(self, index: int, state: State) -> Float[Tensor, "sample class *pixel"]:
         """Return the logits of exit ``index``, worked out with its stage."""
         return torch.from_numpy(state.logits)
 
@@ -91,7 +91,7 @@ class GraphEngine(Engine):
         return _Held([np.concatenate(parts) for parts in zip(*(state.leaves for state in states), strict=True)])
 
     @final
-    def full(self, inputs: Inputs) -> Float[Tensor, "sample class"]:
+    def full(self, inputs: Inputs) -> Float[Tensor, "sample class *pixel"]:
         """Run the original model without exits, in one graph."""
         return torch.from_numpy(self._whole(self._leaves(inputs))[0])
 
