@@ -14,7 +14,7 @@ from eenet.evaluation import load_confusion
 from eenet.inference.engines import DenseEngine, EagerEngine
 from eenet.inference.maps import label_map, summary
 from eenet.inference.record import _NpyFile, record
-from eenet.inference.record_dense import holds_masks, record_dense, worth_of
+from eenet.inference.record_dense import dense_utility, holds_masks, record_dense
 from eenet.models.model import MultiExitModel
 
 COSTS = CostTable((1.0, 2.0, 3.0), "ms")
@@ -119,7 +119,7 @@ def test_engines_can_be_recorded(tmp_path):
 def test_bad_arguments_are_refused(tmp_path, tiny):
     model, data = segmenter(), rectangles(4)
     with pytest.raises(InputError, match="utility 'iou' is unknown"):
-        worth_of("iou")
+        dense_utility("iou")
     with pytest.raises(InputError, match="batch_size 0"):
         record_dense(model, data, tmp_path / "a.npz", batch_size=0)
     classes = ArrayDataset(torch.rand(4, 1, 8, 8), torch.arange(4), mean=(0.5,), std=(0.2,))
@@ -128,6 +128,8 @@ def test_bad_arguments_are_refused(tmp_path, tiny):
     masks = type(data)(torch.rand(4, 1, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8))
     with pytest.raises(ShapeError, match=r"logits of exit 0 .* maps are"):
         record_dense(tiny, masks, tmp_path / "a.npz")
+    with pytest.raises(ShapeError, match="for maps there are DenseAdaptiveModel and record_dense"):
+        record(model, data, tmp_path / "a.npz")
     data.masks[2, 0, 0] = 7
     with pytest.raises(DataError, match="targets hold 7"):
         record_dense(model, data, tmp_path / "a.npz")

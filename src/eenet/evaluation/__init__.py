@@ -5,6 +5,7 @@
 
 from eenet.evaluation.advice import Advice, CostParts, StaticModel, advise
 from eenet.evaluation.compare import Comparison, compare
+from eenet.evaluation.compare_dense import compare_dense
 from eenet.evaluation.evaluate import Report, evaluate
 from eenet.evaluation.groups import Group
 from eenet.evaluation.segmentation import DenseReport, dense_curve, evaluate_dense, load_confusion, miou
@@ -19,6 +20,7 @@ __all__ = [
     "StaticModel",
     "advise",
     "compare",
+    "compare_dense",
     "dense_curve",
     "evaluate",
     "evaluate_dense",

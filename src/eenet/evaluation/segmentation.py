@@ -125,7 +125,7 @@ def _iou(counts: Float[Tensor, "*counted kind class"]) -> Float[Tensor, "*counte
 
 
 def counts_at(
-    confusion: Int[Tensor, "sample exit class class"], exit_index: Int[Tensor, " sample"]
+    confusion: Int[Tensor, "sample exit class class"], exit_index: Int[Tensor, " image"]
 ) -> Int[Tensor, "class class"]:
     """Return the data set's confusion counts if each image leaves at its exit.
 
@@ -147,7 +147,7 @@ def counts_at(
     return total
 
 
-def miou(confusion: Int[Tensor, "sample exit class class"], exit_index: Int[Tensor, " sample"]) -> float:
+def miou(confusion: Int[Tensor, "sample exit class class"], exit_index: Int[Tensor, " image"]) -> float:
     """Return the data set's mean IoU if each image leaves at its exit: counts are summed before they are divided.
 
     Args:

@@ -23,6 +23,7 @@ from eenet.core.table_files import cost_arrays
 from eenet.errors import InputError, RunError, ShapeError
 from eenet.inference.engines import EagerEngine, Engine
 from eenet.inference.progress import track
+from eenet.inference.stepping import vectors
 from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
 
@@ -148,13 +149,17 @@ def _classified(engine: Engine, inputs: Inputs, labels: Tensor) -> dict[str, Ten
 
 
 def outputs(engine: Engine, inputs: Inputs) -> Float[Tensor, "sample exit class"]:
-    """Return the float32 logits of every exit for one batch, nobody leaving."""
+    """Return the float32 logits of every exit for one batch, nobody leaving.
+
+    Raises:
+        ShapeError: An exit says something else than one vector per sample.
+    """
     with engine.session():
         state = engine.start(inputs)
         logits = []
         for k in range(engine.num_exits):
             state = engine.stage(k, state)
-            logits.append(engine.head(k, state).float())
+            logits.append(vectors(engine.head(k, state), k).float())
         return torch.stack(logits, dim=1)
 
 

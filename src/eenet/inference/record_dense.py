@@ -19,13 +19,13 @@ from eenet.inference.record import Batches, Rows, write_table
 from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
 
-__all__ = ["DenseUtility", "holds_masks", "record_dense", "worth_of"]
+__all__ = ["DenseUtility", "dense_utility", "holds_masks", "record_dense"]
 
 DenseUtility = Literal["accuracy", "miou"]
 """What an image's answer is worth: the share of its pixels that are right, or its mean IoU over the classes in it."""
 
 _Worth = Callable[[Tensor], Tensor]
-_WORTH: dict[str, _Worth] = {"accuracy": pixel_accuracy, "miou": mean_iou}
+_WORTH: dict[DenseUtility, _Worth] = {"accuracy": pixel_accuracy, "miou": mean_iou}
 
 
 def record_dense(
@@ -78,7 +78,7 @@ def record_dense(
         model,
         dataset,
         path,
-        _mapped(worth_of(utility)),
+        _mapped(_WORTH[dense_utility(utility)]),
         batch_size=batch_size,
         split=split,
         costs=costs,
@@ -93,15 +93,16 @@ def holds_masks(dataset: Batches) -> bool:
     return targets.dim() == 3
 
 
-def worth_of(utility: str) -> _Worth:
-    """Return the function from an image's confusion counts to what its map is worth.
+def dense_utility(name: str) -> DenseUtility:
+    """Return the utility of a name.
 
     Raises:
         InputError: There is none of that name.
     """
-    if utility not in _WORTH:
-        raise InputError(f"utility {utility!r} is unknown: there are {' and '.join(_WORTH)}. Pass one of them.")
-    return _WORTH[utility]
+    for known in _WORTH:
+        if known == name:
+            return known
+    raise InputError(f"utility {name!r} is unknown: there are {' and '.join(_WORTH)}. Pass one of them.")
 
 
 def _mapped(worth: _Worth) -> Rows:
