@@ -53,9 +53,10 @@ def compare(
 ) -> None:
     """Compare policies at equal cost: fitted on VAL, judged on TEST.
 
-    Without --budget the ten standard budgets are shown. Without --policy all but the slow eenet_published are
-    compared; the bounds random and oracle always are. With --splits, VAL and TEST are pooled and redrawn: training
-    must have seen neither. Who pays for leaving early is told for every class, and for other groups with --groups.
+    Without --budget the ten standard budgets are shown. Without --policy all but the slow eenet_published, and those
+    that cannot be fitted on VAL, are compared; the bounds random and oracle always are. With --splits, VAL and TEST are
+    pooled and redrawn: training must have seen neither. Who pays for leaving early is told for every class, and for
+    other groups with --groups. Tables recorded from maps are judged by the mean IoU of TEST.
 
     Examples:
 
@@ -68,26 +69,24 @@ def compare(
     if out is not None:
         paths.output_folder(out)
     val_table, test_table = loading.read_table(val, "VAL"), loading.read_table(test, "TEST")
+    for name, reason in names.unsuited(val_table).items() if policy is None else ():
+        del chosen[name]
+        output.note(f"{name} is left out: {reason}.")
+    confusion = loading.read_confusion(test, splits=splits, grouped=groups is not None)
     cost_table = loading.pick_costs(val_table, costs, batch_size, engine, dtype)
     asked = [cost_table.budget(text) for text in budget or []]
     told_apart = None if groups is None else loading.read_groups(groups)
     for one in asked:
         output.note(f"Budget per sample: {one.meaning}.")
+    shared: dict[str, Any] = {"seed": seed, "progress": output.step, "costs": None if costs is None else cost_table}
 
     from eenet import evaluation
 
-    given = None if costs is None else cost_table
-    comparison = evaluation.compare(
-        val_table,
-        test_table,
-        chosen,
-        asked,
-        given,
-        splits=splits,
-        groups=told_apart,
-        seed=seed,
-        progress=output.step,
-    )
+    if confusion is not None:
+        comparison = evaluation.compare_dense(val_table, test_table, confusion, chosen, asked, **shared)
+    else:
+        shared |= {"splits": splits, "groups": told_apart}
+        comparison = evaluation.compare(val_table, test_table, chosen, asked, **shared)
     value = comparison.to_dict()
     if out is not None:
         options = {

@@ -81,6 +81,24 @@ def read_table(path: Path, what: str) -> ExitTable:
     return ExitTable.load(paths.existing(path, what))
 
 
+def read_confusion(path: Path, *, splits: int, grouped: bool) -> Tensor | None:
+    """Read the confusion counts of a table recorded from maps; None for other tables.
+
+    Raises:
+        InputError: They are damaged, or a comparison of maps was asked for what it cannot tell.
+    """
+    from eenet.evaluation.segmentation import find_confusion
+
+    confusion = find_confusion(path)
+    if confusion is not None and (splits > 1 or grouped):
+        option = "--groups" if grouped else f"--splits {splits}"
+        raise InputError(
+            f"{option} cannot be used here: {str(path)!r} was recorded from maps, which are compared on TEST as it is, "
+            "by one number for all images. Leave it out."
+        )
+    return confusion
+
+
 def read_groups(path: Path) -> np.ndarray:
     """Read groups of samples named by the user: an array, or text with one group per line.
 

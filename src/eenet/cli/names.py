@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from eenet.errors import InputError
 
 if TYPE_CHECKING:
+    from eenet.core.table import ExitTable
     from eenet.inference.engines import Engine
     from eenet.models.inputs import Inputs
     from eenet.models.model import MultiExitModel
@@ -194,6 +195,16 @@ def schedulers(names: Sequence[str] | None, seed: int) -> dict[str, Scheduler]:
         if name not in POLICIES and name not in BOUNDS:
             raise unknown("policy", name, (*POLICIES, *BOUNDS))
     return {name: scheduler(name, seed) for name in asked if name not in BOUNDS}
+
+
+def unsuited(table: ExitTable) -> dict[str, str]:
+    """Return the policies that cannot be fitted on a table, each with the reason."""
+    found: dict[str, str] = {}
+    if table.labels is None:
+        found["ztw"] = "combining exits needs labels"
+    if table.holds_summaries:
+        found |= dict.fromkeys(("patience", "vote"), "summaries of maps name no classes")
+    return found
 
 
 def engines(names: Sequence[str] | None, dtypes: Sequence[str] | None) -> list[tuple[str, str]]:

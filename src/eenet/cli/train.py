@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +18,8 @@ from eenet.errors import InputError
 
 if TYPE_CHECKING:
     from eenet.core.costs import CostTable
+    from eenet.core.table import ExitTable
+    from eenet.inference.record import Batches
     from eenet.recipes import Run
 
 
@@ -66,7 +70,16 @@ def record(
         Path | None,
         typer.Option("--costs", metavar="FILE", help="Costs to store, from `eenet profile`; default: FLOPs."),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples per forward pass.")] = 128,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, help="Samples per forward pass; default: 128, or 8 where masks are known."),
+    ] = None,
+    utility: Annotated[
+        str | None,
+        typer.Option(
+            "--utility", metavar="U", help="For masks: what an image's map is worth, accuracy (default) or miou."
+        ),
+    ] = None,
     data_root: DataRootOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -74,7 +87,8 @@ def record(
 ) -> None:
     """Record what every exit says about every sample of a split: the table that fit and compare work on.
 
-    Policies are fitted on val and judged on test; neither took part in training.
+    Policies are fitted on val and judged on test; neither took part in training. Where the data set has masks, maps are
+    recorded in short, with what is needed for the mean IoU.
 
     Examples:
 
@@ -89,25 +103,47 @@ def record(
         paths.output_folder(out, replaces=("logits.npy",))
     opened = loading.open_run(run, data_root)
     dataset = opened.splits.get(split)
+    write_record = _recording(dataset, utility, batch_size)
     cost_table = _costs(opened, costs)
-
-    from eenet.inference.record import record as write_record
 
     if split == "train":
         output.note("Note: the model has seen these samples; a policy fitted on them would trust early exits too much.")
     output.note(f"Recording {len(dataset)} samples of split {split}.")
-    table = write_record(
-        opened.model, dataset, out, batch_size=batch_size, split=split, costs=cost_table, progress=not quiet
-    )
-    utility = table.require_utility("record").mean(dim=0).tolist()
-    rows = list(zip(map(str, range(table.num_exits)), cost_table.cumulative, map(percent, utility), strict=True))
-    facts = {"out": str(out), "split": split, "num_samples": table.num_samples, "utility": utility}
+    table = write_record(opened.model, dataset, out, split=split, costs=cost_table, progress=not quiet)
+    worth = {"utility": table.require_utility("record").mean(dim=0).tolist(), **_data_set_worth(out)}
+    shown = [map(percent, column) for column in worth.values()]
+    rows = list(zip(map(str, range(table.num_exits)), cost_table.cumulative, *shown, strict=True))
+    facts = {"out": str(out), "split": split, "num_samples": table.num_samples, **worth}
     output.result(
         {**facts, "costs": cost_table.to_dict()},
         text_table(
-            f"{table.num_samples} samples of {split}, written to {out}", ("exit", cost_table.unit, "utility"), rows
+            f"{table.num_samples} samples of {split}, written to {out}", ("exit", cost_table.unit, *worth), rows
         ),
     )
+
+
+def _recording(dataset: Batches, utility: str | None, batch_size: int | None) -> Callable[..., ExitTable]:
+    """Return what records a data set: maps where it has masks, classes where it has labels."""
+    from eenet.inference.record import record
+    from eenet.inference.record_dense import dense_utility, holds_masks, record_dense
+
+    size: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+    if holds_masks(dataset):
+        return partial(record_dense, utility=dense_utility(utility or "accuracy"), **size)
+    if utility is not None:
+        raise InputError(
+            f"--utility {utility!r} has no meaning here: the data set has one label per sample, and an answer is right "
+            "or wrong. Leave it out."
+        )
+    return partial(record, **size)
+
+
+def _data_set_worth(out: Path) -> dict[str, list[float]]:
+    """Return what a data set's maps are worth at every exit, where counts were recorded."""
+    from eenet.evaluation.segmentation import find_confusion, mean_iou
+
+    confusion = find_confusion(out)
+    return {} if confusion is None else {"miou": mean_iou(confusion.sum(dim=0)).tolist()}
 
 
 def _costs(run: Run, path: Path | None) -> CostTable:

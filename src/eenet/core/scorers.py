@@ -27,10 +27,13 @@ class Scorer(Viewed, ABC):
             not be worked out again.
         single: Whether `one`, in Python's numbers, and `few`, in numpy, are there, for scorers that look at the newest
             exit only. For few samples both take a fraction of torch's time.
+        compares_classes: Whether the score compares the classes that exits chose: it means nothing where they name
+            none, as the summaries of maps do.
     """
 
     newest_only: bool = False
     single: bool = False
+    compares_classes: bool = False
 
     @abstractmethod
     def forward(
@@ -97,7 +100,8 @@ class ConfidenceScorer(Scorer):
         self.function: Callable[[Tensor], Tensor] = (
             getattr(confidences, confidence) if isinstance(confidence, str) else confidence
         )
-        self.newest_only = confidence not in ("vote_share", "streak")
+        self.compares_classes = confidence in ("vote_share", "streak")
+        self.newest_only = not self.compares_classes
         self.single = confidence == "max_prob"
 
     def forward(

@@ -173,6 +173,13 @@ class ExitTable:
         """Whether utility is 1 where an exit's largest logit is the label, and 0 elsewhere."""
         return self.labels is not None and self.utility is not None and self.utility.equal(self._right(self.labels))
 
+    @cached_property
+    def holds_summaries(self) -> bool:
+        """Whether what exits say names no class: no labels, and all outputs in order, as summaries of maps are."""
+        if self.labels is not None:
+            return False
+        return all(bool((self.logits[rows].diff(dim=2) <= 0).all()) for rows in self.chunks())
+
     def select(self, rows: slice | Int[Tensor, " row"]) -> ExitTable:
         """Return the table of some rows, in that order."""
         picked: dict[str, Any] = {

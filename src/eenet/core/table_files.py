@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,19 @@ KEYS = (
 _DAMAGED = (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, NotImplementedError)
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read(path: str | os.PathLike[str], keys: Sequence[str] = KEYS) -> dict[str, np.ndarray]:
     """Return the arrays of a stored table by key.
+
+    Args:
+        path: A file or folder.
+        keys: Which arrays to read, where they are there.
 
     Raises:
         TableError: Nothing is there, it is damaged, or it holds pickled objects.
     """
     source = Path(path)
     if source.is_dir():
-        files = {key: source / f"{key}.npy" for key in KEYS}
+        files = {key: source / f"{key}.npy" for key in keys}
         return {key: _read_array(file, key) for key, file in files.items() if file.is_file()}
     if not source.is_file():
         raise TableError(f"table {path} is missing: there is no such file or folder. Check the path.")
@@ -51,7 +56,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
                 f"table {path} is a single array: an .npz file with keys is needed. Save it with numpy.savez."
             )
         with archive:
-            return {key: _read_member(archive, key, source) for key in KEYS if key in archive.files}
+            return {key: _read_member(archive, key, source) for key in keys if key in archive.files}
 
 
 def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:

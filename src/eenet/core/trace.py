@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eenet.core.combined import MixedPolicy, TransformedPolicy, answers_with_newest, unmixed
 from eenet.core.costs import CostTable
 from eenet.core.policy import Policy, ScorePolicy
-from eenet.core.scorers import StateScorer
+from eenet.core.scorers import Scorer, StateScorer
 from eenet.core.table import ExitTable
 from eenet.core.transform import Transform
 from eenet.errors import ShapeError, TableError
@@ -178,6 +178,12 @@ class Replayer:
 @torch.inference_mode()
 def _score_table(sources: Sequence[nn.Module], table: ExitTable) -> dict[nn.Module, Tensor]:
     """Return the scores of scorers (or policies), all in one pass; a state that several share is worked out once."""
+    if any(isinstance(source, Scorer) and source.compares_classes for source in sources) and table.holds_summaries:
+        raise TableError(
+            f"table {table.split or '(unnamed)'!r} holds summaries of maps, which name no classes: votes and patience "
+            "compare the classes that exits chose. Use max_prob, margin, certainty, joint, eenet, pcee, eero, stopping "
+            "or auto."
+        )
     scores = {source: torch.zeros(table.num_samples, table.num_exits) for source in sources}
     for rows in table.chunks() if sources else ():
         log_probs = table.log_probs(rows)

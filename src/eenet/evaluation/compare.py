@@ -12,13 +12,13 @@ import torch
 from eenet.core.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.core.table import ExitTable
 from eenet.evaluation.groups import Grouping, GroupsLike, class_grouping, group_rows, grouping
-from eenet.evaluation.results import Comparison, Pair, PolicyGroups, Row
+from eenet.evaluation.results import BOOTSTRAP, Comparison, Pair, PolicyGroups, Row
 from eenet.evaluation.runs import Progress, SplitRun, run_split
 from eenet.evaluation.sides import agreed_costs, check_sides, draw_sides
 from eenet.evaluation.statistics import bootstrap_areas, bootstrap_interval, nadeau_bengio
 from eenet.schedulers.base import Scheduler
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "asked_budgets", "budget_values", "compare", "counter", "gathered"]
 
 
 def compare(
@@ -72,9 +72,9 @@ def compare(
     given = None if groups is None else grouping(groups, test.num_samples)
     costs = agreed_costs(val, test, costs)
     standard = tuple(standard_budgets(costs))
-    asked = list(dict.fromkeys(costs.budget(budget) for budget in (budgets or standard)))  # each once
-    values = sorted({*standard, *(budget.value for budget in asked)})
-    step = _counter(progress, len(schedulers) + 1, splits)
+    asked = asked_budgets(costs, budgets)
+    values = budget_values(costs, asked)
+    step = counter(progress, len(schedulers) + 1, splits)
     runs = [
         run_split(
             val_side,
@@ -89,28 +89,75 @@ def compare(
         )
         for val_side, test_side in draw_sides(val, test, splits, seed)
     ]
+    return gathered(
+        runs,
+        (val, test),
+        costs,
+        asked,
+        seed=seed,
+        redrawn=_redrawn(runs[0], standard, seed, resamples) if splits == 1 else {},
+        groups=tuple(_groups(runs, asked, costs, _groupings(test, given))),
+    )
+
+
+def gathered(
+    runs: Sequence[SplitRun],
+    sides: tuple[ExitTable, ExitTable],
+    costs: CostTable,
+    asked: Sequence[Budget],
+    *,
+    seed: int,
+    redrawn: Mapping[str, np.ndarray],
+    groups: tuple[PolicyGroups, ...] = (),
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """Return what the runs of all splits amount to.
+
+    Args:
+        runs: One per split, at the asked and the standard budgets.
+        sides: The tables as they were given.
+        costs: Of both.
+        asked: Budgets shown as rows.
+        seed: Of the splits and of the bootstrap.
+        redrawn: With one split, areas of every policy on the same resamples.
+        groups: Who pays.
+        notes: Said before all others.
+    """
+    val, test = sides
+    standard = tuple(standard_budgets(costs))
+    values = budget_values(costs, asked)
     areas = {name: np.array([run.curve(name).area(standard) for run in runs]) for name in runs[0].runs}
     return Comparison(
         unit=costs.unit,
         reference=costs.reference,
         n_val=val.num_samples,
         n_test=test.num_samples,
-        splits=splits,
+        splits=len(runs),
         seed=seed,
         exits=_exits(runs, costs),
         full={"cost": costs.full, "utility_test": float(np.mean([run.static_utility[-1] for run in runs]))},
         rows=tuple(_rows(runs, asked, values)),
         area={name: float(area.mean()) for name, area in areas.items()},
-        area_sd={name: _sd(area) for name, area in areas.items()} if splits > 1 else {},
-        pairs=tuple(_pairs(runs, areas, standard, num_fit=val.num_samples, seed=seed, resamples=resamples)),
-        groups=tuple(_groups(runs, asked, costs, _groupings(test, given))),
+        area_sd={name: _sd(area) for name, area in areas.items()} if len(runs) > 1 else {},
+        pairs=tuple(_pairs(runs, areas, redrawn, num_fit=val.num_samples)),
+        groups=groups,
         curves={name: _mean_curve(runs, name) for name in runs[0].runs},
         standard_budgets=standard,
-        notes=tuple(_notes(val, test, costs, runs, asked)),
+        notes=(*notes, *_notes(val, test, costs, runs, asked)),
     )
 
 
-def _counter(progress: Progress | None, steps: int, splits: int) -> Callable[[str], None]:
+def asked_budgets(costs: CostTable, budgets: Sequence[BudgetLike]) -> list[Budget]:
+    """Return the budgets to be shown, each once; the ten standard ones where none is named."""
+    return list(dict.fromkeys(costs.budget(budget) for budget in (budgets or standard_budgets(costs))))
+
+
+def budget_values(costs: CostTable, asked: Sequence[Budget]) -> list[float]:
+    """Return the budgets that policies are fitted for: the standard ones and those asked for."""
+    return sorted({*standard_budgets(costs), *(budget.value for budget in asked)})
+
+
+def counter(progress: Progress | None, steps: int, splits: int) -> Callable[[str], None]:
     """Return what tells ``progress`` how far the comparison is, whenever a step of a split is done."""
     done = count(1)
 
@@ -186,44 +233,32 @@ def _rows(runs: Sequence[SplitRun], asked: Sequence[Budget], values: Sequence[fl
             yield Row(policy=name, budget=budget.value, budget_input=budget.text, sd=sd, **means)
 
 
+def _redrawn(run: SplitRun, standard: Sequence[float], seed: int, resamples: int) -> dict[str, np.ndarray]:
+    """Return every policy's area on the same resamples of the test samples."""
+    return bootstrap_areas(
+        {name: one.samples for name, one in run.runs.items() if one.samples is not None},
+        anchor_cost=run.anchor_cost,
+        anchor_utility=run.anchor_utility,
+        budgets=standard,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
 def _pairs(
-    runs: Sequence[SplitRun],
-    areas: Mapping[str, np.ndarray],
-    standard: Sequence[float],
-    *,
-    num_fit: int,
-    seed: int,
-    resamples: int,
+    runs: Sequence[SplitRun], areas: Mapping[str, np.ndarray], redrawn: Mapping[str, np.ndarray], *, num_fit: int
 ) -> Iterator[Pair]:
     """Yield every pair of policies, and every policy against `random`, with its interval."""
     single = len(runs) == 1
     names = [name for name in areas if name != "oracle"]  # the order of the schedulers, then random
-    redrawn: Mapping[str, np.ndarray] = {}
-    if single and len(names) > 1:
-        kept = {name: run for name in names if (run := runs[0].runs[name].samples) is not None}
-        redrawn = bootstrap_areas(
-            kept,
-            anchor_cost=runs[0].anchor_cost,
-            anchor_utility=runs[0].anchor_utility,
-            budgets=standard,
-            resamples=resamples,
-            seed=seed,
-        )
     for a, b in combinations(names, 2):
         differences = 100 * (areas[a] - areas[b])  # in points
         if single:
-            low, high = bootstrap_interval(100 * redrawn[a], 100 * redrawn[b])
+            interval = bootstrap_interval(100 * redrawn[a], 100 * redrawn[b])
         else:
-            low, high = nadeau_bengio(differences, num_fit=num_fit, num_test=len(runs[0].anchor_utility))
-        yield Pair(
-            a=a,
-            b=b,
-            difference=float(differences.mean()),
-            low=low,
-            high=high,
-            significant=low > 0 or high < 0,
-            method="paired bootstrap" if single else "corrected resampled t (Nadeau-Bengio)",
-        )
+            interval = nadeau_bengio(differences, num_fit=num_fit, num_test=len(runs[0].anchor_utility))
+        method = BOOTSTRAP if single else "corrected resampled t (Nadeau-Bengio)"
+        yield Pair.of(a, b, float(differences.mean()), interval, method)
 
 
 def _mean_curve(runs: Sequence[SplitRun], name: str) -> tuple[dict[str, float], ...]:

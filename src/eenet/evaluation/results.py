@@ -9,7 +9,10 @@ from typing import Any
 
 from eenet.evaluation.groups import Group
 
-__all__ = ["Comparison", "Pair", "PolicyGroups", "Row"]
+__all__ = ["BOOTSTRAP", "Comparison", "Pair", "PolicyGroups", "Row"]
+
+BOOTSTRAP = "paired bootstrap"
+"""How an interval is made where the two sides are given."""
 
 _LISTED = 50  # groups listed in full in the JSON; of more, only the first _WORST
 _WORST = 10
@@ -72,6 +75,12 @@ class Pair:
     high: float
     significant: bool
     method: str
+
+    @classmethod
+    def of(cls, a: str, b: str, difference: float, interval: tuple[float, float], method: str) -> Pair:
+        """Return a pair that is significant if its interval leaves out 0."""
+        low, high = interval
+        return cls(a=a, b=b, difference=difference, low=low, high=high, significant=low > 0 or high < 0, method=method)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,12 +54,14 @@ class PolicyRun:
         fit_seconds: Wall time of the whole sweep over the budgets.
         points: In the order of the budgets.
         samples: The points sample by sample, None where they were not to be kept.
+        exits: Where every sample left at every point, None where they were not to be kept, and for bounds.
         groups: What it did to classes and other groups, by what the groups are and budget; empty for bounds.
     """
 
     fit_seconds: float
     points: tuple[Point, ...]
     samples: SampledCurve | None
+    exits: Int[np.ndarray, "point sample"] | None = None
     groups: dict[tuple[str, float], GroupStats] = field(default_factory=dict)
 
 
@@ -160,7 +162,7 @@ class _Judge:
     def run(self, policies: Sequence[Policy], budgets: Sequence[float], fit_seconds: float) -> PolicyRun:
         """Replay one policy per budget."""
         prices = np.array(self.costs.cumulative)
-        points, sample_costs, sample_utilities = [], [], []
+        points, sample_costs, sample_utilities, exits = [], [], [], []
         groups: dict[tuple[str, float], GroupStats] = {}
         for policy, budget in zip(policies, budgets, strict=True):
             exit_index = self.test.exit_index(policy).numpy()
@@ -169,6 +171,7 @@ class _Judge:
             if self.keep_samples:
                 sample_costs.append(spent.astype(np.float32))
                 sample_utilities.append(gained.astype(np.float32))
+                exits.append(exit_index.astype(np.int16))
             if budget in self.grouped_at:
                 for grouping in self.groupings:
                     groups[grouping.by, budget] = group_stats(
@@ -177,7 +180,13 @@ class _Judge:
         samples = None
         if self.keep_samples:
             samples = SampledCurve(costs=np.stack(sample_costs), utilities=np.stack(sample_utilities))
-        return PolicyRun(fit_seconds=fit_seconds, points=tuple(points), samples=samples, groups=groups)
+        return PolicyRun(
+            fit_seconds=fit_seconds,
+            points=tuple(points),
+            samples=samples,
+            exits=np.stack(exits) if self.keep_samples else None,
+            groups=groups,
+        )
 
     def _point(
         self,

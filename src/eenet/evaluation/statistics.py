@@ -6,15 +6,25 @@ Everything here is arithmetic on arrays: no tables, no policies, no randomness b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from eenet.errors import InputError
 
-__all__ = ["Curve", "SampledCurve", "bootstrap_areas", "bootstrap_interval", "curve", "nadeau_bengio"]
+__all__ = [
+    "Curve",
+    "Redraw",
+    "SampledCurve",
+    "bootstrap_areas",
+    "bootstrap_interval",
+    "curve",
+    "nadeau_bengio",
+    "redrawn_areas",
+]
 
 _CHUNK_BYTES = 8 * 2**20
 
@@ -67,6 +77,11 @@ def curve(
     return Curve(costs=unique, utilities=sums / counts)
 
 
+Points: TypeAlias = tuple[Float[np.ndarray, "resample point"], Float[np.ndarray, "resample point"]]
+Redraw: TypeAlias = Callable[[Float[np.ndarray, "resample sample"]], Points]
+"""From the weights of resamples (rows that sum to 1) to the costs and utilities of a curve's points on each of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampledCurve:
     """What a curve is made of, sample by sample, so that it can be drawn again on resampled data.
@@ -78,6 +93,10 @@ class SampledCurve:
 
     costs: Float[np.ndarray, "point sample"]
     utilities: Float[np.ndarray, "point sample"]
+
+    def redrawn(self, weights: Float[np.ndarray, "resample sample"]) -> Points:
+        """Return the points on resamples: means with the same weights."""
+        return weights @ self.costs.T.astype(np.float64), weights @ self.utilities.T.astype(np.float64)
 
 
 def bootstrap_areas(
@@ -91,9 +110,7 @@ def bootstrap_areas(
 ) -> dict[str, Float[np.ndarray, " resample"]]:
     """Return every curve's area on the same bootstrap resamples of the samples (that is what makes it paired).
 
-    Each resample draws as many samples as there are, with replacement; costs, utilities and the anchor are averaged
-    with the same weights. The policies stay as fitted, so the spread is that of the test data alone. Memory is
-    bounded: the weights are made in chunks of 8 MB.
+    Costs, utilities and the anchor are averaged with the same weights; see `redrawn_areas`.
 
     Args:
         curves: The curves by name, all over the same samples.
@@ -106,15 +123,48 @@ def bootstrap_areas(
     Returns:
         Areas by name, one per resample.
     """
+    anchors = anchor_utility.astype(np.float64)
+    return redrawn_areas(
+        {name: samples.redrawn for name, samples in curves.items()},
+        anchor=lambda weights: (np.full((len(weights), 1), anchor_cost), (weights @ anchors)[:, None]),
+        num_samples=len(anchor_utility),
+        budgets=budgets,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def redrawn_areas(
+    curves: Mapping[str, Redraw],
+    *,
+    anchor: Redraw,
+    num_samples: int,
+    budgets: Sequence[float],
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Float[np.ndarray, " resample"]]:
+    """Return every curve's area on the same bootstrap resamples, whatever its utility makes of the samples drawn.
+
+    Each resample draws as many samples as there are, with replacement. The policies stay as fitted, so the spread is
+    that of the test data alone. Memory is bounded: the weights are made in chunks of 8 MB.
+
+    Args:
+        curves: By name, what gives a curve's points on resamples.
+        anchor: The same for the one point they all begin with.
+        num_samples: How many samples there are.
+        budgets: Where the curves are read, in cost per sample.
+        resamples: How many times the data are redrawn.
+        seed: Of the resampling.
+
+    Returns:
+        Areas by name, one per resample.
+    """
     areas: dict[str, list[np.ndarray]] = {name: [] for name in curves}
     where = np.asarray(budgets, dtype=np.float64)
-    for weights in _weights(len(anchor_utility), resamples, seed):
-        anchors = weights @ anchor_utility.astype(np.float64)
-        for name, samples in curves.items():
-            costs = weights @ samples.costs.T.astype(np.float64)
-            utilities = weights @ samples.utilities.T.astype(np.float64)
-            costs = np.concatenate([np.full((len(weights), 1), anchor_cost), costs], axis=1)
-            utilities = np.concatenate([anchors[:, None], utilities], axis=1)
+    for weights in _weights(num_samples, resamples, seed):
+        begin = anchor(weights)
+        for name, redraw in curves.items():
+            costs, utilities = (np.concatenate(parts, axis=1) for parts in zip(begin, redraw(weights), strict=True))
             areas[name].append(_read(costs, utilities, where).mean(axis=1))
     return {name: np.concatenate(parts) for name, parts in areas.items()}
 

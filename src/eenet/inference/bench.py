@@ -18,7 +18,8 @@ from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, exit_distribution
 from eenet.errors import InputError, ShapeError
 from eenet.inference.adaptive import AdaptiveModel
-from eenet.inference.engines import EagerEngine, Engine
+from eenet.inference.dense import DenseAdaptiveModel
+from eenet.inference.engines import DenseEngine, EagerEngine, Engine, suited
 from eenet.inference.flops import FlopReport, measure_flops
 from eenet.inference.latency import Seconds, Spread, rows_of, summarise, time_stages
 from eenet.inference.progress import track
@@ -45,7 +46,7 @@ class BenchRow:
         full_spread: Quartiles over passes.
         adaptive_spread: Quartiles over passes.
         regrouped_ms: With the policy, samples that stay waiting for full batches (`AdaptiveModel.predict_all`), median
-            over passes; None at batch size 1.
+            over passes; None at batch size 1, and for models of maps, which are not regrouped.
         speedup: How many times faster the adaptive passes were.
         ideal_speedup: What the engine's own stage and head times promise, were deciding and dropping samples free.
         ideal_speedup_flops: What the operations promise.
@@ -151,7 +152,7 @@ def bench(
         ShapeError: Policy, engines and model disagree on the number of exits.
     """
     _check(model, policy, inputs, batch_sizes, passes)
-    engines = engines or (EagerEngine(model),)
+    engines = [suited(engine, inputs) for engine in engines or (EagerEngine(model),)]
     flops = measure_flops(model, rows_of(inputs, torch.arange(min(2, batch_size(inputs)))))
     expected = _replayed(model, policy, inputs, batch_sizes)
     lanes = [_Lane(engine, policy, inputs, size) for engine in engines for size in batch_sizes]
@@ -184,7 +185,7 @@ def _replayed(
     model: MultiExitModel, policy: Policy, inputs: Inputs, batch_sizes: Sequence[int]
 ) -> Int[Tensor, " sample"]:
     """Return where replay lets each sample leave, on logits recorded at a batch size that is not timed."""
-    engine = EagerEngine(model, optimise=False)
+    engine = suited(EagerEngine(model, optimise=False), inputs)
     size = next(size for size in (*_RECORD_SIZES, max(batch_sizes) + 1) if size not in batch_sizes)
     chunks = torch.split(torch.arange(batch_size(inputs)), size)
     logits = torch.cat([outputs(engine, rows_of(inputs, rows)).cpu() for rows in chunks])
@@ -206,7 +207,8 @@ def _time(lane: _Lane, passes: int, seed: int, *, progress: bool) -> _Times:
 def _pass(lane: _Lane, chunks: Sequence[Tensor], turn: int, times: _Times) -> None:
     """Run all samples once in every way, who begins changing from pass to pass."""
     engine = lane.engine
-    adaptive = AdaptiveModel(engine, lane.policy)
+    dense = isinstance(engine, DenseEngine)
+    adaptive = DenseAdaptiveModel(engine, lane.policy) if dense else AdaptiveModel(engine, lane.policy)
     batches = [rows_of(lane.inputs, rows) for rows in chunks]
     order = torch.cat(list(chunks))
     ids = [rows.to(engine.device) for rows in chunks]
@@ -219,7 +221,7 @@ def _pass(lane: _Lane, chunks: Sequence[Tensor], turn: int, times: _Times) -> No
         ),
         "staged": lambda: staged.extend(time_stages(engine, batch) for batch in batches),
     }
-    if lane.size > 1:
+    if isinstance(adaptive, AdaptiveModel) and lane.size > 1:
         together = torch.cat(ids)
         sides["regrouped"] = lambda: adaptive.predict_all(batches, sample_ids=together)
     seconds: dict[str, float] = {}
@@ -269,7 +271,7 @@ def _row(lane: _Lane, times: _Times, flops: FlopReport, expected: Tensor) -> Ben
         adaptive_ms=adaptive.median,
         full_spread=(full.low, full.high),
         adaptive_spread=(adaptive.low, adaptive.high),
-        regrouped_ms=None if lane.size == 1 else regrouped.median,
+        regrouped_ms=None if math.isnan(regrouped.median) else regrouped.median,
         speedup=full.median / adaptive.median,
         ideal_speedup=full.median / ideal.median,
         ideal_speedup_flops=flops.reference / float(operations[times.exit_index].mean()),

@@ -206,8 +206,8 @@ def _logits(model: MultiExitModel, policy: Policy, example_inputs: Inputs) -> Te
         for k, output in enumerate(outputs):
             if output.dim() != 2 or output.shape != outputs[0].shape:
                 raise ShapeError(
-                    f"logits of exit {k} of shape {tuple(output.shape)} do not fit: a policy reads [sample, class]. "
-                    "Use heads that return one vector per sample."
+                    f"logits of exit {k} of shape {tuple(output.shape)} do not fit: exports decide on [sample, class]. "
+                    "Use heads that return one vector per sample; models of maps run with DenseAdaptiveModel."
                 )
         logits = torch.stack(outputs, dim=1)
         seen, ids = torch.log_softmax(logits, dim=-1), torch.arange(len(logits))

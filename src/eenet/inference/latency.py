@@ -22,7 +22,7 @@ from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.core.views import FEW_CLASSES
 from eenet.errors import InputError
-from eenet.inference.engines import EagerEngine, Engine
+from eenet.inference.engines import DenseEngine, EagerEngine, Engine, suited
 from eenet.inference.progress import track
 from eenet.inference.stepping import log_probs, split_leaving
 from eenet.models.inputs import Inputs, State, batch_size
@@ -33,7 +33,7 @@ __all__ = ["Latency", "Seconds", "Spread", "measure_latency", "rows_of", "time_f
 _WARM_UPS = 2
 
 Seconds = dict[str, float]
-"""Seconds of one run by part: ``full``, ``start``, ``stage 0``, ``head 0``, ``decision 0``, ..."""
+"""Seconds of one run by part: ``full``, ``start``, ``stage 0``, ``head 0``, ``decision 0``, ..., ``answer``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,8 @@ class Latency:
         heads: Each head.
         decisions: At each exit but the last: asking the policy and, beyond one sample, keeping half of the batch. A
             single sample is decided as `AdaptiveModel` decides one.
+        answer: Of maps: upsampling the answer and choosing every pixel's class, wherever a sample leaves; in `full` as
+            well. The head's time includes summing its map up. Else 0.
     """
 
     engine: str
@@ -87,12 +89,13 @@ class Latency:
     stages: tuple[Spread, ...]
     heads: tuple[Spread, ...]
     decisions: tuple[Spread, ...]
+    answer: Spread
 
     @property
     def computing(self) -> tuple[float, ...]:
-        """Milliseconds per sample up to each exit, stages and heads only, as if deciding were free."""
+        """Milliseconds per sample up to each exit, the answer included, as if deciding were free."""
         steps = [stage.median + head.median for stage, head in zip(self.stages, self.heads, strict=True)]
-        return tuple(accumulate(steps, initial=self.start.median))[1:]
+        return tuple(accumulate(steps, initial=self.start.median + self.answer.median))[1:]
 
     @property
     def cumulative(self) -> tuple[float, ...]:
@@ -143,7 +146,7 @@ def measure_latency(
         raise InputError(
             f"batch_sizes {list(batch_sizes)} with {passes} passes cannot be timed: both must be at least 1. Pass more."
         )
-    engine = model if isinstance(model, Engine) else EagerEngine(model)
+    engine = suited(model if isinstance(model, Engine) else EagerEngine(model), example_inputs)
     policy = policy or _usual_policy(engine)
     batches = {size: rows_of(example_inputs, torch.arange(size) % batch_size(example_inputs)) for size in batch_sizes}
     runs: dict[int, list[Seconds]] = defaultdict(list)
@@ -191,6 +194,11 @@ def time_stages(engine: Engine, inputs: Inputs, policy: Policy | None = None) ->
                 continue
             decide(k, logits, state)
             mark = _lap(engine, mark, f"decision {k}", seconds)
+        if isinstance(engine, DenseEngine):
+            last = torch.full((count,), engine.num_exits - 1, device=engine.device)
+            mark = _now(engine)
+            engine.answers(last)
+            _lap(engine, mark, "answer", seconds)
     return {part: value / count for part, value in seconds.items()}
 
 
@@ -235,6 +243,7 @@ def summarise(engine: Engine, size: int, runs: Sequence[Seconds]) -> Latency:
         stages=tuple(spread(f"stage {k}") for k in exits),
         heads=tuple(spread(f"head {k}") for k in exits),
         decisions=tuple(spread(f"decision {k}") for k in exits[:-1]),
+        answer=spread("answer"),
     )
 
 

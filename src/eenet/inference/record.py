@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,10 +23,14 @@ from eenet.core.table_files import cost_arrays
 from eenet.errors import InputError, RunError, ShapeError
 from eenet.inference.engines import EagerEngine, Engine
 from eenet.inference.progress import track
+from eenet.inference.stepping import vectors
 from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
 
-__all__ = ["Batches", "outputs", "record"]
+__all__ = ["Batches", "Rows", "outputs", "record", "write_table"]
+
+Rows: TypeAlias = Callable[[Engine, Inputs, Tensor], dict[str, Tensor]]
+"""From an engine, a batch and its targets to that batch's rows of every array in a table."""
 
 
 @runtime_checkable
@@ -37,7 +41,7 @@ class Batches(Protocol):
         """Return the number of samples."""
 
     def batches(self, batch_size: int) -> Iterator[tuple[Inputs, Tensor]]:
-        """Yield (inputs, labels) in row order."""
+        """Yield (inputs, targets) in row order."""
 
 
 def record(
@@ -74,6 +78,44 @@ def record(
         ShapeError: Costs of another number of exits.
         RunError: The disk is full or refuses, or the data set yields another number of rows than its length.
     """
+    return write_table(
+        model,
+        dataset,
+        path,
+        _classified,
+        batch_size=batch_size,
+        split=split,
+        costs=costs,
+        device=device,
+        progress=progress,
+    )
+
+
+def write_table(
+    model: MultiExitModel | Engine,
+    dataset: Batches,
+    path: str | os.PathLike[str],
+    rows: Rows,
+    *,
+    batch_size: int,
+    split: str,
+    costs: CostTable | None,
+    device: str | torch.device | None,
+    progress: bool,
+) -> ExitTable:
+    """Write what a function makes of every batch as an exit table; arguments, promises and errors as of `record`.
+
+    Args:
+        model: See `record`.
+        dataset: See `record`.
+        path: See `record`.
+        rows: Makes every batch's rows of every long array, by the keys of the table.
+        batch_size: See `record`.
+        split: See `record`.
+        costs: See `record`.
+        device: See `record`.
+        progress: See `record`.
+    """
     if batch_size < 1 or not len(dataset):
         raise InputError(
             f"batch_size {batch_size} over {len(dataset)} samples records nothing: both must be at least 1. Pass more."
@@ -91,7 +133,7 @@ def record(
             folder = draft.with_name("arrays")
             folder.mkdir()
         engine = stack.enter_context(_placed(model, device))
-        _stream(engine, dataset, folder, path, batch_size=batch_size, progress=progress)
+        _stream(engine, dataset, rows, folder, path, batch_size=batch_size, progress=progress)
         with _writing(path):
             _write_small(folder, split or target.stem, costs)
             if target.suffix == ".npz":
@@ -101,14 +143,23 @@ def record(
     return ExitTable.load(path)
 
 
+def _classified(engine: Engine, inputs: Inputs, labels: Tensor) -> dict[str, Tensor]:
+    """Return the rows of a table of classes."""
+    return {"logits": outputs(engine, inputs), "labels": labels.long()}
+
+
 def outputs(engine: Engine, inputs: Inputs) -> Float[Tensor, "sample exit class"]:
-    """Return the float32 logits of every exit for one batch, nobody leaving."""
+    """Return the float32 logits of every exit for one batch, nobody leaving.
+
+    Raises:
+        ShapeError: An exit says something else than one vector per sample.
+    """
     with engine.session():
         state = engine.start(inputs)
         logits = []
         for k in range(engine.num_exits):
             state = engine.stage(k, state)
-            logits.append(engine.head(k, state).float())
+            logits.append(vectors(engine.head(k, state), k).float())
         return torch.stack(logits, dim=1)
 
 
@@ -140,23 +191,24 @@ def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def _stream(
     engine: Engine,
     dataset: Batches,
+    rows: Rows,
     folder: Path,
     target: str | os.PathLike[str],
     *,
     batch_size: int,
     progress: bool,
 ) -> None:
-    """Write logits and labels batch by batch."""
-    rows = len(dataset)
+    """Write the long arrays batch by batch."""
+    count = len(dataset)
     with ExitStack() as stack:
         files: dict[str, _NpyFile] = {}
-        total = -(-rows // batch_size)
-        for inputs, labels in track(dataset.batches(batch_size), total, "recording", enabled=progress):
+        total = -(-count // batch_size)
+        for inputs, targets in track(dataset.batches(batch_size), total, "recording", enabled=progress):
             moved = pytree.tree_map_only(Tensor, lambda leaf: leaf.to(engine.device), inputs)
-            for key, tensor in (("logits", outputs(engine, moved)), ("labels", labels.long())):
+            for key, tensor in rows(engine, moved, targets).items():
                 part = tensor.cpu().numpy()
                 if key not in files:
-                    files[key] = stack.enter_context(_NpyFile(folder / f"{key}.npy", rows, part, target))
+                    files[key] = stack.enter_context(_NpyFile(folder / f"{key}.npy", count, part, target))
                 files[key].append(part)
         for file in files.values():
             file.check_complete()

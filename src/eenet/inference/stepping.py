@@ -15,7 +15,7 @@ from eenet.errors import ShapeError
 from eenet.inference.engines import Engine
 from eenet.models.inputs import State
 
-__all__ = ["Left", "gathered", "log_probs", "look", "part", "split_leaving"]
+__all__ = ["Left", "gathered", "log_probs", "look", "part", "split_leaving", "vectors"]
 
 
 class Left(NamedTuple):
@@ -48,12 +48,21 @@ def log_probs(logits: Tensor, index: int) -> Tensor:
     Raises:
         ShapeError: The exit says something else.
     """
+    return torch.log_softmax(vectors(logits, index), dim=-1, dtype=torch.float32)
+
+
+def vectors(logits: Tensor, index: int) -> Tensor:
+    """Return the logits of exit ``index``, which must be one vector per sample.
+
+    Raises:
+        ShapeError: They are something else.
+    """
     if logits.dim() != 2:
         raise ShapeError(
             f"logits of exit {index} of shape {tuple(logits.shape)} do not fit: a policy reads [sample, class]. "
-            "Use heads that return one vector per sample."
+            "Use heads that return one vector per sample; for maps there are DenseAdaptiveModel and record_dense."
         )
-    return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    return logits
 
 
 def part(

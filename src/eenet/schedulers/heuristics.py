@@ -84,6 +84,8 @@ class GeometricScheduler(Scheduler):
 class VoteScorer(Scorer):
     """Share of the exits seen that agree, ties broken by the newest exit's largest probability."""
 
+    compares_classes = True
+
     def forward(
         self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
     ) -> Float[Tensor, " sample"]:

@@ -92,6 +92,7 @@ class PceeScorer(Scorer):
         self.num_exits, self.bins = num_exits, bins
         self.confidence = ConfidenceScorer(confidence)
         self.newest_only = self.confidence.newest_only
+        self.compares_classes = self.confidence.compares_classes
         blank = torch.zeros(num_exits - 1, bins, dtype=torch.float64)
         means = blank if means is None else means.detach().double()
         self.register_buffer("edges", blank.float() if edges is None else edges.detach().float())

@@ -1,0 +1,138 @@
+"""The commands on a run whose data set has masks, from recording to benchmarks; weights as drawn."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from segmenting import rectangles, segmenter
+from tests.cli.conftest import Ran, table_arrays
+
+from eenet.cli import main
+from eenet.core.files import save_tensors, write_json
+from eenet.core.table import ExitTable
+from eenet.data.dataset import ArrayDataset, DataSplits
+from eenet.evaluation import load_confusion
+from eenet.evaluation.segmentation import mean_iou
+from eenet.recipes import RECIPES, Recipe
+from eenet.training.settings import TrainSettings
+
+
+class Masked(ArrayDataset):
+    """Images of rectangles with their masks."""
+
+    def __init__(self, seed: int) -> None:
+        self.data = rectangles(24, seed=seed)
+        plain = (0.0,) * 3, (1.0,) * 3
+        super().__init__(self.data.images, torch.zeros(24, dtype=torch.long), mean=plain[0], std=plain[1])
+
+    def batches(self, batch_size):
+        return self.data.batches(batch_size)
+
+
+RECIPE = Recipe(
+    name="rectangles",
+    summary="coloured rectangles",
+    make=segmenter,
+    data=lambda root, seed: DataSplits(
+        load=lambda split: Masked(["train", "calibration", "test"].index(split)), classes=("none", "a", "b", "c")
+    ),
+    settings=TrainSettings(epochs=1, batch_size=8, lr=0.1),
+)
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "rectangles", RECIPE)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, its tables and a policy."""
+    folder = tmp_path_factory.mktemp("made")
+    write_json(folder / "run" / "recipe.json", {"recipe": "rectangles", "seed": 0, "data_root": None})
+    save_tensors(folder / "run" / "model.safetensors", RECIPE.build().state_dict())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RECIPES, "rectangles", RECIPE)
+        for split in ("val", "test"):
+            words = ["record", str(folder / "run"), "--split", split, "--out", str(folder / f"{split}.npz"), "-q"]
+            assert main(words) == 0
+    fitting = ["fit", str(folder / "val.npz"), "-b", "95%", "-p", "max_prob", "--out", str(folder / "policy"), "-q"]
+    assert main(fitting) == 0
+    return folder
+
+
+def test_record_says_what_images_and_the_data_set_are_worth(
+    eenet: Callable[..., Ran], made: Path, tmp_path: Path
+) -> None:
+    assert ExitTable.load(made / "val.npz").holds_summaries
+    words = ("record", made / "run", "--split", "val", "--out", tmp_path / "a.npz")
+    ran = eenet(*words, "--utility", "miou", "--batch-size", 5, "--json", "-q")
+    table, confusion = ExitTable.load(tmp_path / "a.npz"), load_confusion(tmp_path / "a.npz")
+    assert ran.value["utility"] == pytest.approx(table.require_utility("test").mean(dim=0).tolist())
+    assert ran.value["miou"] == pytest.approx(mean_iou(confusion.sum(dim=0)).tolist())
+    assert torch.allclose(table.require_utility("test").float(), mean_iou(confusion).float())
+    assert "miou" in eenet(*words).stdout
+
+
+def test_compare_judges_by_mean_iou_and_leaves_out_what_needs_classes(
+    eenet: Callable[..., Ran], made: Path, tmp_path: Path
+) -> None:
+    ran = eenet("compare", made / "val.npz", made / "test.npz", "--json", "--out", tmp_path)
+    assert not {"vote", "patience", "ztw", "oracle"} & set(ran.value["area"])
+    assert {"auto", "stopping", "eenet", "max_prob", "joint", "pcee", "random"} <= set(ran.value["area"])
+    for name in ("vote", "patience", "ztw"):
+        assert f"{name} is left out" in ran.stderr
+    worth = mean_iou(load_confusion(made / "test.npz").sum(dim=0)).tolist()
+    assert [one["utility_test"] for one in ran.value["exits"]] == pytest.approx(worth)
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_profile_and_bench_run_maps(eenet: Callable[..., Ran], made: Path) -> None:
+    words = ("--batch-size", "1,4", "--passes", 1, "--json", "-q")
+    value = eenet("profile", made / "run", "--policy", made / "policy", *words).value
+    assert all(row["answer"]["median"] > 0 for row in value["latency"])
+    value = eenet("bench", made / "run", "--policy", made / "policy", "--samples", 8, *words).value
+    assert [row["regrouped_ms"] for row in value["rows"]] == [None, None]
+    assert eenet("bench", made / "run", "--policy", made / "policy", "--samples", 8, *words[:4]).code == 0
+
+
+BAD = {
+    "unknown utility": (("record", "{made}/run", "--split", "val", "--utility", "iou", "--out", "{new}"), "iou"),
+    "vote by name": (("compare", "{made}/val.npz", "{made}/test.npz", "-p", "vote"), "name no classes"),
+    "patience": (("fit", "{made}/val.npz", "-b", "90%", "-p", "patience", "--out", "{new}"), "name no classes"),
+    "splits": (("compare", "{made}/val.npz", "{made}/test.npz", "--splits", "2"), "--splits 2"),
+    "groups": (("compare", "{made}/val.npz", "{made}/test.npz", "--groups", "{made}/groups.txt"), "--groups"),
+    "run": (("run", "{made}/run", "--policy", "{made}/policy", "split:test"), "DenseAdaptiveModel"),
+    "export": (
+        ("export", "{made}/run", "--policy", "{made}/policy", "--engine", "onnx", "--out", "{new}"),
+        "DenseAdaptiveModel",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_maps_do_not_allow_is_refused(case: str, eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    words, said = BAD[case]
+    (made / "groups.txt").write_text("a\n" * 24, encoding="utf-8")
+    ran = eenet(*(word.format(made=made, new=tmp_path / "new") for word in words), "-q")
+    assert (ran.code, ran.stdout) == (2, "") and said in ran.stderr and ran.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_utility_means_nothing_where_samples_have_labels(eenet: Callable[..., Ran], tmp_path: Path) -> None:
+    write_json(tmp_path / "run" / "recipe.json", {"recipe": "digits_tiny", "seed": 0, "data_root": None})
+    save_tensors(tmp_path / "run" / "model.safetensors", RECIPES["digits_tiny"].build().state_dict())
+    words = ("record", tmp_path / "run", "--split", "val", "--utility", "miou", "--out", tmp_path / "a.npz", "-q")
+    ran = eenet(*words)
+    assert ran.code == 2 and "--utility 'miou'" in ran.stderr and not (tmp_path / "a.npz").exists()
+
+
+def test_tables_without_labels_are_compared_without_what_needs_them(eenet: Callable[..., Ran], tmp_path: Path) -> None:
+    for name, seed in (("val", 0), ("test", 1)):
+        utility = np.random.default_rng(seed).random((200, 3)).astype(np.float32)
+        np.savez(tmp_path / f"{name}.npz", **table_arrays(seed=seed, labels=None, utility=utility))
+    ran = eenet("compare", tmp_path / "val.npz", tmp_path / "test.npz", "--json")
+    assert ran.code == 0 and "ztw is left out" in ran.stderr
+    assert {"vote", "patience"} <= set(ran.value["area"]) and "ztw" not in ran.value["area"]

@@ -1,0 +1,237 @@
+"""Maps for real: images leave the batch, decisions are those of replay, answers those of the exit they left at."""
+
+import copy
+import math
+
+import pytest
+import torch
+from segmenting import SIZE, rectangles, segmenter, trained_segmenter
+from torch import nn
+
+from eenet.core.combined import MixedPolicy, TransformedPolicy
+from eenet.core.costs import CostTable
+from eenet.core.policy import ScorePolicy
+from eenet.core.scorers import ConfidenceScorer
+from eenet.core.trace import replay
+from eenet.errors import InputError, ShapeError
+from eenet.inference.adaptive import AdaptiveModel
+from eenet.inference.bench import bench
+from eenet.inference.dense import DenseAdaptiveModel
+from eenet.inference.engines import CompiledEngine, DenseEngine, EagerEngine, OnnxEngine, OpenVinoEngine, suited
+from eenet.inference.latency import measure_latency
+from eenet.inference.maps import label_map
+from eenet.inference.measure import measure
+from eenet.inference.record_dense import record_dense
+from eenet.models.model import MultiExitModel
+from eenet.schedulers import Ensemble, GeometricScheduler, JointScheduler, StoppingScheduler
+from eenet.schedulers.heuristics import VoteScorer
+
+COSTS = CostTable((1.0, 2.0, 4.0), "ms")
+
+
+class Said(nn.Module):
+    """A head that repeats recorded maps: pixel 0 of channel 0 is the number of the image."""
+
+    def __init__(self, maps):
+        super().__init__()
+        self.maps, self.asked = maps, []
+
+    def forward(self, images):
+        self.asked.append(len(images))
+        return self.maps[images[:, 0, 0, 0].long()]
+
+
+def replaying(maps):
+    """A model whose exits repeat ``maps[:, exit]``, and its images, twice as large as the maps."""
+    images = torch.zeros(len(maps), 1, 2 * maps.shape[3], 2 * maps.shape[4])
+    images[:, 0, 0, 0] = torch.arange(len(maps))
+    exits = range(maps.shape[1])
+    return MultiExitModel([nn.Identity() for _ in exits], [Said(maps[:, k]) for k in exits]), images
+
+
+class Masked:
+    """Images with masks that are all class 0."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def batches(self, batch_size):
+        for part in self.images.split(batch_size):
+            yield part, torch.zeros(len(part), *part.shape[2:], dtype=torch.long)
+
+
+@pytest.fixture(scope="module")
+def maps():
+    """Maps of 60 images at 3 exits, later ones surer; 5 classes, 4 x 6 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(60, 3, 5, 4, 6, generator=generator).cumsum(dim=1) * 1.5
+
+
+def threshold_policy(table, confidence="max_prob", share=0.4):
+    early = table.num_exits - 1
+    seen = table.log_probs(slice(None))[:, :early].flatten(0, 1)[:, None]
+    scores = ConfidenceScorer(confidence)(seen).view(-1, early)
+    return ScorePolicy(ConfidenceScorer(confidence), torch.tensor([*scores.quantile(1 - share, dim=0), -math.inf]))
+
+
+def test_three_images_by_hand():
+    # two classes, one pixel each: chances of the larger class at exits 0 / 1
+    chances = torch.tensor([[0.9, 0.9], [0.6, 0.8], [0.6, 0.7]])
+    logits = torch.stack([chances.logit(), torch.zeros(3, 2)], dim=2)
+    logits[2, 1] = logits[2, 1].flip(0)  # at exit 1 the third image is of class 1
+    model, images = replaying(logits[:, :, :, None, None])
+    policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([math.log(4), -math.inf]))
+    found = DenseAdaptiveModel(model, policy, CostTable((1.0, 3.0), "ms"))(images)
+    assert found.exit_index.tolist() == [0, 1, 1]
+    assert found.cost.tolist() == [1, 3, 3]
+    assert found.labels.shape == (3, 2, 2)
+    assert found.labels.flatten(1).tolist() == [[0] * 4, [0] * 4, [1] * 4]
+    assert [head.asked for head in model.heads] == [[3], [2]]  # those that left were not computed
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+@pytest.mark.parametrize("kind", ["max_prob", "margin", "certainty", "mixed", "stopping", "joint"])
+def test_decides_as_replay_on_the_recorded_table_to_the_bit(maps, size, kind, tmp_path):
+    model, images = replaying(maps)
+    table = record_dense(model, Masked(images), tmp_path / "a.npz", batch_size=16, costs=COSTS)
+    schedulers = {
+        "stopping": StoppingScheduler(),
+        "joint": JointScheduler(),
+        "mixed": GeometricScheduler(),
+    }
+    policy = schedulers[kind].fit(table, budget=2.1) if kind in schedulers else threshold_policy(table, kind)
+    assert isinstance(policy, MixedPolicy) or kind not in ("mixed",)
+    wanted = replay(policy, table)
+    adaptive = DenseAdaptiveModel(model, policy, COSTS)
+    parts = [adaptive(batch) for batch in images.split(size)]
+    exits = torch.cat([part.exit_index for part in parts])
+    assert torch.equal(exits, wanted.exit_index)
+    assert torch.equal(torch.cat([part.cost for part in parts]), wanted.cost)
+    assert len(exits.unique()) >= 2
+    labels = label_map(maps[torch.arange(60), exits], (8, 12))
+    assert torch.equal(torch.cat([part.labels for part in parts]), labels)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trained model, images it has not seen, their table and a policy that uses every exit."""
+    model, data = trained_segmenter(), rectangles(60, seed=7)
+    path = tmp_path_factory.mktemp("tables") / "val.npz"
+    table = record_dense(model, data, path, costs=COSTS, utility="miou", batch_size=60)
+    return model, data, table, threshold_policy(table)
+
+
+def test_a_trained_model_saves_work_and_answers_with_the_exit_it_left_at(trained):
+    model, data, table, policy = trained
+    calls = []
+    watched = copy.deepcopy(model)
+    for stage in watched.stages:
+        stage.register_forward_hook(lambda module, given, output: calls.append(len(output)))
+    found = DenseAdaptiveModel(watched, policy, COSTS)(data.images)
+    assert torch.equal(found.exit_index, replay(policy, table).exit_index)
+    counts = torch.bincount(found.exit_index, minlength=3)
+    assert counts.min() > 0
+    assert calls == [60, 60 - int(counts[0]), int(counts[2])]
+    with torch.no_grad():
+        alone = model(data.images)
+    for k in range(3):
+        left = found.exit_index == k
+        assert (found.labels[left] != label_map(alone[k][left], SIZE)).float().mean() < 1e-3
+    assert not model.training
+
+
+@pytest.mark.parametrize("name", ["eager", "onnxruntime", pytest.param("openvino", marks=pytest.mark.slow), "dense"])
+def test_engines_run_maps(trained, name):
+    model, data, table, _ = trained
+    model, policy = model.without([1]), threshold_policy(table.keeping([0, 2]))
+    if name in ("onnxruntime", "openvino"):
+        pytest.importorskip(name)
+    make = {
+        "eager": lambda: EagerEngine(model),
+        "onnxruntime": lambda: OnnxEngine(model, data.images),
+        "openvino": lambda: OpenVinoEngine(model, data.images),
+        "dense": lambda: suited(EagerEngine(model), data.images),
+    }
+    engine = make[name]()
+    wanted = DenseAdaptiveModel(model, policy)(data.images)
+    for size in (1, 17, 60):
+        adaptive = DenseAdaptiveModel(engine, policy)
+        parts = [adaptive(batch) for batch in data.images.split(size)]
+        exits, labels = (torch.cat([getattr(part, key) for part in parts]) for key in ("exit_index", "labels"))
+        assert int((exits != wanted.exit_index).sum()) <= 1  # other kernels round otherwise
+        same = exits == wanted.exit_index
+        assert (labels[same] != wanted.labels[same]).float().mean() < 2e-3
+    full = DenseEngine(engine.inner if isinstance(engine, DenseEngine) else engine).full(data.images)
+    with torch.no_grad():
+        assert (full != label_map(model(data.images)[-1], SIZE)).float().mean() < 2e-3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_engine_runs_maps(trained):
+    model, data, _, policy = trained
+    found = DenseAdaptiveModel(CompiledEngine(model, data.images), policy)(data.images)
+    assert int((found.exit_index != DenseAdaptiveModel(model, policy)(data.images).exit_index).sum()) <= 1
+
+
+def test_coins_follow_ids(trained):
+    model, data, table, policy = trained
+    last = ScorePolicy(policy.scorer, torch.tensor([math.inf, math.inf, -math.inf]))
+    mixed = MixedPolicy(policy, last, 0.5, seed=4)
+    wanted = replay(mixed, table).exit_index
+    adaptive = DenseAdaptiveModel(model, mixed)
+    first, second = adaptive(data.images[:25]), adaptive(data.images[25:])
+    assert torch.equal(torch.cat([first.exit_index, second.exit_index]), wanted)
+    order = torch.arange(59, -1, -1)
+    assert torch.equal(DenseAdaptiveModel(model, mixed)(data.images[order], order).exit_index, wanted[order])
+    assert first.cost is None
+
+
+def test_what_does_not_fit_is_refused(trained, tiny):
+    model, data, _, policy = trained
+    for scorer in (VoteScorer(), ConfidenceScorer("streak")):
+        with pytest.raises(InputError, match="compares the classes"):
+            DenseAdaptiveModel(model, MixedPolicy(policy, ScorePolicy(scorer, policy.thresholds), 0.5))
+    with pytest.raises(InputError, match="several exits together"):
+        DenseAdaptiveModel(model, TransformedPolicy(Ensemble(3, 4), policy))
+    with pytest.raises(ShapeError, match="policy with 3 exits"):
+        DenseAdaptiveModel(segmenter().without([0]), policy)
+    with pytest.raises(ShapeError, match="for maps there are DenseAdaptiveModel and record_dense"):
+        AdaptiveModel(model, policy)(data.images)
+    with pytest.raises(ShapeError, match=r"maps are .* Use AdaptiveModel"):
+        DenseAdaptiveModel(tiny, policy)(torch.randn(2, 1, 8, 8))
+    with pytest.raises(InputError, match="hold no images"):
+        DenseAdaptiveModel(tiny, policy)(torch.randn(2, 8))
+    dense = DenseAdaptiveModel(model, policy)
+    with pytest.raises(InputError, match="cannot be joined"):
+        dense.engine.join([])
+
+
+def test_timings_count_the_answer_on_both_sides(trained):
+    model, data, _, policy = trained
+    (row,) = measure_latency(model, data.images, batch_sizes=(4,), passes=2, policy=policy)
+    assert row.answer.median > 0
+    assert row.computing[0] >= row.answer.median + row.stages[0].median
+    profile = measure(model, data.images, batch_sizes=(1, 8), passes=1)
+    assert [one.batch_size for one in profile.latency] == [1, 8]
+    assert profile.costs().num_exits == 3
+    assert profile.flops.uncounted == ()
+
+
+def test_bench_on_maps(trained):
+    model, data, table, policy = trained
+    report = bench(model, policy, data.images, batch_sizes=(1, 20), passes=2, progress=False)
+    wanted = torch.bincount(replay(policy, table).exit_index, minlength=3) / 60
+    for row in report.rows:
+        assert row.flips <= 1
+        assert torch.allclose(torch.tensor(row.exit_distribution), wanted, atol=0.02)
+        assert row.regrouped_ms is None and row.regrouped_efficiency is None
+        assert row.full_ms > 0 and row.ideal_speedup_flops > 1
+
+
+def test_only_models_of_maps_are_wrapped(tiny, images):
+    engine = EagerEngine(tiny)
+    assert suited(engine, images) is engine
