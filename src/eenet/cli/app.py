@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from eenet.cli import advise, attach, compare, demo, export, fit, measure, report, run, train
+from eenet.cli import advise, attach, compare, demo, export, fit, measure, report, reproduce, run, train
 from eenet.cli.output import error_line
 from eenet.errors import EenetError, InputError
 
@@ -36,6 +36,7 @@ app.command("run")(run.run)
 app.command("bench")(measure.bench)
 app.command("export")(export.export)
 app.command("report")(report.report)
+app.command("reproduce")(reproduce.reproduce)
 
 
 @app.callback(invoke_without_command=True)

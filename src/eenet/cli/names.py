@@ -1,4 +1,4 @@
-"""Names of policies, recipes and engines: the only place where a name turns into an object."""
+"""Names of policies, recipes, experiments and engines: the only place where a name turns into an object."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from eenet.models.inputs import Inputs
     from eenet.models.model import MultiExitModel
     from eenet.recipes import Recipe
+    from eenet.reproduce import Experiment
     from eenet.schedulers import Scheduler
 
 BOUNDS = ("random", "oracle")
@@ -256,3 +257,16 @@ def recipe(name: str, seed: int) -> Recipe:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name].with_seed(seed)
+
+
+def experiment(name: str) -> Experiment:
+    """Return an experiment by name.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    from eenet.reproduce import EXPERIMENTS
+
+    if name not in EXPERIMENTS:
+        raise unknown("experiment", name, EXPERIMENTS)
+    return EXPERIMENTS[name]

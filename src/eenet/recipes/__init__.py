@@ -6,10 +6,11 @@ from, and the model is made again from there whenever the run is opened.
 """
 
 from eenet.recipes.attached import ATTACHED, Attachment, attach_source, attached_recipe
-from eenet.recipes.known import CIFAR_WEIGHTS, RECIPES, cifar10_resnet56_3, cifar10_resnet56_6, digits_tiny
+from eenet.recipes.known import RECIPES, cifar10_resnet56_3, cifar10_resnet56_6, digits_tiny
 from eenet.recipes.opening import open_run
 from eenet.recipes.recipe import RECIPE_FILE, Recipe, Run, train
 from eenet.recipes.sources import Source, load_source
+from eenet.recipes.vision import CIFAR_WEIGHTS
 
 __all__ = [
     "ATTACHED",

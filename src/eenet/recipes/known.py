@@ -10,24 +10,19 @@ from eenet.data.cifar10 import load_cifar10_packed
 from eenet.data.dataset import DataSplits
 from eenet.data.digits import load_digits
 from eenet.models.heads import conv_head
-from eenet.models.model import MultiExitModel
-from eenet.models.zoo.resnet import cifar_resnet, load_cifar_resnet_weights
+from eenet.models.zoo.resnet import cifar_resnet
 from eenet.models.zoo.tiny import tiny_cnn
+from eenet.recipes import text, vision
 from eenet.recipes.recipe import Recipe
+from eenet.recipes.vision import pretrained_resnet
 from eenet.training.losses import uniform_weights
 from eenet.training.settings import TrainSettings
 
-__all__ = ["CIFAR_WEIGHTS", "RECIPES"]
-
-CIFAR_WEIGHTS = Path("weights", "cifar10_resnet", "resnet56.safetensors")
+__all__ = ["RECIPES"]
 
 
 def _cifar10_data(root: Path | None, seed: int) -> DataSplits:
     return load_cifar10_packed(Path() if root is None else root, seed=seed)
-
-
-def _cifar10_weights(model: MultiExitModel, root: Path) -> None:
-    load_cifar_resnet_weights(model, root / CIFAR_WEIGHTS)
 
 
 def _digits_data(root: Path | None, seed: int) -> DataSplits:
@@ -60,7 +55,7 @@ cifar10_resnet56_3 = Recipe(
     make=partial(cifar_resnet, 56, exits=(9, 18), heads=conv_head((2, 2, 1, 2))),
     data=_cifar10_data,
     settings=_cifar10_settings(head_lr=0.15),
-    pretrained=_cifar10_weights,
+    pretrained=pretrained_resnet,
     needs_root=True,
 )
 
@@ -70,8 +65,9 @@ cifar10_resnet56_6 = Recipe(
     make=partial(cifar_resnet, 56, exits=(4, 9, 13, 18, 22), heads=conv_head((2, 2))),
     data=_cifar10_data,
     settings=_cifar10_settings(head_lr=0.3),
-    pretrained=_cifar10_weights,
+    pretrained=pretrained_resnet,
     needs_root=True,
 )
 
 RECIPES = {recipe.name: recipe for recipe in (digits_tiny, cifar10_resnet56_3, cifar10_resnet56_6)}
+RECIPES |= vision.RECIPES | text.RECIPES

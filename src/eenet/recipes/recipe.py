@@ -17,7 +17,7 @@ from eenet.models.model import MultiExitModel
 from eenet.training.fit import fit_exits
 from eenet.training.settings import TrainSettings
 
-__all__ = ["RECIPE_FILE", "Recipe", "Run", "train"]
+__all__ = ["RECIPE_FILE", "Recipe", "Run", "claim", "train"]
 
 RECIPE_FILE = "recipe.json"
 
@@ -118,13 +118,21 @@ def train(recipe: Recipe, out: Path, *, data_root: Path | None = None, progress:
         "seed": recipe.settings.seed,
         "data_root": None if data_root is None else str(data_root),
     }
-    _claim(out / RECIPE_FILE, described)
+    claim(out / RECIPE_FILE, described)
     fit_exits(model, splits.train, recipe.settings, out=out, progress=progress)
     return Run(recipe=recipe, model=model, path=out, data_root=data_root)
 
 
-def _claim(path: Path, described: Mapping[str, Any]) -> None:
-    """Write what a run folder holds, or refuse the folder of another run; where the data lies may change."""
+def claim(path: Path, described: Mapping[str, Any]) -> None:
+    """Write what a folder holds, or refuse the folder of something else; where the data lies may change.
+
+    Args:
+        path: A file in the folder that says what this is.
+        described: What it says, as JSON values.
+
+    Raises:
+        InputError: The folder holds something else.
+    """
     if path.exists():
         found = read_json(path, "run")
         for key, value in described.items():

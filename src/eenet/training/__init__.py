@@ -10,7 +10,8 @@ from eenet.training.losses import (
     increasing_weights,
     uniform_weights,
 )
-from eenet.training.rates import LearningRate, cosine_decay, step_decay
+from eenet.training.optimisers import Optimiser, adamw, sgd
+from eenet.training.rates import LearningRate, constant, cosine_decay, step_decay
 from eenet.training.settings import TrainSettings
 from eenet.training.weighting import SampleWeighting, expected_exit_weights
 
@@ -18,7 +19,11 @@ __all__ = [
     "fit_exits",
     "TrainSettings",
     "History",
+    "Optimiser",
+    "sgd",
+    "adamw",
     "LearningRate",
+    "constant",
     "cosine_decay",
     "step_decay",
     "Forward",

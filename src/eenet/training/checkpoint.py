@@ -1,8 +1,8 @@
 """Checkpoints of a training: everything a resumed run needs to end like an uninterrupted one.
 
-``checkpoint.safetensors`` is the one truth (weights, momentum, their running average, losses so far and, by their
-number, the step), written in one atomic move. ``checkpoint.json``, written once before it, says which training it
-belongs to.
+``checkpoint.safetensors`` is the one truth (weights, the optimiser's tensors, running averages, losses so far and, by
+their number, the step), written in one atomic move. ``checkpoint.json``, written once before it, says which training
+it belongs to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from eenet.errors import InputError
 from eenet.training.average import Average
 
 TENSORS, IDENTITY = "checkpoint.safetensors", "checkpoint.json"
-MODEL, MOMENTUM, AVERAGE, LOSSES = "model/", "momentum/", "average/", "losses"
+MODEL, OPTIMIZER, AVERAGE, LOSSES = "model/", "optimizer/", "average/", "losses"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,13 @@ class Checkpoint:
 
     Args:
         model: the model's state dict.
-        momentum: SGD's momentum by parameter name; absent for parameters not trained yet.
+        optimizer: the optimiser's tensors, as ``key:parameter``; absent for parameters not trained yet.
         average: running average of the parameters, by name; empty where none is kept.
         losses: cross-entropy of every exit at each step done.
     """
 
     model: dict[str, Tensor]
-    momentum: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
     average: dict[str, Tensor]
     losses: Float[Tensor, "step exit"]
 
@@ -54,13 +54,14 @@ def capture(
     losses: Float[Tensor, "step exit"],
 ) -> Checkpoint:
     """Return the present state of a training."""
-    momentum = {
-        name: optimizer.state[parameter]["momentum_buffer"]
+    kept_by_optimizer = {
+        f"{key}:{name}": value
         for name, parameter in model.named_parameters()
-        if optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
     }
     kept = {} if average is None else average.weights
-    return Checkpoint(model=model.state_dict(), momentum=momentum, average=kept, losses=losses)
+    return Checkpoint(model=model.state_dict(), optimizer=kept_by_optimizer, average=kept, losses=losses)
 
 
 def restore(
@@ -68,10 +69,12 @@ def restore(
 ) -> None:
     """Bring a training to a checkpoint's state, in place and in the parameters' own memory order."""
     model.load_state_dict(checkpoint.model)
-    for name, parameter in model.named_parameters():
-        if name in checkpoint.momentum:
-            buffer = torch.empty_like(parameter, requires_grad=False)
-            optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(checkpoint.momentum[name])
+    parameters = dict(model.named_parameters())
+    for place, value in checkpoint.optimizer.items():
+        key, _, name = place.partition(":")
+        parameter = parameters[name]
+        buffer = torch.empty_like(parameter, requires_grad=False) if value.shape == parameter.shape else value.clone()
+        optimizer.state[parameter][key] = buffer.copy_(value)
     if average is not None:
         average.restore(checkpoint.average)
 
@@ -105,7 +108,7 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, replacing the one before it in one step."""
     tensors = {MODEL + name: tensor for name, tensor in checkpoint.model.items()}
-    tensors |= {MOMENTUM + name: tensor for name, tensor in checkpoint.momentum.items()}
+    tensors |= {OPTIMIZER + name: tensor for name, tensor in checkpoint.optimizer.items()}
     tensors |= {AVERAGE + name: tensor for name, tensor in checkpoint.average.items()}
     save_tensors(folder / TENSORS, tensors | {LOSSES: checkpoint.losses})
 
@@ -125,7 +128,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         )
     return Checkpoint(
         model=_under(MODEL, tensors),
-        momentum=_under(MOMENTUM, tensors),
+        optimizer=_under(OPTIMIZER, tensors),
         average=_under(AVERAGE, tensors),
         losses=tensors[LOSSES],
     )

@@ -45,7 +45,7 @@ class Phases:
             parameter.requires_grad_(owner)
 
     def optimizer(self, settings: TrainSettings) -> torch.optim.Optimizer:
-        """Return SGD over backbone and early heads, weight decay on weights of two or more axes only."""
+        """Return the optimiser of backbone and early heads, weight decay on weights of two or more axes only."""
         groups = [
             {
                 "params": [parameter for parameter in parameters if (parameter.ndim > 1) == decayed],
@@ -55,4 +55,4 @@ class Phases:
             for early, parameters in ((False, self.backbone), (True, self.heads))
             for decayed in (True, False)
         ]
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+        return settings.optimiser(groups, settings.momentum)

@@ -10,6 +10,11 @@ LearningRate: TypeAlias = Callable[[float], float]
 """From the share of the steps after the warm-up that is done, 0 to 1, to a factor on the peak learning rate."""
 
 
+def constant(done: float) -> float:
+    """Return 1: the rate stays at its peak."""
+    return 1.0
+
+
 def cosine_decay(done: float) -> float:
     """Return a factor that falls from 1 to 0 along half a cosine.
 

@@ -11,6 +11,7 @@ from eenet.data.augment import Augment
 from eenet.errors import InputError
 from eenet.training.gradients import Forward, plain_gradients
 from eenet.training.losses import Weighting, increasing_weights
+from eenet.training.optimisers import Optimiser, sgd
 from eenet.training.rates import LearningRate, cosine_decay
 from eenet.training.weighting import SampleWeighting
 
@@ -20,11 +21,12 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How a multi-exit model is trained: SGD with Nesterov momentum, learning rates set anew before every step.
+    """How a multi-exit model is trained.
 
     A training has two phases. During the first `heads_share` of the steps the backbone is frozen and only the early
-    heads learn, at `head_lr`. Then everything learns: the rates rise from 0 over the first `warmup` of the phase and
-    fall as `schedule` says; the early heads keep `head_lr` as their peak, the backbone has `lr`.
+    heads learn, at `head_lr`. Then everything learns: the rates, set anew before every step, rise from 0 over the first
+    `warmup` of the phase and fall as `schedule` says; the early heads keep `head_lr` as their peak, the backbone has
+    `lr`.
 
     Args:
         epochs: passes over the training data; need not be whole.
@@ -38,8 +40,9 @@ class TrainSettings:
         heads_share: share of the steps that train the early heads alone.
         warmup: share of the joint phase during which the rates rise.
         schedule: how the rates fall after that, a factor from the share of the steps that is done.
-        momentum: of SGD.
-        weight_decay: of SGD, on weights of two or more axes only.
+        optimiser: what moves the weights: `sgd` with Nesterov momentum, or `adamw`.
+        momentum: of the optimiser.
+        weight_decay: of the optimiser, on weights of two or more axes only.
         ema: the final weights are a running average that keeps at most this share of itself at a step, say 0.999; 0
             for the weights of the last step.
         gradients: how the model is run, which decides what its stages learn from each exit.
@@ -65,6 +68,7 @@ class TrainSettings:
     heads_share: float = 0.0
     warmup: float = 0.1
     schedule: LearningRate = cosine_decay
+    optimiser: Optimiser = sgd
     momentum: float = 0.9
     weight_decay: float = 5e-4
     ema: float = 0.0

@@ -1,0 +1,232 @@
+"""Recipes of the paper's image experiments: ``small`` for two cores, ``paper`` with the paper's settings.
+
+Source: F. Ilhan et al., *Adaptive deep neural network inference optimization with EENet*, WACV 2024, section on the
+experimental setup, and the configuration of its public code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from eenet.data.augment import random_crop_flip, random_flip, random_resized_crop_flip
+from eenet.data.camvid import load_camvid
+from eenet.data.cifar10 import load_cifar10
+from eenet.data.cifar100 import load_cifar100
+from eenet.data.cityscapes import load_cityscapes
+from eenet.data.dataset import DataSplits
+from eenet.data.imagenet import load_imagenet
+from eenet.data.tiny_imagenet import load_tiny_imagenet
+from eenet.models.heads import conv_head
+from eenet.models.model import MultiExitModel
+from eenet.models.zoo.densenet import densenet121
+from eenet.models.zoo.hrnet import hrnet_segmenter
+from eenet.models.zoo.msdnet import msdnet, msdnet_imagenet
+from eenet.models.zoo.resnet import cifar_resnet, load_cifar_resnet_weights
+from eenet.recipes.recipe import Recipe
+from eenet.training.losses import uniform_weights
+from eenet.training.rates import step_decay
+from eenet.training.settings import TrainSettings
+
+__all__ = ["CIFAR_WEIGHTS", "PAPER_CIFAR", "RECIPES"]
+
+CIFAR_WEIGHTS = Path("weights", "cifar10_resnet", "resnet56.safetensors")
+PAPER_CIFAR = TrainSettings(
+    epochs=150,
+    batch_size=128,
+    lr=0.1,
+    warmup=0.0,
+    schedule=partial(step_decay, milestones=(1 / 3, 2 / 3)),
+    augment=random_crop_flip,
+)
+SMALL_HEAD = conv_head((2, 2))
+PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's public code
+
+
+def pretrained_resnet(model: MultiExitModel, root: Path) -> None:
+    """Load published ResNet56 weights, trained on the true CIFAR-10, into the backbone."""
+    load_cifar_resnet_weights(model, root / CIFAR_WEIGHTS)
+
+
+def cifar10_data(root: Path | None, seed: int) -> DataSplits:
+    """Return CIFAR-10 in whatever form the folder holds."""
+    return load_cifar10(Path() if root is None else root, seed=seed)
+
+
+def cifar100_data(root: Path | None, seed: int) -> DataSplits:
+    """Return CIFAR-100."""
+    return load_cifar100(Path() if root is None else root, seed=seed)
+
+
+def imagenet_data(root: Path | None, seed: int) -> DataSplits:
+    """Return ImageNet."""
+    return load_imagenet(Path() if root is None else root, seed=seed)
+
+
+def tiny_imagenet_data(root: Path | None, seed: int) -> DataSplits:
+    """Return Tiny-ImageNet, or the subset of it that the folder holds."""
+    return load_tiny_imagenet(Path() if root is None else root, seed=seed)
+
+
+def cityscapes_data(root: Path | None, seed: int, *, size: tuple[int, int]) -> DataSplits:
+    """Return Cityscapes at some size."""
+    return load_cityscapes(Path() if root is None else root, seed=seed, size=size)
+
+
+def camvid_data(root: Path | None, seed: int, *, size: tuple[int, int]) -> DataSplits:
+    """Return CamVid at some size; its sides are fixed."""
+    return load_camvid(Path() if root is None else root, size=size)
+
+
+SMALL_CIFAR = TrainSettings(
+    epochs=10,
+    batch_size=128,
+    precision="bfloat16",
+    lr=0.05,
+    head_lr=0.15,
+    ema=0.998,
+    weighting=uniform_weights,
+    distillation=0.1,
+    distillation_from=0.1,
+    augment=random_crop_flip,
+)
+SEGMENTATION = TrainSettings(
+    epochs=60,
+    batch_size=8,
+    precision="bfloat16",
+    lr=0.05,
+    weight_decay=5e-4,
+    weighting=uniform_weights,
+    augment=random_flip,
+)
+
+_RECIPES = (
+    Recipe(
+        name="cifar10-resnet56-3",
+        summary="ResNet56 with 3 exits on CIFAR-10, fine-tuned from published weights",
+        make=partial(cifar_resnet, 56, exits=(9, 18), heads=SMALL_HEAD),
+        data=cifar10_data,
+        settings=SMALL_CIFAR,
+        pretrained=pretrained_resnet,
+        needs_root=True,
+    ),
+    Recipe(
+        name="cifar10-resnet56-6",
+        summary="ResNet56 with 6 exits on CIFAR-10, fine-tuned from published weights",
+        make=partial(cifar_resnet, 56, exits=(5, 9, 14, 18, 21), heads=SMALL_HEAD),
+        data=cifar10_data,
+        settings=SMALL_CIFAR,
+        pretrained=pretrained_resnet,
+        needs_root=True,
+    ),
+    Recipe(
+        name="cifar10-resnet56-3-paper",
+        summary="ResNet56 with 3 exits on CIFAR-10, from scratch",
+        make=partial(cifar_resnet, 56, exits=(9, 18), heads=PUBLIC_HEAD),
+        data=cifar10_data,
+        settings=PAPER_CIFAR,
+        needs_root=True,
+    ),
+    Recipe(
+        name="cifar10-resnet56-6-paper",
+        summary="ResNet56 with 6 exits on CIFAR-10, from scratch",
+        make=partial(cifar_resnet, 56, exits=(4, 9, 13, 18, 22), heads=PUBLIC_HEAD),
+        data=cifar10_data,
+        settings=PAPER_CIFAR,
+        needs_root=True,
+    ),
+    Recipe(
+        name="cifar100-densenet121",
+        summary="DenseNet121 (CIFAR stem) with 4 exits on CIFAR-100, from scratch, a fifth of the paper's epochs",
+        make=partial(densenet121, 100, stem="cifar"),
+        data=cifar100_data,
+        settings=replace(SMALL_CIFAR, epochs=30, lr=0.1, head_lr=None),
+        needs_root=True,
+    ),
+    Recipe(
+        name="cifar100-densenet121-paper",
+        summary="DenseNet121 (CIFAR stem) with 4 exits on CIFAR-100, from scratch",
+        make=partial(densenet121, 100, stem="cifar"),
+        data=cifar100_data,
+        settings=PAPER_CIFAR,
+        needs_root=True,
+    ),
+    Recipe(
+        name="imagenet-msdnet35",
+        summary="MSDNet of 35 layers with 5 exits on ImageNet, from scratch, a twentieth of the paper's epochs",
+        make=msdnet_imagenet,
+        data=imagenet_data,
+        settings=TrainSettings(
+            epochs=10, batch_size=64, precision="bfloat16", lr=0.1, weight_decay=1e-4, augment=random_resized_crop_flip
+        ),
+        needs_root=True,
+    ),
+    Recipe(
+        name="imagenet-msdnet35-paper",
+        summary="MSDNet of 35 layers with 5 exits on ImageNet, from scratch",
+        make=msdnet_imagenet,
+        data=imagenet_data,
+        settings=TrainSettings(
+            epochs=200,
+            batch_size=64,
+            lr=0.1,
+            weight_decay=1e-4,
+            warmup=0.0,
+            schedule=partial(step_decay, milestones=(0.375, 0.75)),
+            augment=random_resized_crop_flip,
+        ),
+        needs_root=True,
+    ),
+    Recipe(
+        name="tinyimagenet-msdnet",
+        summary="MSDNet of 3 scales and 11 layers with 5 exits on Tiny-ImageNet, from scratch",
+        make=partial(msdnet, 200, layers=(3, 2, 2, 2, 2), channels=16, growth=8, factors=(1, 2, 4)),
+        data=tiny_imagenet_data,
+        settings=replace(SMALL_CIFAR, epochs=20, lr=0.1, head_lr=None),
+        needs_root=True,
+    ),
+    Recipe(
+        name="tinyimagenet-msdnet-paper",
+        summary="MSDNet of 4 scales and 35 layers with 5 exits on Tiny-ImageNet, from scratch",
+        make=partial(msdnet, 200, layers=(7,) * 5, channels=32, growth=16, factors=(1, 2, 4, 4)),
+        data=tiny_imagenet_data,
+        settings=replace(PAPER_CIFAR, epochs=200, schedule=partial(step_decay, milestones=(0.375, 0.75))),
+        needs_root=True,
+    ),
+    Recipe(
+        name="camvid-hrnet",
+        summary="HRNet-W18-small, narrowed to 8 channels, with 4 exits on CamVid at 352x480, from scratch",
+        make=partial(hrnet_segmenter, "hrnet_w18_small_v2", 11, width=8),
+        data=partial(camvid_data, size=(352, 480)),
+        settings=SEGMENTATION,
+        needs_root=True,
+    ),
+    Recipe(
+        name="camvid-hrnet-paper",
+        summary="HRNet-W48 with 4 exits on CamVid at 352x480, from scratch",
+        make=partial(hrnet_segmenter, "hrnet_w48", 11),
+        data=partial(camvid_data, size=(352, 480)),
+        settings=replace(SEGMENTATION, epochs=480, precision="float32", lr=0.01),
+        needs_root=True,
+    ),
+    Recipe(
+        name="cityscapes-hrnet",
+        summary="HRNet-W18-small with 4 exits on Cityscapes at 256x512, from scratch",
+        make=partial(hrnet_segmenter, "hrnet_w18_small_v2", 19),
+        data=partial(cityscapes_data, size=(256, 512)),
+        settings=replace(SEGMENTATION, epochs=30),
+        needs_root=True,
+    ),
+    Recipe(
+        name="cityscapes-hrnet-paper",
+        summary="HRNet-W48 with 4 exits on Cityscapes at 1024x2048, from scratch",
+        make=partial(hrnet_segmenter, "hrnet_w48", 19),
+        data=partial(cityscapes_data, size=(1024, 2048)),
+        settings=replace(
+            SEGMENTATION, epochs=484, batch_size=12, precision="float32", lr=0.01, augment=random_resized_crop_flip
+        ),
+        needs_root=True,
+    ),
+)
+RECIPES = {recipe.name: recipe for recipe in _RECIPES}

@@ -1,0 +1,102 @@
+"""An experiment from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from eenet.core.files import read_json
+from eenet.core.table import ExitTable
+from eenet.recipes.recipe import claim
+from eenet.reproduce.experiment import Experiment, Scale
+from eenet.reproduce.page import write_page
+from eenet.reproduce.steps import Steps
+from eenet.schedulers import Scheduler
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    experiment: Experiment,
+    out: Path,
+    *,
+    schedulers: Callable[[ExitTable], Mapping[str, Scheduler]],
+    scale: Scale = "small",
+    data_root: Path | None = None,
+    pages: Path | None = None,
+    seed: int = 0,
+    note: Callable[[str], None] = lambda said: None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train, record, compare, time and write the page of an experiment; what is done already is not done again.
+
+    Policies are fitted on the calibration side and judged on the test side; neither took part in training.
+
+    Args:
+        experiment: What is done.
+        out: Folder for the run, its tables and all results.
+        schedulers: From the calibration side to the policies to compare on it, by name.
+        scale: ``small`` or ``paper``.
+        data_root: Where the data lies.
+        pages: Folder for the page and its plots; default: ``out``.
+        seed: Of everything random.
+        note: Told about every step before it begins.
+        progress: Show progress bars.
+
+    Returns:
+        JSON values: where the page is, the exits, the budget found, the areas of the policies, the speed-ups.
+
+    Raises:
+        DataError: The data is not there or damaged.
+        InputError: The folder holds another experiment.
+    """
+    steps = Steps(
+        experiment=experiment,
+        scale=scale,
+        out=out,
+        data_root=data_root,
+        seed=seed,
+        schedulers=schedulers,
+        note=note,
+        progress=progress,
+    )
+    steps.recipe.load_data(data_root)  # says what is missing before anything is written
+    claim(out / "experiment.json", {"experiment": experiment.name, "scale": scale, "seed": seed})
+    calibration, _ = steps.tables
+    found: dict[str, Any] = {
+        "title": experiment.title,
+        "caveats": experiment.caveats.get(scale, ()),
+        "budget": steps.one_point_below(),
+        "bench": steps.timed(),
+        "comparison": steps.comparison(),
+        "published": steps.published(),
+        "training": trained(steps),
+        "command": command(experiment, scale, seed),
+    }
+    page = write_page(pages or out, experiment.name, found, calibration.require_costs())
+    return {
+        "name": experiment.name,
+        "scale": scale,
+        "seed": seed,
+        "page": str(page),
+        "budget": found["budget"],
+        "area": found["comparison"]["area"],
+        "bench": found["bench"],
+    }
+
+
+def trained(steps: Steps) -> str:
+    """Say how the model was trained and how long that took."""
+    settings, seconds = steps.recipe.settings, read_json(steps.out / "training.json", "training")["seconds"]
+    return (
+        f"{steps.recipe.summary[0].upper()}{steps.recipe.summary[1:]}: {settings.epochs:g} epoch(s) in batches of "
+        f"{settings.batch_size}, seed {settings.seed}, no selection; {seconds / 60:.0f} minutes of training on the "
+        "machine named below."
+    )
+
+
+def command(experiment: Experiment, scale: Scale, seed: int) -> str:
+    """Return the command that makes the page again."""
+    said = f"eenet reproduce {experiment.name} --data-root DIR --out out/{experiment.name}"
+    return said + ("" if scale == "small" else f" --scale {scale}") + (f" --seed {seed}" if seed else "")

@@ -1,0 +1,208 @@
+"""The steps of an experiment, from training to timing. Each leaves a file and is not repeated while that is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from eenet.core.costs import CostTable
+from eenet.core.files import read_json, write_json
+from eenet.core.policy import Policy
+from eenet.core.table import ExitTable
+from eenet.evaluation import compare, compare_dense, evaluate, evaluate_dense
+from eenet.evaluation.segmentation import load_confusion, mean_iou
+from eenet.inference.bench import bench
+from eenet.inference.engines import EagerEngine, Engine, OnnxEngine
+from eenet.inference.flops import measure_flops
+from eenet.inference.record import record
+from eenet.inference.record_dense import holds_masks, record_dense
+from eenet.models.inputs import Inputs
+from eenet.recipes import Recipe, Run, open_run, train
+from eenet.reproduce.experiment import Experiment, Scale
+from eenet.schedulers import AutoScheduler, EENetScheduler, Scheduler
+
+__all__ = ["Results", "SIZES", "Steps"]
+
+SIZES = (1, 32, 128)
+_PASSES, _TIMED, _MAPS = 5, 256, 32  # timed passes, and test samples in a pass (maps take longer)
+
+Results = dict[str, Any]
+"""What a step found out, as JSON values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """One experiment in one folder.
+
+    Attributes:
+        experiment: What is done.
+        scale: At which scale.
+        out: The folder.
+        data_root: Where the data lies.
+        seed: Of everything random.
+        schedulers: From the calibration side to the policies to compare on it, by name.
+        note: Told about every step before it begins.
+        progress: Show progress bars.
+    """
+
+    experiment: Experiment
+    scale: Scale
+    out: Path
+    data_root: Path | None
+    seed: int
+    schedulers: Callable[[ExitTable], Mapping[str, Scheduler]]
+    note: Callable[[str], None]
+    progress: bool = True
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is trained."""
+        return self.experiment.recipes[self.scale].with_seed(self.seed)
+
+    @cached_property
+    def run(self) -> Run:
+        """The trained model; trained now, or further, where that is not done."""
+        folder = self.out / "run"
+        if not (folder / "model.safetensors").is_file():
+            self.note(f"Training {self.recipe.name}: {self.recipe.summary}.")
+            began = time.monotonic()
+            train(self.recipe, folder, data_root=self.data_root, progress=self.progress)
+            self._add_seconds(time.monotonic() - began)
+        return open_run(folder, data_root=self.data_root)
+
+    @cached_property
+    def tables(self) -> tuple[ExitTable, ExitTable]:
+        """What every exit says about the calibration and the test side."""
+        recorded = []
+        for split in ("calibration", "test"):
+            path = self.out / f"{split}.npz"
+            if not path.is_file():
+                run, costs = self.run, self.operations
+                self.note(f"Recording the {split} side.")
+                write = record_dense if self.dense else record
+                write(run.model, run.splits.get(split), path, split=split, costs=costs, progress=self.progress)
+            recorded.append(ExitTable.load(path))
+        return recorded[0], recorded[1]
+
+    @cached_property
+    def dense(self) -> bool:
+        """Whether answers are maps."""
+        return holds_masks(self.run.splits.test)
+
+    @cached_property
+    def confusion(self) -> Tensor:
+        """Confusion counts of the test side's maps."""
+        return load_confusion(self.out / "test.npz")
+
+    @cached_property
+    def operations(self) -> CostTable:
+        """What leaving at each exit costs in MFLOPs."""
+        return measure_flops(self.run.model, self.examples(2)).costs().convert("MFLOPs")
+
+    def examples(self, count: int) -> Inputs:
+        """Return some test samples, as the model takes them."""
+        return self.run.splits.test.inputs(slice(0, count))
+
+    def comparison(self) -> Results:
+        """Compare all policies over redrawn splits."""
+        return self._kept("comparison.json", "Comparing policies.", self._compared)
+
+    def published(self) -> Results:
+        """Compare the paper's rule with the paper's settings: it trains networks for every budget, so on one split."""
+        return self._kept("published.json", "Fitting the published scheduler.", self._published)
+
+    def one_point_below(self) -> Results:
+        """Find the smallest budget that loses no more than is allowed, on the calibration side."""
+        return self._kept("budget.json", "Looking for the smallest budget.", self._least_budget)
+
+    def timed(self) -> Results:
+        """Time the policy of that budget against the original model without exits."""
+        return self._kept("bench.json", "Timing; nothing else should run now.", self._timings)
+
+    def _kept(self, name: str, said: str, make: Callable[[], Results]) -> Results:
+        path = self.out / name
+        if not path.is_file():
+            self.note(said)
+            write_json(path, make())
+        value: Results = read_json(path, "result")
+        return value
+
+    def _compared(self) -> Results:
+        calibration, test = self.tables
+        budgets, splits, chosen = self.experiment.budgets, self.experiment.splits, self.schedulers(calibration)
+        if self.dense:
+            return compare_dense(calibration, test, self.confusion, chosen, budgets, seed=self.seed).to_dict()
+        return compare(calibration, test, chosen, budgets, splits=splits, seed=self.seed).to_dict()
+
+    def _published(self) -> Results:
+        calibration, test = self.tables
+        known = self.schedulers(calibration)
+        chosen = {name: known[name] for name in ("eenet", "max_prob") if name in known}
+        both = {"eenet_published": EENetScheduler.published(seed=self.seed), **chosen}
+        if self.dense:
+            return compare_dense(calibration, test, self.confusion, both, seed=self.seed).to_dict()
+        return compare(calibration, test, both, (), seed=self.seed).to_dict()
+
+    def _least_budget(self) -> Results:
+        calibration, test = self.tables
+        costs = calibration.require_costs()
+        full = float(calibration.require_utility("accuracy")[:, -1].mean())
+        budgets = [f"{percent}%" for percent in range(least_percent(costs), 101)]
+        dial = AutoScheduler(seed=self.seed).sweep(calibration, budgets=budgets)
+        for budget in budgets:
+            if evaluate(dial.at(budget), calibration, costs, budget=budget).utility >= full - self.experiment.loss:
+                break
+        report = evaluate(self.policy(budget), test, costs, budget=budget)
+        worth, utility = report.utility, test.require_utility("accuracy").mean(dim=0).tolist()
+        if self.dense:
+            worth = evaluate_dense(self.policy(budget), test, self.confusion, costs).miou
+            utility = mean_iou(self.confusion.sum(dim=0)).tolist()
+        return {
+            "budget": budget,
+            "loss": self.experiment.loss,
+            "measure": "mean IoU" if self.dense else "accuracy",
+            "test_utility": worth,
+            "test_cost": report.cost / costs.full,
+            "full_utility": utility[-1],
+            "utility": utility,
+            "exit_distribution": list(report.exit_distribution),
+            "reason": dial.reason,
+        }
+
+    def policy(self, budget: str) -> Policy:
+        """Return the policy `auto` of a budget in FLOPs."""
+        return AutoScheduler(seed=self.seed).fit(self.tables[0], budget=budget)
+
+    def _timings(self) -> Results:
+        policy = self.policy(self.one_point_below()["budget"])
+        inputs = self.examples(min(_MAPS if self.dense else _TIMED, len(self.run.splits.test)))
+        return bench(
+            self.run.model,
+            policy,
+            inputs,
+            batch_sizes=[size for size in SIZES if size <= (_MAPS if self.dense else _TIMED)],
+            engines=self._engines(),
+            passes=_PASSES,
+            seed=self.seed,
+            progress=self.progress,
+        ).to_dict()
+
+    def _engines(self) -> Sequence[Engine]:
+        return EagerEngine(self.run.model), OnnxEngine(self.run.model, self.examples(2))
+
+    def _add_seconds(self, seconds: float) -> None:
+        """Keep how long training took, over all the times it was resumed."""
+        path = self.out / "training.json"
+        before = read_json(path, "training")["seconds"] if path.is_file() else 0.0
+        write_json(path, {"seconds": before + seconds})
+
+
+def least_percent(costs: CostTable) -> int:
+    """Return the smallest whole percentage of the full cost that pays for exit 0."""
+    return int(100 * costs.low / costs.full) + 1

@@ -1,0 +1,79 @@
+"""Experiments from end to end, on the embedded digits: every step leaves a file, and nothing is done twice."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from eenet.cli import main
+from eenet.cli.names import schedulers
+from eenet.errors import InputError
+from eenet.recipes import RECIPES
+from eenet.reproduce import EXPERIMENTS, Experiment, reproduce
+
+QUICK = replace(RECIPES["digits_tiny"], settings=replace(RECIPES["digits_tiny"].settings, epochs=1))
+DIGITS = Experiment(
+    name="digits",
+    title="Digits",
+    recipes={"small": QUICK, "paper": QUICK},
+    splits=2,
+    budgets=("60%",),
+    caveats={"small": ("Only a test.",)},
+)
+
+
+def some(table):
+    return schedulers(["eenet", "max_prob"], 0)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out, said = tmp_path_factory.mktemp("digits"), []
+    return out, reproduce(DIGITS, out, schedulers=some, note=said.append, progress=False), said
+
+
+def test_an_experiment_ends_in_a_page(done):
+    out, value, _ = done
+    page = (out / "digits.md").read_text(encoding="utf-8")
+    assert value["page"] == str(out / "digits.md")
+    for heading in ("## Exits", "## Real speed-up", "## Utility at equal cost", "## The published scheduler"):
+        assert heading in page
+    assert "Only a test." in page and "eenet reproduce digits --data-root DIR --out out/digits" in page
+    assert (out / "digits_curves.png").stat().st_size > 0 and (out / "digits_gain.png").stat().st_size > 0
+    assert set(value["area"]) == {"eenet", "max_prob", "random", "oracle"}
+    assert {row["engine"] for row in value["bench"]["rows"]} == {"eager", "onnxruntime"}
+    assert len(value["budget"]["utility"]) == 3
+    json.dumps(value)
+
+
+def test_what_is_done_is_not_done_again(done):
+    out, value, said = done
+    files = {
+        path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".json", ".npz", ".safetensors")
+    }
+    again = []
+    assert reproduce(DIGITS, out, schedulers=some, note=again.append) == value
+    assert said and not again
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_a_folder_belongs_to_one_experiment(done):
+    out, _, _ = done
+    other = replace(DIGITS, recipes={"small": QUICK.with_seed(1)})
+    with pytest.raises(InputError, match="is taken"):
+        reproduce(other, out, schedulers=some, seed=1)
+
+
+def test_near_names_of_experiments_are_listed(capsys):
+    assert main(["reproduce", "cifar10-resnet-6", "--out", "nowhere"]) == 2
+    assert "cifar10-resnet56-6" in capsys.readouterr().err
+    assert main(["reproduce", "sst2-bert", "--scale", "huge", "--out", "nowhere"]) == 2
+    assert "--scale 'huge' is unknown: there are small and paper" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_says_what_is_missing_without_its_data(name, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["reproduce", name, "--data-root", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 2
+    assert "was expected" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "run" / "checkpoint.safetensors").exists()
