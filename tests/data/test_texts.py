@@ -1,6 +1,7 @@
 """Texts as token numbers: cut where they end, in the form a model takes, never changed at random."""
 
 import functools
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from written_data import write_tokenizer
 
 from eenet.data import TextDataset, Texts, masked, random_flip, tokenised
-from eenet.errors import DataError, InputError
+from eenet.errors import DataError, InputError, MissingExtraError
 
 TOKENS = torch.tensor([[3, 7, 9, 4, 8], [5, 6, 0, 0, 0], [2, 2, 2, 0, 0]], dtype=torch.int32)
 LABELS = torch.tensor([0, 1, 1])
@@ -83,6 +84,12 @@ def test_refuses_folders_without_a_tokenizer_that_fits(tmp_path: Path) -> None:
     tokenizer.save_pretrained(folder)
     with pytest.raises(DataError, match="pads with the number 3: 0 is what marks the end"):
         tokenised(part, folder)
+
+
+def test_a_missing_library_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
+    with pytest.raises(MissingExtraError, match=r'transformers is not installed: .* Run pip install "eenet\[text\]"'):
+        tokenised(Texts(("war",), (0,)), tmp_path)
 
 
 def test_words_leave_punctuation_out() -> None:

@@ -8,6 +8,7 @@ whatever else a file asks for is refused.
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,9 @@ def read_pickled(path: Path) -> dict[str, Any]:
         DataError: the file is missing, truncated, or asks for anything but plain values and arrays.
     """
     try:
-        found = _Reader().run(path.read_bytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd characters in instructions that are refused in a moment
+            found = _Reader().run(path.read_bytes())
         return {_text(key): value.filled() if isinstance(value, _Array) else value for key, value in found.items()}
     except FileNotFoundError as error:
         raise DataError(f"data file {path} is missing: there is no such file. Check the path.") from error
