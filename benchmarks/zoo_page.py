@@ -2,8 +2,8 @@
 
     python benchmarks/zoo_page.py
 
-Models have random weights; nothing is trained or downloaded. The page is `docs/zoo.md`; a test holds its figures to
-what is counted.
+Models have random weights; nothing is trained or downloaded. The page is `docs/zoo.md`; a slow test holds its figures
+to what is counted.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ import torch
 
 from eenet.models import densenet_cifar, pooled_linear
 
-model = densenet_cifar(num_classes=10, depth=40, exits=4, heads=pooled_linear) print([tuple(logits.shape) for logits
-in model(torch.zeros(2, 3, 32, 32))]) ```
+model = densenet_cifar(num_classes=10, depth=40, exits=4, heads=pooled_linear)
+print([tuple(logits.shape) for logits in model(torch.zeros(2, 3, 32, 32))])
+```
 
 `exits` says after how many blocks, layers or modules early exits sit; or how many exits there are, at even distances.
 `heads` makes the early heads, any function from a feature shape and the number of classes to a module. Between stages
@@ -71,7 +72,7 @@ resizing; ours mixes them before, with the same result and fewer operations. BER
 al. 2019), which count the pooler (0.6 M) that is not used here, and 22.5 billion operations, two to a
 multiply-accumulate (Jiao et al. 2020, TinyBERT, table 1). MiniLM: 22.7 M with the pooler.
 
-Made by `python benchmarks/zoo_page.py`; a test counts again.
+Made by `python benchmarks/zoo_page.py`; a slow test counts again.
 """
 
 
@@ -132,7 +133,7 @@ ROWS = (
         lambda: msdnet_imagenet(layers=(4, 4, 4, 4, 4)),
         image(224, 224),
         "224 x 224",
-        "23.96 M, 1.361 G with early heads",
+        "23.96 M, 1.361 G, early heads too",
     ),
     Row("msdnet_imagenet(1000)", msdnet_imagenet, image(224, 224), "224 x 224", ""),
     Row(

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_page_is_what_its_command_writes() -> None:
     for name in ("torchvision", "timm", "transformers"):
         pytest.importorskip(name)
