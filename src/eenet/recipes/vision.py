@@ -6,9 +6,12 @@ experimental setup, and the configuration of its public code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+from torch import nn
 
 from eenet.data.augment import random_crop_flip, random_flip, random_resized_crop_flip
 from eenet.data.camvid import load_camvid
@@ -18,7 +21,8 @@ from eenet.data.cityscapes import load_cityscapes
 from eenet.data.dataset import DataSplits
 from eenet.data.imagenet import load_imagenet
 from eenet.data.tiny_imagenet import load_tiny_imagenet
-from eenet.models.heads import conv_head
+from eenet.models.branchheads import branch_head
+from eenet.models.heads import conv_head, mixed_linear
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo.densenet import densenet121
 from eenet.models.zoo.hrnet import hrnet_segmenter
@@ -40,8 +44,19 @@ PAPER_CIFAR = TrainSettings(
     schedule=partial(step_decay, milestones=(1 / 3, 2 / 3)),
     augment=random_crop_flip,
 )
-SMALL_HEAD = conv_head((2, 2))
 PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's public code
+
+
+def small_head(shape: Sequence[int], num_classes: int) -> nn.Module:
+    """Return a head as cheap as the place allows: two convolutions to 64 channels, or pooling where there are as many.
+
+    Args:
+        shape: shape of the features, ``(sample, channel, height, width)``.
+        num_classes: number of classes C.
+    """
+    if shape[1] >= 64:
+        return mixed_linear()(shape, num_classes)
+    return conv_head((2, 2) if shape[1] < 32 else (2, 1))(shape, num_classes)
 
 
 def pretrained_resnet(model: MultiExitModel, root: Path) -> None:
@@ -80,11 +95,12 @@ def camvid_data(root: Path | None, seed: int, *, size: tuple[int, int]) -> DataS
 
 
 SMALL_CIFAR = TrainSettings(
-    epochs=10,
+    epochs=8,
     batch_size=128,
     precision="bfloat16",
     lr=0.05,
     head_lr=0.15,
+    heads_share=0.03,
     ema=0.998,
     weighting=uniform_weights,
     distillation=0.1,
@@ -92,11 +108,11 @@ SMALL_CIFAR = TrainSettings(
     augment=random_crop_flip,
 )
 SEGMENTATION = TrainSettings(
-    epochs=60,
+    epochs=40,
     batch_size=8,
     precision="bfloat16",
     lr=0.05,
-    weight_decay=5e-4,
+    ema=0.99,
     weighting=uniform_weights,
     augment=random_flip,
 )
@@ -105,7 +121,7 @@ _RECIPES = (
     Recipe(
         name="cifar10-resnet56-3",
         summary="ResNet56 with 3 exits on CIFAR-10, fine-tuned from published weights",
-        make=partial(cifar_resnet, 56, exits=(9, 18), heads=SMALL_HEAD),
+        make=partial(cifar_resnet, 56, exits=(9, 18), heads=small_head),
         data=cifar10_data,
         settings=SMALL_CIFAR,
         pretrained=pretrained_resnet,
@@ -114,7 +130,7 @@ _RECIPES = (
     Recipe(
         name="cifar10-resnet56-6",
         summary="ResNet56 with 6 exits on CIFAR-10, fine-tuned from published weights",
-        make=partial(cifar_resnet, 56, exits=(5, 9, 14, 18, 21), heads=SMALL_HEAD),
+        make=partial(cifar_resnet, 56, exits=(5, 9, 13, 17, 20), heads=small_head),
         data=cifar10_data,
         settings=SMALL_CIFAR,
         pretrained=pretrained_resnet,
@@ -196,24 +212,24 @@ _RECIPES = (
     ),
     Recipe(
         name="camvid-hrnet",
-        summary="HRNet-W18-small, narrowed to 8 channels, with 4 exits on CamVid at 352x480, from scratch",
-        make=partial(hrnet_segmenter, "hrnet_w18_small_v2", 11, width=8),
-        data=partial(camvid_data, size=(352, 480)),
+        summary="HRNet-W18-small, narrowed to 16 channels, with 4 exits on CamVid at 240x320, from scratch",
+        make=partial(hrnet_segmenter, "hrnet_w18_small", 11, width=16, heads=branch_head(32)),
+        data=partial(camvid_data, size=(240, 320)),
         settings=SEGMENTATION,
         needs_root=True,
     ),
     Recipe(
         name="camvid-hrnet-paper",
-        summary="HRNet-W48 with 4 exits on CamVid at 352x480, from scratch",
+        summary="HRNet-W48 with 4 exits on CamVid at 360x480, from scratch",
         make=partial(hrnet_segmenter, "hrnet_w48", 11),
-        data=partial(camvid_data, size=(352, 480)),
+        data=partial(camvid_data, size=(360, 480)),
         settings=replace(SEGMENTATION, epochs=480, precision="float32", lr=0.01),
         needs_root=True,
     ),
     Recipe(
         name="cityscapes-hrnet",
         summary="HRNet-W18-small with 4 exits on Cityscapes at 256x512, from scratch",
-        make=partial(hrnet_segmenter, "hrnet_w18_small_v2", 19),
+        make=partial(hrnet_segmenter, "hrnet_w18_small", 19),
         data=partial(cityscapes_data, size=(256, 512)),
         settings=replace(SEGMENTATION, epochs=30),
         needs_root=True,
