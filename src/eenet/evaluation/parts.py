@@ -19,7 +19,8 @@ class CostParts:
     """What leaving at exits is made of, so that the costs of a model with fewer of them can be added up.
 
     Attributes:
-        stages: Cost of each stage; making the first state belongs to stage 0.
+        stages: Cost of each stage; what every sample needs once (the first state; of maps, the answer) belongs to stage
+            0.
         heads: Cost of each head.
         decisions: Cost of deciding at each early exit; none by default.
         known: Whether heads were measured; if not, they count as part of their stage, and dropping an exit saves
@@ -78,7 +79,7 @@ class CostParts:
     @classmethod
     def _of_record(cls, record: Mapping[str, Any]) -> CostParts:
         try:
-            start = _number(record["start"])
+            start = _number(record["start"]) + _number(record.get("answer", 0.0))
             first, *others = (_number(value) for value in record["stages"])
             return cls(
                 stages=(start + first, *others),

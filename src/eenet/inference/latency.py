@@ -89,7 +89,7 @@ class Latency:
     stages: tuple[Spread, ...]
     heads: tuple[Spread, ...]
     decisions: tuple[Spread, ...]
-    answer: Spread
+    answer: Spread = Spread(median=0.0, low=0.0, high=0.0)
 
     @property
     def computing(self) -> tuple[float, ...]:
