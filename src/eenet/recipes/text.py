@@ -122,13 +122,12 @@ def _recipe(
     )
 
 
-def _small(epochs: float, batch_size: int = 32) -> TrainSettings:
+def _small(epochs: float, batch_size: int = 64) -> TrainSettings:
     return TrainSettings(
         epochs=epochs,
         batch_size=batch_size,
-        precision="bfloat16",
         optimiser=adamw,
-        lr=1e-4,
+        lr=1.5e-4,
         head_lr=1e-3,
         weight_decay=0.01,
         weighting=uniform_weights,
