@@ -20,7 +20,7 @@ from eenet.schedulers import Scheduler
 
 COMMANDS = (
     *("demo", "attach", "train", "record", "profile", "fit"),
-    *("compare", "advise", "run", "bench", "export", "report"),
+    *("compare", "advise", "run", "bench", "export", "report", "reproduce"),
 )
 
 

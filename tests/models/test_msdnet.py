@@ -98,7 +98,7 @@ def public_count(model: nn.Module, images: Tensor) -> list[float]:
 
 
 def test_20_layers_cost_what_the_public_code_prints() -> None:
-    """Figures of github.com/kalviny/MSDNet-PyTorch, 5 blocks, step 4, base 4, by its op_counter.py."""
+    """The figures known of github.com/kalviny/MSDNet-PyTorch (5 blocks, step 4, base 4), counted by its rule."""
     model = msdnet_imagenet(layers=(4, 4, 4, 4, 4))
     images = torch.zeros(1, 3, 224, 224)
     assert [round(ops, 2) for ops in public_count(model, images)] == [339.90, 685.46, 1008.16, 1254.47, 1360.53]

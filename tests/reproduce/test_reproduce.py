@@ -4,6 +4,18 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from written_data import (
+    write_ag_news,
+    write_camvid,
+    write_cifar10,
+    write_cifar100,
+    write_cityscapes,
+    write_imagenet,
+    write_sst2,
+    write_tiny_imagenet,
+    write_tokenizer,
+)
 
 from eenet.cli import main
 from eenet.cli.names import schedulers
@@ -32,6 +44,7 @@ def done(tmp_path_factory):
     return out, reproduce(DIGITS, out, schedulers=some, note=said.append, progress=False), said
 
 
+@pytest.mark.slow
 def test_an_experiment_ends_in_a_page(done):
     out, value, _ = done
     page = (out / "digits.md").read_text(encoding="utf-8")
@@ -46,6 +59,7 @@ def test_an_experiment_ends_in_a_page(done):
     json.dumps(value)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(done):
     out, value, said = done
     files = {
@@ -57,6 +71,7 @@ def test_what_is_done_is_not_done_again(done):
     assert files == {path: path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.slow
 def test_a_folder_belongs_to_one_experiment(done):
     out, _, _ = done
     other = replace(DIGITS, recipes={"small": QUICK.with_seed(1)})
@@ -77,3 +92,51 @@ def test_every_experiment_says_what_is_missing_without_its_data(name, tmp_path, 
     assert main(["reproduce", name, "--data-root", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 2
     assert "was expected" in capsys.readouterr().err
     assert not (tmp_path / "out" / "run" / "checkpoint.safetensors").exists()
+
+
+def write_bert(root):
+    """An encoder of BERT-base's shape, its weights as drawn, and a tokenizer, where the paper's scale looks."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    folder = root / "bert-base-uncased"
+    write_tokenizer(folder)
+    config = transformers.BertConfig()
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+
+
+def write_sst2_and_bert(root):
+    write_sst2(root)
+    write_bert(root)
+
+
+def write_ag_news_and_bert(root):
+    write_ag_news(root)
+    write_bert(root)
+
+
+WRITTEN = {
+    ("cifar10-resnet56-3", "paper"): write_cifar10,
+    ("cifar10-resnet56-6", "paper"): write_cifar10,
+    ("cifar100-densenet121", "small"): write_cifar100,
+    ("imagenet-msdnet35", "small"): write_imagenet,
+    ("cityscapes-hrnet", "small"): write_cityscapes,
+    ("sst2-bert", "paper"): write_sst2_and_bert,
+    ("agnews-bert", "paper"): write_ag_news_and_bert,
+    ("camvid-hrnet", "small"): write_camvid,
+    ("tinyimagenet-msdnet", "small"): write_tiny_imagenet,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "scale"), WRITTEN)
+def test_experiments_run_from_data_in_the_official_format_to_a_page(name, scale, tmp_path):
+    WRITTEN[name, scale](tmp_path / "data")
+    known = EXPERIMENTS[name]
+    recipe = known.recipes[scale]
+    settings = replace(recipe.settings, epochs=1e-3, batch_size=8)  # one step
+    quick = replace(known, recipes={scale: replace(recipe, settings=settings)}, splits=1, budgets=("80%",))
+    data, out = tmp_path / "data", tmp_path / "out"
+    value = reproduce(quick, out, schedulers=some, scale=scale, data_root=data, progress=False)
+    page = (out / f"{name}.md").read_text(encoding="utf-8")
+    assert len(value["budget"]["utility"]) == recipe.make().num_exits
+    assert "## Real speed-up" in page and ("mean IoU" in page) == ("hrnet" in name)

@@ -149,7 +149,7 @@ RECIPES = {
             "MiniLM (BERT, 6 layers) with 4 exits on SST-2, fine-tuned from published weights",
             data=_sst2,
             num_classes=2,
-            settings=_small(2.0),
+            settings=_small(1.0),
             small=True,
         ),
         _recipe(
@@ -165,7 +165,7 @@ RECIPES = {
             "MiniLM (BERT, 6 layers) with 4 exits on AG News, fine-tuned from published weights",
             data=_ag_news,
             num_classes=4,
-            settings=_small(3.0),
+            settings=_small(2.0),
             small=True,
         ),
         _recipe(

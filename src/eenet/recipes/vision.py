@@ -108,7 +108,7 @@ SMALL_CIFAR = TrainSettings(
     augment=random_crop_flip,
 )
 SEGMENTATION = TrainSettings(
-    epochs=40,
+    epochs=25,
     batch_size=8,
     precision="bfloat16",
     lr=0.05,
@@ -155,7 +155,7 @@ _RECIPES = (
     Recipe(
         name="cifar100-densenet121",
         summary="DenseNet121 (CIFAR stem) with 4 exits on CIFAR-100, from scratch, a fifth of the paper's epochs",
-        make=partial(densenet121, 100, stem="cifar"),
+        make=partial(densenet121, 100, stem="cifar", growth=12),
         data=cifar100_data,
         settings=replace(SMALL_CIFAR, epochs=30, lr=0.1, head_lr=None),
         needs_root=True,
@@ -163,7 +163,7 @@ _RECIPES = (
     Recipe(
         name="cifar100-densenet121-paper",
         summary="DenseNet121 (CIFAR stem) with 4 exits on CIFAR-100, from scratch",
-        make=partial(densenet121, 100, stem="cifar"),
+        make=partial(densenet121, 100, stem="cifar", growth=12),
         data=cifar100_data,
         settings=PAPER_CIFAR,
         needs_root=True,

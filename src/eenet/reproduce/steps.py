@@ -181,12 +181,13 @@ class Steps:
 
     def _timings(self) -> Results:
         policy = self.policy(self.one_point_below()["budget"])
-        inputs = self.examples(min(_MAPS if self.dense else _TIMED, len(self.run.splits.test)))
+        count = min(_MAPS if self.dense else _TIMED, len(self.run.splits.test))
+        inputs = self.examples(count)
         return bench(
             self.run.model,
             policy,
             inputs,
-            batch_sizes=[size for size in SIZES if size <= (_MAPS if self.dense else _TIMED)],
+            batch_sizes=[size for size in SIZES if size <= count],
             engines=self._engines(),
             passes=_PASSES,
             seed=self.seed,
