@@ -1,4 +1,4 @@
-"""SST-2: phrases to train on that are no held-out sentence, held-out sentences halved."""
+"""SST-2: phrases to train on that are no held-out sentence, held-out sentences on two sides."""
 
 from pathlib import Path
 
@@ -23,6 +23,13 @@ def test_held_out_sentences_are_halved_by_the_seed(tmp_path: Path, tokenizer: Pa
     assert len(rows) == 40 and not rows & {tuple(row) for row in splits.train.tokens.tolist()}
     assert splits.calibration.tokens.tolist() != other.calibration.tokens.tolist()
     assert splits.train.tokens.shape[1] == 72 and splits.classes == ("negative", "positive")
+
+
+def test_dev_and_test_can_stay_apart(tmp_path: Path, tokenizer: Path) -> None:
+    root = write_sst2(tmp_path)
+    parts, splits = read_sst2(root), load_sst2(root, tokenizer, pooled=False)
+    assert splits.calibration.labels.tolist() == list(parts["dev"].labels)
+    assert splits.test.labels.tolist() == list(parts["test"].labels)
 
 
 def test_phrases_that_are_held_out_sentences_are_left_out(tmp_path: Path, tokenizer: Path) -> None:

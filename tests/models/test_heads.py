@@ -12,6 +12,7 @@ from eenet.models import (
     grid_linear,
     mixed_linear,
     pooled_linear,
+    residual_head,
     token_head,
 )
 
@@ -23,6 +24,7 @@ IMAGE_HEADS = [
     attention_linear,
     conv_head(),
     conv_head((1, 2, 2), width=1.5),
+    residual_head(20),
 ]
 
 
@@ -88,6 +90,14 @@ def test_every_strided_convolution_of_conv_head_multiplies_the_channels() -> Non
     assert head[-1][-1].in_features == 16
 
 
+def test_residual_heads_halve_the_image_until_they_have_their_channels() -> None:
+    head = residual_head(10)((1, 4, 16, 16), 3)
+    assert [m.out_channels for m in head.modules() if isinstance(m, torch.nn.Conv2d)] == [8, 8, 8, 10, 10, 10]
+    assert head[:-1](torch.randn(2, 4, 16, 16)).shape == (2, 10, 4, 4)
+    plain = residual_head(4)((1, 4, 16, 16), 3)  # there already
+    assert not any(isinstance(m, torch.nn.Conv2d) for m in plain.modules())
+
+
 def test_refuses_other_shapes_and_settings() -> None:
     with pytest.raises(ShapeError, match=r"shape \(2, 3\) does not fit pooled_linear"):
         pooled_linear((2, 3), 10)
@@ -95,6 +105,10 @@ def test_refuses_other_shapes_and_settings() -> None:
         conv_head()((2, 3, 4), 10)
     with pytest.raises(ShapeError, match="does not fit token_head"):
         token_head((2, 3), 10)
+    with pytest.raises(ShapeError, match="does not fit residual_head"):
+        residual_head(8)((2, 3, 4), 10)
+    with pytest.raises(ShapeError, match="channels 0"):
+        residual_head(0)
     with pytest.raises(ShapeError, match="strides"):
         conv_head(())
     with pytest.raises(ShapeError, match="width"):

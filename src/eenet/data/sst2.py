@@ -25,7 +25,9 @@ PARTS = ("train", "dev", "test")
 MAX_TOKENS = 72  # the longest sentence has 70 tokens of BERT
 
 
-def load_sst2(root: Path, tokenizer: Path, *, seed: int = 0, max_tokens: int = MAX_TOKENS) -> DataSplits:
+def load_sst2(
+    root: Path, tokenizer: Path, *, seed: int = 0, max_tokens: int = MAX_TOKENS, pooled: bool = True
+) -> DataSplits:
     """Return SST-2: train phrases to train on, dev and test sentences pooled and halved into calibration and test.
 
     Phrases that have the words of a held-out sentence, punctuation aside, are left out of training. Where the test
@@ -36,6 +38,7 @@ def load_sst2(root: Path, tokenizer: Path, *, seed: int = 0, max_tokens: int = M
         tokenizer: folder of a Hugging Face tokenizer on this machine.
         seed: decides which held-out sentences are calibration.
         max_tokens: longer sentences are cut there.
+        pooled: False: dev sentences for calibration, test sentences for testing, where the latter have labels.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -51,8 +54,11 @@ def load_sst2(root: Path, tokenizer: Path, *, seed: int = 0, max_tokens: int = M
     def load(split: Split) -> LabelledDataset:
         if split == "train":
             return tokenised(parts["train"].without(set(held_out.words)), tokenizer, max_tokens=max_tokens)
-        halves = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed)).chunk(2)
-        return pool().select(halves[0 if split == "calibration" else 1])
+        if pooled or not len(parts["test"]):
+            sides = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed)).chunk(2)
+        else:
+            sides = torch.arange(len(held_out)).split([len(parts["dev"]), len(parts["test"])])
+        return pool().select(sides[0 if split == "calibration" else 1])
 
     return DataSplits(load=load, classes=SST2_CLASSES)
 

@@ -10,6 +10,7 @@ from eenet.models.heads import (
     grid_linear,
     mixed_linear,
     pooled_linear,
+    residual_head,
     token_head,
 )
 from eenet.models.model import MultiExitModel
@@ -54,6 +55,7 @@ __all__ = [
     "grid_linear",
     "mixed_linear",
     "pooled_linear",
+    "residual_head",
     "token_head",
     "mean_of_words",
     "reading",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -172,6 +173,53 @@ def conv_head(strides: Sequence[int] = (2, 2), width: float = 2.0) -> HeadFactor
             layers += [conv, nn.BatchNorm2d(out), nn.ReLU()]
             channels = out
         return nn.Sequential(*layers, pooled_linear((shape[0], channels, 1, 1), num_classes))
+
+    return build
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm beside the identity.
+
+    Args:
+        channels: of the features, which keep their shape.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2))
+        self.bn1, self.bn2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+
+    def forward(self, x: Float[Tensor, "sample channel height width"]) -> Float[Tensor, "sample channel height width"]:
+        """Return the block's features."""
+        return F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+
+
+def residual_head(channels: int) -> HeadFactory:
+    """Return a head factory: the short way to a net's end, until there are ``channels``; then pooling and a linear layer.
+
+    Each step halves the image, doubles the channels and adds a residual block. Early features of deep narrow nets know
+    little; a small net that starts from them is worth more, at the same cost, than the same number of the deep net's
+    own layers. Use it for one early exit: everybody who goes on has paid for it.
+
+    Args:
+        channels: those of the backbone's last features, say.
+
+    Raises:
+        ShapeError: fewer than 1 channel.
+    """
+    if channels < 1:
+        raise ShapeError(f"channels {channels} are not usable: the last features need some. Pass 1 or more.")
+
+    def build(shape: Sequence[int], num_classes: int) -> nn.Module:
+        _check_rank(shape, 4, "residual_head", "(sample, channel, height, width)")
+        layers: list[nn.Module] = []
+        present = shape[1]
+        while present < channels:
+            wider = min(2 * present, channels)
+            conv = nn.Conv2d(present, wider, 3, stride=2, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(wider), nn.ReLU(), ResidualBlock(wider)]
+            present = wider
+        return nn.Sequential(*layers, pooled_linear((shape[0], present, 1, 1), num_classes))
 
     return build
 

@@ -92,7 +92,7 @@ def _pretrained(model: MultiExitModel, root: Path, *, folder: Folder, num_classe
 
 def _sst2(root: Path | None, seed: int, *, folder: Folder) -> DataSplits:
     place = Path() if root is None else root
-    return load_sst2(place, folder(place), seed=seed)
+    return load_sst2(place, folder(place), seed=seed, pooled=False)
 
 
 def _ag_news(root: Path | None, seed: int, *, folder: Folder) -> DataSplits:

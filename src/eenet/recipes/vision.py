@@ -22,7 +22,7 @@ from eenet.data.dataset import DataSplits
 from eenet.data.imagenet import load_imagenet
 from eenet.data.tiny_imagenet import load_tiny_imagenet
 from eenet.models.branchheads import branch_head
-from eenet.models.heads import conv_head, mixed_linear
+from eenet.models.heads import conv_head, mixed_linear, residual_head
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo.densenet import densenet121
 from eenet.models.zoo.hrnet import hrnet_segmenter
@@ -48,15 +48,15 @@ PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's publ
 
 
 def small_head(shape: Sequence[int], num_classes: int) -> nn.Module:
-    """Return a head as cheap as the place allows: two convolutions to 64 channels, or pooling where there are as many.
+    """Return the head that pays at a place of ResNet56: a small net behind the first blocks, next to nothing later.
 
     Args:
         shape: shape of the features, ``(sample, channel, height, width)``.
         num_classes: number of classes C.
     """
-    if shape[1] >= 64:
-        return mixed_linear()(shape, num_classes)
-    return conv_head((2, 2) if shape[1] < 32 else (2, 1))(shape, num_classes)
+    if shape[1] < 32:
+        return residual_head(64)(shape, num_classes)
+    return (conv_head((2,)) if shape[1] < 64 else mixed_linear())(shape, num_classes)
 
 
 def pretrained_resnet(model: MultiExitModel, root: Path) -> None:
@@ -121,7 +121,7 @@ _RECIPES = (
     Recipe(
         name="cifar10-resnet56-3",
         summary="ResNet56 with 3 exits on CIFAR-10, fine-tuned from published weights",
-        make=partial(cifar_resnet, 56, exits=(9, 18), heads=small_head),
+        make=partial(cifar_resnet, 56, exits=(3, 19), heads=small_head),
         data=cifar10_data,
         settings=SMALL_CIFAR,
         pretrained=pretrained_resnet,
@@ -130,7 +130,7 @@ _RECIPES = (
     Recipe(
         name="cifar10-resnet56-6",
         summary="ResNet56 with 6 exits on CIFAR-10, fine-tuned from published weights",
-        make=partial(cifar_resnet, 56, exits=(5, 9, 13, 17, 20), heads=small_head),
+        make=partial(cifar_resnet, 56, exits=(3, 10, 14, 19, 22), heads=small_head),
         data=cifar10_data,
         settings=SMALL_CIFAR,
         pretrained=pretrained_resnet,

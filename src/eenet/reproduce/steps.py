@@ -30,7 +30,7 @@ from eenet.schedulers import AutoScheduler, EENetScheduler, Scheduler
 __all__ = ["Results", "SIZES", "Steps"]
 
 SIZES = (1, 32, 128)
-_PASSES, _TIMED, _MAPS = 5, 256, 32  # timed passes, and test samples in a pass (maps take longer)
+PASSES, TIMED, MAPS = 5, 256, 32  # timed passes, and test samples in a pass (maps take longer)
 
 Results = dict[str, Any]
 """What a step found out, as JSON values."""
@@ -181,7 +181,7 @@ class Steps:
 
     def _timings(self) -> Results:
         policy = self.policy(self.one_point_below()["budget"])
-        count = min(_MAPS if self.dense else _TIMED, len(self.run.splits.test))
+        count = min(MAPS if self.dense else TIMED, len(self.run.splits.test))
         inputs = self.examples(count)
         return bench(
             self.run.model,
@@ -189,7 +189,7 @@ class Steps:
             inputs,
             batch_sizes=[size for size in SIZES if size <= count],
             engines=self._engines(),
-            passes=_PASSES,
+            passes=PASSES,
             seed=self.seed,
             progress=self.progress,
         ).to_dict()
