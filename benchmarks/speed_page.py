@@ -54,8 +54,8 @@ the test side.
   brackets. Differences below ten percent are ties here: the machine is noisy.
 * **ideal** is the exit gain if deciding, dropping samples and half-empty batches cost nothing: by the engine's own
   times of stages and heads at that batch size, in the same passes. **efficiency** is the share of that saving which was
-  realised, **regrouped** the same with samples waiting for full batches (`AdaptiveModel.predict_all`); both are worked out
-  from the medians, their brackets pass by pass, so that a noisy machine may put one beside the other.
+  realised, **regrouped** the same with samples waiting for full batches (`AdaptiveModel.predict_all`); both are worked
+  out from the medians, their brackets pass by pass, so that a noisy machine may put one beside the other.
 * **flips** are samples that left elsewhere than replay says on logits recorded in eager float32 at another batch size.
 * CIFAR-10 here is **re-compressed JPEG**, and trainings are short: accuracies may not be compared with published ones.
   Engines that are not in a model's table were not measured in this run.

@@ -195,7 +195,7 @@ class ResidualBlock(nn.Module):
 
 
 def residual_head(channels: int) -> HeadFactory:
-    """Return a head factory: the short way to a net's end, until there are ``channels``; then pooling and a linear layer.
+    """Return a head factory: the short way to a net's end, until there are ``channels``; then pooling, a linear layer.
 
     Each step halves the image, doubles the channels and adds a residual block. Early features of deep narrow nets know
     little; a small net that starts from them is worth more, at the same cost, than the same number of the deep net's

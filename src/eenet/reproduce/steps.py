@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from eenet.core.costs import CostTable
@@ -18,8 +19,9 @@ from eenet.core.table import ExitTable
 from eenet.evaluation import compare, compare_dense, evaluate, evaluate_dense
 from eenet.evaluation.segmentation import load_confusion, mean_iou
 from eenet.inference.bench import bench
-from eenet.inference.engines import EagerEngine, Engine, OnnxEngine
+from eenet.inference.engines import EagerEngine, OnnxEngine
 from eenet.inference.flops import measure_flops
+from eenet.inference.latency import rows_of
 from eenet.inference.record import record
 from eenet.inference.record_dense import holds_masks, record_dense
 from eenet.models.inputs import Inputs
@@ -30,7 +32,7 @@ from eenet.schedulers import AutoScheduler, EENetScheduler, Scheduler
 __all__ = ["Results", "SIZES", "Steps"]
 
 SIZES = (1, 32, 128)
-PASSES, TIMED, MAPS = 5, 256, 32  # timed passes, and test samples in a pass (maps take longer)
+PASSES, TIMED, MAPS = 3, 128, 16  # timed passes, and test samples in a pass (maps take longer)
 
 Results = dict[str, Any]
 """What a step found out, as JSON values."""
@@ -188,14 +190,11 @@ class Steps:
             policy,
             inputs,
             batch_sizes=[size for size in SIZES if size <= count],
-            engines=self._engines(),
+            engines=(EagerEngine(self.run.model), OnnxEngine(self.run.model, rows_of(inputs, torch.arange(2)))),
             passes=PASSES,
             seed=self.seed,
             progress=self.progress,
         ).to_dict()
-
-    def _engines(self) -> Sequence[Engine]:
-        return EagerEngine(self.run.model), OnnxEngine(self.run.model, self.examples(2))
 
     def _add_seconds(self, seconds: float) -> None:
         """Keep how long training took, over all the times it was resumed."""
