@@ -57,7 +57,8 @@ def load_sst2(
         if pooled or not len(parts["test"]):
             sides = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed)).chunk(2)
         else:
-            sides = torch.arange(len(held_out)).split([len(parts["dev"]), len(parts["test"])])
+            rows, first = torch.arange(len(held_out)), len(parts["dev"])
+            sides = (rows[:first], rows[first:])
         return pool().select(sides[0 if split == "calibration" else 1])
 
     return DataSplits(load=load, classes=SST2_CLASSES)
