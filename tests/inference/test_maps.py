@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from eenet.data.dataset import IGNORED
 from eenet.errors import DataError
 from eenet.inference import maps
-from eenet.inference.maps import IGNORED, confusions, label_map, summary
+from eenet.inference.maps import confusions, label_map, summary
 
 
 def test_a_summary_by_hand():

@@ -8,12 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from eenet.data.dataset import IGNORED
 from eenet.errors import DataError, ShapeError
 
-__all__ = ["IGNORED", "confusions", "label_map", "map_logits", "summary"]
-
-IGNORED = -100
-"""The target of a pixel that nobody is asked about."""
+__all__ = ["confusions", "label_map", "map_logits", "summary"]
 
 _ENTRIES = 1 << 22  # numbers worked on at a time, or those of one sample where it has more
 

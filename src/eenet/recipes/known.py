@@ -14,15 +14,11 @@ from eenet.models.zoo.resnet import cifar_resnet
 from eenet.models.zoo.tiny import tiny_cnn
 from eenet.recipes import text, vision
 from eenet.recipes.recipe import Recipe
-from eenet.recipes.vision import pretrained_resnet
+from eenet.recipes.vision import pretrained_resnet, read_by
 from eenet.training.losses import uniform_weights
 from eenet.training.settings import TrainSettings
 
 __all__ = ["RECIPES"]
-
-
-def _cifar10_data(root: Path | None, seed: int) -> DataSplits:
-    return load_cifar10_packed(Path() if root is None else root, seed=seed)
 
 
 def _digits_data(root: Path | None, seed: int) -> DataSplits:
@@ -53,7 +49,7 @@ cifar10_resnet56_3 = Recipe(
     name="cifar10_resnet56_3",
     summary="ResNet56 with 3 exits on packed CIFAR-10, fine-tuned from published weights",
     make=partial(cifar_resnet, 56, exits=(9, 18), heads=conv_head((2, 2, 1, 2))),
-    data=_cifar10_data,
+    data=read_by(load_cifar10_packed),
     settings=_cifar10_settings(head_lr=0.15),
     pretrained=pretrained_resnet,
     needs_root=True,
@@ -63,7 +59,7 @@ cifar10_resnet56_6 = Recipe(
     name="cifar10_resnet56_6",
     summary="ResNet56 with 6 exits on packed CIFAR-10, fine-tuned from published weights",
     make=partial(cifar_resnet, 56, exits=(4, 9, 13, 18, 22), heads=conv_head((2, 2))),
-    data=_cifar10_data,
+    data=read_by(load_cifar10_packed),
     settings=_cifar10_settings(head_lr=0.3),
     pretrained=pretrained_resnet,
     needs_root=True,

@@ -6,7 +6,7 @@ experimental setup, and the configuration of its public code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -64,29 +64,18 @@ def pretrained_resnet(model: MultiExitModel, root: Path) -> None:
     load_cifar_resnet_weights(model, root / CIFAR_WEIGHTS)
 
 
-def cifar10_data(root: Path | None, seed: int) -> DataSplits:
-    """Return CIFAR-10 in whatever form the folder holds."""
-    return load_cifar10(Path() if root is None else root, seed=seed)
+def read_by(load: Callable[..., DataSplits], **settings: object) -> Callable[[Path | None, int], DataSplits]:
+    """Return what a recipe calls for its data: a loader, given the data root and the seed.
 
+    Args:
+        load: of a data set, from (data root, seed).
+        settings: what else it takes.
+    """
 
-def cifar100_data(root: Path | None, seed: int) -> DataSplits:
-    """Return CIFAR-100."""
-    return load_cifar100(Path() if root is None else root, seed=seed)
+    def data(root: Path | None, seed: int) -> DataSplits:
+        return load(Path() if root is None else root, seed=seed, **settings)
 
-
-def imagenet_data(root: Path | None, seed: int) -> DataSplits:
-    """Return ImageNet."""
-    return load_imagenet(Path() if root is None else root, seed=seed)
-
-
-def tiny_imagenet_data(root: Path | None, seed: int) -> DataSplits:
-    """Return Tiny-ImageNet, or the subset of it that the folder holds."""
-    return load_tiny_imagenet(Path() if root is None else root, seed=seed)
-
-
-def cityscapes_data(root: Path | None, seed: int, *, size: tuple[int, int]) -> DataSplits:
-    """Return Cityscapes at some size."""
-    return load_cityscapes(Path() if root is None else root, seed=seed, size=size)
+    return data
 
 
 def camvid_data(root: Path | None, seed: int, *, size: tuple[int, int]) -> DataSplits:
@@ -122,7 +111,7 @@ _RECIPES = (
         name="cifar10-resnet56-3",
         summary="ResNet56 with 3 exits on CIFAR-10, fine-tuned from published weights",
         make=partial(cifar_resnet, 56, exits=(3, 19), heads=small_head),
-        data=cifar10_data,
+        data=read_by(load_cifar10),
         settings=SMALL_CIFAR,
         pretrained=pretrained_resnet,
         needs_root=True,
@@ -131,7 +120,7 @@ _RECIPES = (
         name="cifar10-resnet56-6",
         summary="ResNet56 with 6 exits on CIFAR-10, fine-tuned from published weights",
         make=partial(cifar_resnet, 56, exits=(3, 10, 14, 19, 22), heads=small_head),
-        data=cifar10_data,
+        data=read_by(load_cifar10),
         settings=SMALL_CIFAR,
         pretrained=pretrained_resnet,
         needs_root=True,
@@ -140,7 +129,7 @@ _RECIPES = (
         name="cifar10-resnet56-3-paper",
         summary="ResNet56 with 3 exits on CIFAR-10, from scratch",
         make=partial(cifar_resnet, 56, exits=(9, 18), heads=PUBLIC_HEAD),
-        data=cifar10_data,
+        data=read_by(load_cifar10),
         settings=PAPER_CIFAR,
         needs_root=True,
     ),
@@ -148,7 +137,7 @@ _RECIPES = (
         name="cifar10-resnet56-6-paper",
         summary="ResNet56 with 6 exits on CIFAR-10, from scratch",
         make=partial(cifar_resnet, 56, exits=(4, 9, 13, 18, 22), heads=PUBLIC_HEAD),
-        data=cifar10_data,
+        data=read_by(load_cifar10),
         settings=PAPER_CIFAR,
         needs_root=True,
     ),
@@ -156,7 +145,7 @@ _RECIPES = (
         name="cifar100-densenet121",
         summary="DenseNet121 (CIFAR stem) with 4 exits on CIFAR-100, from scratch, a fifth of the paper's epochs",
         make=partial(densenet121, 100, stem="cifar", growth=12),
-        data=cifar100_data,
+        data=read_by(load_cifar100),
         settings=replace(SMALL_CIFAR, epochs=30, lr=0.1, head_lr=None),
         needs_root=True,
     ),
@@ -164,7 +153,7 @@ _RECIPES = (
         name="cifar100-densenet121-paper",
         summary="DenseNet121 (CIFAR stem) with 4 exits on CIFAR-100, from scratch",
         make=partial(densenet121, 100, stem="cifar", growth=12),
-        data=cifar100_data,
+        data=read_by(load_cifar100),
         settings=PAPER_CIFAR,
         needs_root=True,
     ),
@@ -172,7 +161,7 @@ _RECIPES = (
         name="imagenet-msdnet35",
         summary="MSDNet of 35 layers with 5 exits on ImageNet, from scratch, a twentieth of the paper's epochs",
         make=msdnet_imagenet,
-        data=imagenet_data,
+        data=read_by(load_imagenet),
         settings=TrainSettings(
             epochs=10, batch_size=64, precision="bfloat16", lr=0.1, weight_decay=1e-4, augment=random_resized_crop_flip
         ),
@@ -182,7 +171,7 @@ _RECIPES = (
         name="imagenet-msdnet35-paper",
         summary="MSDNet of 35 layers with 5 exits on ImageNet, from scratch",
         make=msdnet_imagenet,
-        data=imagenet_data,
+        data=read_by(load_imagenet),
         settings=TrainSettings(
             epochs=200,
             batch_size=64,
@@ -198,7 +187,7 @@ _RECIPES = (
         name="tinyimagenet-msdnet",
         summary="MSDNet of 3 scales and 11 layers with 5 exits on Tiny-ImageNet, from scratch",
         make=partial(msdnet, 200, layers=(3, 2, 2, 2, 2), channels=16, growth=8, factors=(1, 2, 4)),
-        data=tiny_imagenet_data,
+        data=read_by(load_tiny_imagenet),
         settings=replace(SMALL_CIFAR, epochs=20, lr=0.1, head_lr=None),
         needs_root=True,
     ),
@@ -206,7 +195,7 @@ _RECIPES = (
         name="tinyimagenet-msdnet-paper",
         summary="MSDNet of 4 scales and 35 layers with 5 exits on Tiny-ImageNet, from scratch",
         make=partial(msdnet, 200, layers=(7,) * 5, channels=32, growth=16, factors=(1, 2, 4, 4)),
-        data=tiny_imagenet_data,
+        data=read_by(load_tiny_imagenet),
         settings=replace(PAPER_CIFAR, epochs=200, schedule=partial(step_decay, milestones=(0.375, 0.75))),
         needs_root=True,
     ),
@@ -230,7 +219,7 @@ _RECIPES = (
         name="cityscapes-hrnet",
         summary="HRNet-W18-small with 4 exits on Cityscapes at 256x512, from scratch",
         make=partial(hrnet_segmenter, "hrnet_w18_small", 19),
-        data=partial(cityscapes_data, size=(256, 512)),
+        data=read_by(load_cityscapes, size=(256, 512)),
         settings=replace(SEGMENTATION, epochs=30),
         needs_root=True,
     ),
@@ -238,7 +227,7 @@ _RECIPES = (
         name="cityscapes-hrnet-paper",
         summary="HRNet-W48 with 4 exits on Cityscapes at 1024x2048, from scratch",
         make=partial(hrnet_segmenter, "hrnet_w48", 19),
-        data=partial(cityscapes_data, size=(1024, 2048)),
+        data=read_by(load_cityscapes, size=(1024, 2048)),
         settings=replace(
             SEGMENTATION, epochs=484, batch_size=12, precision="float32", lr=0.01, augment=random_resized_crop_flip
         ),

@@ -16,13 +16,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from eenet.data.dataset import IGNORED
 from eenet.errors import ShapeError
 
 Weighting: TypeAlias = Callable[[int], tuple[float, ...]]
 """From the number of exits K to one weight per exit."""
-
-IGNORED = -100
-"""The target of a pixel from which nothing is learnt."""
 
 
 def increasing_weights(num_exits: int) -> tuple[float, ...]:
