@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eenet.core.files import load_tensors
 from eenet.errors import InputError
-from eenet.training import fit, fit_exits
+from eenet.training import adamw, fit, fit_exits
 
 STEPS = 48
 
@@ -57,6 +57,20 @@ def test_ctrl_c_finishes_the_step_saves_and_resumes_to_the_bit(step, tmp_path, m
     assert_same(weights, uninterrupted)
     assert_same(load_tensors(tmp_path / "model.safetensors", "model"), uninterrupted)
     assert len(history.losses) == STEPS
+
+
+def test_adamw_resumes_to_the_bit(tmp_path, monkeypatch) -> None:
+    settings = dataclasses.replace(resumable.SETTINGS, optimiser=adamw, lr=1e-3, head_lr=1e-3)
+    whole, resumed = resumable.make_model(), resumable.make_model()
+    fit_exits(whole, resumable.make_data(), settings, progress=False)
+    with monkeypatch.context() as patch:
+        stop_at(20, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            fit_exits(resumable.make_model(), resumable.make_data(), settings, out=tmp_path, progress=False)
+    fit_exits(resumed, resumable.make_data(), settings, out=tmp_path, progress=False)
+    assert_same(resumed.state_dict(), whole.state_dict())
+    untouched = resumable.make_model().state_dict()
+    assert any(not torch.equal(untouched[name], value) for name, value in whole.state_dict().items())
 
 
 def test_an_error_inside_a_step_never_reaches_the_checkpoint(tmp_path, monkeypatch, uninterrupted) -> None:
