@@ -67,7 +67,7 @@ def reproduce(
     found: dict[str, Any] = {
         "title": experiment.title,
         "caveats": experiment.caveats.get(scale, ()),
-        "budget": steps.one_point_below(),
+        "budget": steps.smallest_budget(),
         "bench": steps.timed(),
         "comparison": steps.comparison(),
         "published": steps.published(),

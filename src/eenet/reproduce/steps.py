@@ -74,8 +74,10 @@ class Steps:
         if not (folder / "model.safetensors").is_file():
             self.note(f"Training {self.recipe.name}: {self.recipe.summary}.")
             began = time.monotonic()
-            train(self.recipe, folder, data_root=self.data_root, progress=self.progress)
-            self._add_seconds(time.monotonic() - began)
+            try:
+                train(self.recipe, folder, data_root=self.data_root, progress=self.progress)
+            finally:
+                self._add_seconds(time.monotonic() - began)
         return open_run(folder, data_root=self.data_root)
 
     @cached_property
@@ -119,9 +121,9 @@ class Steps:
         """Compare the paper's rule with the paper's settings: it trains networks for every budget, so on one split."""
         return self._kept("published.json", "Fitting the published scheduler.", self._published)
 
-    def one_point_below(self) -> Results:
+    def smallest_budget(self) -> Results:
         """Find the smallest budget that loses no more than is allowed, on the calibration side."""
-        return self._kept("budget.json", "Looking for the smallest budget.", self._least_budget)
+        return self._kept("budget.json", "Looking for the smallest budget.", self._search_budget)
 
     def timed(self) -> Results:
         """Time the policy of that budget against the original model without exits."""
@@ -151,7 +153,7 @@ class Steps:
             return compare_dense(calibration, test, self.confusion, both, seed=self.seed).to_dict()
         return compare(calibration, test, both, (), seed=self.seed).to_dict()
 
-    def _least_budget(self) -> Results:
+    def _search_budget(self) -> Results:
         calibration, test = self.tables
         costs = calibration.require_costs()
         full = float(calibration.require_utility("accuracy")[:, -1].mean())
@@ -182,7 +184,7 @@ class Steps:
         return AutoScheduler(seed=self.seed).fit(self.tables[0], budget=budget)
 
     def _timings(self) -> Results:
-        policy = self.policy(self.one_point_below()["budget"])
+        policy = self.policy(self.smallest_budget()["budget"])
         count = min(MAPS if self.dense else TIMED, len(self.run.splits.test))
         inputs = self.examples(count)
         return bench(
@@ -197,7 +199,7 @@ class Steps:
         ).to_dict()
 
     def _add_seconds(self, seconds: float) -> None:
-        """Keep how long training took, over all the times it was resumed."""
+        """Keep how long training took, over all the times it was resumed; what a kill cut off is not known."""
         path = self.out / "training.json"
         before = read_json(path, "training")["seconds"] if path.is_file() else 0.0
         write_json(path, {"seconds": before + seconds})
