@@ -119,6 +119,7 @@ def test_models_without_convolutions_or_parameters_run():
         assert outputs(engine, torch.randn(2, 3)).shape == (2, 2, 3)
 
 
+@pytest.mark.filterwarnings("ignore:dtype bfloat16 is slow")  # on some processors
 def test_half_as_many_bits_when_asked(tiny, images):
     engine = EagerEngine(tiny, dtype=torch.bfloat16)
     assert engine.dtype == "bfloat16" and EagerEngine(tiny, dtype=torch.float32).dtype == "float32"

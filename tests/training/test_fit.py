@@ -154,6 +154,7 @@ def test_parts_of_dense_batches_count_by_what_there_is_to_learn() -> None:
     assert history.losses[-1].sum() < history.losses[0].sum()
 
 
+@pytest.mark.filterwarnings("ignore:precision bfloat16 is slow")  # on some processors
 def test_bfloat16_computes_in_it_and_keeps_weights_in_float32() -> None:
     seen: list[torch.dtype] = []
 

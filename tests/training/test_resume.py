@@ -99,6 +99,7 @@ def test_sigkill_in_another_process_then_resumed_to_the_bit(tmp_path, uninterrup
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:precision bfloat16 is slow")  # on some processors
 def test_killed_again_and_again_at_any_moment_with_every_setting_it_ends_with_the_same_bits(tmp_path) -> None:
     chance, path, kills = random.Random(4), tmp_path / "checkpoint.safetensors", 0
     env = os.environ | {"PYTHONPATH": str(Path(fit.__file__).parents[2]), "OMP_NUM_THREADS": "1"}

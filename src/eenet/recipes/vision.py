@@ -84,9 +84,8 @@ def camvid_data(root: Path | None, seed: int, *, size: tuple[int, int]) -> DataS
 
 
 SMALL_CIFAR = TrainSettings(
-    epochs=8,
+    epochs=5,
     batch_size=128,
-    precision="bfloat16",
     lr=0.05,
     head_lr=0.15,
     heads_share=0.03,
@@ -99,7 +98,6 @@ SMALL_CIFAR = TrainSettings(
 SEGMENTATION = TrainSettings(
     epochs=25,
     batch_size=8,
-    precision="bfloat16",
     lr=0.05,
     ema=0.99,
     weighting=uniform_weights,
@@ -119,7 +117,7 @@ _RECIPES = (
     Recipe(
         name="cifar10-resnet56-6",
         summary="ResNet56 with 6 exits on CIFAR-10, fine-tuned from published weights",
-        make=partial(cifar_resnet, 56, exits=(3, 10, 14, 19, 22), heads=small_head),
+        make=partial(cifar_resnet, 56, exits=(3, 13, 17, 20, 23), heads=small_head),
         data=read_by(load_cifar10),
         settings=SMALL_CIFAR,
         pretrained=pretrained_resnet,
@@ -163,7 +161,7 @@ _RECIPES = (
         make=msdnet_imagenet,
         data=read_by(load_imagenet),
         settings=TrainSettings(
-            epochs=10, batch_size=64, precision="bfloat16", lr=0.1, weight_decay=1e-4, augment=random_resized_crop_flip
+            epochs=10, batch_size=64, lr=0.1, weight_decay=1e-4, augment=random_resized_crop_flip
         ),
         needs_root=True,
     ),
@@ -212,7 +210,7 @@ _RECIPES = (
         summary="HRNet-W48 with 4 exits on CamVid at 360x480, from scratch",
         make=partial(hrnet_segmenter, "hrnet_w48", 11),
         data=partial(camvid_data, size=(360, 480)),
-        settings=replace(SEGMENTATION, epochs=480, precision="float32", lr=0.01),
+        settings=replace(SEGMENTATION, epochs=480, lr=0.01),
         needs_root=True,
     ),
     Recipe(
@@ -229,7 +227,7 @@ _RECIPES = (
         make=partial(hrnet_segmenter, "hrnet_w48", 19),
         data=read_by(load_cityscapes, size=(1024, 2048)),
         settings=replace(
-            SEGMENTATION, epochs=484, batch_size=12, precision="float32", lr=0.01, augment=random_resized_crop_flip
+            SEGMENTATION, epochs=484, batch_size=12, lr=0.01, augment=random_resized_crop_flip
         ),
         needs_root=True,
     ),

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eenet.core.files import save_tensors, write_json
+from eenet.core.processor import warn_of_emulation
 from eenet.data.dataset import LabelledDataset
 from eenet.errors import InputError
 from eenet.models.model import MultiExitModel
@@ -98,6 +99,8 @@ def fit_exits(
         )
     if processes.device is not None:
         model.to(processes.device)
+    if settings.precision == "bfloat16":
+        warn_of_emulation("precision", next(model.parameters()).device)
     processes.copy_from_first(model.state_dict().values())
     trainer = _Trainer(model, dataset, schedule, processes, None if out is None else Path(out))
     trainer.resume()

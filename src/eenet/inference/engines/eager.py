@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from eenet.core.processor import warn_of_emulation
 from eenet.errors import InputError
 from eenet.inference.engines.base import Engine, full_in_stages
 from eenet.inference.engines.fold import fold_batch_norms
@@ -53,6 +54,8 @@ class EagerEngine(Engine):
         self.name = "eager"
         self.device = parameter.device
         self._cast = None if dtype in (None, parameter.dtype) else dtype
+        if self._cast == torch.bfloat16:
+            warn_of_emulation("dtype", self.device)
         self.dtype = str(self._cast or parameter.dtype).removeprefix("torch.")
         self.num_exits = model.num_exits
         self.optimised = optimise

@@ -1,0 +1,291 @@
+"""What each way to train exits adds, and what all that is kept adds to a plain recipe.
+
+    python benchmarks/ablation.py --data-root DIR --work runs/ablation --best out/cifar10-resnet56-6
+
+Two parts, both on CIFAR-10. *Methods*: ResNet20 with 4 exits from published weights, one pass over the train images;
+every method changes one thing of the plain recipe, everything else stays, and every method is trained once per seed.
+*Frontier*: ResNet56 with 6 exits, the recipe ``cifar10-resnet56-6`` (whose trained run is read from ``--best``, the
+folder of ``eenet reproduce cifar10-resnet56-6``) against the plain recipe, trained as long.
+
+Every training leaves a folder and is not repeated while that is there; several of these commands may share a work
+folder if they train other seeds (``--seed``, repeatable). Timing comes last; nothing else should run then. Writes
+``docs/results/training.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ablation_page import write_page
+from torch import nn
+
+from eenet import AutoScheduler, CostTable, ExitTable, MultiExitModel, evaluate, record
+from eenet.core.files import load_tensors, read_json, write_json
+from eenet.data import DataSplits, load_cifar10
+from eenet.evaluation.sides import draw_sides
+from eenet.evaluation.statistics import curve
+from eenet.inference.flops import measure_flops
+from eenet.inference.latency import measure_latency
+from eenet.models import (
+    attention_linear,
+    cascaded,
+    cifar_resnet,
+    conv_head,
+    load_cifar_resnet_weights,
+    mixed_linear,
+    pooled_linear,
+    residual_head,
+)
+from eenet.models.heads import HeadFactory
+from eenet.recipes import RECIPES
+from eenet.training import (
+    TrainSettings,
+    expected_exit_weights,
+    fit_exits,
+    increasing_weights,
+    rescaled_gradients,
+    uniform_weights,
+)
+
+PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's public code
+BEST = RECIPES["cifar10-resnet56-6"]
+SHARES = tuple(percent / 100 for percent in range(35, 105, 5))  # of the original net's cost, where curves are read
+SIZES = (1, 32)
+
+
+def small_net_first(shape: Sequence[int], num_classes: int) -> nn.Module:
+    """Return a small net as the head in the first group of blocks, else the public head."""
+    return (residual_head(64) if shape[1] < 32 else PUBLIC_HEAD)(shape, num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One change of the plain recipe.
+
+    Args:
+        name: for the page.
+        settings: what is other than in `PLAIN`.
+        heads: makes the early heads.
+        cascade: whether heads see what the exit before said.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    heads: HeadFactory = PUBLIC_HEAD
+    cascade: bool = False
+
+    @property
+    def folder(self) -> str:
+        """The name as a file name."""
+        return self.name.replace(" ", "-")
+
+
+PLAIN = TrainSettings(
+    epochs=1,
+    batch_size=128,
+    lr=0.05,
+    head_lr=0.15,
+    weighting=uniform_weights,
+    distillation=0.0,
+    augment=BEST.settings.augment,
+)
+METHODS = (
+    Method(name="plain"),
+    Method(name="increasing weights", settings={"weighting": increasing_weights}),
+    Method(name="self-distillation", settings={"distillation": 0.1, "distillation_from": 0.1}),
+    Method(name="two phases", settings={"heads_share": 0.1}),
+    Method(name="rescaled gradients", settings={"gradients": rescaled_gradients}),
+    Method(name="weights of samples", settings={"sample_weighting": expected_exit_weights}),
+    Method(name="average of weights", settings={"ema": 0.99}),
+    Method(name="cascaded heads", cascade=True),
+    Method(name="pooled linear heads", heads=pooled_linear),
+    Method(name="attention pooling", heads=attention_linear),
+    Method(name="mixed pooling", heads=mixed_linear()),
+    Method(name="strided convolutions", heads=conv_head((2, 2))),
+    Method(name="small net first", heads=small_net_first),
+)
+
+
+def main() -> None:
+    """Do what is not done yet, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("EENET_DATA", "../shared/data")))
+    parser.add_argument("--work", type=Path, required=True, help="folder of the trainings; made if it is not there")
+    parser.add_argument("--best", type=Path, required=True, help="folder of `eenet reproduce cifar10-resnet56-6`")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--part", choices=("methods", "frontier"), help="only this part, and no page")
+    parser.add_argument("--seed", type=int, action="append", help="of the methods; default: 0, 1 and 2")
+    parser.add_argument("--splits", type=int, default=5, help="redrawn splits of the frontier")
+    parser.add_argument("--passes", type=int, default=10, help="timed passes")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    seeds = options.seed or [0, 1, 2]
+    methods = None if options.part == "frontier" else list(methods_part(options, seeds))
+    frontier = None if options.part == "methods" else frontier_part(options)
+    if methods is not None and frontier is not None:
+        write_page(methods, frontier, options, SHARES, steps=steps_of(options.work / "methods"))
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:  # noqa: ANN401
+    """Return a result, made now or by an earlier call."""
+    if not path.is_file():
+        print(path, flush=True)
+        write_json(path, make())
+    return read_json(path, "result")
+
+
+# --- methods ---------------------------------------------------------------------------------------------------------
+
+
+def methods_part(options: argparse.Namespace, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yield what every method reaches with every seed."""
+    for seed in seeds:
+        for method in METHODS:
+            folder = options.work / "methods" / f"{method.folder}-{seed}"
+            found = kept(folder / "result.json", partial(one_method, method, seed, folder, options.data_root))
+            yield {"method": method.name, "seed": seed, **found}
+
+
+def one_method(method: Method, seed: int, folder: Path, root: Path) -> dict[str, Any]:
+    """Train a method with a seed, which also draws the halves of the test images, and judge it under `auto`."""
+    splits = load_cifar10(root, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = cifar_resnet(20, exits=(2, 5, 7), heads=method.heads)
+        load_cifar_resnet_weights(model, root / "weights" / "cifar10_resnet" / "resnet20.safetensors")
+        if method.cascade:
+            model = cascaded(model, 10)
+    model.to(memory_format=torch.channels_last)
+    reference = measure_flops(cifar_resnet(20, exits=(2, 5, 7)), splits.test.inputs(slice(0, 2))).reference / 1e6
+    fit_exits(model, splits.train, replace(PLAIN, seed=seed, **method.settings), out=folder)
+    return judged(recorded(model, splits, folder), reference, splits=1)
+
+
+def steps_of(folder: Path) -> int:
+    """Return how many steps the trainings of the methods took."""
+    steps = {read_json(path, "history")["steps"] for path in folder.glob("*/history.json")}
+    return int(steps.pop())
+
+
+def recorded(model: MultiExitModel, splits: DataSplits, folder: Path) -> tuple[ExitTable, ExitTable]:
+    """Return what the exits say about both halves of the test images."""
+    costs = measure_flops(model, splits.test.inputs(slice(0, 2))).costs().convert("MFLOPs")
+    for split in ("calibration", "test"):
+        if not (folder / f"{split}.npz").is_file():
+            record(model, splits.get(split), folder / f"{split}.npz", split=split, costs=costs)
+    return ExitTable.load(folder / "calibration.npz"), ExitTable.load(folder / "test.npz")
+
+
+def judged(tables: tuple[ExitTable, ExitTable], reference: float, *, splits: int) -> dict[str, Any]:
+    """Return what the exits cost and get right, and the area under the curve of `auto`, split by split.
+
+    Args:
+        tables: of the two halves.
+        reference: cost of the original net, which says where the curve is read.
+        splits: how often the halves are redrawn.
+    """
+    costs = tables[0].require_costs()
+    return {
+        "unit": costs.unit,
+        "reference": reference,
+        "costs": list(costs.cumulative),
+        "accuracy": tables[1].require_utility("accuracy").mean(dim=0).tolist(),
+        "areas": areas(tables, costs, [share * reference for share in SHARES], splits),
+        "sides": [table.num_samples for table in tables],
+    }
+
+
+def areas(tables: tuple[ExitTable, ExitTable], costs: CostTable, budgets: Sequence[float], splits: int) -> list[float]:
+    """Return the mean accuracy of `auto` over the same absolute budgets for all models, for every split."""
+    if costs.low > budgets[0]:
+        raise SystemExit(f"exit 0 costs {costs.low:g} {costs.unit}, more than the first budget, {budgets[0]:g}")
+    found = []
+    for fitting, judging in draw_sides(*tables, splits, 0):
+        dial = AutoScheduler(seed=0).sweep(fitting, costs, budgets=list(budgets))
+        points = [evaluate(dial.at(budget), judging, costs) for budget in budgets]
+        drawn = curve(
+            np.array([point.cost for point in points]),
+            np.array([point.utility for point in points]),
+            anchor=(costs.low, points[0].static_utility[0]),
+        )
+        found.append(drawn.area(budgets))
+    return found
+
+
+# --- frontier --------------------------------------------------------------------------------------------------------
+
+
+def frontier_part(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare the best recipe and the plain one, at equal operations and at equal time."""
+    splits = BEST.load_data(options.data_root)
+    models = {"plain": plain_model(options, splits), "best": best_model(options)}
+    folders = {"plain": options.work / "plain", "best": options.best}
+    tables = {name: recorded(model, splits, folders[name]) for name, model in models.items()}
+    results = {
+        name: kept(options.work / f"{name}.json", partial(in_flops, tables[name], options.splits)) for name in models
+    }
+    timed = kept(options.work / "timed.json", lambda: in_time(models, tables, splits, options))
+    return {"in_flops": results, "in_time": timed, "epochs": BEST.settings.epochs}
+
+
+def plain_model(options: argparse.Namespace, splits: DataSplits) -> MultiExitModel:
+    """Train ResNet56 as the best recipe does, but with public heads at even distances and without distillation."""
+    plain = replace(
+        BEST,
+        name="plain",
+        make=lambda: cifar_resnet(56, exits=(4, 9, 13, 18, 22), heads=PUBLIC_HEAD),
+        settings=replace(BEST.settings, distillation=0.0),
+    )
+    model = plain.build()
+    load_cifar_resnet_weights(model, options.data_root / "weights" / "cifar10_resnet" / "resnet56.safetensors")
+    fit_exits(model, splits.train, plain.settings, out=options.work / "plain")
+    return model
+
+
+def best_model(options: argparse.Namespace) -> MultiExitModel:
+    """Return the trained model of the best recipe."""
+    model = BEST.build()
+    model.load_state_dict(load_tensors(options.best / "run" / "model.safetensors", "weights"))
+    return model.eval()
+
+
+def in_flops(tables: tuple[ExitTable, ExitTable], splits: int) -> dict[str, Any]:
+    """Judge a model by its operations, which its tables know."""
+    reference = tables[0].require_costs().reference
+    assert reference is not None  # of a counted table
+    return judged(tables, reference, splits=splits)
+
+
+def in_time(
+    models: dict[str, MultiExitModel],
+    tables: dict[str, tuple[ExitTable, ExitTable]],
+    splits: DataSplits,
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Judge both models by measured time at each batch size; the original net's is the mean of two measurements."""
+    inputs = splits.test.inputs(slice(0, max(SIZES)))
+    times = {
+        name: measure_latency(model, inputs, batch_sizes=SIZES, passes=options.passes) for name, model in models.items()
+    }
+    found = []
+    for index, size in enumerate(SIZES):
+        costs = {name: timed[index].costs() for name, timed in times.items()}
+        reference = float(np.mean([cost.full for cost in costs.values()]))
+        for name, cost in costs.items():
+            sides = tables[name]
+            timed = replace(sides[0], costs=cost), replace(sides[1], costs=cost)
+            found.append({"recipe": name, "batch_size": size, **judged(timed, reference, splits=options.splits)})
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Writes the page of `ablation.py`: no number stands here, all come from its results."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from eenet.core.files import atomic_path
+from eenet.evaluation.statistics import nadeau_bengio
+from eenet.report import markdown_table
+from eenet.reproduce import EXPERIMENTS
+from eenet.reproduce.page import machine
+
+Results = Mapping[str, Any]
+
+
+def write_page(
+    methods: Sequence[Results],
+    frontier: Results,
+    options: argparse.Namespace,
+    shares: Sequence[float],
+    *,
+    steps: int,
+) -> Path:
+    """Write the page and return where it stands.
+
+    Args:
+        methods: what every method reached with every seed.
+        frontier: the best recipe and the plain one.
+        options: of the command.
+        shares: of the original net's cost, where curves are read.
+        steps: of every training of a method.
+    """
+    seeds = sorted({one["seed"] for one in methods})
+    parts = [
+        "# What training adds",
+        "Accuracy of models trained in different ways, at **equal absolute cost** and under the same policy, `auto`, "
+        "fitted on one half of the test images and judged on the other. *Area* is the mean accuracy over "
+        f"{len(shares)} budgets from {shares[0]:.0%} to {shares[-1]:.0%} of the original net's cost, heads paid for. "
+        "Differences are in points.",
+        "## Each method alone",
+        f"ResNet20 with 4 exits on CIFAR-10, from published weights, {steps} steps of 128 images, the same for all. "
+        "*Plain*: uniform weights of exits, no distillation, heads of three convolutions as in the paper's public "
+        f"code. Every method changes one thing. Means over {len(seeds)} seeds, which draw heads, order, augmentation "
+        "and halves; the interval (95 %) is that of the paired differences, Student's t.",
+        methods_table(methods),
+        methods_verdict(methods),
+        "A training this short favours what learns fast: that a method adds nothing here does not say that it adds "
+        "nothing to long trainings from scratch, for which some of them were made.",
+        "## All that is kept, against the plain recipe",
+        f"ResNet56 with 6 exits, {frontier['epochs']:g} passes over the train images from published weights, one "
+        "training each: the recipe `cifar10-resnet56-6` against the same with the public heads, at even distances, and "
+        "without distillation.",
+        exits_table(frontier["in_flops"]),
+        frontier_table(frontier),
+        f"The interval is that of {options.splits} redrawn halves (Nadeau and Bengio's corrected t): it knows the luck "
+        "of the halves, not that of training.",
+        "Caveats:\n\n" + "\n".join(f"* {caveat}" for caveat in EXPERIMENTS["cifar10-resnet56-6"].caveats["small"][:2]),
+        "## Again",
+        "```\neenet reproduce cifar10-resnet56-6 --data-root DIR --out out/cifar10-resnet56-6\npython "
+        "benchmarks/ablation.py --data-root DIR --work runs/ablation --best out/cifar10-resnet56-6"
+        + "".join(f" --seed {seed}" for seed in seeds)
+        + f" --splits {options.splits} --passes {options.passes}\n```",
+        machine(),
+    ]
+    path: Path = options.out / "training.md"
+    with atomic_path(path) as draft:
+        draft.write_text("\n\n".join(part.rstrip("\n") for part in parts) + "\n", encoding="utf-8")
+    return path
+
+
+def differences(methods: Sequence[Results]) -> dict[str, tuple[float, float, float]]:
+    """Return (mean, low, high) of every method's area minus plain's, in points, over the seeds."""
+    areas = {(one["method"], one["seed"]): 100 * one["areas"][0] for one in methods}
+    seeds = sorted({seed for _, seed in areas})
+    found = {}
+    for name in dict.fromkeys(name for name, _ in areas if name != "plain"):
+        gaps = np.array([areas[name, seed] - areas["plain", seed] for seed in seeds])
+        half = float(student.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+        found[name] = float(gaps.mean()), float(gaps.mean()) - half, float(gaps.mean()) + half
+    return found
+
+
+def methods_table(methods: Sequence[Results]) -> str:
+    """Return accuracy, cost and area of every method."""
+    gaps, rows = differences(methods), []
+    for name in dict.fromkeys(one["method"] for one in methods):
+        runs = [one for one in methods if one["method"] == name]
+        accuracy = 100 * np.mean([one["accuracy"] for one in runs], axis=0)
+        full = 100 * runs[0]["costs"][-1] / runs[0]["reference"]
+        area = 100 * np.mean([one["areas"][0] for one in runs])
+        gap = "" if name == "plain" else "{:+.2f} ({:+.2f} to {:+.2f})".format(*gaps[name])
+        rows.append((name, " / ".join(f"{one:.1f}" for one in accuracy), f"{full:.0f}", f"{area:.2f}", gap))
+    columns = ("method", "accuracy of the exits, %", "cost of the last, %", "area, %", "against plain")
+    return markdown_table(columns, rows)
+
+
+def methods_verdict(methods: Sequence[Results]) -> str:
+    """Say which methods add something, which cost something, and which do neither beyond chance."""
+    gaps = differences(methods)
+    groups = {
+        "Better than plain": [name for name, (_, low, _) in gaps.items() if low > 0],
+        "Worse than plain": [name for name, (_, _, high) in gaps.items() if high < 0],
+        "Add nothing that these seeds could show (not significant)": [
+            name for name, (_, low, high) in gaps.items() if low <= 0 <= high
+        ],
+    }
+    said = [f"* {head}: {', '.join(names) or 'none'}." for head, names in groups.items()]
+    return "\n".join([*said, "", f"No correction is made for {len(gaps)} comparisons."])
+
+
+def exits_table(recipes: Mapping[str, Results]) -> str:
+    """Return what the exits of both recipes cost and get right."""
+    rows = [
+        (name, str(k), f"{cost:.1f}", f"{100 * cost / one['reference']:.0f}", f"{100 * right:.2f}")
+        for name, one in recipes.items()
+        for k, (cost, right) in enumerate(zip(one["costs"], one["accuracy"], strict=True))
+    ]
+    unit = next(iter(recipes.values()))["unit"]
+    return markdown_table(("recipe", "exit", unit, "% of the original net", "accuracy, %"), rows)
+
+
+def frontier_table(frontier: Results) -> str:
+    """Return the areas of both recipes in operations and in measured time, and what the best one gains."""
+    sets = {"operations": frontier["in_flops"]}
+    for one in frontier["in_time"]:
+        sets.setdefault(f"measured time, batch size {one['batch_size']}", {})[one["recipe"]] = one
+    rows = []
+    for name, pair in sets.items():
+        plain, best = (100 * np.array(pair[recipe]["areas"]) for recipe in ("plain", "best"))
+        calibration, test = pair["best"]["sides"]
+        low, high = nadeau_bengio(best - plain, num_fit=calibration, num_test=test)
+        gain = f"{(best - plain).mean():+.2f} ({low:+.2f} to {high:+.2f})"
+        rows.append((name, f"{plain.mean():.2f}", f"{best.mean():.2f}", gain))
+    return markdown_table(("at equal", "plain: area, %", "best: area, %", "gain"), rows)
