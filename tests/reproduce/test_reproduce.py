@@ -22,6 +22,7 @@ from eenet.cli.names import schedulers
 from eenet.errors import InputError
 from eenet.recipes import RECIPES
 from eenet.reproduce import EXPERIMENTS, Experiment, reproduce, steps
+from eenet.reproduce.page import losses_section
 from eenet.schedulers import EENetScheduler
 
 QUICK = replace(RECIPES["digits_tiny"], settings=replace(RECIPES["digits_tiny"].settings, epochs=1))
@@ -55,6 +56,7 @@ def test_an_experiment_ends_in_a_page(done):
     assert "Only a test." in page and "eenet reproduce digits --data-root DIR --out out/digits" in page
     assert (out / "digits_curves.png").stat().st_size > 0 and (out / "digits_gain.png").stat().st_size > 0
     assert set(value["area"]) == {"eenet", "max_prob", "random", "oracle"}
+    assert "`auto` minus the full model" not in page  # it was not among the policies
     assert {row["engine"] for row in value["bench"]["rows"]} == {"eager", "onnxruntime"}
     assert len(value["budget"]["utility"]) == 3
     json.dumps(value)
@@ -116,7 +118,6 @@ def write_ag_news_and_bert(root):
 
 
 WRITTEN = {
-    ("cifar10-resnet56-3", "paper"): write_cifar10,
     ("cifar10-resnet56-6", "paper"): write_cifar10,
     ("cifar100-densenet121", "small"): write_cifar100,
     ("imagenet-msdnet35", "small"): write_imagenet,
@@ -153,3 +154,15 @@ def test_experiments_run_from_data_in_the_official_format_to_a_page(name, scale,
     page = (out / f"{name}.md").read_text(encoding="utf-8")
     assert len(value["budget"]["utility"]) == recipe.make().num_exits
     assert "## Real speed-up" in page and ("mean IoU" in page) == ("hrnet" in name)
+
+
+def test_what_a_policy_loses_is_said_at_every_asked_budget():
+    rows = [
+        {"policy": name, "budget": budget, "utility_at_budget": utility}
+        for name, budget, utility in (("auto", 4.0, 0.7), ("other", 4.0, 0.1), ("auto", 8.0, 0.81))
+    ]
+    comparison = {"full": {"cost": 10.0, "utility_test": 0.8}, "rows": rows, "splits": 3}
+    said = losses_section(comparison, "auto")
+    assert said.startswith("`auto` minus the full model, in points: -10.00 at 40%, +1.00 at 80% of its cost")
+    assert said.endswith("means over 3 redrawn splits.")
+    assert losses_section(comparison, "absent") == ""

@@ -160,9 +160,7 @@ _RECIPES = (
         summary="MSDNet of 35 layers with 5 exits on ImageNet, from scratch, a twentieth of the paper's epochs",
         make=msdnet_imagenet,
         data=read_by(load_imagenet),
-        settings=TrainSettings(
-            epochs=10, batch_size=64, lr=0.1, weight_decay=1e-4, augment=random_resized_crop_flip
-        ),
+        settings=TrainSettings(epochs=10, batch_size=64, lr=0.1, weight_decay=1e-4, augment=random_resized_crop_flip),
         needs_root=True,
     ),
     Recipe(
@@ -226,9 +224,7 @@ _RECIPES = (
         summary="HRNet-W48 with 4 exits on Cityscapes at 1024x2048, from scratch",
         make=partial(hrnet_segmenter, "hrnet_w48", 19),
         data=read_by(load_cityscapes, size=(1024, 2048)),
-        settings=replace(
-            SEGMENTATION, epochs=484, batch_size=12, lr=0.01, augment=random_resized_crop_flip
-        ),
+        settings=replace(SEGMENTATION, epochs=484, batch_size=12, lr=0.01, augment=random_resized_crop_flip),
         needs_root=True,
     ),
 )

@@ -34,14 +34,14 @@ def write_page(folder: Path, name: str, found: Mapping[str, Any], costs: CostTab
         f"{found['title']}. {found['training']}",
         exits_section(found["budget"], costs),
         budget_section(found["budget"]),
+        losses_section(comparison, "auto"),
         "## Real speed-up\n\n" + speed_section(found["bench"]),
         f"![Utility against cost]({name}_curves.png)",
         f"![Gain over the best static mix]({name}_gain.png)",
     ]
     notes = [*found["caveats"], *comparison.get("notes", ())]
-    page = comparison_markdown(
-        dict(comparison) | {"notes": notes}, title=name, command=found["command"], intro="\n\n".join(intro)
-    )
+    said = "\n\n".join(filter(None, intro))
+    page = comparison_markdown(dict(comparison) | {"notes": notes}, title=name, command=found["command"], intro=said)
     parts = [page, "## The published scheduler\n", published_section(found["published"]), machine()]
     path = folder / f"{name}.md"
     with atomic_path(path) as draft:
@@ -69,6 +69,20 @@ def budget_section(budget: Mapping[str, Any]) -> str:
         f"{budget['measure']} is {100 * budget['test_utility']:.2f} % at {100 * budget['test_cost']:.1f} % of the "
         f"cost; that of the full model {100 * budget['full_utility']:.2f} %. Left at the exits: {shares} %."
     )
+
+
+def losses_section(comparison: Mapping[str, Any], policy: str) -> str:
+    """Return a policy's utility minus that of the full model at the asked budgets, at equal cost."""
+    full = comparison["full"]
+    losses = [
+        f"{100 * (row['utility_at_budget'] - full['utility_test']):+.2f} at {row['budget'] / full['cost']:.0%}"
+        for row in comparison["rows"]
+        if row["policy"] == policy
+    ]
+    if not losses:
+        return ""
+    drawn = f", means over {comparison['splits']} redrawn splits" if comparison["splits"] > 1 else ""
+    return f"`{policy}` minus the full model, in points: {', '.join(losses)} of its cost{drawn}."
 
 
 def speed_section(report: Mapping[str, Any]) -> str:
