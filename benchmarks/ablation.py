@@ -1,14 +1,11 @@
-"""What each way to train exits adds, and what all that is kept adds to a plain recipe.
+"""What each way to train exits adds, on the same model, data and compute.
 
-    python benchmarks/ablation.py --data-root DIR --work runs/ablation --best out/cifar10-resnet56-6
+    python benchmarks/ablation.py --data-root DIR --work runs/ablation
 
-Two parts, both on CIFAR-10. *Methods*: ResNet20 with 4 exits from published weights, one pass over the train images;
-every method changes one thing of the plain recipe, everything else stays, and every method is trained once per seed.
-*Frontier*: ResNet56 with 6 exits, the recipe ``cifar10-resnet56-6`` (whose trained run is read from ``--best``, the
-folder of ``eenet reproduce cifar10-resnet56-6``) against the plain recipe, trained as long.
-
-Every training leaves a folder and is not repeated while that is there; several of these commands may share a work
-folder if they train other seeds (``--seed``, repeatable). Timing comes last; nothing else should run then. Writes
+ResNet20 with 4 exits on CIFAR-10, from published weights: every method changes one thing of the plain recipe, all else
+stays, and every method is trained once per seed. Accuracy is compared at equal absolute cost, heads included, under the
+policy `auto`. Every training leaves a folder and is not repeated while that is there; several of these commands may
+share a work folder if they train other seeds (``--seed``, repeatable; with one seed there is no page). Writes
 ``docs/results/training.md``.
 """
 
@@ -28,12 +25,11 @@ from ablation_page import write_page
 from torch import nn
 
 from eenet import AutoScheduler, CostTable, ExitTable, MultiExitModel, evaluate, record
-from eenet.core.files import load_tensors, read_json, write_json
-from eenet.data import DataSplits, load_cifar10
+from eenet.core.files import read_json, write_json
+from eenet.data import DataSplits, load_cifar10, random_crop_flip
 from eenet.evaluation.sides import draw_sides
 from eenet.evaluation.statistics import curve
 from eenet.inference.flops import measure_flops
-from eenet.inference.latency import measure_latency
 from eenet.models import (
     attention_linear,
     cascaded,
@@ -45,7 +41,6 @@ from eenet.models import (
     residual_head,
 )
 from eenet.models.heads import HeadFactory
-from eenet.recipes import RECIPES
 from eenet.training import (
     TrainSettings,
     expected_exit_weights,
@@ -56,9 +51,7 @@ from eenet.training import (
 )
 
 PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's public code
-BEST = RECIPES["cifar10-resnet56-6"]
 SHARES = tuple(percent / 100 for percent in range(35, 105, 5))  # of the original net's cost, where curves are read
-SIZES = (1, 32)
 
 
 def small_net_first(shape: Sequence[int], num_classes: int) -> nn.Module:
@@ -95,7 +88,7 @@ PLAIN = TrainSettings(
     head_lr=0.15,
     weighting=uniform_weights,
     distillation=0.0,
-    augment=BEST.settings.augment,
+    augment=random_crop_flip,
 )
 METHODS = (
     Method(name="plain"),
@@ -119,20 +112,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("EENET_DATA", "../shared/data")))
     parser.add_argument("--work", type=Path, required=True, help="folder of the trainings; made if it is not there")
-    parser.add_argument("--best", type=Path, required=True, help="folder of `eenet reproduce cifar10-resnet56-6`")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--part", choices=("methods", "frontier"), help="only this part, and no page")
-    parser.add_argument("--seed", type=int, action="append", help="of the methods; default: 0, 1 and 2")
-    parser.add_argument("--splits", type=int, default=5, help="redrawn splits of the frontier")
-    parser.add_argument("--passes", type=int, default=10, help="timed passes")
+    parser.add_argument("--seed", type=int, action="append", help="default: 0, 1 and 2")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     seeds = options.seed or [0, 1, 2]
-    methods = None if options.part == "frontier" else list(methods_part(options, seeds))
-    frontier = None if options.part == "methods" else frontier_part(options)
-    if methods is not None and frontier is not None:
-        write_page(methods, frontier, options, SHARES, steps=steps_of(options.work / "methods"))
+    found = list(trained(options, seeds))
+    if len(seeds) > 1:
+        write_page(found, options, SHARES, steps=steps_of(options.work))
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:  # noqa: ANN401
@@ -143,14 +131,11 @@ def kept(path: Path, make: Callable[[], Any]) -> Any:  # noqa: ANN401
     return read_json(path, "result")
 
 
-# --- methods ---------------------------------------------------------------------------------------------------------
-
-
-def methods_part(options: argparse.Namespace, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+def trained(options: argparse.Namespace, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Yield what every method reaches with every seed."""
     for seed in seeds:
         for method in METHODS:
-            folder = options.work / "methods" / f"{method.folder}-{seed}"
+            folder = options.work / f"{method.folder}-{seed}"
             found = kept(folder / "result.json", partial(one_method, method, seed, folder, options.data_root))
             yield {"method": method.name, "seed": seed, **found}
 
@@ -218,72 +203,6 @@ def areas(tables: tuple[ExitTable, ExitTable], costs: CostTable, budgets: Sequen
             anchor=(costs.low, points[0].static_utility[0]),
         )
         found.append(drawn.area(budgets))
-    return found
-
-
-# --- frontier --------------------------------------------------------------------------------------------------------
-
-
-def frontier_part(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare the best recipe and the plain one, at equal operations and at equal time."""
-    splits = BEST.load_data(options.data_root)
-    models = {"plain": plain_model(options, splits), "best": best_model(options)}
-    folders = {"plain": options.work / "plain", "best": options.best}
-    tables = {name: recorded(model, splits, folders[name]) for name, model in models.items()}
-    results = {
-        name: kept(options.work / f"{name}.json", partial(in_flops, tables[name], options.splits)) for name in models
-    }
-    timed = kept(options.work / "timed.json", lambda: in_time(models, tables, splits, options))
-    return {"in_flops": results, "in_time": timed, "epochs": BEST.settings.epochs}
-
-
-def plain_model(options: argparse.Namespace, splits: DataSplits) -> MultiExitModel:
-    """Train ResNet56 as the best recipe does, but with public heads at even distances and without distillation."""
-    plain = replace(
-        BEST,
-        name="plain",
-        make=lambda: cifar_resnet(56, exits=(4, 9, 13, 18, 22), heads=PUBLIC_HEAD),
-        settings=replace(BEST.settings, distillation=0.0),
-    )
-    model = plain.build()
-    load_cifar_resnet_weights(model, options.data_root / "weights" / "cifar10_resnet" / "resnet56.safetensors")
-    fit_exits(model, splits.train, plain.settings, out=options.work / "plain")
-    return model
-
-
-def best_model(options: argparse.Namespace) -> MultiExitModel:
-    """Return the trained model of the best recipe."""
-    model = BEST.build()
-    model.load_state_dict(load_tensors(options.best / "run" / "model.safetensors", "weights"))
-    return model.eval()
-
-
-def in_flops(tables: tuple[ExitTable, ExitTable], splits: int) -> dict[str, Any]:
-    """Judge a model by its operations, which its tables know."""
-    reference = tables[0].require_costs().reference
-    assert reference is not None  # of a counted table
-    return judged(tables, reference, splits=splits)
-
-
-def in_time(
-    models: dict[str, MultiExitModel],
-    tables: dict[str, tuple[ExitTable, ExitTable]],
-    splits: DataSplits,
-    options: argparse.Namespace,
-) -> list[dict[str, Any]]:
-    """Judge both models by measured time at each batch size; the original net's is the mean of two measurements."""
-    inputs = splits.test.inputs(slice(0, max(SIZES)))
-    times = {
-        name: measure_latency(model, inputs, batch_sizes=SIZES, passes=options.passes) for name, model in models.items()
-    }
-    found = []
-    for index, size in enumerate(SIZES):
-        costs = {name: timed[index].costs() for name, timed in times.items()}
-        reference = float(np.mean([cost.full for cost in costs.values()]))
-        for name, cost in costs.items():
-            sides = tables[name]
-            timed = replace(sides[0], costs=cost), replace(sides[1], costs=cost)
-            found.append({"recipe": name, "batch_size": size, **judged(timed, reference, splits=options.splits)})
     return found
 
 

@@ -11,61 +11,42 @@ import numpy as np
 from scipy.stats import t as student
 
 from eenet.core.files import atomic_path
-from eenet.evaluation.statistics import nadeau_bengio
 from eenet.report import markdown_table
-from eenet.reproduce import EXPERIMENTS
-from eenet.reproduce.page import machine
+from eenet.reproduce import EXPERIMENTS, machine
 
 Results = Mapping[str, Any]
+CAVEATS = EXPERIMENTS["cifar10-resnet56-6"].caveats["small"][:2]  # re-compressed images, seen by the weights
 
 
-def write_page(
-    methods: Sequence[Results],
-    frontier: Results,
-    options: argparse.Namespace,
-    shares: Sequence[float],
-    *,
-    steps: int,
-) -> Path:
+def write_page(methods: Sequence[Results], options: argparse.Namespace, shares: Sequence[float], *, steps: int) -> Path:
     """Write the page and return where it stands.
 
     Args:
         methods: what every method reached with every seed.
-        frontier: the best recipe and the plain one.
         options: of the command.
         shares: of the original net's cost, where curves are read.
-        steps: of every training of a method.
+        steps: of every training.
     """
     seeds = sorted({one["seed"] for one in methods})
     parts = [
-        "# What training adds",
-        "Accuracy of models trained in different ways, at **equal absolute cost** and under the same policy, `auto`, "
-        "fitted on one half of the test images and judged on the other. *Area* is the mean accuracy over "
-        f"{len(shares)} budgets from {shares[0]:.0%} to {shares[-1]:.0%} of the original net's cost, heads paid for. "
-        "Differences are in points.",
-        "## Each method alone",
+        "# What each training method adds",
         f"ResNet20 with 4 exits on CIFAR-10, from published weights, {steps} steps of 128 images, the same for all. "
         "*Plain*: uniform weights of exits, no distillation, heads of three convolutions as in the paper's public "
-        f"code. Every method changes one thing. Means over {len(seeds)} seeds, which draw heads, order, augmentation "
-        "and halves; the interval (95 %) is that of the paired differences, Student's t.",
+        "code. Every method changes one thing.",
+        "Accuracy is compared at **equal absolute cost**, heads paid for, under the same policy, `auto`, fitted on one "
+        f"half of the test images and judged on the other. *Area* is the mean accuracy over {len(shares)} budgets from "
+        f"{shares[0]:.0%} to {shares[-1]:.0%} of the original net's cost. Means over {len(seeds)} seeds, which draw "
+        "heads, order, augmentation and halves; differences are in points, their interval (95 %) is Student's t of the "
+        "paired differences.",
         methods_table(methods),
-        methods_verdict(methods),
+        verdict(methods),
         "A training this short favours what learns fast: that a method adds nothing here does not say that it adds "
         "nothing to long trainings from scratch, for which some of them were made.",
-        "## All that is kept, against the plain recipe",
-        f"ResNet56 with 6 exits, {frontier['epochs']:g} passes over the train images from published weights, one "
-        "training each: the recipe `cifar10-resnet56-6` against the same with the public heads, at even distances, and "
-        "without distillation.",
-        exits_table(frontier["in_flops"]),
-        frontier_table(frontier),
-        f"The interval is that of {options.splits} redrawn halves (Nadeau and Bengio's corrected t): it knows the luck "
-        "of the halves, not that of training.",
-        "Caveats:\n\n" + "\n".join(f"* {caveat}" for caveat in EXPERIMENTS["cifar10-resnet56-6"].caveats["small"][:2]),
+        "Caveats:\n\n" + "\n".join(f"* {caveat}" for caveat in CAVEATS),
         "## Again",
-        "```\neenet reproduce cifar10-resnet56-6 --data-root DIR --out out/cifar10-resnet56-6\npython "
-        "benchmarks/ablation.py --data-root DIR --work runs/ablation --best out/cifar10-resnet56-6"
+        "```\npython benchmarks/ablation.py --data-root DIR --work runs/ablation"
         + "".join(f" --seed {seed}" for seed in seeds)
-        + f" --splits {options.splits} --passes {options.passes}\n```",
+        + "\n```",
         machine(),
     ]
     path: Path = options.out / "training.md"
@@ -100,7 +81,7 @@ def methods_table(methods: Sequence[Results]) -> str:
     return markdown_table(columns, rows)
 
 
-def methods_verdict(methods: Sequence[Results]) -> str:
+def verdict(methods: Sequence[Results]) -> str:
     """Say which methods add something, which cost something, and which do neither beyond chance."""
     gaps = differences(methods)
     groups = {
@@ -112,29 +93,3 @@ def methods_verdict(methods: Sequence[Results]) -> str:
     }
     said = [f"* {head}: {', '.join(names) or 'none'}." for head, names in groups.items()]
     return "\n".join([*said, "", f"No correction is made for {len(gaps)} comparisons."])
-
-
-def exits_table(recipes: Mapping[str, Results]) -> str:
-    """Return what the exits of both recipes cost and get right."""
-    rows = [
-        (name, str(k), f"{cost:.1f}", f"{100 * cost / one['reference']:.0f}", f"{100 * right:.2f}")
-        for name, one in recipes.items()
-        for k, (cost, right) in enumerate(zip(one["costs"], one["accuracy"], strict=True))
-    ]
-    unit = next(iter(recipes.values()))["unit"]
-    return markdown_table(("recipe", "exit", unit, "% of the original net", "accuracy, %"), rows)
-
-
-def frontier_table(frontier: Results) -> str:
-    """Return the areas of both recipes in operations and in measured time, and what the best one gains."""
-    sets = {"operations": frontier["in_flops"]}
-    for one in frontier["in_time"]:
-        sets.setdefault(f"measured time, batch size {one['batch_size']}", {})[one["recipe"]] = one
-    rows = []
-    for name, pair in sets.items():
-        plain, best = (100 * np.array(pair[recipe]["areas"]) for recipe in ("plain", "best"))
-        calibration, test = pair["best"]["sides"]
-        low, high = nadeau_bengio(best - plain, num_fit=calibration, num_test=test)
-        gain = f"{(best - plain).mean():+.2f} ({low:+.2f} to {high:+.2f})"
-        rows.append((name, f"{plain.mean():.2f}", f"{best.mean():.2f}", gain))
-    return markdown_table(("at equal", "plain: area, %", "best: area, %", "gain"), rows)
