@@ -51,12 +51,12 @@ from eenet.training import (
 )
 
 PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's public code
-SHARES = tuple(percent / 100 for percent in range(35, 105, 5))  # of the original net's cost, where curves are read
+SHARES = tuple(percent / 100 for percent in range(45, 105, 5))  # of the original net's cost, where curves are read
 
 
 def small_net_first(shape: Sequence[int], num_classes: int) -> nn.Module:
     """Return a small net as the head in the first group of blocks, else the public head."""
-    return (residual_head(64) if shape[1] < 32 else PUBLIC_HEAD)(shape, num_classes)
+    return (residual_head(32) if shape[1] < 32 else PUBLIC_HEAD)(shape, num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ def one_method(method: Method, seed: int, folder: Path, root: Path) -> dict[str,
     model.to(memory_format=torch.channels_last)
     reference = measure_flops(cifar_resnet(20, exits=(2, 5, 7)), splits.test.inputs(slice(0, 2))).reference / 1e6
     fit_exits(model, splits.train, replace(PLAIN, seed=seed, **method.settings), out=folder)
-    return judged(recorded(model, splits, folder), reference, splits=1)
+    return judged(recorded(model, splits, folder), reference, SHARES, splits=1)
 
 
 def steps_of(folder: Path) -> int:
@@ -170,12 +170,15 @@ def recorded(model: MultiExitModel, splits: DataSplits, folder: Path) -> tuple[E
     return ExitTable.load(folder / "calibration.npz"), ExitTable.load(folder / "test.npz")
 
 
-def judged(tables: tuple[ExitTable, ExitTable], reference: float, *, splits: int) -> dict[str, Any]:
+def judged(
+    tables: tuple[ExitTable, ExitTable], reference: float, shares: Sequence[float], *, splits: int
+) -> dict[str, Any]:
     """Return what the exits cost and get right, and the area under the curve of `auto`, split by split.
 
     Args:
         tables: of the two halves.
-        reference: cost of the original net, which says where the curve is read.
+        reference: cost of the original net.
+        shares: of that cost, where the curve is read.
         splits: how often the halves are redrawn.
     """
     costs = tables[0].require_costs()
@@ -184,7 +187,7 @@ def judged(tables: tuple[ExitTable, ExitTable], reference: float, *, splits: int
         "reference": reference,
         "costs": list(costs.cumulative),
         "accuracy": tables[1].require_utility("accuracy").mean(dim=0).tolist(),
-        "areas": areas(tables, costs, [share * reference for share in SHARES], splits),
+        "areas": areas(tables, costs, [share * reference for share in shares], splits),
         "sides": [table.num_samples for table in tables],
     }
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation import PUBLIC_HEAD, SHARES, judged, kept, recorded
+from ablation import PUBLIC_HEAD, judged, kept, recorded
 
 from eenet import ExitTable, MultiExitModel
 from eenet.core.files import atomic_path, load_tensors
@@ -41,6 +41,7 @@ PLAIN = replace(
     make=partial(cifar_resnet, 56, exits=(4, 9, 13, 18, 22), heads=PUBLIC_HEAD),
     settings=replace(BEST.settings, distillation=0.0),
 )
+SHARES = tuple(percent / 100 for percent in range(35, 105, 5))  # of the original net's cost, where curves are read
 SIZES = (1, 32)
 
 
@@ -86,7 +87,7 @@ def in_operations(tables: tuple[ExitTable, ExitTable], splits: int) -> dict[str,
     """Judge a model by its operations, which its tables know."""
     reference = tables[0].require_costs().reference
     assert reference is not None  # of a counted table
-    return judged(tables, reference, splits=splits)
+    return judged(tables, reference, SHARES, splits=splits)
 
 
 def in_time(
@@ -107,7 +108,9 @@ def in_time(
         for name, cost in costs.items():
             sides = tables[name]
             timed = replace(sides[0], costs=cost), replace(sides[1], costs=cost)
-            found.append({"recipe": name, "batch_size": size, **judged(timed, reference, splits=options.splits)})
+            found.append(
+                {"recipe": name, "batch_size": size, **judged(timed, reference, SHARES, splits=options.splits)}
+            )
     return found
 
 
