@@ -1,7 +1,11 @@
 """Shared by every test: shapes and types are checked while the tests run, one thread, one seed, the data folder."""
 
+import importlib
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from jaxtyping import install_import_hook
 
@@ -31,3 +35,18 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"the data folder {root} does not exist: set EENET_DATA to the folder with the data sets")
     return root
+
+
+@pytest.fixture(scope="session")
+def benchmark() -> Callable[[str], ModuleType]:
+    """What imports a script from the folder of benchmarks, which import each other as scripts do."""
+
+    def load(name: str) -> ModuleType:
+        folder = str(Path(__file__).parents[1] / "benchmarks")
+        sys.path.insert(0, folder)
+        try:
+            return importlib.import_module(name)
+        finally:
+            sys.path.remove(folder)
+
+    return load

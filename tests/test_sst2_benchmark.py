@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -17,14 +14,9 @@ from eenet.models.model import MultiExitModel
 WIDTH, LAYERS = 16, 3
 
 
-@pytest.fixture(scope="module")
-def sst2() -> ModuleType:
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        return importlib.import_module("sst2")
-    finally:
-        sys.path.remove(folder)
+@pytest.fixture
+def sst2(benchmark) -> ModuleType:
+    return benchmark("sst2")
 
 
 @pytest.fixture

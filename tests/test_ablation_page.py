@@ -1,0 +1,52 @@
+"""The page of training methods says of each what its differences to the plain recipe allow to say."""
+
+import math
+
+import pytest
+
+AREAS = {
+    "plain": (0.70, 0.72, 0.71),
+    "good": (0.72, 0.735, 0.73),
+    "bad": (0.69, 0.71, 0.70),
+    "luck": (0.72, 0.70, 0.71),
+}
+
+
+@pytest.fixture
+def page(benchmark):
+    return benchmark("ablation_page")
+
+
+@pytest.fixture
+def methods():
+    return [
+        {
+            "method": name,
+            "seed": seed,
+            "areas": [area],
+            "accuracy": [area - 0.1, area],
+            "costs": [1.0, 3.0],
+            "reference": 2.0,
+        }
+        for name, areas in AREAS.items()
+        for seed, area in enumerate(areas)
+    ]
+
+
+def test_differences_are_paired_by_seed_with_students_interval(page, methods):
+    mean, low, high = page.differences(methods)["good"]
+    half = 4.302653 * math.sqrt(((2 - 11 / 6) ** 2 + (1.5 - 11 / 6) ** 2 + (2 - 11 / 6) ** 2) / 2) / math.sqrt(3)
+    assert (mean, low, high) == pytest.approx((11 / 6, 11 / 6 - half, 11 / 6 + half), abs=1e-5)
+
+
+def test_what_adds_nothing_is_said_to_add_nothing(page, methods):
+    said = page.verdict(methods)
+    assert "* Better than plain: good." in said
+    assert "* Worse than plain: bad." in said
+    assert "(not significant): luck." in said
+
+
+def test_the_table_has_accuracy_cost_and_area_of_every_method(page, methods):
+    table = page.methods_table(methods)
+    assert "| plain | 61.0 / 71.0 | 150 | 71.00 |  |" in table
+    assert "| luck |" in table and "+0.00 (-4.97 to +4.97)" in table
