@@ -2,11 +2,11 @@
 
     python benchmarks/features.py --tables DIR --data-root DIR [--splits 5] [--seed 0] [--out docs/results]
 
-For every real table in the folder of run folders: at each early exit, how well it can be foretold that the exit is
-wrong and the last one right, from the state of `stopping` alone and with the exit's pooled embedding beside it
-(logistic regression fitted on one half, area under the ROC curve on the other); and the area that `stopping` reaches
-with and without the embeddings. Those of the CIFAR-10 runs are recorded first, from their models. Writes
-``docs/results/features.md``.
+For every real table in the folder of run folders (`policies.py` says how to make them): at each early exit, how well it
+can be foretold that the exit is wrong and the last one right, from the state of `stopping` alone and with the exit's
+pooled embedding beside it (logistic regression fitted on one half, area under the ROC curve on the other); and the area
+that `stopping` reaches with and without the embeddings. Those of the CIFAR-10 runs are recorded first, from their
+models. Writes ``docs/results/features.md``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from cifar10 import machine
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -30,6 +29,7 @@ from eenet.core.files import atomic_path
 from eenet.evaluation.sides import draw_sides
 from eenet.recipes import open_run
 from eenet.report import markdown_table
+from eenet.reproduce import machine
 from eenet.schedulers.stopping import StoppingState
 
 TABLES = ("cifar10_resnet56_6", "cifar10_resnet56_3", "sst2_minilm_6")

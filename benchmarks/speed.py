@@ -1,6 +1,6 @@
 """What stopping early really saves: models, engines, number formats and batch sizes on one page.
 
-    python benchmarks/cifar10.py cifar10_resnet56_6 --data-root DIR --run runs/cifar10_resnet56_6
+    eenet reproduce cifar10-resnet56-6 --data-root DIR --out runs/cifar10-resnet56-6
     python benchmarks/sst2.py --data-root DIR --run runs/sst2_minilm_6
     python benchmarks/minilm.py --data-root DIR --start runs/sst2_minilm_6 --run runs/sst2_minilm_3
     python benchmarks/efficientnet.py --data-root DIR --run runs/cifar10_efficientnet_4
@@ -25,7 +25,6 @@ import efficientnet
 import minilm
 import torch
 from adaptive_overhead import Stopwatch
-from cifar10 import machine
 from speed_page import write_page
 from torch import Tensor, nn
 
@@ -43,12 +42,13 @@ from eenet.models.inputs import Inputs, State, batch_size
 from eenet.models.model import MultiExitModel
 from eenet.models.taps import call
 from eenet.recipes import open_run
+from eenet.reproduce import machine
 
 SIZES = (1, 32, 128)
 ENGINES = (("eager", "float32"), ("onnxruntime", "float32"), ("openvino", "float32"), ("compiled", "float32"))
 HALF = (("openvino", "bfloat16"),)
 JUDGED = ("eager", "onnxruntime")
-MODELS = ("cifar10_resnet56_6", "sst2_minilm_3", "cifar10_efficientnet_4")
+MODELS = ("cifar10-resnet56-6", "sst2_minilm_3", "cifar10_efficientnet_4")
 BELOW = 0.01
 BUDGETS = tuple(f"{percent}%" for percent in range(20, 111, 5))
 
@@ -60,7 +60,7 @@ class Subject:
     Args:
         name: Of its run folder.
         title: For the page.
-        run: Its run folder.
+        run: The folder with its tables.
         make: Returns the trained model.
         read: Returns some test samples as inputs.
         formats: Engines and number formats to time.
@@ -125,8 +125,8 @@ def kept(path: Path, make: Callable[[], Any]) -> Any:  # noqa: ANN401
 def subjects(options: argparse.Namespace) -> Iterator[Subject]:
     """Yield the models."""
     runs, root, seed = options.runs, options.data_root, options.seed
-    name = "cifar10_resnet56_6"
-    resnet = open_run(runs / name, data_root=root)
+    name = "cifar10-resnet56-6"
+    resnet = open_run(runs / name / "run", data_root=root)
     yield Subject(
         name,
         "ResNet56 with 6 exits, CIFAR-10",

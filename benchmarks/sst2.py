@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cifar10 import machine
 from torch import Tensor, nn
 
 from eenet.core.costs import CostTable
@@ -36,6 +35,7 @@ from eenet.inference.record import record
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo import bert_classifier
 from eenet.report import markdown_table
+from eenet.reproduce import machine
 from eenet.training.fit import fit_exits
 from eenet.training.settings import TrainSettings
 
