@@ -82,8 +82,8 @@ class Method:
 
 
 PLAIN = TrainSettings(
-    epochs=1,
-    batch_size=128,
+    epochs=0.5,
+    batch_size=64,
     lr=0.05,
     head_lr=0.15,
     weighting=uniform_weights,
@@ -120,7 +120,7 @@ def main() -> None:
     seeds = options.seed or [0, 1, 2]
     found = list(trained(options, seeds))
     if len(seeds) > 1:
-        write_page(found, options, SHARES, steps=steps_of(options.work))
+        write_page(found, options, SHARES, steps=steps_of(options.work), size=PLAIN.batch_size)
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:  # noqa: ANN401

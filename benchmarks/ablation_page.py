@@ -26,11 +26,12 @@ def write_page(methods: Sequence[Results], options: argparse.Namespace, shares: 
         options: of the command.
         shares: of the original net's cost, where curves are read.
         steps: of every training.
+        size: images in a step.
     """
     seeds = sorted({one["seed"] for one in methods})
     parts = [
         "# What each training method adds",
-        f"ResNet20 with 4 exits on CIFAR-10, from published weights, {steps} steps of 128 images, the same for all. "
+        f"ResNet20 with 4 exits on CIFAR-10, from published weights, {steps} steps of {size} images, the same for all. "
         "*Plain*: uniform weights of exits, no distillation, heads of three convolutions as in the paper's public "
         "code. Every method changes one thing.",
         "Accuracy is compared at **equal absolute cost**, heads paid for, under the same policy, `auto`, fitted on one "
