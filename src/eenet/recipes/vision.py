@@ -184,7 +184,7 @@ _RECIPES = (
         summary="MSDNet of 3 scales and 11 layers with 5 exits on Tiny-ImageNet, from scratch",
         make=partial(msdnet, 200, layers=(3, 2, 2, 2, 2), channels=16, growth=8, factors=(1, 2, 4)),
         data=read_by(load_tiny_imagenet),
-        settings=replace(SMALL_CIFAR, epochs=20, lr=0.1, head_lr=None),
+        settings=replace(SMALL_CIFAR, epochs=10, lr=0.1, head_lr=None),
         needs_root=True,
     ),
     Recipe(
