@@ -273,7 +273,8 @@ def write_tokenizer(folder: Path) -> Path:
 def _words(label: int, row: int, part: str) -> str:
     """Return a sentence of its class that no other row has."""
     chosen = np.random.default_rng(row).choice(WORDS[label], 3 + row % 4).tolist()
-    return " ".join([*chosen, "in", part, str(row)])
+    number = "".join("abcdefghij"[int(digit)] for digit in str(row))  # a word, since digits are not compared
+    return " ".join(["in", part, number, *chosen])
 
 
 def _write_csv(path: Path, rows: list[tuple[object, ...]]) -> None:

@@ -5,6 +5,8 @@ Source: X. Zhang, J. Zhao, Y. LeCun, *Character-level convolutional networks for
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +24,8 @@ AG_NEWS_CLASSES = ("World", "Sports", "Business", "Sci/Tech")
 FOLDERS = ("ag_news", "ag_news_csv")
 OFFICIAL = ("train.csv", "test.csv")
 PARTIAL = ("full_train_5k.tsv", "mixed_train.tsv", "desc_train.tsv", "full_test.tsv")
-ENDING = 12  # words: an article with and without its title ends in the same ones
+FURTHER = "norm_train.tsv"  # lower case, no digits; not needed
+RUN = 8  # words that two articles do not share in a row, unless they are one
 
 
 def load_ag_news(root: Path, tokenizer: Path, *, seed: int = 0, max_tokens: int = 128) -> DataSplits:
@@ -56,16 +59,16 @@ def read_ag_news(root: Path, *, seed: int = 0) -> dict[Split, Texts]:
     """Return the texts of every side, each a title and a description in one line.
 
     As many train articles as there are test articles, at most half of them, are drawn by ``seed`` for calibration and
-    kept out of training. Two texts that end in the same 12 words, punctuation aside, are taken for one article:
-    training has none of the calibration and test articles, calibration none of the test articles. Texts that occur
-    twice are kept once.
+    kept out of training. Two texts that share 8 words in a row, digits and punctuation aside, are taken for one
+    article: training has none of the calibration and test articles, calibration none of the test articles. Texts that
+    occur twice are kept once.
 
     Args:
         root: the folder that holds ``ag_news``, or that folder itself, with the official ``train.csv`` and ``test.csv``
             (class from 1 to 4, title, description); or with ``full_train_5k.tsv``, ``mixed_train.tsv``,
             ``desc_train.tsv`` and ``full_test.tsv`` (label from 0 to 3, text), a part of it. Of that part, calibration
             is drawn from the first file, whose texts have titles as the test texts do; the second and third, some of
-            whose texts have none, are for training only.
+            whose texts have none, and ``norm_train.tsv`` (lower case, no digits) if it is there, are for training only.
         seed: decides which train articles are calibration.
 
     Raises:
@@ -78,6 +81,8 @@ def read_ag_news(root: Path, *, seed: int = 0) -> dict[Split, Texts]:
     else:
         full, mixed, described, test = (_read(folder / name, first=0) for name in PARTIAL)
         further = mixed + described
+        if (folder / FURTHER).is_file():
+            further += _read(folder / FURTHER, first=0)
     full = _without(full, test)
     order = torch.randperm(len(full), generator=torch.Generator().manual_seed(seed))
     held_out, kept = order.tensor_split([min(len(test), len(full) // 2)])
@@ -110,14 +115,17 @@ def _read(path: Path, first: int) -> Texts:
     return Texts(tuple(texts), tuple(known[row[0]] for row in body))
 
 
-def _endings(part: Texts) -> list[str]:
-    return [" ".join(words.split()[-ENDING:]) for words in part.words]
+def _runs(text: str) -> Iterator[str]:
+    """Yield all runs of a text's words; a shorter text is one run."""
+    words = re.findall(r"[a-z]+", text.lower())
+    for start in range(max(1, len(words) - RUN + 1)):
+        yield " ".join(words[start : start + RUN])
 
 
 def _without(part: Texts, others: Texts) -> Texts:
     """Return the texts of articles that others have not."""
-    taken = set(_endings(others))
-    return part.select([row for row, ending in enumerate(_endings(part)) if ending not in taken])
+    taken = {run for text in others.texts for run in _runs(text)}
+    return part.select([row for row, text in enumerate(part.texts) if taken.isdisjoint(_runs(text))])
 
 
 def _unique(part: Texts) -> Texts:
