@@ -32,7 +32,7 @@ from eenet.schedulers import AutoScheduler, EENetScheduler, Scheduler
 __all__ = ["Results", "SIZES", "Steps"]
 
 SIZES = (1, 32, 128)
-PASSES, TIMED, MAPS = 3, 128, 16  # timed passes, and test samples in a pass (maps take longer)
+PASSES, TIMED, MAPS = 7, 128, 16  # timed passes, and test samples in a pass (maps take longer)
 
 Results = dict[str, Any]
 """What a step found out, as JSON values."""
