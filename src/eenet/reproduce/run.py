@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from eenet.core.files import read_json
 from eenet.core.table import ExitTable
 from eenet.recipes.recipe import claim
@@ -99,4 +101,5 @@ def trained(steps: Steps) -> str:
 def command(experiment: Experiment, scale: Scale, seed: int) -> str:
     """Return the command that makes the page again."""
     said = f"eenet reproduce {experiment.name} --data-root DIR --out out/{experiment.name}"
+    said += f" --threads {torch.get_num_threads()}"  # trained weights depend on it
     return said + ("" if scale == "small" else f" --scale {scale}") + (f" --seed {seed}" if seed else "")
