@@ -46,6 +46,7 @@ from eenet.training import (
     expected_exit_weights,
     fit_exits,
     increasing_weights,
+    last_weights,
     rescaled_gradients,
     uniform_weights,
 )
@@ -93,6 +94,7 @@ PLAIN = TrainSettings(
 METHODS = (
     Method(name="plain"),
     Method(name="increasing weights", settings={"weighting": increasing_weights}),
+    Method(name="half the weight last", settings={"weighting": last_weights}),
     Method(name="self-distillation", settings={"distillation": 0.1, "distillation_from": 0.1}),
     Method(name="two phases", settings={"heads_share": 0.1}),
     Method(name="rescaled gradients", settings={"gradients": rescaled_gradients}),
