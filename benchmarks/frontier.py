@@ -122,8 +122,8 @@ def write_page(in_flops: dict[str, Any], in_time: list[dict[str, Any]], options:
         f"ResNet56 with 6 exits, {BEST.settings.epochs:g} passes over the train images from published weights, one "
         f"training each. *Best* is the recipe `{NAME}`: early exits where they know enough, a small net of its own as "
         "the first heads, next to nothing as the last ones, half of the loss's weight on the last exit, and "
-        "distillation from it. *Plain* is the same with heads of three convolutions, as in the paper's public code, at even "
-        "distances, with uniform weights, and without distillation.",
+        "distillation from it. *Plain* is the same with heads of three convolutions, as in the paper's public code, at "
+        "even distances, with uniform weights, and without distillation.",
         exits_table(in_flops),
         "Accuracy at **equal absolute cost**, heads paid for, under the same policy, `auto`, fitted on one half of the "
         f"test images and judged on the other. *Area* is the mean accuracy over {len(SHARES)} budgets from "
