@@ -19,12 +19,13 @@ from eenet.core.table import ExitTable
 from eenet.evaluation import compare, compare_dense, evaluate, evaluate_dense
 from eenet.evaluation.segmentation import load_confusion, mean_iou
 from eenet.inference.bench import bench
-from eenet.inference.engines import EagerEngine, OnnxEngine
+from eenet.inference.engines import EagerEngine, Engine, OnnxEngine
 from eenet.inference.flops import measure_flops
 from eenet.inference.latency import rows_of
 from eenet.inference.record import record
 from eenet.inference.record_dense import holds_masks, record_dense
 from eenet.models.inputs import Inputs
+from eenet.models.model import MultiExitModel
 from eenet.recipes import Recipe, Run, open_run, train
 from eenet.reproduce.experiment import Experiment, Scale
 from eenet.schedulers import AutoScheduler, EENetScheduler, Scheduler
@@ -192,7 +193,7 @@ class Steps:
             policy,
             inputs,
             batch_sizes=[size for size in SIZES if size <= count],
-            engines=(EagerEngine(self.run.model), OnnxEngine(self.run.model, rows_of(inputs, torch.arange(2)))),
+            engines=engines(self.run.model, inputs),
             passes=PASSES,
             seed=self.seed,
             progress=self.progress,
@@ -203,6 +204,11 @@ class Steps:
         path = self.out / "training.json"
         before = read_json(path, "training")["seconds"] if path.is_file() else 0.0
         write_json(path, {"seconds": before + seconds})
+
+
+def engines(model: MultiExitModel, inputs: Inputs) -> tuple[Engine, ...]:
+    """Return the engines that are timed: PyTorch as it is, and ONNX Runtime."""
+    return EagerEngine(model), OnnxEngine(model, rows_of(inputs, torch.arange(2)))
 
 
 def least_percent(costs: CostTable) -> int:
