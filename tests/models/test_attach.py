@@ -49,6 +49,18 @@ def test_a_tap_inside_a_block_takes_along_what_later_stages_need():
     check_attached(model, inputs, attached)
 
 
+def test_heads_see_what_a_module_returned_and_not_what_became_of_it_in_place():
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 6), nn.ReLU(inplace=True), nn.Linear(6, 6), nn.ReLU(inplace=True), nn.Linear(6, 3)]
+    model, inputs = nn.Sequential(*layers), torch.randn(3, 6)
+    attached = attach(model, inputs, exits=["0", "2"])
+    with torch.no_grad():
+        shown = model[0](inputs)
+        assert (shown < 0).any()
+        assert torch.equal(attached(inputs)[0], attached.heads[0](shown))
+    check_attached(model, inputs, attached)
+
+
 def test_flags_and_hooks_are_as_before_and_so_on_failure():
     model, inputs = FAMILIES["conv"]()
     model.train()

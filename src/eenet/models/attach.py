@@ -95,23 +95,24 @@ def attach(
         early = [TapHead(build(tuple(tap.shape), shown[-1].shape[1])) for tap in shown[:-1]]
     device = shown[-1].device
     attached = MultiExitModel(stages, [*(head.to(device) for head in early), nn.Identity()], whole=whole)
-    _check_stages(attached, example_inputs, shown[-1])
+    _check_stages(attached, example_inputs, shown)
     return attached
 
 
-def _check_stages(model: MultiExitModel, inputs: Inputs, answer: Tensor) -> None:
-    """Refuse stages that do not lead to the model's answer, samples being dropped on the way."""
-    rows = torch.arange(len(answer), device=answer.device)
+def _check_stages(model: MultiExitModel, inputs: Inputs, shown: Sequence[Tensor]) -> None:
+    """Refuse stages that do not lead to what the model showed at its taps and at its end, samples being dropped."""
+    rows = torch.arange(len(shown[-1]), device=shown[-1].device)
     with torch.no_grad():
         state = model.start(inputs)
-        for k, stage in enumerate(model.stages):
+        for k, (stage, wanted) in enumerate(zip(model.stages, shown, strict=True)):
             state = stage(state)
+            tapped = state if isinstance(state, Tensor) else state[0]
+            worst = float((tapped - wanted[rows]).abs().max()) / max(1e-12, float(wanted.abs().max()))
+            if not worst <= 1e-4:
+                raise AttachError(
+                    f"model cannot be cut: run stage by stage it differs by {worst:.2g} of the largest number at exit "
+                    f"{k}. Tap other modules."
+                )
             if k < model.num_exits - 1 and len(rows) > 1:
-                keep = torch.arange(len(rows) - 1, device=answer.device)
+                keep = torch.arange(len(rows) - 1, device=rows.device)
                 state, rows = model.select(state, keep), rows[keep]
-    worst = float((state - answer[rows]).abs().max()) / max(1e-12, float(answer.abs().max()))
-    if not worst <= 1e-4:
-        raise AttachError(
-            f"model cannot be cut: run stage by stage its output differs by {worst:.2g} of the largest logit. Tap "
-            "other modules."
-        )

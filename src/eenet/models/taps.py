@@ -104,7 +104,7 @@ class Whole(nn.Module):
         shown: dict[int, Tensor] = {}
 
         def keep(index: int, output: Tensor) -> Tensor:
-            shown[index] = output
+            shown[index] = output.clone()  # the model may go on to change it in place, as ``ReLU(inplace=True)`` does
             return output
 
         with tapping(self.model, self.names, keep):
