@@ -18,7 +18,9 @@ Results = Mapping[str, Any]
 CAVEATS = EXPERIMENTS["cifar10-resnet56-6"].caveats["small"][:2]  # re-compressed images, seen by the weights
 
 
-def write_page(methods: Sequence[Results], options: argparse.Namespace, shares: Sequence[float], *, steps: int) -> Path:
+def write_page(
+    methods: Sequence[Results], options: argparse.Namespace, shares: Sequence[float], *, steps: int, size: int
+) -> Path:
     """Write the page and return where it stands.
 
     Args:

@@ -1,5 +1,6 @@
 """The page of training methods says of each what its differences to the plain recipe allow to say."""
 
+import argparse
 import math
 
 import pytest
@@ -50,3 +51,10 @@ def test_the_table_has_accuracy_cost_and_area_of_every_method(page, methods):
     table = page.methods_table(methods)
     assert "| plain | 61.0 / 71.0 | 150 | 71.00 |  |" in table
     assert "| luck |" in table and "+0.00 (-4.97 to +4.97)" in table
+
+
+def test_the_page_is_written_from_the_results(page, methods, tmp_path):
+    path = page.write_page(methods, argparse.Namespace(out=tmp_path), (0.5, 1.0), steps=7, size=64)
+    said = path.read_text(encoding="utf-8")
+    assert "7 steps of 64 images" in said and "over 2 budgets from 50% to 100%" in said
+    assert "--seed 0 --seed 1 --seed 2" in said

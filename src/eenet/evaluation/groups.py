@@ -187,7 +187,7 @@ def group_rows(names: Sequence[str], stats: Sequence[GroupStats], prices: Sequen
     counts = np.stack([split.counts for split in stats])
     weights = counts / counts.sum(axis=0).clip(min=1)
 
-    def mean(field: str) -> Float[np.ndarray, "group *rest"]:
+    def mean(field: str) -> Float[np.ndarray, "group *rest"]:  # noqa: F821 - a shape, not an expression
         values = np.stack([getattr(split, field) for split in stats])
         total: np.ndarray = np.einsum("sg,sg...->g...", weights, values)
         return total
