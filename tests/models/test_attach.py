@@ -245,6 +245,34 @@ def test_heads_of_ones_own():
     assert not torch.equal(first, second)
 
 
+class LooksBack(nn.Module):
+    """Every word sees the mean of those before it and of itself; the last one answers."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(20, 8)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(4))
+        self.classify = nn.Linear(8, 3)
+
+    def forward(self, ids):
+        x, count = self.words(ids), torch.arange(1, ids.shape[1] + 1)[:, None]
+        for layer in self.layers:
+            x = x + layer(x.cumsum(1) / count)
+        return self.classify(x[:, -1])
+
+
+def test_where_words_only_look_back_the_last_is_read():
+    torch.manual_seed(0)
+    model, ids = LooksBack(), torch.randint(1, 20, (3, 7))
+    attached = attach(model, ids, exits=3)
+    assert [head.head.place for head in attached.heads[:-1]] == [-1, -1]
+    check_attached(model, ids, attached)
+    tokens, inputs = FAMILIES["tokens"]()  # here they look both ways
+    assert [head.head.place for head in attach(tokens, inputs, exits=3).heads[:-1]] == [0, 0]
+    nothing_to_tell_it_by = attach(model, torch.zeros(3, 7, dtype=torch.long), exits=3)
+    assert [head.head.place for head in nothing_to_tell_it_by.heads[:-1]] == [0, 0]
+
+
 def test_state_is_small_between_plain_blocks():
     model, inputs = FAMILIES["plain"]()
     attached = attach(model, inputs, exits=3)

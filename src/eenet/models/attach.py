@@ -89,7 +89,8 @@ def attach(
             f"model answers with shape {tuple(shown[-1].shape)} for {count} samples: logits come batch first, then "
             "classes. Wrap it in a module that returns such logits."
         )
-    build = heads or usual_head(example_inputs, shown[-1])
+    with evaluating(model):
+        build = heads or usual_head(whole, example_inputs, shown[-1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         early = [TapHead(build(tuple(tap.shape), shown[-1].shape[1])) for tap in shown[:-1]]

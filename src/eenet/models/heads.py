@@ -225,21 +225,23 @@ def residual_head(channels: int) -> HeadFactory:
 
 
 class TokenHead(nn.Module):
-    """Classifies a sequence by its first token: linear, tanh, linear.
+    """Classifies a sequence by one of its tokens: linear, tanh, linear.
 
     Args:
         features: size of a token's vector.
         num_classes: number of classes C.
+        place: of the token that is read: 0 for the first, -1 for the last.
     """
 
-    def __init__(self, features: int, num_classes: int) -> None:
+    def __init__(self, features: int, num_classes: int, place: int = 0) -> None:
         super().__init__()
+        self.place = place
         self.pool = nn.Linear(features, features)
         self.classify = nn.Linear(features, num_classes)
 
     def forward(self, tokens: Float[Tensor, "sample token feature"]) -> Float[Tensor, "sample class"]:
-        """Return the logits read off the first token."""
-        return self.classify(self.pool(tokens[:, 0]).tanh())  # type: ignore[no-any-return]
+        """Return the logits read off the token."""
+        return self.classify(self.pool(tokens[:, self.place]).tanh())  # type: ignore[no-any-return]
 
 
 def token_head(shape: Sequence[int], num_classes: int) -> nn.Module:
