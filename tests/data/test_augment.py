@@ -2,7 +2,7 @@
 
 import torch
 
-from eenet.data import random_crop_flip, random_flip, random_resized_crop_flip
+from eenet.data import random_crop_flip, random_crop_flip_cut, random_flip, random_resized_crop_flip
 
 
 def draw(images: torch.Tensor, seed: int, pad: int = 4) -> torch.Tensor:
@@ -46,6 +46,20 @@ def test_about_half_is_mirrored() -> None:
     ramp = torch.arange(16.0).expand(2000, 1, 1, 16)
     changed = draw(ramp, 0, pad=0)
     assert 0.45 < (changed[:, 0, 0, 0] == 15).float().mean() < 0.55
+
+
+def test_a_square_is_cut_out_of_what_a_crop_leaves() -> None:
+    images, seed = torch.randint(1, 256, (300, 2, 9, 11), dtype=torch.uint8), 0
+    changed = random_crop_flip_cut(images, torch.Generator().manual_seed(seed), pad=1, hole=4)
+    cropped = draw(images, seed, pad=1)
+    sizes = set()
+    for before, after in zip(cropped, changed, strict=True):
+        gone = (before != after).any(0)
+        assert torch.equal(after, before.masked_fill(gone, 0))
+        rows, columns = gone.any(1).nonzero().flatten(), gone.any(0).nonzero().flatten()
+        assert torch.equal(gone | (before == 0).all(0), torch.outer(gone.any(1), gone.any(0)) | (before == 0).all(0))
+        sizes.add((int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1))
+    assert max(sizes) == (4, 4) and min(min(size) for size in sizes) < 4  # at the rim less of it is inside
 
 
 def test_flips_mirror_half_and_nothing_else() -> None:

@@ -2,7 +2,7 @@
 
 from eenet.data.ag_news import load_ag_news
 from eenet.data.arrays import load_image_arrays
-from eenet.data.augment import Augment, random_crop_flip, random_flip, random_resized_crop_flip
+from eenet.data.augment import Augment, random_crop_flip, random_crop_flip_cut, random_flip, random_resized_crop_flip
 from eenet.data.camvid import load_camvid
 from eenet.data.cifar10 import load_cifar10, load_cifar10_packed
 from eenet.data.cifar100 import load_cifar100
@@ -45,6 +45,7 @@ __all__ = [
     "load_text_file",
     "Augment",
     "random_crop_flip",
+    "random_crop_flip_cut",
     "random_flip",
     "random_resized_crop_flip",
 ]

@@ -37,6 +37,32 @@ def random_crop_flip(
     return _gathered(padded, rows, columns)
 
 
+def random_crop_flip_cut(
+    images: Shaped[Tensor, "sample channel height width"], generator: torch.Generator, pad: int = 4, hole: int = 12
+) -> Shaped[Tensor, "sample channel height width"]:
+    """Return every image as `random_crop_flip` does, with a square of zeros somewhere in it.
+
+    Nets that start from weights which know the training images by heart cannot lean on one part of them.
+
+    Args:
+        images: raw images, of any number type.
+        generator: the only source of chance.
+        pad: largest shift, in pixels.
+        hole: side of the square, in pixels; its centre lies in the image, its rim may not.
+
+    Source:
+        T. DeVries, G. W. Taylor, *Improved regularization of convolutional neural networks with cutout*, 2017
+        (arXiv 1708.04552).
+    """
+    shifted = random_crop_flip(images, generator, pad)
+    count, _, height, width = shifted.shape
+    top = torch.randint(0, height, (count, 1), generator=generator) - hole // 2
+    left = torch.randint(0, width, (count, 1), generator=generator) - hole // 2
+    rows, columns = torch.arange(height) - top, torch.arange(width) - left
+    inside = ((rows >= 0) & (rows < hole))[:, :, None] & ((columns >= 0) & (columns < hole))[:, None, :]
+    return shifted.masked_fill(inside[:, None], 0)
+
+
 def random_flip(
     images: Shaped[Tensor, "sample channel height width"], generator: torch.Generator
 ) -> Shaped[Tensor, "sample channel height width"]:
