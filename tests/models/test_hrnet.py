@@ -114,6 +114,16 @@ def test_width_scales_everything_but_the_second_convolution() -> None:
     assert timm.cfg_cls["hrnet_w18_small"]["stage2"]["num_channels"] == (16, 32)  # timm's own is left alone
 
 
+def test_an_opening_of_few_channels_makes_the_first_exit_cheap() -> None:
+    usual, slim = hrnet_segmenter("hrnet_w18_small", 5), hrnet_segmenter("hrnet_w18_small", 5, opening=6)
+    stem, layer = slim.stages[0][0].stem, slim.stages[0][0].layer1
+    assert [stem[i].out_channels for i in (0, 3)] == [6, 64] and layer[0].conv1.out_channels == 6
+    assert [mix.in_channels for mix in slim.heads[-1].mix] == [mix.in_channels for mix in usual.heads[-1].mix]
+    before, after = (measure_flops(net, torch.zeros(1, 3, 64, 64)).cumulative for net in (usual, slim))
+    assert after[0] < before[0] / 3
+    assert after[-1] - after[0] > 0.8 * (before[-1] - before[0])  # only what reads the first stage is cheaper too
+
+
 def test_heads_are_told_the_shapes_of_the_branches() -> None:
     seen = []
 
@@ -130,6 +140,8 @@ def test_refusals() -> None:
         hrnet_segmenter("hrnet", 5)
     with pytest.raises(InputError, match="width 0"):
         hrnet_segmenter(width=0)
+    with pytest.raises(InputError, match="opening 0"):
+        hrnet_segmenter(opening=0)
     with pytest.raises(InputError, match="the net has 4 modules"):
         hrnet_segmenter(exits=(4,))
     with pytest.raises(InputError, match="Linear is no HighResolutionNet"):

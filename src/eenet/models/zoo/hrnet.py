@@ -99,6 +99,7 @@ def hrnet_segmenter(
     *,
     exits: int | Sequence[int] = 4,
     width: int | None = None,
+    opening: int | None = None,
     heads: BranchHeadFactory | None = None,
 ) -> MultiExitModel:
     """Return an HRNetV2 for segmentation with early exits, randomly initialised.
@@ -111,18 +112,23 @@ def hrnet_segmenter(
         exits: as of `hrnet_with_exits`.
         width: channels of the finest branch, with which all others are scaled, but for the 64 of the second
             convolution; default: those of the name. With 8, ``hrnet_w18_small`` can be trained on a CPU.
+        opening: channels of the first convolution and inside the first stage, at a quarter of the image's size where
+            they are dear; default: scaled as the others. Few make early exits cheap.
         heads: as of `hrnet_with_exits`.
 
     Raises:
-        InputError: an unknown name, a width below 1, or exits outside the net.
+        InputError: an unknown name, a width or an opening below 1, or exits outside the net.
         MissingExtraError: timm is not installed.
     """
     known = library("timm.models.hrnet", "vision").cfg_cls
     if name not in known:
         raise InputError(f"name {name!r} is unknown: there are {', '.join(known)}. Pass one of these.")
-    if width is not None and width < 1:
-        raise InputError(f"width {width} is not possible: the finest branch needs channels. Pass 1 or more.")
+    for argument, count in (("width", width), ("opening", opening)):
+        if count is not None and count < 1:
+            raise InputError(f"{argument} {count} is not possible: features need channels. Pass 1 or more.")
     settings = known[name] if width is None else _scaled(known[name], width)
+    if opening is not None:
+        settings = settings | {"stem_width": opening, "stage1": settings["stage1"] | {"num_channels": (opening,)}}
     net = library("timm.models.hrnet", "vision").HighResolutionNet(settings, head="")
     return hrnet_with_exits(net, num_classes, exits=exits, heads=heads)
 
