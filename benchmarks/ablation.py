@@ -46,13 +46,17 @@ from eenet.training import (
     expected_exit_weights,
     fit_exits,
     increasing_weights,
-    last_weights,
     rescaled_gradients,
     uniform_weights,
 )
 
 PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's public code
 SHARES = tuple(percent / 100 for percent in range(45, 105, 5))  # of the original net's cost, where curves are read
+
+
+def half_last(num_exits: int) -> tuple[float, ...]:
+    """Return half of the weight for the last exit, the rest in equal parts for the early ones."""
+    return (0.5 / (num_exits - 1),) * (num_exits - 1) + (0.5,)
 
 
 def small_net_first(shape: Sequence[int], num_classes: int) -> nn.Module:
@@ -94,7 +98,7 @@ PLAIN = TrainSettings(
 METHODS = (
     Method(name="plain"),
     Method(name="increasing weights", settings={"weighting": increasing_weights}),
-    Method(name="half the weight last", settings={"weighting": last_weights}),
+    Method(name="half the weight last", settings={"weighting": half_last}),
     Method(name="self-distillation", settings={"distillation": 0.1, "distillation_from": 0.1}),
     Method(name="two phases", settings={"heads_share": 0.1}),
     Method(name="rescaled gradients", settings={"gradients": rescaled_gradients}),

@@ -4,10 +4,9 @@
     python benchmarks/frontier.py --data-root DIR --best out/cifar10-resnet56-6 --work runs/frontier
 
 *Best* is the recipe ``cifar10-resnet56-6``, whose trained run is read from ``--best``. *Plain* is the same with heads
-of three convolutions, as in the paper's public code, at even distances, with uniform weights of the exits' losses and
-without distillation. Accuracy is compared at equal absolute cost, in operations and in measured time, under the policy
-`auto`. What is done already is not done again; timing comes last, and nothing else should run then. Writes
-``docs/results/frontier.md``.
+of three convolutions, as in the paper's public code, at even distances, and without distillation. Accuracy is compared
+at equal absolute cost, in operations and in measured time, under the policy `auto`. What is done already is not done
+again; timing comes last, and nothing else should run then. Writes ``docs/results/frontier.md``.
 """
 
 from __future__ import annotations
@@ -121,9 +120,8 @@ def write_page(in_flops: dict[str, Any], in_time: list[dict[str, Any]], options:
         "# What the recipe gains",
         f"ResNet56 with 6 exits, {BEST.settings.epochs:g} passes over the train images from published weights, one "
         f"training each. *Best* is the recipe `{NAME}`: early exits where they know enough, a small net of its own as "
-        "the first heads, next to nothing as the last ones, half of the loss's weight on the last exit, and "
-        "distillation from it. *Plain* is the same with heads of three convolutions, as in the paper's public code, at "
-        "even distances, with uniform weights, and without distillation.",
+        "the first head, next to nothing as the last ones, and distillation from the last exit. *Plain* is the same "
+        "with heads of three convolutions, as in the paper's public code, at even distances, and without distillation.",
         exits_table(in_flops),
         "Accuracy at **equal absolute cost**, heads paid for, under the same policy, `auto`, fitted on one half of the "
         f"test images and judged on the other. *Area* is the mean accuracy over {len(SHARES)} budgets from "

@@ -5,30 +5,16 @@ import math
 import pytest
 import torch
 
-from eenet.errors import InputError, ShapeError
-from eenet.training import (
-    distillation_loss,
-    exit_loss,
-    exit_losses,
-    increasing_weights,
-    last_weights,
-    uniform_weights,
-)
+from eenet.errors import ShapeError
+from eenet.training import distillation_loss, exit_loss, exit_losses, increasing_weights, uniform_weights
 
 
 def test_weights_by_hand() -> None:
     assert increasing_weights(3) == pytest.approx((1 / 6, 2 / 6, 3 / 6))
     assert uniform_weights(4) == (0.25,) * 4
-    assert last_weights(5, share=0.6) == pytest.approx((0.1, 0.1, 0.1, 0.1, 0.6))
-    assert last_weights(1) == (1.0,)
 
 
-def test_the_last_exit_cannot_have_more_than_all_the_weight() -> None:
-    with pytest.raises(InputError, match=r"share 1.5 is not possible"):
-        last_weights(3, share=1.5)
-
-
-@pytest.mark.parametrize("weighting", [increasing_weights, uniform_weights, last_weights])
+@pytest.mark.parametrize("weighting", [increasing_weights, uniform_weights])
 def test_weights_sum_to_one(weighting) -> None:
     assert sum(weighting(7)) == pytest.approx(1)
 

@@ -8,7 +8,6 @@ from eenet.training.losses import (
     exit_loss,
     exit_losses,
     increasing_weights,
-    last_weights,
     uniform_weights,
 )
 from eenet.training.optimisers import Optimiser, adamw, sgd
@@ -33,7 +32,6 @@ __all__ = [
     "Weighting",
     "increasing_weights",
     "uniform_weights",
-    "last_weights",
     "SampleWeighting",
     "expected_exit_weights",
     "exit_loss",

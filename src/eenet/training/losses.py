@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eenet.data.dataset import IGNORED
-from eenet.errors import InputError, ShapeError
+from eenet.errors import ShapeError
 
 Weighting: TypeAlias = Callable[[int], tuple[float, ...]]
 """From the number of exits K to one weight per exit."""
@@ -37,29 +37,6 @@ def increasing_weights(num_exits: int) -> tuple[float, ...]:
 def uniform_weights(num_exits: int) -> tuple[float, ...]:
     """Return the same weight 1/K for every exit, better for early exits than `increasing_weights`."""
     return (1.0 / num_exits,) * num_exits
-
-
-def last_weights(num_exits: int, share: float = 0.5) -> tuple[float, ...]:
-    """Return ``share`` for the last exit and the rest in equal parts for the early ones.
-
-    Where a trained net gets exits, its last output has the most to lose, and the early ones pull at few layers.
-
-    Args:
-        num_exits: number of exits K; a single one has all the weight.
-        share: weight of the last exit.
-
-    Raises:
-        InputError: a share outside 0 to 1.
-
-    Example:
-        >>> last_weights(3)
-        (0.25, 0.25, 0.5)
-    """
-    if not 0 <= share <= 1:
-        raise InputError(f"share {share:g} is not possible: it is a part of the weights. Pass a number from 0 to 1.")
-    if num_exits == 1:
-        return (1.0,)
-    return ((1 - share) / (num_exits - 1),) * (num_exits - 1) + (share,)
 
 
 def exit_losses(
