@@ -37,10 +37,10 @@ demo: $(DEV)
 	$(BIN)/eenet demo --out $(OUT)
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(DEV)
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

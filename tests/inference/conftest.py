@@ -1,5 +1,6 @@
 """Models for the inference tests: one that repeats recorded logits, and small real ones."""
 
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from eenet.core.combined import MixedPolicy
 from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
+from eenet.inference.engines import OnnxEngine
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo.tiny import tiny_cnn
 
@@ -47,6 +49,16 @@ class Featured(Policy):
 
     def score(self, seen, features=None):
         return features[:, -1, 0]
+
+
+@functools.cache
+def tiny_onnx() -> tuple[MultiExitModel, OnnxEngine]:
+    """A small convolutional net with 3 exits and its engine, made once: exporting takes most of the time."""
+    for name in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    torch.manual_seed(0)
+    model = tiny_cnn(exits=3).eval()
+    return model, OnnxEngine(model, torch.randn(2, 1, 8, 8))
 
 
 def quantile_policy(logits: Tensor, confidence: str, share: float = 0.3) -> ScorePolicy:

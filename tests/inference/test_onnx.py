@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from foreign import FAMILIES, check_onnx
+from tests.inference.conftest import tiny_onnx
 from torch import nn
 
 from eenet.core.costs import CostTable
@@ -27,10 +28,8 @@ def test_outputs_are_the_models():
 
 
 def test_running_decides_as_replay_on_the_engines_own_outputs():
-    pytest.importorskip("onnxruntime")
-    torch.manual_seed(0)
-    model, images, labels = tiny_cnn(exits=3).eval(), torch.randn(200, 1, 8, 8), torch.arange(200) % 10
-    engine = OnnxEngine(model, images)
+    _, engine = tiny_onnx()
+    images, labels = torch.randn(200, 1, 8, 8), torch.arange(200) % 10
     costs = CostTable((1.0, 2.0, 3.0), "ms")
     table = ExitTable(logits=outputs(engine, images), labels=labels, costs=costs)
     policy = JointScheduler().fit(table, budget=2.0)
@@ -66,10 +65,8 @@ def test_threads_are_as_many_as_torch_uses(monkeypatch):
 
 
 def test_one_benchmark_of_both_engines():
-    pytest.importorskip("onnxruntime")
-    torch.manual_seed(0)
-    model, images = tiny_cnn(exits=3).eval(), torch.randn(40, 1, 8, 8)
-    engines = [EagerEngine(model), OnnxEngine(model, images)]
+    (model, engine), images = tiny_onnx(), torch.randn(40, 1, 8, 8)
+    engines = [EagerEngine(model), engine]
     table = ExitTable(
         logits=outputs(engines[0], images), labels=torch.arange(40) % 10, costs=CostTable((1.0, 2.0, 3.0), "ms")
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.inference.conftest import policies, quantile_policy, replaying
+from tests.inference.conftest import policies, quantile_policy, replaying, tiny_onnx
 
 from eenet.core.combined import MixedPolicy
 from eenet.core.costs import CostTable
@@ -16,7 +16,7 @@ from eenet.core.table import ExitTable
 from eenet.core.trace import replay
 from eenet.errors import InputError
 from eenet.inference.adaptive import AdaptiveModel
-from eenet.inference.engines import EagerEngine, OnnxEngine
+from eenet.inference.engines import EagerEngine
 from eenet.inference.record import outputs
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo.tiny import tiny_cnn
@@ -84,11 +84,9 @@ def test_sentences_of_other_lengths_wait_apart():
     torch.testing.assert_close(found.log_probs, expected)
 
 
-@pytest.mark.parametrize("make", [EagerEngine, lambda model: OnnxEngine(model, torch.zeros(2, 1, 8, 8))])
+@pytest.mark.parametrize("make", [lambda: EagerEngine(tiny_cnn(exits=3).eval()), lambda: tiny_onnx()[1]])
 def test_engines_join_states(make):
-    torch.manual_seed(0)
-    model = tiny_cnn(exits=3).eval()
-    engine = make(model)
+    engine = make()
     images = torch.randn(50, 1, 8, 8)
     adaptive = AdaptiveModel(engine, quantile_policy(outputs(engine, images), "max_prob", share=0.4))
     apart, together = (adaptive.predict_all(images.split(8), regroup=regroup) for regroup in (False, True))
