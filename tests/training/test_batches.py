@@ -3,13 +3,11 @@
 import dataclasses
 import threading
 import time
-from functools import partial
 
 import pytest
 import torch
 from tests.training import resumable
 
-from eenet.data import random_crop_flip
 from eenet.training.batches import Batch, Batches
 from eenet.training.processes import Processes
 from eenet.training.settings import Schedule
@@ -47,12 +45,6 @@ def test_the_next_batch_is_made_while_one_is_used_and_closing_ends_the_thread() 
     assert len(made) == 2 and all(name.startswith("eenet-batches") for name in made)
     ahead.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("eenet-batches")]
-
-
-def test_early_batches_hold_small_windows_where_asked_for() -> None:
-    small = partial(random_crop_flip, pad=0, size=6)
-    made = batches(first_augment=small, first_augment_share=0.5)
-    assert [made.make(step).inputs.shape[-1] for step in (0, 23, 24, 47)] == [6, 6, 8, 8]
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9])

@@ -23,13 +23,6 @@ def test_steps_by_hand() -> None:
     assert [plan.distils(step) for step in (0, 29, 30, 39)] == [False, False, True, True]
 
 
-def test_the_first_augmentation_gives_way_to_the_other_one() -> None:
-    small = partial(random_crop_flip, pad=0, size=6)
-    plan = schedule(augment=random_crop_flip, first_augment=small, first_augment_share=0.75)
-    assert [plan.augment(step) for step in (0, 29, 30, 39)] == [small, small, random_crop_flip, random_crop_flip]
-    assert [schedule(augment=random_crop_flip).augment(step) for step in (0, 39)] == [random_crop_flip] * 2
-
-
 def test_small_data_make_one_batch_and_epochs_need_not_be_whole() -> None:
     assert schedule(samples=7).batch_size == 7
     assert schedule(epochs=1.5).steps == 15
@@ -95,7 +88,6 @@ def test_functions_with_arguments_are_described_with_them() -> None:
         ("lr", -1.0),
         ("lr", float("nan")),
         ("heads_share", 1.5),
-        ("first_augment_share", 1.5),
         ("warmup", -0.1),
         ("ema", 1.5),
         ("accumulate", 0),

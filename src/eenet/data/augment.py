@@ -10,43 +10,31 @@ import torch.nn.functional as F
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from eenet.errors import InputError
-
 Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
-"""From raw images and a generator to as many changed images, all of one size."""
+"""From raw images and a generator to changed images of the same shape."""
 
 
 def random_crop_flip(
-    images: Shaped[Tensor, "sample channel _ _"], generator: torch.Generator, pad: int = 4, size: int | None = None
+    images: Shaped[Tensor, "sample channel height width"], generator: torch.Generator, pad: int = 4
 ) -> Shaped[Tensor, "sample channel height width"]:
-    """Return a window of every image, at a random place and, with probability one half, mirrored.
+    """Return every image shifted by up to ``pad`` pixels and, with probability one half, mirrored.
 
-    The window may reach over the image's rim; what lies outside is zero. One of the image's own size is the image
-    shifted by up to ``pad`` pixels. A smaller one costs a net less to learn from.
+    What is shifted in from outside is zero.
 
     Args:
         images: raw images, of any number type.
         generator: the only source of chance.
-        pad: how far windows may reach over the rim, in pixels.
-        size: side of the square window, in pixels; the window is as large as the image when not given.
-
-    Raises:
-        InputError: the window is larger than the image with its rim.
+        pad: largest shift, in pixels.
     """
-    count, _, *sides = images.shape
-    height, width = sides if size is None else (size, size)
-    room = [whole + 2 * pad - part for whole, part in zip(sides, (height, width), strict=True)]
-    if min(room) < 0:
-        raise InputError(
-            f"size {size} is too large: images have {sides[0]}x{sides[1]} pixels and a rim of {pad}. Pass a smaller "
-            "size, or a larger pad."
-        )
-    top, left = (torch.randint(0, free + 1, (count, 1), generator=generator) for free in room)
+    count, _, height, width = images.shape
+    padded = F.pad(images, (pad, pad, pad, pad))
+    top = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator)
+    left = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator)
     mirror = torch.rand(count, 1, generator=generator) < 0.5
     across = torch.arange(width).expand(count, width)
     columns = left + torch.where(mirror, width - 1 - across, across)
     rows = top + torch.arange(height)
-    return _gathered(F.pad(images, (pad, pad, pad, pad)), rows, columns)
+    return _gathered(padded, rows, columns)
 
 
 def random_crop_flip_cut(

@@ -48,13 +48,15 @@ PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's publ
 
 
 def small_head(shape: Sequence[int], num_classes: int) -> nn.Module:
-    """Return the head that pays at a place of ResNet56: a small net early on, next to nothing in the last third.
+    """Return the head that pays at a place of ResNet56: a small net behind the first blocks, next to nothing later.
 
     Args:
         shape: shape of the features, ``(sample, channel, height, width)``.
         num_classes: number of classes C.
     """
-    return (residual_head(64) if shape[1] < 64 else mixed_linear())(shape, num_classes)
+    if shape[1] < 32:
+        return residual_head(64)(shape, num_classes)
+    return (conv_head((2,)) if shape[1] < 64 else mixed_linear())(shape, num_classes)
 
 
 def pretrained_resnet(model: MultiExitModel, root: Path) -> None:
@@ -84,14 +86,14 @@ def camvid_data(root: Path | None, seed: int, *, size: tuple[int, int]) -> DataS
 SMALL_CIFAR = TrainSettings(
     epochs=5,
     batch_size=128,
-    lr=0.1,
-    ema=0.995,
+    lr=0.05,
+    head_lr=0.15,
+    heads_share=0.03,
+    ema=0.998,
     weighting=uniform_weights,
-    distillation=0.3,
+    distillation=0.1,
     distillation_from=0.1,
     augment=random_crop_flip,
-    first_augment=partial(random_crop_flip, pad=0, size=24),  # 56 % of the pixels: more steps for the same time
-    first_augment_share=0.88,
 )
 SEGMENTATION = TrainSettings(
     epochs=25,
@@ -115,7 +117,7 @@ _RECIPES = (
     Recipe(
         name="cifar10-resnet56-6",
         summary="ResNet56 with 6 exits on CIFAR-10, fine-tuned from published weights",
-        make=partial(cifar_resnet, 56, exits=(3, 11, 19, 21, 23), heads=small_head),
+        make=partial(cifar_resnet, 56, exits=(3, 13, 17, 20, 23), heads=small_head),
         data=read_by(load_cifar10),
         settings=SMALL_CIFAR,
         pretrained=pretrained_resnet,
@@ -142,7 +144,7 @@ _RECIPES = (
         summary="DenseNet121 (CIFAR stem) with 4 exits on CIFAR-100, from scratch, a fifth of the paper's epochs",
         make=partial(densenet121, 100, stem="cifar", growth=12),
         data=read_by(load_cifar100),
-        settings=replace(SMALL_CIFAR, epochs=30),
+        settings=replace(SMALL_CIFAR, epochs=30, lr=0.1, head_lr=None),
         needs_root=True,
     ),
     Recipe(
@@ -182,7 +184,7 @@ _RECIPES = (
         summary="MSDNet of 3 scales and 11 layers with 5 exits on Tiny-ImageNet, from scratch",
         make=partial(msdnet, 200, layers=(3, 2, 2, 2, 2), channels=16, growth=8, factors=(1, 2, 4)),
         data=read_by(load_tiny_imagenet),
-        settings=replace(SMALL_CIFAR, epochs=10, first_augment=partial(random_crop_flip, pad=0, size=48)),
+        settings=replace(SMALL_CIFAR, epochs=10, lr=0.1, head_lr=None),
         needs_root=True,
     ),
     Recipe(

@@ -64,7 +64,7 @@ class Batches:
         size = self.schedule.batch_size
         rows = self.order[1][place * size : (place + 1) * size]
         chance = generator(settings.seed, "augment", step, *self.processes.mark)
-        inputs, targets = self.dataset.training_batch(self.processes.share(rows), self.schedule.augment(step), chance)
+        inputs, targets = self.dataset.training_batch(self.processes.share(rows), settings.augment, chance)
         if self.device.type != "cpu":
             inputs, targets = tree_map(lambda leaf: leaf.to(self.device), (inputs, targets))
         return Batch(inputs, targets, len(rows))

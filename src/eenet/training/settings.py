@@ -52,9 +52,6 @@ class TrainSettings:
         temperature: T of the self-distillation loss.
         distillation_from: share of the steps after which self-distillation is on.
         augment: changes raw training images; none when not given.
-        first_augment: changes them instead during the first `first_augment_share` of the steps, say to smaller windows,
-            so that most steps cost less.
-        first_augment_share: share of the steps that `first_augment` has, where it is given.
         seed: decides data order, augmentation and dropout, each a function of (seed, epoch, step).
         checkpoint_seconds: time between checkpoints, in s; a checkpoint also follows every epoch.
 
@@ -82,8 +79,6 @@ class TrainSettings:
     temperature: float = 3.0
     distillation_from: float = 0.75
     augment: Augment | None = None
-    first_augment: Augment | None = None
-    first_augment_share: float = 0.8
     seed: int = 0
     checkpoint_seconds: float = 60.0
 
@@ -94,7 +89,7 @@ class TrainSettings:
                 raise InputError(
                     f"{name} {getattr(self, name):g} is not possible: it must be above 0. Pass a positive number."
                 )
-        for name in ("heads_share", "warmup", "momentum", "ema", "distillation_from", "first_augment_share"):
+        for name in ("heads_share", "warmup", "momentum", "ema", "distillation_from"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
                     f"{name} {getattr(self, name):g} is not possible: it is a share. Pass a number from 0 to 1."
@@ -155,12 +150,6 @@ class Schedule:
     def distils(self, step: int) -> bool:
         """Return whether self-distillation is on at a step."""
         return self.settings.distillation > 0 and step >= self.settings.distillation_from * self.steps
-
-    def augment(self, step: int) -> Augment | None:
-        """Return what changes the images of a step."""
-        settings = self.settings
-        first = settings.first_augment is not None and step < settings.first_augment_share * self.steps
-        return settings.first_augment if first else settings.augment
 
     def learning_rates(self, step: int) -> tuple[float, float]:
         """Return the learning rates of (backbone, early heads) at a step."""
