@@ -119,10 +119,9 @@ def write_page(in_flops: dict[str, Any], in_time: list[dict[str, Any]], options:
     parts = [
         "# What the recipe gains",
         f"ResNet56 with 6 exits, {BEST.settings.epochs:g} passes over the train images from published weights, one "
-        f"training each. *Best* is the recipe `{NAME}`: early exits where they know enough, small nets of their own as "
-        "their heads, next to nothing as heads of the last exits, and distillation from the last exit. *Plain* is the "
-        "same, small windows of images in most steps included, with heads of three convolutions, as in the paper's "
-        "public code, at even distances, and without distillation.",
+        f"training each. *Best* is the recipe `{NAME}`: early exits where they know enough, a small net of its own as "
+        "the first head, next to nothing as the last ones, and distillation from the last exit. *Plain* is the same "
+        "with heads of three convolutions, as in the paper's public code, at even distances, and without distillation.",
         exits_table(in_flops),
         "Accuracy at **equal absolute cost**, heads paid for, under the same policy, `auto`, fitted on one half of the "
         f"test images and judged on the other. *Area* is the mean accuracy over {len(SHARES)} budgets from "
