@@ -56,6 +56,15 @@ def test_refuses_archives_that_write_elsewhere(tmp_path: Path) -> None:
     with tarfile.open(path, "w:gz") as archive:
         archive.add(tmp_path / "a", "../outside")
     bad = Archive(url=path.as_uri(), md5=hashlib.md5(path.read_bytes()).hexdigest(), folder="data")
-    with pytest.raises(RunError, match="failed"):
+    with pytest.raises(RunError, match=r"failed: it would write \.\./outside elsewhere"):
         fetch(bad, tmp_path / "root")
     assert not (tmp_path / "root" / "outside").exists() and not (tmp_path / "outside").exists()
+
+
+def test_links_are_left_out(tmp_path: Path) -> None:
+    source = tmp_path / "data"
+    source.mkdir()
+    (source / "plain").write_text("x")
+    (source / "link").symlink_to("/etc/passwd")
+    unpacked = fetch(packed(source), tmp_path / "root")
+    assert [path.name for path in unpacked.iterdir()] == ["plain"]

@@ -54,13 +54,26 @@ def fetch(archive: Archive, root: Path) -> Path:
             with urllib.request.urlopen(archive.url, timeout=_TIMEOUT) as answer, packed.open("wb") as file:
                 shutil.copyfileobj(answer, file)
             _check(archive, packed)
-            with tarfile.open(packed) as opened:
-                opened.extractall(draft.parent, filter="data")
+            _unpack(packed, draft.parent)
     except (OSError, tarfile.TarError) as error:
         raise RunError(
             f"download of {archive.url} failed: {error}. Try again, or get the file by hand and unpack it in {root}."
         ) from error
     return target
+
+
+def _unpack(packed: Path, folder: Path) -> None:
+    """Write an archive's plain files, those inside ``folder`` only; the filters of tarfile need Python 3.11.4."""
+    with tarfile.open(packed) as opened:
+        for member in opened:
+            path = (folder / member.name).resolve()
+            if not path.is_relative_to(folder.resolve()):
+                raise tarfile.TarError(f"it would write {member.name} elsewhere")
+            content = opened.extractfile(member) if member.isfile() else None  # neither folders nor links
+            if content is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    shutil.copyfileobj(content, file)
 
 
 def _check(archive: Archive, packed: Path) -> None:
