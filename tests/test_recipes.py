@@ -80,15 +80,20 @@ def test_refuses_a_missing_data_root(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("-paper")])
+PAPER = [name for name in RECIPES if name.endswith("-paper")]
+
+
+@pytest.mark.parametrize("name", PAPER)
 def test_models_of_the_papers_sizes_are_made(name: str) -> None:
-    # their shapes alone where that can be: numbers would take time, and are drawn as those of small ones are
+    # their shapes alone where that can be; that their numbers are the same each time is seen in the slow tests
     with torch.device("cpu" if "bert" in name else "meta"):  # a BERT is checked against itself while it is made
         model = RECIPES[name].make()
     assert model.num_exits >= 3 and sum(parameter.numel() for parameter in model.parameters()) > 500_000
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("-paper")])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in PAPER else ()) for name in RECIPES]
+)
 def test_building_is_repeatable_and_leaves_the_random_state(name: str) -> None:
     state = torch.get_rng_state()
     first, second = RECIPES[name].build().state_dict(), RECIPES[name].build().state_dict()

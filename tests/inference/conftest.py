@@ -56,9 +56,10 @@ def tiny_onnx() -> tuple[MultiExitModel, OnnxEngine]:
     """A small convolutional net with 3 exits and its engine, made once: exporting takes most of the time."""
     for name in ("onnxscript", "onnxruntime"):
         pytest.importorskip(name)
-    torch.manual_seed(0)
-    model = tiny_cnn(exits=3).eval()
-    return model, OnnxEngine(model, torch.randn(2, 1, 8, 8))
+    with torch.random.fork_rng():  # whoever asks first draws the same numbers afterwards as everybody else
+        torch.manual_seed(0)
+        model = tiny_cnn(exits=3).eval()
+        return model, OnnxEngine(model, torch.randn(2, 1, 8, 8))
 
 
 def quantile_policy(logits: Tensor, confidence: str, share: float = 0.3) -> ScorePolicy:
