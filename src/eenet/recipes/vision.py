@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from eenet.data.augment import random_crop_flip, random_flip, random_resized_crop_flip
+from eenet.data.augment import random_crop_flip, random_crop_flip_cut, random_flip, random_resized_crop_flip
 from eenet.data.camvid import load_camvid
 from eenet.data.cifar10 import load_cifar10
 from eenet.data.cifar100 import load_cifar100
@@ -83,17 +83,19 @@ def camvid_data(root: Path | None, seed: int, *, size: tuple[int, int]) -> DataS
     return load_camvid(Path() if root is None else root, size=size)
 
 
-SMALL_CIFAR = TrainSettings(
-    epochs=5,
+FROM_SCRATCH = TrainSettings(
+    epochs=10,
     batch_size=128,
-    lr=0.05,
-    head_lr=0.15,
+    lr=0.1,
     heads_share=0.03,
     ema=0.998,
     weighting=uniform_weights,
     distillation=0.1,
     distillation_from=0.1,
     augment=random_crop_flip,
+)
+FINE_TUNING = replace(  # the published weights know the train images by heart: holes in them leave something to learn
+    FROM_SCRATCH, epochs=15, head_lr=0.15, augment=partial(random_crop_flip_cut, hole=8)
 )
 SEGMENTATION = TrainSettings(
     epochs=25,
@@ -110,7 +112,7 @@ _RECIPES = (
         summary="ResNet56 with 3 exits on CIFAR-10, fine-tuned from published weights",
         make=partial(cifar_resnet, 56, exits=(3, 19), heads=small_head),
         data=read_by(load_cifar10),
-        settings=SMALL_CIFAR,
+        settings=FINE_TUNING,
         pretrained=pretrained_resnet,
         needs_root=True,
     ),
@@ -119,7 +121,7 @@ _RECIPES = (
         summary="ResNet56 with 6 exits on CIFAR-10, fine-tuned from published weights",
         make=partial(cifar_resnet, 56, exits=(3, 13, 17, 20, 23), heads=small_head),
         data=read_by(load_cifar10),
-        settings=SMALL_CIFAR,
+        settings=FINE_TUNING,
         pretrained=pretrained_resnet,
         needs_root=True,
     ),
@@ -144,7 +146,7 @@ _RECIPES = (
         summary="DenseNet121 (CIFAR stem) with 4 exits on CIFAR-100, from scratch, a fifth of the paper's epochs",
         make=partial(densenet121, 100, stem="cifar", growth=12),
         data=read_by(load_cifar100),
-        settings=replace(SMALL_CIFAR, epochs=30, lr=0.1, head_lr=None),
+        settings=replace(FROM_SCRATCH, epochs=30),
         needs_root=True,
     ),
     Recipe(
@@ -184,7 +186,7 @@ _RECIPES = (
         summary="MSDNet of 3 scales and 11 layers with 5 exits on Tiny-ImageNet, from scratch",
         make=partial(msdnet, 200, layers=(3, 2, 2, 2, 2), channels=16, growth=8, factors=(1, 2, 4)),
         data=read_by(load_tiny_imagenet),
-        settings=replace(SMALL_CIFAR, epochs=10, lr=0.1, head_lr=None),
+        settings=FROM_SCRATCH,
         needs_root=True,
     ),
     Recipe(
