@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from eenet import AutoScheduler, Policy, advise, attach, evaluate
 from eenet.cli.names import engine as named_engine
 from eenet.core.files import load_tensors, read_json, write_json
+from eenet.core.processor import has_bfloat16
 from eenet.core.table import ExitTable
 from eenet.errors import EenetError
 from eenet.evaluation import CostParts
@@ -46,7 +47,7 @@ from eenet.reproduce import machine
 
 SIZES = (1, 32, 128)
 ENGINES = (("eager", "float32"), ("onnxruntime", "float32"), ("openvino", "float32"), ("compiled", "float32"))
-HALF = (("openvino", "bfloat16"),)
+HALF = (("eager", "bfloat16"), ("openvino", "bfloat16")) if has_bfloat16() else ()  # emulated: far slower
 JUDGED = ("eager", "onnxruntime")
 MODELS = ("cifar10-resnet56-6", "sst2_minilm_3", "cifar10_efficientnet_4")
 BELOW = 0.01
@@ -97,7 +98,7 @@ def main() -> None:
     )
     parser.add_argument("--no-splitting", action="store_true", help="leave out what splitting costs")
     parser.add_argument("--samples", type=int, default=128, help="test samples in a pass")
-    parser.add_argument("--passes", type=int, default=2, help="timed passes, after one to warm up")
+    parser.add_argument("--passes", type=int, default=5, help="timed passes, after one to warm up")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -176,7 +177,7 @@ def measured(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
         if options.engine and engine not in options.engine and not file.is_file():
             continue
         rows.append(kept(file, partial(timed, subject, engine, dtype, policy, options)))
-        if engine in JUDGED:
+        if engine in JUDGED and dtype == "float32":
             work = partial(with_paying_exits, subject, engine, chosen["budget"], options)
             fewer.append(kept(path / f"{engine}_paying_exits.json", work))
     memory_share = memory(subject.model)
