@@ -10,9 +10,9 @@ from eenet.reproduce.experiment import Experiment
 __all__ = ["EXPERIMENTS"]
 
 _ONE_SEED = (
-    "One training with one seed, its length fixed beforehand; nothing in it was selected on calibration or test data, "
-    "but earlier recipes had been judged on the same data before this one was written. The paper's own table values "
-    "were not available to us: no parity with them is claimed."
+    "One training with one seed, its length fixed beforehand; no weights were selected on calibration or test data, "
+    "but how earlier recipes and short trials had done there was known when this recipe was written. The paper's own "
+    "table values were not available to us: no parity with them is claimed."
 )
 _JPEG = (
     "Where the data folder holds CIFAR-10 **re-compressed as JPEG** (about 30 dB), as it did for the page in these "
