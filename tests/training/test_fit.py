@@ -4,13 +4,16 @@ import dataclasses
 import itertools
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from tests.training import resumable
 from torch import nn
 
+from eenet.core.files import load_tensors
 from eenet.data import ArrayDataset, load_digits
+from eenet.errors import RunError, ShapeError
 from eenet.models import MultiExitModel, attach, pooled_linear, tiny_cnn
 from eenet.training import TrainSettings, fit_exits, uniform_weights
 
@@ -201,6 +204,24 @@ def test_an_error_while_a_batch_is_made_reaches_the_caller_and_leaves_no_thread(
         fit_exits(model, resumable.make_data(), dataclasses.replace(QUICK, augment=fail), progress=False)
     assert not model.training and all(parameter.requires_grad for parameter in model.parameters())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("eenet-batches")]
+
+
+def test_a_training_that_diverges_says_so_and_leaves_no_result(tmp_path: Path) -> None:
+    settings = dataclasses.replace(QUICK, lr=1e6)
+    with pytest.raises(RunError, match=r"loss (nan|inf) of exit \d at step \d+ is no number: .* Pass a smaller lr"):
+        fit_exits(tiny_cnn(width=8), load_digits().train, settings, out=tmp_path, progress=False)
+    assert not (tmp_path / "model.safetensors").exists()
+    kept = tmp_path / "checkpoint.safetensors"
+    assert not kept.exists() or load_tensors(kept, "checkpoint")["losses"].isfinite().all()
+
+
+def test_weights_of_exits_may_be_whole_numbers_but_not_too_few() -> None:
+    data, short = load_digits().train, dataclasses.replace(QUICK, epochs=0.05)
+    whole = dataclasses.replace(short, weighting=lambda num_exits: (1, 2, 3))
+    assert len(fit_exits(tiny_cnn(width=8), data, whole, progress=False).losses) == 1
+    few = dataclasses.replace(short, weighting=lambda num_exits: (1.0, 2.0))
+    with pytest.raises(ShapeError, match="weighting with 2 weights does not fit: the model has 3 exits"):
+        fit_exits(tiny_cnn(width=8), data, few, progress=False)
 
 
 def test_what_its_owner_froze_stays_frozen() -> None:

@@ -73,6 +73,22 @@ def test_adamw_resumes_to_the_bit(tmp_path, monkeypatch) -> None:
     assert any(not torch.equal(untouched[name], value) for name, value in whole.state_dict().items())
 
 
+class Counting(torch.optim.SGD):
+    """Counts its steps in a plain number, which no checkpoint holds."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["step"] = self.state[parameter].get("step", 0) + 1
+        return super().step(closure)
+
+
+def test_an_optimiser_whose_state_is_no_tensor_is_refused(tmp_path) -> None:
+    settings = dataclasses.replace(resumable.SETTINGS, optimiser=lambda groups, momentum: Counting(groups, lr=1.0))
+    with pytest.raises(InputError, match="optimiser Counting keeps step as int: a checkpoint holds tensors"):
+        fit_exits(resumable.make_model(), resumable.make_data(), settings, out=tmp_path, progress=False)
+
+
 def test_an_error_inside_a_step_never_reaches_the_checkpoint(tmp_path, monkeypatch, uninterrupted) -> None:
     def fail() -> None:
         raise RuntimeError("power cut")

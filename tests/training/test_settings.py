@@ -2,11 +2,16 @@
 
 import dataclasses
 import itertools
+import math
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
+import torch
+from torch import Tensor
 
 from eenet.data import random_crop_flip
+from eenet.data.augment import Augment, random_flip
 from eenet.errors import InputError
 from eenet.training import TrainSettings, expected_exit_weights, rescaled_gradients, step_decay, uniform_weights
 from eenet.training.settings import Schedule
@@ -80,6 +85,30 @@ def test_functions_with_arguments_are_described_with_them() -> None:
     assert described["sample_weighting"] == "eenet.training.weighting.expected_exit_weights(share=0.25)"
 
 
+class Cropped:
+    """An augmentation that is an object."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return random_crop_flip(images, generator, pad=self.pad)
+
+
+def chained(images: Tensor, generator: torch.Generator, steps: Sequence[Augment]) -> Tensor:
+    for step in steps:
+        images = step(images, generator)
+    return images
+
+
+def test_objects_and_functions_given_to_functions_have_no_addresses() -> None:
+    steps = (partial(random_crop_flip, pad=2), random_flip, Cropped(3))
+    described = TrainSettings(epochs=1, augment=partial(chained, steps=steps)).to_dict()["augment"]
+    here, theirs = __name__, "eenet.data.augment"
+    inside = f"({theirs}.random_crop_flip(pad=2), {theirs}.random_flip, {here}.Cropped(pad=3))"
+    assert described == f"{here}.chained(steps={inside})"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -91,6 +120,10 @@ def test_functions_with_arguments_are_described_with_them() -> None:
         ("warmup", -0.1),
         ("ema", 1.5),
         ("accumulate", 0),
+        ("epochs", math.inf),
+        ("head_lr", -1.0),
+        ("weight_decay", -1e-4),
+        ("distillation", -0.1),
     ],
 )
 def test_refuses_values_outside_their_range(name: str, value: float) -> None:

@@ -53,13 +53,23 @@ def capture(
     average: Average | None,
     losses: Float[Tensor, "step exit"],
 ) -> Checkpoint:
-    """Return the present state of a training."""
+    """Return the present state of a training.
+
+    Raises:
+        InputError: the optimiser keeps something besides tensors.
+    """
     kept_by_optimizer = {
         f"{key}:{name}": value
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
         if value is not None
     }
+    for place, value in kept_by_optimizer.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"optimiser {type(optimizer).__name__} keeps {place.partition(':')[0]} as {type(value).__name__}: a "
+                "checkpoint holds tensors. Make it a tensor of one number, or train without a folder."
+            )
     kept = {} if average is None else average.weights
     return Checkpoint(model=model.state_dict(), optimizer=kept_by_optimizer, average=kept, losses=losses)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from eenet.core.files import save_tensors, write_json
 from eenet.core.processor import warn_of_emulation
 from eenet.data.dataset import LabelledDataset
-from eenet.errors import InputError
+from eenet.errors import InputError, RunError, ShapeError
 from eenet.models.model import MultiExitModel
 from eenet.training.average import Average
 from eenet.training.batches import Batch, Batches, seed_of
@@ -82,6 +82,7 @@ def fit_exits(
     Raises:
         InputError: ``out`` holds checkpoints of another training, or there are more processes than samples in a batch.
         MissingExtraError: several processes were started and accelerate is not installed.
+        RunError: the training diverged: a loss is no number.
         KeyboardInterrupt: after Ctrl-C, once the step was finished and the checkpoint written.
 
     Example:
@@ -110,8 +111,8 @@ def fit_exits(
         trainer.phases.leave()
     history = History(losses=trainer.losses, steps_per_epoch=schedule.steps_per_epoch)
     if out is not None and processes.rank == 0:
-        save_tensors(Path(out) / FINAL_WEIGHTS, model.state_dict())
         write_json(Path(out) / HISTORY, history.to_dict())
+        save_tensors(Path(out) / FINAL_WEIGHTS, model.state_dict())  # last: a folder that holds them is done
     return history
 
 
@@ -132,7 +133,7 @@ class _Trainer:
         self.optimizer = self.phases.optimizer(self.settings)
         self.average = Average(model, self.settings.ema) if self.settings.ema else None
         self.device = next(model.parameters()).device
-        self.weights = torch.tensor(self.settings.weighting(model.num_exits), device=self.device)
+        self.weights = _weights(self.settings, model.num_exits).to(self.device)
         self.batches = Batches(dataset, schedule, processes, self.device)
         self.done: list[Tensor] = []
         self.saved_at = time.monotonic()
@@ -172,7 +173,7 @@ class _Trainer:
                 losses = self.learn(len(self.done), batch)
                 stop = torch.tensor([float(interrupted.is_set())], device=self.device)
                 self.move(len(self.done), [losses, stop])
-                self.done.append(losses.cpu())
+                self.done.append(_sane(losses.cpu(), len(self.done), self.schedule))
                 show(self.done[-1])
                 finished = len(self.done) == schedule.steps or len(self.done) % schedule.steps_per_epoch == 0
                 if finished or stop or time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
@@ -219,6 +220,29 @@ class _Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.follow(step)
+
+
+def _weights(settings: TrainSettings, num_exits: int) -> Float[Tensor, " exit"]:
+    """Return the weight of every exit's loss."""
+    weights = torch.tensor(settings.weighting(num_exits), dtype=torch.float32)
+    if weights.shape != (num_exits,):
+        raise ShapeError(
+            f"weighting with {weights.numel()} weights does not fit: the model has {num_exits} exits. Return one "
+            "weight per exit."
+        )
+    return weights
+
+
+def _sane(losses: Float[Tensor, " exit"], step: int, schedule: Schedule) -> Float[Tensor, " exit"]:
+    """Return the losses of a step, refusing to go on from weights that have become useless."""
+    if not losses.isfinite().all():
+        k = int((~losses.isfinite()).nonzero()[0])
+        rates = " and ".join(f"{rate:.3g}" for rate in dict.fromkeys(schedule.learning_rates(step)))
+        raise RunError(
+            f"loss {losses[k]:g} of exit {k} at step {step} is no number: the training diverged at a learning rate of "
+            f"{rates}. Pass a smaller lr or head_lr, or a longer warmup."
+        )
+    return losses
 
 
 def _identity(model: MultiExitModel, dataset: LabelledDataset, settings: TrainSettings) -> dict[str, Any]:

@@ -11,7 +11,10 @@ Groups: TypeAlias = list[dict[str, Any]]
 """Parameters with their weight decay, as every optimiser of PyTorch takes them."""
 
 Optimiser: TypeAlias = Callable[[Groups, float], torch.optim.Optimizer]
-"""From groups of parameters and a momentum to an optimiser; its learning rates are set anew before every step."""
+"""From groups of parameters and a momentum to an optimiser; its learning rates are set anew before every step.
+
+What it remembers must be tensors in its ``state`` of a parameter, as with PyTorch's own: that is what checkpoints keep.
+"""
 
 
 def sgd(groups: Groups, momentum: float) -> torch.optim.Optimizer:

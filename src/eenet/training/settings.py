@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal, get_args
@@ -84,10 +85,18 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        for name in ("epochs", "batch_size", "accumulate", "lr", "temperature", "checkpoint_seconds"):
-            if not getattr(self, name) > 0:
+        positive = ["epochs", "batch_size", "accumulate", "lr", "temperature", "checkpoint_seconds"]
+        for name in positive if self.head_lr is None else [*positive, "head_lr"]:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(
-                    f"{name} {getattr(self, name):g} is not possible: it must be above 0. Pass a positive number."
+                    f"{name} {getattr(self, name):g} is not possible: it must be above 0 and finite. Pass a positive "
+                    "number."
+                )
+        for name in ("weight_decay", "distillation"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(
+                    f"{name} {getattr(self, name):g} is not possible: it must be 0 or more, and finite. Pass 0 to "
+                    "go without."
                 )
         for name in ("heads_share", "warmup", "momentum", "ema", "distillation_from"):
             if not 0 <= getattr(self, name) <= 1:
@@ -165,10 +174,25 @@ class Schedule:
         return settings.lr * factor, head_peak * factor
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> Any:  # noqa: ANN401
+    """Return a setting as a JSON value, the same in every process: a function by its name and what it was given."""
     if isinstance(value, partial):
-        given = [*map(repr, value.args), *(f"{name}={one!r}" for name, one in value.keywords.items())]
-        return f"{_plain(value.func)}({', '.join(given)})"
-    if isinstance(value, Callable):  # type: ignore[arg-type]
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}".removeprefix(".")
-    return value
+        return f"{_plain(value.func)}({_given(value.args, value.keywords)})"
+    if not isinstance(value, Callable):  # type: ignore[arg-type]
+        return value
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    kind = type(value)
+    return f"{kind.__module__}.{kind.__qualname__}({_given((), getattr(value, '__dict__', {}))})"
+
+
+def _given(positional: Iterable[object], named: Mapping[str, object]) -> str:
+    """Return arguments as they are written in a call."""
+    return ", ".join([*map(_written, positional), *(f"{name}={_written(value)}" for name, value in named.items())])
+
+
+def _written(value: object) -> str:
+    if isinstance(value, tuple | list):
+        inside = ", ".join(map(_written, value)) + ("," if isinstance(value, tuple) and len(value) == 1 else "")
+        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
+    return str(_plain(value)) if callable(value) else repr(value)
