@@ -145,6 +145,11 @@ def test_bench_prints_the_json_of_the_contract(eenet: Callable[..., Ran], made: 
 BAD = {
     "unknown recipe": (("train", "digits_tinny", "--out", "{new}"), "digits_tiny"),
     "no data root": (("train", "cifar10_resnet56_3", "--out", "{new}"), "--data-root"),
+    "nowhere to download to": (("train", "cifar10_resnet56_3", "--download", "--out", "{new}"), "--data-root"),
+    "no download": (
+        ("train", "camvid-hrnet", "--download", "--data-root", "{new}", "--out", "{new}"),
+        "data of recipe camvid-hrnet cannot be downloaded",
+    ),
     "missing data": (("train", "cifar10_resnet56_3", "--data-root", "{made}", "--out", "{new}"), "cifar10"),
     "data root is no folder": (
         ("train", "digits_tiny", "--data-root", "{made}/val.npz", "--out", "{new}"),

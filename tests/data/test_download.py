@@ -11,6 +11,7 @@ from written_data import write_cifar10, write_cifar100
 from eenet.data import cifar10, cifar100, load_cifar10, load_cifar100
 from eenet.data.download import Archive, fetch
 from eenet.errors import DataError, RunError
+from eenet.recipes import RECIPES
 
 
 def packed(folder: Path) -> Archive:
@@ -31,6 +32,14 @@ def test_missing_data_are_fetched_where_asked_for(tmp_path: Path, monkeypatch: p
         assert len(load(root, download=True).train) == len(load(source).train)
         assert len(load(root).test) == len(load(source).test)
     assert {path.name for path in root.iterdir()} == {cifar10.BINARY, cifar100.BINARY}
+
+
+def test_recipes_fetch_their_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_cifar10(tmp_path / "source", binary=True) / cifar10.BINARY
+    monkeypatch.setattr(cifar10, "ARCHIVE", packed(source))
+    recipe = RECIPES["cifar10-resnet56-6-paper"]
+    recipe.download(tmp_path / "root")
+    assert len(recipe.load_data(tmp_path / "root").train) == len(load_cifar10(source).train)
 
 
 def test_a_folder_that_is_there_is_not_fetched(tmp_path: Path) -> None:

@@ -18,8 +18,23 @@ if TYPE_CHECKING:
     from eenet.data.dataset import LabelledDataset
     from eenet.evaluation import CostParts
     from eenet.models.model import MultiExitModel
-    from eenet.recipes import Run
+    from eenet.recipes import Recipe, Run
     from eenet.schedulers import SavedPolicy
+
+
+def prepare_data(recipe: Recipe, data_root: Path | None, *, download: bool) -> None:
+    """Check the folder of a recipe's data before any work starts, after fetching them where that is asked for.
+
+    Raises:
+        InputError: It is no folder, is missing, or the data cannot be fetched.
+        RunError: The download failed.
+    """
+    if download and data_root is None:
+        raise InputError("--download has nowhere to go: the data set needs a folder. Pass --data-root with one.")
+    if download and data_root is not None:
+        recipe.download(paths.output_folder(data_root, "--data-root"))
+    elif data_root is not None:
+        paths.existing_folder(data_root, "--data-root")
 
 
 def open_run(path: Path, data_root: Path | None = None) -> Run:

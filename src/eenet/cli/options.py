@@ -72,6 +72,10 @@ PolicyFolderOption = Annotated[
 DataRootOption = Annotated[
     Path | None, typer.Option("--data-root", metavar="DIR", help="Folder that holds the recipe's data set.")
 ]
+DownloadFlag = Annotated[
+    bool,
+    typer.Option("--download", help="Fetch the data set into --data-root where it is not there (CIFAR-10, CIFAR-100)."),
+]
 
 
 def whole_numbers(text: str, option: str) -> list[int]:

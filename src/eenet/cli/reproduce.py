@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eenet.cli import names, paths
-from eenet.cli.options import DataRootOption, DebugFlag, JsonFlag, QuietFlag, SeedOption
+from eenet.cli import loading, names, paths
+from eenet.cli.options import DataRootOption, DebugFlag, DownloadFlag, JsonFlag, QuietFlag, SeedOption
 from eenet.cli.output import Output, percent, text_table
 from eenet.errors import InputError
 
@@ -33,6 +33,7 @@ def reproduce(
         int | None, typer.Option("--threads", min=1, help="Threads of the CPU, in training and timing; default: all.")
     ] = None,
     data_root: DataRootOption = None,
+    download: DownloadFlag = False,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -48,13 +49,16 @@ def reproduce(
 
         eenet reproduce cifar10-resnet56-6 --data-root data --out out/cifar10-resnet56-6
 
+        eenet reproduce cifar100-densenet121 --data-root data --download --out out/cifar100-densenet121
+
         eenet reproduce imagenet-msdnet35 --scale paper --data-root imagenet --out out/msdnet
     """
     output = Output(as_json=as_json, quiet=quiet)
     experiment = names.experiment(name)
     chosen = _scale(scale)
-    if data_root is not None:
-        paths.existing_folder(data_root, "--data-root")
+    for folder, option in ((out, "--out"), (pages or out, "--pages")):
+        paths.output_folder(folder, option)
+    loading.prepare_data(experiment.recipes[chosen], data_root, download=download)
 
     import torch
 

@@ -12,7 +12,7 @@ import typer
 
 from eenet.cli import loading, names, paths
 from eenet.cli.loading import readable
-from eenet.cli.options import DataRootOption, DebugFlag, JsonFlag, QuietFlag, RunArgument, SeedOption
+from eenet.cli.options import DataRootOption, DebugFlag, DownloadFlag, JsonFlag, QuietFlag, RunArgument, SeedOption
 from eenet.cli.output import Output, error_line, percent, text_table
 from eenet.errors import InputError
 
@@ -28,6 +28,7 @@ def train(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder for the run.")],
     data_root: DataRootOption = None,
+    download: DownloadFlag = False,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -40,12 +41,13 @@ def train(
         eenet train digits_tiny --out run
 
         eenet train cifar10_resnet56_3 --data-root data --out run
+
+        eenet train cifar100-densenet121 --data-root data --download --out run
     """
     output = Output(as_json=as_json, quiet=quiet)
     chosen = names.recipe(recipe, seed)
     paths.output_folder(out)
-    if data_root is not None:
-        paths.existing_folder(data_root, "--data-root")
+    loading.prepare_data(chosen, data_root, download=download)
 
     from eenet import recipes
 

@@ -6,8 +6,13 @@ import hashlib
 import shutil
 import tarfile
 import urllib.request
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from rich.console import Console
+from rich.progress import wrap_file
 
 from eenet.core.files import atomic_path
 from eenet.errors import DataError, RunError
@@ -51,8 +56,12 @@ def fetch(archive: Archive, root: Path) -> Path:
     try:
         with atomic_path(target) as draft:
             packed = draft.with_name("packed")
-            with urllib.request.urlopen(archive.url, timeout=_TIMEOUT) as answer, packed.open("wb") as file:
-                shutil.copyfileobj(answer, file)
+            with (
+                urllib.request.urlopen(archive.url, timeout=_TIMEOUT) as answer,
+                _shown(answer, archive.folder) as shown,
+                packed.open("wb") as file,
+            ):
+                shutil.copyfileobj(shown, file)
             _check(archive, packed)
             _unpack(packed, draft.parent)
     except (OSError, tarfile.TarError) as error:
@@ -60,6 +69,13 @@ def fetch(archive: Archive, root: Path) -> Path:
             f"download of {archive.url} failed: {error}. Try again, or get the file by hand and unpack it in {root}."
         ) from error
     return target
+
+
+def _shown(answer: Any, name: str) -> AbstractContextManager[BinaryIO]:  # noqa: ANN401
+    """Return what comes in, with a progress bar on stderr where that is a terminal."""
+    console = Console(stderr=True)
+    size = int(answer.headers.get("Content-Length") or 0)
+    return wrap_file(answer, size, description=name, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _unpack(packed: Path, folder: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eenet.core.files import sha256
 from eenet.data.arrays import load_image_arrays
-from eenet.data.cifar10 import load_cifar10_packed
+from eenet.data.cifar10 import load_cifar10
 from eenet.data.dataset import ArrayDataset, DataSplits, Split, as_images
 from eenet.data.digits import load_digits
 from eenet.errors import DataError
@@ -255,7 +255,7 @@ def _splits(data: str, root: Path | None, seed: int, normalisation: Normalisatio
     if data == "cifar10":
         if root is None:
             raise DataError("data root is missing: cifar10 lies in a folder. Pass --data-root with that folder.")
-        return load_cifar10_packed(root, seed=seed)
+        return load_cifar10(root, seed=seed)
     path = Path(data)
     if path.suffix != ".npz":
         near = " or ".join(DATA_SETS)

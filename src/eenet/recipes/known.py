@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from eenet.data.augment import random_crop_flip
-from eenet.data.cifar10 import load_cifar10_packed
+from eenet.data.cifar10 import load_cifar10
 from eenet.data.dataset import DataSplits
 from eenet.data.digits import load_digits
 from eenet.models.heads import conv_head
@@ -47,22 +47,24 @@ digits_tiny = Recipe(
 
 cifar10_resnet56_3 = Recipe(
     name="cifar10_resnet56_3",
-    summary="ResNet56 with 3 exits on packed CIFAR-10, fine-tuned from published weights",
+    summary="ResNet56 with 3 exits on CIFAR-10, a short training from published weights, for comparing policies",
     make=partial(cifar_resnet, 56, exits=(9, 18), heads=conv_head((2, 2, 1, 2))),
-    data=read_by(load_cifar10_packed),
+    data=read_by(load_cifar10),
     settings=_cifar10_settings(head_lr=0.15),
     pretrained=pretrained_resnet,
     needs_root=True,
+    fetch=partial(load_cifar10, download=True),
 )
 
 cifar10_resnet56_6 = Recipe(
     name="cifar10_resnet56_6",
-    summary="ResNet56 with 6 exits on packed CIFAR-10, fine-tuned from published weights",
+    summary="ResNet56 with 6 exits on CIFAR-10, a short training from published weights, for comparing policies",
     make=partial(cifar_resnet, 56, exits=(4, 9, 13, 18, 22), heads=conv_head((2, 2))),
-    data=read_by(load_cifar10_packed),
+    data=read_by(load_cifar10),
     settings=_cifar10_settings(head_lr=0.3),
     pretrained=pretrained_resnet,
     needs_root=True,
+    fetch=partial(load_cifar10, download=True),
 )
 
 RECIPES = {recipe.name: recipe for recipe in (digits_tiny, cifar10_resnet56_3, cifar10_resnet56_6)}

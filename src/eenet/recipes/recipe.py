@@ -34,6 +34,7 @@ class Recipe:
         settings: how to train; their seed also decides initialisation and splits.
         pretrained: loads published weights into the model, from (model, data root).
         needs_root: whether the data lies in a folder the user names.
+        fetch: downloads the data into a data root where they are not there; none where they cannot be had that way.
         details: what else must be known to make the recipe again, as JSON values; kept in the run folder.
     """
 
@@ -44,6 +45,7 @@ class Recipe:
     settings: TrainSettings
     pretrained: Callable[[MultiExitModel, Path], None] | None = None
     needs_root: bool = False
+    fetch: Callable[[Path], object] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> MultiExitModel:
@@ -67,6 +69,20 @@ class Recipe:
                 "folder."
             )
         return self.data(root, self.settings.seed)
+
+    def download(self, root: Path) -> None:
+        """Fetch the data from their authors' page into ``root``, where they are not there.
+
+        Raises:
+            DataError: they cannot be had that way.
+            RunError: the page does not answer.
+        """
+        if self.fetch is None:
+            raise DataError(
+                f"data of recipe {self.name} cannot be downloaded: their authors ask for an account, or publish no "
+                "checksum. Get them by hand; the page on data sets says where they have to lie."
+            )
+        self.fetch(root)
 
     def with_seed(self, seed: int) -> Recipe:
         """Return the same recipe with another seed."""

@@ -165,7 +165,7 @@ RECIPES = {
             "MiniLM (BERT, 6 layers) with 4 exits on AG News, fine-tuned from published weights",
             data=_ag_news,
             num_classes=4,
-            settings=_small(1.0),
+            settings=_small(2.0),
             small=True,
         ),
         _recipe(

@@ -21,6 +21,7 @@ from eenet.data.cityscapes import load_cityscapes
 from eenet.data.dataset import DataSplits
 from eenet.data.imagenet import load_imagenet
 from eenet.data.tiny_imagenet import load_tiny_imagenet
+from eenet.errors import DataError
 from eenet.models.branchheads import branch_head
 from eenet.models.heads import conv_head, mixed_linear, residual_head
 from eenet.models.model import MultiExitModel
@@ -60,8 +61,18 @@ def small_head(shape: Sequence[int], num_classes: int) -> nn.Module:
 
 
 def pretrained_resnet(model: MultiExitModel, root: Path) -> None:
-    """Load published ResNet56 weights, trained on the true CIFAR-10, into the backbone."""
-    load_cifar_resnet_weights(model, root / CIFAR_WEIGHTS)
+    """Load published ResNet56 weights, trained on the true CIFAR-10, into the backbone.
+
+    Raises:
+        DataError: They are not in the data root, or do not fit.
+    """
+    path = root / CIFAR_WEIGHTS
+    if not path.is_file():
+        raise DataError(
+            f"data root {root} has no weights of ResNet56: {path} was expected and not found. Convert those of "
+            "github.com/akamaster/pytorch_resnet_cifar10 as the page on the paper's experiments shows."
+        )
+    load_cifar_resnet_weights(model, path)
 
 
 def read_by(load: Callable[..., DataSplits], **settings: object) -> Callable[[Path | None, int], DataSplits]:
@@ -115,6 +126,7 @@ _RECIPES = (
         settings=FINE_TUNING,
         pretrained=pretrained_resnet,
         needs_root=True,
+        fetch=partial(load_cifar10, download=True),
     ),
     Recipe(
         name="cifar10-resnet56-6",
@@ -124,6 +136,7 @@ _RECIPES = (
         settings=FINE_TUNING,
         pretrained=pretrained_resnet,
         needs_root=True,
+        fetch=partial(load_cifar10, download=True),
     ),
     Recipe(
         name="cifar10-resnet56-3-paper",
@@ -132,6 +145,7 @@ _RECIPES = (
         data=read_by(load_cifar10),
         settings=PAPER_CIFAR,
         needs_root=True,
+        fetch=partial(load_cifar10, download=True),
     ),
     Recipe(
         name="cifar10-resnet56-6-paper",
@@ -140,6 +154,7 @@ _RECIPES = (
         data=read_by(load_cifar10),
         settings=PAPER_CIFAR,
         needs_root=True,
+        fetch=partial(load_cifar10, download=True),
     ),
     Recipe(
         name="cifar100-densenet121",
@@ -148,6 +163,7 @@ _RECIPES = (
         data=read_by(load_cifar100),
         settings=replace(FROM_SCRATCH, epochs=30),
         needs_root=True,
+        fetch=partial(load_cifar100, download=True),
     ),
     Recipe(
         name="cifar100-densenet121-paper",
@@ -156,6 +172,7 @@ _RECIPES = (
         data=read_by(load_cifar100),
         settings=PAPER_CIFAR,
         needs_root=True,
+        fetch=partial(load_cifar100, download=True),
     ),
     Recipe(
         name="imagenet-msdnet35",
@@ -210,7 +227,7 @@ _RECIPES = (
             heads=branch_head(32),
         ),
         data=partial(camvid_data, size=(240, 320)),
-        settings=replace(SEGMENTATION, epochs=30, lr=0.1, distillation=0.3, distillation_from=0.1),
+        settings=replace(SEGMENTATION, epochs=40, lr=0.1, distillation=0.6, distillation_from=0.1),
         needs_root=True,
     ),
     Recipe(

@@ -64,8 +64,9 @@ def budget_section(budget: Mapping[str, Any]) -> str:
     """Return the smallest budget that loses no more than was allowed."""
     shares = " ".join(f"{100 * share:.0f}" for share in budget["exit_distribution"])
     return (
-        f"The smallest budget at which the policy `auto` loses at most {100 * budget['loss']:g} points on the "
-        f"calibration side is **{budget['budget']}** of the original model's operations. On the test side its "
+        f"The smallest budget at which the policy `auto` loses at most {100 * budget['loss']:g} points of "
+        f"{budget['measure']} on the calibration side, on which it was fitted, is **{budget['budget']}** of the "
+        "original model's operations. On the test side its "
         f"{budget['measure']} is {100 * budget['test_utility']:.2f} % at {100 * budget['test_cost']:.1f} % of the "
         f"cost; that of the full model {100 * budget['full_utility']:.2f} %. Left at the exits: {shares} %."
     )
@@ -125,7 +126,7 @@ def published_section(published: Mapping[str, Any]) -> str:
         for pair in published["pairs"]
         if pair["a"] == "eenet_published"
     ]
-    head = "One split (calibration half, test half), ten standard budgets; seconds for all ten together.\n\n"
+    head = "Fitted on the calibration side, judged on the test side; seconds are those of all ten standard budgets.\n\n"
     return head + markdown_table(("policy", "area %", "fit s"), rows) + "\n" + "\n".join(lines) + "\n"
 
 

@@ -10,10 +10,11 @@ import torch
 
 from eenet.core.files import read_json
 from eenet.core.table import ExitTable
+from eenet.inference.engines.onnx import check_onnx
 from eenet.recipes.recipe import claim
 from eenet.reproduce.experiment import Experiment, Scale
 from eenet.reproduce.page import write_page
-from eenet.reproduce.steps import Steps
+from eenet.reproduce.steps import TIME, Steps
 from eenet.schedulers import Scheduler
 
 __all__ = ["reproduce"]
@@ -51,6 +52,7 @@ def reproduce(
 
     Raises:
         DataError: The data is not there or damaged.
+        MissingExtraError: What one of the timed engines needs is not installed.
         InputError: The folder holds another experiment.
     """
     steps = Steps(
@@ -63,8 +65,10 @@ def reproduce(
         note=note,
         progress=progress,
     )
+    check_onnx()
     steps.recipe.load_data(data_root)  # says what is missing before anything is written
-    claim(out / "experiment.json", {"experiment": experiment.name, "scale": scale, "seed": seed})
+    described = {"experiment": experiment.name, "scale": scale, **steps.recipe.settings.to_dict()}
+    claim(out / "experiment.json", described)  # all files of the folder are of this training
     calibration, _ = steps.tables
     found: dict[str, Any] = {
         "title": experiment.title,
@@ -90,11 +94,14 @@ def reproduce(
 
 def trained(steps: Steps) -> str:
     """Say how the model was trained and how long that took."""
-    settings, seconds = steps.recipe.settings, read_json(steps.out / "training.json", "training")["seconds"]
+    settings, kept = steps.recipe.settings, steps.out / TIME
+    took = "time of training not kept."
+    if kept.is_file():
+        minutes = read_json(kept, "training")["seconds"] / 60
+        took = f"{minutes:.0f} minutes of training on the machine named below."
     return (
         f"{steps.recipe.summary[0].upper()}{steps.recipe.summary[1:]}: {settings.epochs:g} epoch(s) in batches of "
-        f"{settings.batch_size}, seed {settings.seed}, no selection; {seconds / 60:.0f} minutes of training on the "
-        "machine named below."
+        f"{settings.batch_size}, seed {settings.seed}, no selection; {took}"
     )
 
 

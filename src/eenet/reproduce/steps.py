@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,13 +26,17 @@ from eenet.inference.record import record
 from eenet.inference.record_dense import holds_masks, record_dense
 from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
-from eenet.recipes import Recipe, Run, open_run, train
+from eenet.recipes import Recipe, Run, train
 from eenet.reproduce.experiment import Experiment, Scale
 from eenet.schedulers import AutoScheduler, EENetScheduler, Scheduler
+from eenet.training.fit import FINAL_WEIGHTS
 
 __all__ = ["Results", "SIZES", "Steps"]
 
 SIZES = (1, 32, 128)
+Side: TypeAlias = Literal["calibration", "test"]
+SIDES: tuple[Side, ...] = ("calibration", "test")
+TIME = "training.json"
 PASSES, TIMED, MAPS = 7, 128, 16  # timed passes, and test samples in a pass (maps take longer)
 
 Results = dict[str, Any]
@@ -72,20 +76,21 @@ class Steps:
     def run(self) -> Run:
         """The trained model; trained now, or further, where that is not done."""
         folder = self.out / "run"
-        if not (folder / "model.safetensors").is_file():
-            self.note(f"Training {self.recipe.name}: {self.recipe.summary}.")
-            began = time.monotonic()
-            try:
-                train(self.recipe, folder, data_root=self.data_root, progress=self.progress)
-            finally:
-                self._add_seconds(time.monotonic() - began)
-        return open_run(folder, data_root=self.data_root)
+        resume = partial(train, self.recipe, folder, data_root=self.data_root)
+        if (folder / FINAL_WEIGHTS).is_file():
+            return resume(progress=False)  # no step is left: it checks that this is that training, and loads
+        self.note(f"Training {self.recipe.name}: {self.recipe.summary}.")
+        began = time.monotonic()
+        try:
+            return resume(progress=self.progress)
+        finally:
+            self._add_seconds(time.monotonic() - began)
 
     @cached_property
     def tables(self) -> tuple[ExitTable, ExitTable]:
         """What every exit says about the calibration and the test side."""
         recorded = []
-        for split in ("calibration", "test"):
+        for split in SIDES:
             path = self.out / f"{split}.npz"
             if not path.is_file():
                 run, costs = self.run, self.operations
@@ -101,9 +106,9 @@ class Steps:
         return holds_masks(self.run.splits.test)
 
     @cached_property
-    def confusion(self) -> Tensor:
-        """Confusion counts of the test side's maps."""
-        return load_confusion(self.out / "test.npz")
+    def confusions(self) -> tuple[Tensor, Tensor]:
+        """Confusion counts of the maps of the calibration and the test side."""
+        return load_confusion(self.out / "calibration.npz"), load_confusion(self.out / "test.npz")
 
     @cached_property
     def operations(self) -> CostTable:
@@ -142,7 +147,7 @@ class Steps:
         calibration, test = self.tables
         budgets, splits, chosen = self.experiment.budgets, self.experiment.splits, self.schedulers(calibration)
         if self.dense:
-            return compare_dense(calibration, test, self.confusion, chosen, budgets, seed=self.seed).to_dict()
+            return compare_dense(calibration, test, self.confusions[1], chosen, budgets, seed=self.seed).to_dict()
         return compare(calibration, test, chosen, budgets, splits=splits, seed=self.seed).to_dict()
 
     def _published(self) -> Results:
@@ -151,34 +156,46 @@ class Steps:
         chosen = {name: known[name] for name in ("eenet", "max_prob") if name in known}
         both = {"eenet_published": EENetScheduler.published(seed=self.seed), **chosen}
         if self.dense:
-            return compare_dense(calibration, test, self.confusion, both, seed=self.seed).to_dict()
+            return compare_dense(calibration, test, self.confusions[1], both, seed=self.seed).to_dict()
         return compare(calibration, test, both, (), seed=self.seed).to_dict()
 
     def _search_budget(self) -> Results:
         calibration, test = self.tables
         costs = calibration.require_costs()
-        full = float(calibration.require_utility("accuracy")[:, -1].mean())
+        allowed = self._of_exits("calibration")[-1] - self.experiment.loss
         budgets = [f"{percent}%" for percent in range(least_percent(costs), 101)]
         dial = AutoScheduler(seed=self.seed).sweep(calibration, budgets=budgets)
         for budget in budgets:
-            if evaluate(dial.at(budget), calibration, costs, budget=budget).utility >= full - self.experiment.loss:
+            if self._worth(dial.at(budget), "calibration") >= allowed:
                 break
         report = evaluate(self.policy(budget), test, costs, budget=budget)
-        worth, utility = report.utility, test.require_utility("accuracy").mean(dim=0).tolist()
-        if self.dense:
-            worth = evaluate_dense(self.policy(budget), test, self.confusion, costs).miou
-            utility = mean_iou(self.confusion.sum(dim=0)).tolist()
+        utility = self._of_exits("test")
         return {
             "budget": budget,
             "loss": self.experiment.loss,
             "measure": "mean IoU" if self.dense else "accuracy",
-            "test_utility": worth,
+            "test_utility": self._worth(self.policy(budget), "test"),
             "test_cost": report.cost / costs.full,
             "full_utility": utility[-1],
             "utility": utility,
             "exit_distribution": list(report.exit_distribution),
             "reason": dial.reason,
         }
+
+    def _of_exits(self, side: Side) -> list[float]:
+        """Return what every exit is worth on a side: its accuracy, or the mean IoU of its maps."""
+        number = SIDES.index(side)
+        if self.dense:
+            return mean_iou(self.confusions[number].sum(dim=0)).tolist()
+        return self.tables[number].require_utility("accuracy").mean(dim=0).tolist()
+
+    def _worth(self, policy: Policy, side: Side) -> float:
+        """Return what a policy is worth on a side, by the same measure."""
+        number = SIDES.index(side)
+        table = self.tables[number]
+        if self.dense:
+            return evaluate_dense(policy, table, self.confusions[number], table.require_costs()).miou
+        return evaluate(policy, table, table.require_costs()).utility
 
     def policy(self, budget: str) -> Policy:
         """Return the policy `auto` of a budget in FLOPs."""
@@ -201,7 +218,7 @@ class Steps:
 
     def _add_seconds(self, seconds: float) -> None:
         """Keep how long training took, over all the times it was resumed; what a kill cut off is not known."""
-        path = self.out / "training.json"
+        path = self.out / TIME
         before = read_json(path, "training")["seconds"] if path.is_file() else 0.0
         write_json(path, {"seconds": before + seconds})
 

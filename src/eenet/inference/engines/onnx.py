@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import final
 
@@ -14,6 +15,20 @@ from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
 
 __all__ = ["OnnxEngine", "stage_programs"]
+
+
+def check_onnx() -> None:
+    """Refuse to go on where the engine's libraries are not installed; they are not loaded yet.
+
+    Raises:
+        MissingExtraError: ONNX, its exporter or its runtime is not installed.
+    """
+    for name in ("onnxruntime", "onnx", "onnxscript"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(
+                f"{name} is missing: the engine onnxruntime needs onnx, onnxscript and onnxruntime. "
+                'Run pip install "eenet[onnx]".'
+            )
 
 
 @final
@@ -30,13 +45,9 @@ class OnnxEngine(GraphEngine):
     """
 
     def __init__(self, model: MultiExitModel, example_inputs: Inputs) -> None:
-        try:
-            import onnxruntime  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise MissingExtraError(
-                "onnxruntime is missing: the engine onnxruntime needs onnx, onnxscript and onnxruntime. "
-                'Run pip install "eenet[onnx]".'
-            ) from error
+        check_onnx()
+        import onnxruntime  # type: ignore[import-untyped]
+
         self._runtime = onnxruntime
         super().__init__(model, example_inputs, name="onnxruntime", dtype="float32")
 
