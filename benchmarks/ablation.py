@@ -41,6 +41,7 @@ from eenet.models import (
     residual_head,
 )
 from eenet.models.heads import HeadFactory
+from eenet.recipes.vision import PUBLIC_HEAD
 from eenet.training import (
     TrainSettings,
     expected_exit_weights,
@@ -50,7 +51,6 @@ from eenet.training import (
     uniform_weights,
 )
 
-PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's public code
 SHARES = tuple(percent / 100 for percent in range(45, 105, 5))  # of the original net's cost, where curves are read
 
 

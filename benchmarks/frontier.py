@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation import PUBLIC_HEAD, judged, kept, recorded
+from ablation import judged, kept, recorded
 
 from eenet import ExitTable, MultiExitModel
 from eenet.core.files import atomic_path, load_tensors
@@ -29,9 +29,11 @@ from eenet.evaluation.statistics import nadeau_bengio
 from eenet.inference.latency import measure_latency
 from eenet.models import cifar_resnet, load_cifar_resnet_weights
 from eenet.recipes import RECIPES
+from eenet.recipes.vision import CIFAR_WEIGHTS, PUBLIC_HEAD
 from eenet.report import markdown_table
 from eenet.reproduce import EXPERIMENTS, machine
 from eenet.training import fit_exits, uniform_weights
+from eenet.training.fit import FINAL_WEIGHTS
 
 NAME = "cifar10-resnet56-6"
 BEST = RECIPES[NAME]
@@ -71,7 +73,7 @@ def main() -> None:
 def plain_model(options: argparse.Namespace, splits: DataSplits) -> MultiExitModel:
     """Return the trained model of the plain recipe."""
     model = PLAIN.build()
-    load_cifar_resnet_weights(model, options.data_root / "weights" / "cifar10_resnet" / "resnet56.safetensors")
+    load_cifar_resnet_weights(model, options.data_root / CIFAR_WEIGHTS)
     fit_exits(model, splits.train, PLAIN.settings, out=options.work)
     return model
 
@@ -79,7 +81,7 @@ def plain_model(options: argparse.Namespace, splits: DataSplits) -> MultiExitMod
 def best_model(options: argparse.Namespace) -> MultiExitModel:
     """Return the trained model of the best recipe."""
     model = BEST.build()
-    model.load_state_dict(load_tensors(options.best / "run" / "model.safetensors", "weights"))
+    model.load_state_dict(load_tensors(options.best / "run" / FINAL_WEIGHTS, "weights"))
     return model.eval()
 
 

@@ -63,10 +63,11 @@ say of the model without early exits.
 
 """
 SOURCES = """
-Sources of the published figures: ResNet56: He et al. 2016, table 6 (0.85 M). DenseNet121: torchvision's description
-of its weights. DenseNet-BC, k = 12, 100 layers: Huang et al. 2017, table 2 (0.8 M). MSDNet, 5 x 4 layers: the
-figures known of its [public code](https://github.com/kalviny/MSDNet-PyTorch) at the last exit, whose rule counts early
-heads, ReLU and pooling too; a recount by that rule agrees to the digit. HRNet: the [authors'
+Sources of the published figures: ResNet56: He et al. 2016, table 6 (0.85 M); Li et al. 2017, *Pruning filters for
+efficient ConvNets*, table 1 (0.125 G). DenseNet121: torchvision's description of its weights. DenseNet-BC, k = 12, 100
+layers: Huang et al. 2017, table 2 (0.8 M). MSDNet, 5 x 4 layers: the figures known of its [public
+code](https://github.com/kalviny/MSDNet-PyTorch) at the last exit, whose rule counts early heads, ReLU and pooling too;
+a recount by that rule agrees to the digit. HRNet: the [authors'
 code](https://github.com/HRNet/HRNet-Semantic-Segmentation), whose giga is 2^30 and whose head mixes channels after
 resizing; ours mixes them before, with the same result and fewer operations. BERT base: 110 M parameters (Devlin et
 al. 2019), which count the pooler (0.6 M) that is not used here, and 22.5 billion operations, two to a
@@ -117,7 +118,7 @@ def street(name: str, published: str) -> Row:
 
 WORDS = torch.ones(1, 128, dtype=torch.long)
 ROWS = (
-    Row("cifar_resnet(56)", cifar_resnet, image(32, 32), "32 x 32", "0.85 M"),
+    Row("cifar_resnet(56)", cifar_resnet, image(32, 32), "32 x 32", "0.85 M, 0.125 G"),
     Row("densenet121(1000)", densenet121, image(224, 224), "224 x 224", "7.98 M, 2.834 G"),
     Row(
         'densenet121(100, stem="cifar", growth=12)',

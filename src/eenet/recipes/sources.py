@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eenet.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from eenet.errors import AttachError, InputError
 from eenet.models.inputs import Inputs, evaluating
 from eenet.models.libraries import library, quiet
@@ -27,7 +28,7 @@ IMAGE = (3, 224, 224)
 TOKENS = 128
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, on the scale 0 to 1."""
-IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET: Normalisation = (IMAGENET_MEAN, IMAGENET_STD)
 
 
 @dataclass(frozen=True, kw_only=True)

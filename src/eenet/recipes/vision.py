@@ -34,7 +34,7 @@ from eenet.training.losses import uniform_weights
 from eenet.training.rates import step_decay
 from eenet.training.settings import TrainSettings
 
-__all__ = ["CIFAR_WEIGHTS", "PAPER_CIFAR", "RECIPES"]
+__all__ = ["CIFAR_WEIGHTS", "PAPER_CIFAR", "PUBLIC_HEAD", "RECIPES"]
 
 CIFAR_WEIGHTS = Path("weights", "cifar10_resnet", "resnet56.safetensors")
 PAPER_CIFAR = TrainSettings(

@@ -21,8 +21,8 @@ class Experiment:
     Attributes:
         name: What users call it.
         title: For the page.
-        recipes: What is trained at each scale: ``small`` is cut down for two cores, ``paper`` follows the paper's settings
-            and needs a GPU and the full data.
+        recipes: What is trained at each scale: ``small`` is cut down for two cores, ``paper`` has the paper's settings and
+            needs a GPU and the full data.
         loss: Utility that may be lost against the full model at the budget whose speed-up is measured.
         budgets: At which policies are compared, besides the ten standard ones.
         splits: How often calibration and test side are pooled and drawn anew for the comparison.

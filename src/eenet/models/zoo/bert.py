@@ -210,7 +210,9 @@ def bert_classifier(
 
     It takes token numbers ``[sample, token]``, padded with the encoder's own padding number (0 where it names none),
     and says of each text what it would say of it alone. Encoders built like BERT, RoBERTa and DistilBERT are run as
-    said above; others get their exits from `eenet.attach`.
+    said above; others get their exits from `eenet.attach`. On BERT base, without early heads, it has the published 110
+    million parameters less the 0.6 of the pooler, and takes 11.2 billion multiply-accumulates for 128 words, half of
+    the 22.5 billion operations published.
 
     Args:
         encoder: a ``BertModel``, ``RobertaModel``, ``DistilBertModel`` or one built alike, without a classifier; or a
@@ -225,6 +227,9 @@ def bert_classifier(
         AttachError: the encoder is built in another way.
         InputError: exits outside the encoder, or a folder without one.
         MissingExtraError: transformers is not installed.
+
+    Source of the counts: J. Devlin et al., *BERT*, NAACL 2019, section 3; X. Jiao et al., *TinyBERT*, EMNLP Findings
+    2020, table 1.
     """
     found: Any = encoder if isinstance(encoder, nn.Module) else _from_folder(Path(encoder))
     layers = _layers(found)

@@ -85,6 +85,9 @@ def cifar_resnet(
 ) -> MultiExitModel:
     """Return a ResNet for 32x32 images with early exits after some of its blocks, randomly initialised.
 
+    With 56 layers, 10 classes and without its early heads it has 0.85 million parameters, as published, and takes 125
+    million multiply-accumulates for an image, as published too.
+
     Args:
         depth: number of layers, 6 n + 2; the net has three groups of n blocks.
         exits: numbers of blocks after which an early exit sits, increasing, each below the number of blocks, the
@@ -95,6 +98,9 @@ def cifar_resnet(
 
     Raises:
         InputError: a depth that is not 6 n + 2, or exits that are not increasing block numbers.
+
+    Source of the counts: K. He et al., *Deep residual learning for image recognition*, CVPR 2016, table 6; H. Li et
+    al., *Pruning filters for efficient ConvNets*, ICLR 2017, table 1.
     """
     if depth < 8 or (depth - 2) % 6:
         raise InputError(
