@@ -1,9 +1,9 @@
 """How much of a bare PyTorch loop's speed a training by `fit_exits` reaches: ResNet56 with 6 exits on random images.
 
 The bare loop has its batches prepared beforehand and does nothing but forward, cross-entropy, backward and SGD;
-`fit_exits` also shuffles, crops, flips and prepares its batches. The two take turns. Images per second are by the clock on
-the wall, which wants a quiet machine; processor time, the work of the thread that prepares batches included, tells on a
-busy one, too, what the loop itself wastes.
+`fit_exits` also shuffles, crops, flips and prepares its batches. The two take turns. Images per second need a quiet
+machine; processor time, the work of the thread that prepares batches included, tells on a busy one, too, what the loop
+itself wastes.
 
     python benchmarks/training_speed.py
 """

@@ -21,7 +21,7 @@ class Experiment:
     Attributes:
         name: What users call it.
         title: For the page.
-        recipes: What is trained at each scale: ``small`` is cut down for two cores, ``paper`` has the paper's settings and
+        recipes: What is trained at each scale: ``small`` is cut down for two cores, ``paper`` follows the paper and
             needs a GPU and the full data.
         loss: Utility that may be lost against the full model at the budget whose speed-up is measured.
         budgets: At which policies are compared, besides the ten standard ones.
