@@ -224,6 +224,19 @@ def test_weights_of_exits_may_be_whole_numbers_but_not_too_few() -> None:
         fit_exits(tiny_cnn(width=8), data, few, progress=False)
 
 
+def test_a_balanced_training_does_not_learn_how_frequent_classes_are() -> None:
+    torch.manual_seed(0)
+    images = torch.full((640, 1, 8, 8), 128, dtype=torch.uint8)  # nothing to see: only the frequency can be learnt
+    data = ArrayDataset(images, torch.tensor([0] * 480 + [1] * 160), mean=(0.0,), std=(1.0,))
+    for balanced, wanted in ((False, [0.75, 0.25]), (True, [0.5, 0.5])):
+        settings = TrainSettings(epochs=20, batch_size=64, lr=0.1, weight_decay=0, balanced=balanced)
+        model = MultiExitModel([nn.Flatten(), nn.Identity()], [nn.Linear(64, 2), nn.Linear(64, 2)])
+        fit_exits(model, data, settings, progress=False)
+        with torch.inference_mode():
+            told = model(data.inputs(slice(1)))[1].softmax(1)[0].tolist()
+        assert told == pytest.approx(wanted, abs=0.03)
+
+
 def test_what_its_owner_froze_stays_frozen() -> None:
     model = resumable.make_model()
     model.stages[0].requires_grad_(False)

@@ -22,7 +22,7 @@ from eenet.training.average import Average
 from eenet.training.batches import Batch, Batches, seed_of
 from eenet.training.checkpoint import capture, claim_folder, read_checkpoint, restore, write_checkpoint
 from eenet.training.console import interruption, progress_bar
-from eenet.training.losses import distillation_loss, exit_losses, learnable
+from eenet.training.losses import distillation_loss, exit_losses, learnable, log_shares
 from eenet.training.phases import Phases
 from eenet.training.processes import Processes, joined_processes
 from eenet.training.settings import Schedule, TrainSettings
@@ -134,6 +134,7 @@ class _Trainer:
         self.average = Average(model, self.settings.ema) if self.settings.ema else None
         self.device = next(model.parameters()).device
         self.weights = _weights(self.settings, model.num_exits).to(self.device)
+        self.labels = dataset.labels.long().to(self.device) if self.settings.balanced else None
         self.batches = Batches(dataset, schedule, processes, self.device)
         self.done: list[Tensor] = []
         self.saved_at = time.monotonic()
@@ -198,6 +199,8 @@ class _Trainer:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 outputs = settings.gradients(self.model, inputs)
             logits = [exit_logits.float() for exit_logits in outputs]
+            if self.labels is not None:
+                logits = [exit_logits + log_shares(self.labels, exit_logits.shape[1]) for exit_logits in logits]
             losses = exit_losses(logits, targets) * (learnable(targets) / learnt)
             done += losses.detach()
             if settings.sample_weighting is not None:

@@ -69,6 +69,17 @@ def learnable(targets: Int[Tensor, "sample ..."]) -> Int[Tensor, ""]:
     return (targets != IGNORED).sum()
 
 
+def log_shares(labels: Int[Tensor, " sample"], num_classes: int) -> Float[Tensor, " class"]:
+    """Return the logarithm of every class's share of the labels; a class that does not occur counts as one sample.
+
+    Args:
+        labels: the classes of the training data.
+        num_classes: number of classes C.
+    """
+    counts = torch.bincount(labels, minlength=num_classes).clamp_min(1)
+    return (counts / counts.sum()).log()
+
+
 def exit_loss(
     logits: Sequence[Float[Tensor, "sample class ..."]], targets: Int[Tensor, "sample ..."], weights: Sequence[float]
 ) -> Float[Tensor, ""]:

@@ -49,6 +49,8 @@ class TrainSettings:
         gradients: how the model is run, which decides what its stages learn from each exit.
         weighting: the weight of each exit's loss, from the number of exits.
         sample_weighting: the weight of each sample's loss at each exit; all 1 when not given.
+        balanced: learn as if all classes were equally frequent: the logarithm of a class's share of the training data
+            is added to its logits in the losses, so that the logits themselves need not know it (logit adjustment).
         distillation: factor alpha on the self-distillation loss.
         temperature: T of the self-distillation loss.
         distillation_from: share of the steps after which self-distillation is on.
@@ -58,6 +60,8 @@ class TrainSettings:
 
     Raises:
         InputError: a value outside its range.
+
+    Source of `balanced`: A. K. Menon et al., *Long-tail learning via logit adjustment*, ICLR 2021, equation 10.
     """
 
     epochs: float
@@ -76,6 +80,7 @@ class TrainSettings:
     gradients: Forward = plain_gradients
     weighting: Weighting = increasing_weights
     sample_weighting: SampleWeighting | None = None
+    balanced: bool = False
     distillation: float = 0.01
     temperature: float = 3.0
     distillation_from: float = 0.75
