@@ -75,7 +75,7 @@ def test_refuses_a_missing_data_root(tmp_path: Path) -> None:
     recipe = RECIPES["cifar10_resnet56_6"]
     with pytest.raises(DataError, match="data root is missing"):
         train(recipe, tmp_path / "run", progress=False)
-    with pytest.raises(DataError, match="was expected and not found"):
+    with pytest.raises(DataError, match="was expected, found nothing"):
         train(recipe, tmp_path / "run", data_root=tmp_path, progress=False)
     assert not (tmp_path / "run").exists()
 

@@ -59,6 +59,15 @@ def test_a_fingerprint_tells_labels_apart() -> None:
     assert data.fingerprint() == small().fingerprint() != data.select(torch.tensor([1, 0])).fingerprint()
 
 
+def test_a_fingerprint_tells_images_and_what_is_done_to_them_apart() -> None:
+    data = small()
+    others = (
+        ArrayDataset(255 - data.images, data.labels, mean=data.mean, std=data.std),
+        ArrayDataset(data.images, data.labels, mean=(0.1,) * len(data.mean), std=data.std),
+    )
+    assert len({data.fingerprint(), *(other.fingerprint() for other in others)}) == 3
+
+
 def test_refuses_arrays_that_do_not_fit() -> None:
     images, labels = torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(DataError, match="images of shape"):

@@ -41,6 +41,14 @@ def test_rows_are_those_asked_for_and_selections_stay_on_disk(paths: list[Path])
     assert files.names == [f"{paths[0].parent.name}/{row}.png" for row in range(4)]
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_refuses_images_of_more_than_8_bits(kind: type, tmp_path: Path) -> None:
+    path = tmp_path / "deep.tiff"
+    Image.fromarray(np.full((8, 8), 1000, kind)).save(path)
+    with pytest.raises(DataError, match=r"deep\.tiff has pixels of mode [IF].*: 8 bits per colour are read"):
+        ImageFiles([path], (8, 8))[:]
+
+
 def test_images_are_stretched_without_a_short_side_and_grey_becomes_colour(tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.array([[0, 100], [200, 40]], dtype=np.uint8))
     image = ImageFiles([tmp_path / "a.png"], (2, 2))[:]

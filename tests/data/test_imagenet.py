@@ -47,6 +47,16 @@ def test_refuses_what_is_missing(tmp_path: Path) -> None:
         _ = load_imagenet(tmp_path).test
 
 
+def test_the_classes_of_flat_images_are_found_at_the_top_of_the_published_tree(tmp_path: Path) -> None:
+    made = write_imagenet(tmp_path / "made", flat=True) / "imagenet"
+    place = tmp_path / "root" / "ILSVRC" / "Data" / "CLS-LOC"
+    place.parent.mkdir(parents=True)
+    made.rename(place)
+    (place / "LOC_val_solution.csv").rename(tmp_path / "root" / "LOC_val_solution.csv")
+    splits = load_imagenet(tmp_path / "root")
+    assert len(splits.calibration) + len(splits.test) > 0
+
+
 def test_refuses_other_classes_and_empty_folders(tmp_path: Path) -> None:
     folder = write_imagenet(tmp_path) / "imagenet"
     (folder / "val" / WNIDS[0]).rename(folder / "val" / "n9")

@@ -96,6 +96,17 @@ def test_images_and_masks_of_ones_own_are_shared_out(tmp_path: Path) -> None:
     assert set(splits.train.targets(slice(None)).unique().tolist()) == {-100, 0, 1}
 
 
+def test_empty_lines_name_no_class(tmp_path: Path) -> None:
+    for number in range(10):
+        save(tmp_path / "images" / f"{number}.png", picture(number, 8, 8, number))
+        save(tmp_path / "masks" / f"{number}.png", np.zeros((8, 8), np.uint8))
+    (tmp_path / "classes.txt").write_text("road\n\nsky\n\n", encoding="utf-8")
+    assert load_mask_folder(tmp_path, size=(8, 8)).classes == ("road", "sky")
+    (tmp_path / "classes.txt").write_text("\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"classes\.txt names no class: a name per line was expected"):
+        load_mask_folder(tmp_path, size=(8, 8))
+
+
 def test_refuses_masks_of_unknown_classes_and_missing_ones(tmp_path: Path) -> None:
     root = write_masks(tmp_path)
     (root / "classes.txt").write_text("sky\n")

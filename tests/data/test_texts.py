@@ -42,7 +42,11 @@ def test_a_training_batch_is_what_any_batch_is() -> None:
         data.training_batch(rows, random_flip, torch.Generator())
 
 
-def test_data_sets_are_told_apart_by_their_labels() -> None:
+def test_data_sets_are_told_apart_by_their_labels_and_tokens() -> None:
+    other = TOKENS.clone()
+    other[0, 0] += 1
+    assert TextDataset(TOKENS, LABELS).fingerprint() != TextDataset(other, LABELS).fingerprint()
+
     data = TextDataset(TOKENS, LABELS)
     assert (
         data.fingerprint()
@@ -68,6 +72,17 @@ def test_a_tokenizer_of_hugging_face_cuts_texts(tmp_path: Path) -> None:
     assert data.tokens[0, [0, 4, 5]].tolist() == [2, 3, 0]  # [CLS] ... [SEP] [PAD]
     assert data.tokens[1, 5] == 3  # cut, and closed all the same
     assert data.labels.tolist() == [1, 0]
+
+
+def test_texts_end_with_their_padding_whatever_the_tokenizer_says(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = write_tokenizer(tmp_path / "made")
+    made = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    made.padding_side = "left"
+    made.save_pretrained(str(tmp_path / "left"))
+    texts = Texts(("a good film",), (1,))
+    left, right = (tokenised(texts, place, max_tokens=16).tokens for place in (tmp_path / "left", folder))
+    assert left.tolist() == right.tolist() and left[0, 0] != 0
 
 
 def test_refuses_folders_without_a_tokenizer_that_fits(tmp_path: Path) -> None:

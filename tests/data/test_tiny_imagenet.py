@@ -30,6 +30,16 @@ def test_both_layouts_hold_the_same(tmp_path: Path) -> None:
     assert torch.equal(official.images[:], packed.images)
 
 
+def test_refuses_packed_labels_of_unknown_classes(tmp_path: Path) -> None:
+    folder = write_tiny_imagenet_packed(tmp_path) / "tiny_imagenet_subset"
+    with np.load(folder / "train.npz") as archive:
+        arrays = dict(archive)
+    arrays["labels"][2] = -3
+    np.savez(folder / "train.npz", **arrays)
+    with pytest.raises(DataError, match=r"train\.npz has the label -3 in row 2: there are classes 0 to"):
+        _ = load_tiny_imagenet(tmp_path).train
+
+
 def test_refuses_what_is_missing_or_damaged(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"has no Tiny-ImageNet: tiny-imagenet-200 with wnids.txt, train, val/val_annot"

@@ -84,10 +84,15 @@ def _check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
         )
     if len(images) < LEAST:
         raise DataError(f"data file {path} has {len(images)} images: three sides need at least {LEAST}. Get more.")
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise DataError(
-            f"data file {path} has labels of shape {labels.shape} and type {labels.dtype}: one class from 0 on per "
-            "image is needed, as whole numbers."
+            f"data file {path} has labels of shape {labels.shape} and type {labels.dtype}: there are {len(images)} "
+            "images. Give one class per image, as whole numbers."
+        )
+    if labels.min() < 0:
+        raise DataError(
+            f"data file {path} has the label {labels.min()} in row {labels.argmin()}: classes are counted from 0. "
+            "Number them so, and leave out images without a class."
         )
     if images.dtype.kind == "f":
         bad = ~((images >= -0.01) & (images <= 1.01)).reshape(len(images), -1).all(axis=1)

@@ -88,7 +88,7 @@ def load_cifar10_packed(root: Path, *, seed: int = 0) -> DataSplits:
 
     def read(part: Part) -> Batch:
         name = "train" if part == "train" else "test"
-        return read_packed_jpeg(folder / f"{name}_jpeg.npz", size=SIZE, rows=ROWS[name])
+        return read_packed_jpeg(folder / f"{name}_jpeg.npz", size=SIZE, classes=CLASSES, rows=ROWS[name])
 
     return _splits(read, seed)
 

@@ -86,10 +86,13 @@ class LabelledDataset(Dataset[tuple[Inputs, Tensor]], ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a short digest of the labels, and of the files' names: a training is resumed on the same data only."""
+        """Return a short digest of labels and inputs: a training is resumed on the same data only."""
 
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor]:
-        """Return one prepared sample and its target, for use with a ``DataLoader``."""
+        """Return one prepared sample and its target, for use with a ``DataLoader``.
+
+        Texts differ in length: collate them yourself, or use `batches`.
+        """
         row = torch.tensor([index])
         inputs: Inputs = pytree.tree_map(lambda leaf: leaf[0], self.inputs(row))
         return inputs, self.targets(row)[0]
@@ -215,8 +218,10 @@ class ArrayDataset(LabelledDataset):
         return ArrayDataset(self.images, self._labels, mean=self.mean, std=self.std, size=size)
 
     def fingerprint(self) -> str:
-        """Return a short digest of the labels, and of the files' names: a training is resumed on the same data only."""
-        return digest(self._labels, self.images) if isinstance(self.images, Files) else digest(self._labels)
+        """Return a short digest of the labels, the files' names or some images, and what is done to all of them."""
+        scale = torch.tensor([self.mean, self.std])
+        few = torch.tensor([0, len(self) // 2, len(self) - 1])  # of millions, all would take long
+        return digest(self._labels, self.images if isinstance(self.images, Files) else self.images[few], scale)
 
 
 def as_images(dataset: LabelledDataset) -> ArrayDataset:

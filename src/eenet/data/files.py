@@ -133,6 +133,11 @@ class ImageFiles(Files):
     def _decoded(self, image: Image.Image, path: Path) -> np.ndarray:
         from PIL import Image
 
+        if image.mode.startswith(("I", "F")):
+            raise DataError(
+                f"data file {path} has pixels of mode {image.mode}: 8 bits per colour are read, more would come out "
+                "white. Convert it."
+            )
         height, width = self.size
         colour = image.convert("RGB")
         if self.short_side is None:

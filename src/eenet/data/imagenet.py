@@ -29,10 +29,10 @@ def load_imagenet(root: Path, *, seed: int = 0, size: int = 224) -> DataSplits:
     """Return ImageNet: its train images for training, its val images halved by ``seed`` into calibration and test.
 
     Two layouts of the val images are read: a folder per class, and the official flat one (``ILSVRC2012_val_*.JPEG``)
-    with ``LOC_val_solution.csv`` beside ``val`` or in it, which names the class of each. (The list of numbers in the
-    development kit is not read: its numbers are not in the usual order.) Classes are numbered in the alphabetical
-    order of their folders ``n01440764`` and so on, as published weights have it. Images are decoded when they are
-    asked for, see `framed`.
+    with ``LOC_val_solution.csv`` in ``val``, beside it or at the top of the published tree, which names the class of
+    each. (The list of numbers in the development kit is not read: its numbers are not in the usual order.) Classes are
+    numbered in the alphabetical order of their folders ``n01440764`` and so on, as published weights have it. Images
+    are decoded when they are asked for, see `framed`.
 
     Args:
         root: the folder that holds ``train`` and ``val``, or holds ``imagenet`` with these.
@@ -70,7 +70,8 @@ def _val_by_class(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], I
 
 
 def _flat_val(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Int[Tensor, " sample"]]:
-    solution = next((path for path in (folder / SOLUTION, folder.parent / SOLUTION) if path.is_file()), None)
+    above = [folder, *list(folder.resolve().parents)[:4]]  # the top of the published tree is four levels up
+    solution = next((place / SOLUTION for place in above if (place / SOLUTION).is_file()), None)
     if solution is None:
         raise DataError(
             f"data folder {folder} has neither a folder per class nor {SOLUTION}: one of these says what the images "

@@ -31,7 +31,10 @@ def load_mask_folder(root: Path, *, seed: int = 0, size: tuple[int, int] = (256,
         DataError: something is missing, there are fewer than 10 images, or an image has no mask.
     """
     folder = data_folder(root, (), ("images", "masks", "classes.txt"), "images with masks")
-    classes = tuple((folder / "classes.txt").read_text(encoding="utf-8").splitlines())
+    lines = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
+    classes = tuple(line.strip() for line in lines if line.strip())
+    if not classes:
+        raise DataError(f"data file {folder / 'classes.txt'} names no class: a name per line was expected. Add them.")
     images = images_in(folder / "images")
     masks = masks_of([folder / "masks" / f"{path.stem}.png" for path in images])
     if len(images) < LEAST:

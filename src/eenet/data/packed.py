@@ -17,7 +17,7 @@ __all__ = ["read_packed_jpeg"]
 
 
 def read_packed_jpeg(
-    path: Path, *, size: int, rows: int | None = None
+    path: Path, *, size: int, classes: int, rows: int | None = None
 ) -> tuple[UInt8[Tensor, "sample 3 size size"], Tensor]:
     """Return the images and labels of a packed archive.
 
@@ -25,6 +25,7 @@ def read_packed_jpeg(
         path: ``.npz`` with ``jpeg`` (the files joined together, uint8), ``offsets`` (int64, one more than images) and
             ``labels`` (int64).
         size: height and width of every image, in pixels.
+        classes: how many there are.
         rows: how many images there must be; default: as many as labels.
 
     Raises:
@@ -41,6 +42,12 @@ def read_packed_jpeg(
         raise DataError(
             f"data file {path} is truncated: the offsets say {offsets[-1]} bytes of JPEG, found {len(jpeg)}. Get it "
             "again."
+        )
+    odd = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(odd):
+        raise DataError(
+            f"data file {path} has the label {labels[odd[0]]} in row {odd[0]}: there are classes 0 to {classes - 1}. "
+            "Get it again."
         )
     images = np.empty((rows, size, size, 3), dtype=np.uint8)
     raw = jpeg.tobytes()

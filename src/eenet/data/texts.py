@@ -128,8 +128,8 @@ class TextDataset(LabelledDataset):
         return TextDataset(self.tokens[rows], self._labels[rows], form=self.form)
 
     def fingerprint(self) -> str:
-        """Return a short digest of the labels: a training is resumed on the same data only."""
-        return digest(self._labels)
+        """Return a short digest of the labels and tokens: a training is resumed on the same data only."""
+        return digest(self._labels, self.tokens)
 
 
 def tokenised(part: Texts, tokenizer: Path, *, max_tokens: int = 128) -> TextDataset:
@@ -170,4 +170,5 @@ def _load_tokenizer(folder: Path) -> Any:  # noqa: ANN401
             f"tokenizer {folder} pads with the number {made.pad_token_id}: 0 is what marks the end of a text here. "
             "Pass a tokenizer that pads with 0, as those of BERT do."
         )
+    made.padding_side = "right"  # zeros at the end are where a text has ended
     return made

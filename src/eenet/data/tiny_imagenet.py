@@ -77,7 +77,8 @@ def _official(folder: Path, seed: int) -> DataSplits:
 
 def _packed(folder: Path, seed: int) -> DataSplits:
     def read(part: Part) -> ArrayDataset:
-        images, labels = read_packed_jpeg(folder / ("train.npz" if part == "train" else "val.npz"), size=SIZE)
+        path = folder / ("train.npz" if part == "train" else "val.npz")
+        images, labels = read_packed_jpeg(path, size=SIZE, classes=len(names))
         return ArrayDataset(images, labels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     with (folder / "classes.csv").open(encoding="utf-8", newline="") as lines:
