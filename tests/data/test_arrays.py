@@ -59,7 +59,7 @@ BAD = {
     "scale": ({"images": np.full((50, 1, 4, 4), 16, np.float32)}, "outside 0 to 1 in image 0"),
     "nan": ({"images": np.full((50, 1, 4, 4), np.nan, np.float32)}, "outside 0 to 1"),
     "few labels": ({"labels": np.zeros(49, np.int64)}, "labels of shape"),
-    "negative": ({"labels": np.arange(50) - 1}, "label -1 in row 0: classes are counted from 0"),
+    "negative": ({"labels": np.arange(50) % 3 - (np.arange(50) == 6)}, "label -1 in row 6: classes are counted from 0"),
     "floats": ({"labels": np.zeros(50)}, "labels of shape"),
     "few images": ({"images": np.zeros((9, 1, 4, 4), np.uint8), "labels": np.zeros(9, np.int64)}, "9 images"),
     "few names": ({"classes": np.array(["a", "b"])}, "names 2 classes"),

@@ -49,5 +49,5 @@ def test_refuses_batches_that_hold_something_else(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 images of 3072 bytes were expected, found \(100, 3072\)"):
         _ = load_cifar100(tmp_path).train
     (folder / "train").write_bytes(pickled({b"data": images, b"fine_labels": [100] * 100}))
-    with pytest.raises(DataError, match="has the label 100: there are classes 0 to 99"):
+    with pytest.raises(DataError, match="has the label 100 in row 0: classes are the whole numbers 0 to 99"):
         _ = load_cifar100(tmp_path).train

@@ -6,7 +6,7 @@ import pytest
 import torch
 from written_data import picture, save
 
-from eenet.data import ArrayDataset, DataSplits, ImageFiles, TextDataset, load_digits
+from eenet.data import ArrayDataset, DataSplits, ImageFiles, MaskFiles, TextDataset, load_digits
 from eenet.data.dataset import as_images
 from eenet.errors import DataError, InputError
 
@@ -61,11 +61,26 @@ def test_a_fingerprint_tells_labels_apart() -> None:
 
 def test_a_fingerprint_tells_images_and_what_is_done_to_them_apart() -> None:
     data = small()
+    scale = {"mean": data.mean, "std": data.std}
     others = (
-        ArrayDataset(255 - data.images, data.labels, mean=data.mean, std=data.std),
-        ArrayDataset(data.images, data.labels, mean=(0.1,) * len(data.mean), std=data.std),
+        ArrayDataset(255 - data.images, data.labels, **scale),
+        ArrayDataset(data.images.view(2, 2, 9, 1), data.labels, **scale),
+        ArrayDataset(data.images, data.labels, mean=(0.1, 0.25), std=data.std),
+        ArrayDataset(data.images, data.labels, mean=data.mean, std=(0.1, 2.0)),
+        data.resized((2, 2)),
     )
-    assert len({data.fingerprint(), *(other.fingerprint() for other in others)}) == 3
+    assert len({data.fingerprint(), *(other.fingerprint() for other in others)}) == 6
+    assert data.resized((3, 3)).fingerprint() == data.fingerprint()  # their own size
+
+
+def test_a_fingerprint_of_files_knows_names_and_reading_and_opens_none() -> None:
+    def made(image: str = "a/images/0.png", *, size: int = 4, short: int | None = None, number: int = 1) -> str:
+        images = ImageFiles([Path(image)], (size, size), short_side=short)
+        masks = MaskFiles([Path("a/masks/0.png")], (size, size), numbers={1: number})
+        return ArrayDataset(images, masks, mean=(0.5,) * 3, std=(0.5,) * 3).fingerprint()
+
+    assert made() == made("moved/elsewhere/images/0.png")
+    assert len({made(), made("a/images/1.png"), made(size=5), made(short=6), made(number=0)}) == 5
 
 
 def test_refuses_arrays_that_do_not_fit() -> None:
@@ -147,8 +162,10 @@ def test_images_stay_files_until_asked_for(tmp_path: Path) -> None:
     chosen = torch.tensor([2, 0])
     assert isinstance(files.select(chosen).images, ImageFiles)
     assert torch.equal(files.select(chosen).inputs(slice(None)), memory.inputs(chosen))
+    mask = torch.tensor([True, False, True])
+    assert torch.equal(files.select(mask).inputs(slice(None)), memory.select(mask).inputs(slice(None)))
     assert [targets.tolist() for _, targets in files.batches(2)] == [[0, 1], [2]]
-    assert files.fingerprint() != memory.fingerprint() == memory.resized((2, 2)).fingerprint()
+    assert files.fingerprint() != memory.fingerprint()
     assert as_images(files) is files
 
 

@@ -36,16 +36,22 @@ def test_rows_are_those_asked_for_and_selections_stay_on_disk(paths: list[Path])
     assert torch.equal(files[torch.tensor([3, 0, 3])], whole[[3, 0, 3]])
     assert torch.equal(files.select(torch.tensor([2, 1]))[1:], whole[1:2])
     assert torch.equal(files.select(slice(1, 3))[:], whole[1:3])
+    assert torch.equal(files[torch.tensor([True, False, True, False])], whole[[0, 2]])
+    assert torch.equal(files[torch.tensor([-1])], whole[-1:]) and torch.equal(files[3:0:-2], whole[[3, 1]])
+    with pytest.raises(IndexError):
+        files.select(torch.tensor([True, False]))  # no mask of four files
     assert files[4:].shape == (0, 3, 8, 8)
     assert len(files.select(slice(0, 2))) == 2 and len(files) == 4
     assert files.names == [f"{paths[0].parent.name}/{row}.png" for row in range(4)]
 
 
-@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
-def test_refuses_images_of_more_than_8_bits(kind: type, tmp_path: Path) -> None:
-    path = tmp_path / "deep.tiff"
+@pytest.mark.parametrize(
+    ("name", "kind"), [("deep.png", np.uint16), ("deep.tiff", np.uint16), ("deep.tiff", np.int32), ("deep.tiff", "f4")]
+)
+def test_refuses_images_of_more_than_8_bits(name: str, kind: type | str, tmp_path: Path) -> None:
+    path = tmp_path / name
     Image.fromarray(np.full((8, 8), 1000, kind)).save(path)
-    with pytest.raises(DataError, match=r"deep\.tiff has pixels of mode [IF].*: 8 bits per colour are read"):
+    with pytest.raises(DataError, match=rf"{name} has pixels of mode [IF].*: 8 bits per colour are read"):
         ImageFiles([path], (8, 8))[:]
 
 

@@ -47,14 +47,25 @@ def test_refuses_what_is_missing(tmp_path: Path) -> None:
         _ = load_imagenet(tmp_path).test
 
 
-def test_the_classes_of_flat_images_are_found_at_the_top_of_the_published_tree(tmp_path: Path) -> None:
-    made = write_imagenet(tmp_path / "made", flat=True) / "imagenet"
-    place = tmp_path / "root" / "ILSVRC" / "Data" / "CLS-LOC"
-    place.parent.mkdir(parents=True)
-    made.rename(place)
-    (place / "LOC_val_solution.csv").rename(tmp_path / "root" / "LOC_val_solution.csv")
-    splits = load_imagenet(tmp_path / "root")
-    assert len(splits.calibration) + len(splits.test) > 0
+@pytest.mark.parametrize("inside", ["ILSVRC/Data/CLS-LOC", "imagenet"])
+def test_the_classes_of_flat_images_are_found_at_the_top(tmp_path: Path, inside: str) -> None:
+    made, root = write_imagenet(tmp_path / "made", flat=True) / "imagenet", tmp_path / "root"
+    (root / inside).parent.mkdir(parents=True)
+    made.rename(root / inside)
+    (root / inside / "LOC_val_solution.csv").rename(root / "LOC_val_solution.csv")
+    named = [root, root / inside] if inside.startswith("ILSVRC") else [root]
+    for side in (load_imagenet(place).test for place in named):
+        assert len(side) == 15 and side.labels.tolist() == classes_of(side.images)
+
+
+def test_only_the_folders_that_were_named_are_looked_into(tmp_path: Path) -> None:
+    folder = write_imagenet(tmp_path / "root", flat=True) / "imagenet"
+    (folder / "val").rename(tmp_path / "val")
+    (folder / "val").symlink_to(tmp_path / "val")
+    assert len(load_imagenet(tmp_path / "root").test) == 15  # the list is beside the link
+    (folder / "LOC_val_solution.csv").rename(tmp_path / "LOC_val_solution.csv")
+    with pytest.raises(DataError, match=r"root/imagenet/val has neither a folder per class nor LOC_val_solution\.csv"):
+        _ = load_imagenet(tmp_path / "root").test
 
 
 def test_refuses_other_classes_and_empty_folders(tmp_path: Path) -> None:

@@ -30,13 +30,14 @@ def test_both_layouts_hold_the_same(tmp_path: Path) -> None:
     assert torch.equal(official.images[:], packed.images)
 
 
-def test_refuses_packed_labels_of_unknown_classes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("label", [-3, 3, 1.5])
+def test_refuses_packed_labels_of_unknown_classes(tmp_path: Path, label: float) -> None:
     folder = write_tiny_imagenet_packed(tmp_path) / "tiny_imagenet_subset"
     with np.load(folder / "train.npz") as archive:
         arrays = dict(archive)
-    arrays["labels"][2] = -3
+    arrays["labels"] = [0, 1, label, *arrays["labels"][3:].tolist()]
     np.savez(folder / "train.npz", **arrays)
-    with pytest.raises(DataError, match=r"train\.npz has the label -3 in row 2: there are classes 0 to"):
+    with pytest.raises(DataError, match=r"train\.npz has the label .* in row .: classes are the whole numbers 0 to 2"):
         _ = load_tiny_imagenet(tmp_path).train
 
 

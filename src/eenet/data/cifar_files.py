@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from eenet.data.labels import known_labels
 from eenet.data.pickled import read_pickled
 from eenet.errors import DataError
 
@@ -49,7 +50,7 @@ def read_pickled_batches(paths: Sequence[Path], key: str, classes: int) -> Batch
                 f"{batch['data'].shape}. Get it again."
             )
         images.append(batch["data"])
-        labels += [_known(label, classes, path) for label in batch[key]]
+        labels += known_labels(batch[key], classes, path)
     return _joined(images, labels)
 
 
@@ -76,7 +77,7 @@ def read_records(paths: Sequence[Path], labels: int, classes: int) -> Batch:
             )
         records = raw.reshape(-1, length)
         images.append(records[:, labels:])
-        found += [_known(label, classes, path) for label in records[:, labels - 1].tolist()]
+        found += known_labels(records[:, labels - 1].tolist(), classes, path)
     return _joined(images, found)
 
 
@@ -96,14 +97,6 @@ def _all_names(names: Sequence[str], classes: int, path: Path) -> tuple[str, ...
     if len(names) != classes:
         raise DataError(f"data file {path} names {len(names)} classes: {classes} were expected. Get it again.")
     return tuple(names)
-
-
-def _known(label: object, classes: int, path: Path) -> int:
-    if type(label) is not int or not 0 <= label < classes:
-        raise DataError(
-            f"data file {path} has the label {label!r}: there are classes 0 to {classes - 1}. Get it again."
-        )
-    return label
 
 
 def _joined(images: Sequence[np.ndarray], labels: Sequence[int]) -> Batch:

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, TypeVar, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset
@@ -81,8 +81,8 @@ class LabelledDataset(Dataset[tuple[Inputs, Tensor]], ABC):
         """
 
     @abstractmethod
-    def select(self: Chosen, rows: Int[Tensor, " row"] | slice) -> Chosen:
-        """Return a data set of some rows only."""
+    def select(self: Chosen, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> Chosen:
+        """Return a data set of some rows only, or of those where a mask is true."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -91,7 +91,7 @@ class LabelledDataset(Dataset[tuple[Inputs, Tensor]], ABC):
     def __getitem__(self, index: int) -> tuple[Inputs, Tensor]:
         """Return one prepared sample and its target, for use with a ``DataLoader``.
 
-        Texts differ in length: collate them yourself, or use `batches`.
+        Texts differ in length: a ``DataLoader`` needs a ``collate_fn`` that pads them; `batches` does so by itself.
         """
         row = torch.tensor([index])
         inputs: Inputs = pytree.tree_map(lambda leaf: leaf[0], self.inputs(row))
@@ -207,8 +207,8 @@ class ArrayDataset(LabelledDataset):
             images, labels = changed[:, :-1], UNLABELLED - changed[:, -1].to(torch.uint8)
         return self.prepare(images), _as_targets(labels)
 
-    def select(self, rows: Int[Tensor, " row"] | slice) -> ArrayDataset:
-        """Return a data set of some rows only; files stay on disk."""
+    def select(self, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> ArrayDataset:
+        """Return a data set of some rows only, or of those where a mask is true; files stay on disk."""
         images = self.images.select(rows) if isinstance(self.images, Files) else self.images[rows]
         labels = self._labels.select(rows) if isinstance(self._labels, Files) else self._labels[rows]
         return ArrayDataset(images, labels, mean=self.mean, std=self.std, size=self.size)
@@ -218,10 +218,15 @@ class ArrayDataset(LabelledDataset):
         return ArrayDataset(self.images, self._labels, mean=self.mean, std=self.std, size=size)
 
     def fingerprint(self) -> str:
-        """Return a short digest of the labels, the files' names or some images, and what is done to all of them."""
-        scale = torch.tensor([self.mean, self.std])
-        few = torch.tensor([0, len(self) // 2, len(self) - 1])  # of millions, all would take long
-        return digest(self._labels, self.images if isinstance(self.images, Files) else self.images[few], scale)
+        """Return a short digest of the labels, of the images, and of the scale and size that `prepare` brings them to.
+
+        Of images in memory the first, middle and last are looked at; of files, the names and how they are read: none
+        is opened, and they may lie in another place.
+        """
+        few = torch.tensor([0, len(self) // 2, len(self) - 1])
+        shown = self.images if isinstance(self.images, Files) else self.images[few]
+        size = self.size or tuple(self.images.shape[2:])
+        return digest(self._labels, shown, torch.tensor([self.mean, self.std]), torch.tensor(size))
 
 
 def as_images(dataset: LabelledDataset) -> ArrayDataset:
@@ -236,10 +241,14 @@ def as_images(dataset: LabelledDataset) -> ArrayDataset:
 
 
 def digest(*parts: Tensor | Files) -> str:
-    """Return a short digest of the content of tensors and the names of files."""
+    """Return a short digest of the shape and content of tensors, and of the names of files and how they are read."""
     told = hashlib.sha256()
     for part in parts:
-        told.update("\n".join(part.names).encode() if isinstance(part, Files) else part.contiguous().numpy().tobytes())
+        if isinstance(part, Files):
+            told.update("\n".join([part.reading, *part.names]).encode())
+        else:
+            told.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            told.update(part.contiguous().view(torch.uint8).numpy().data)
     return told.hexdigest()[:16]
 
 

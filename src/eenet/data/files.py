@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from eenet.errors import DataError
@@ -59,11 +59,16 @@ class Files(ABC):
         return torch.uint8
 
     @property
+    @abstractmethod
+    def reading(self) -> str:
+        """How the files are read: what tells apart pictures that the same files become."""
+
+    @property
     def names(self) -> list[str]:
         """Folder and name of every file: what tells data sets apart wherever they lie."""
         return ["/".join(path.parts[-2:]) for path in self.paths]
 
-    def __getitem__(self, rows: Int[Tensor, " row"] | slice) -> UInt8[Tensor, "row ..."]:
+    def __getitem__(self, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> UInt8[Tensor, "row ..."]:
         """Return some pictures decoded.
 
         Raises:
@@ -76,10 +81,11 @@ class Files(ABC):
             return torch.empty(0, *self.shape[1:], dtype=torch.uint8)
         return torch.from_numpy(np.stack(decoded))
 
-    def select(self: Chosen, rows: Int[Tensor, " row"] | slice) -> Chosen:
-        """Return some of the files, still on disk."""
+    def select(self: Chosen, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> Chosen:
+        """Return some of the files, still on disk: those of the rows, or those where a mask is true."""
+        chosen = range(len(self))[rows] if isinstance(rows, slice) else torch.arange(len(self))[rows].tolist()
         kept = copy.copy(self)
-        kept.paths = self.paths[rows] if isinstance(rows, slice) else tuple(self.paths[row] for row in rows.tolist())
+        kept.paths = tuple(self.paths[row] for row in chosen)
         return kept
 
     def _read(self, path: Path) -> np.ndarray:
@@ -130,13 +136,18 @@ class ImageFiles(Files):
         """Samples, 3 channels, height, width."""
         return len(self), 3, *self.size
 
+    @property
+    def reading(self) -> str:
+        """Height, width and short side."""
+        return f"{self.size} of {self.short_side}"
+
     def _decoded(self, image: Image.Image, path: Path) -> np.ndarray:
         from PIL import Image
 
         if image.mode.startswith(("I", "F")):
             raise DataError(
                 f"data file {path} has pixels of mode {image.mode}: 8 bits per colour are read, more would come out "
-                "white. Convert it."
+                "white. Convert it to 8 bits."
             )
         height, width = self.size
         colour = image.convert("RGB")
@@ -176,6 +187,11 @@ class MaskFiles(Files):
     def shape(self) -> tuple[int, ...]:
         """Samples, height, width."""
         return len(self), *self.size
+
+    @property
+    def reading(self) -> str:
+        """Height, width, and the class of every number."""
+        return f"{self.size} of {self._classes.tolist()}"
 
     def _decoded(self, image: Image.Image, path: Path) -> np.ndarray:
         from PIL import Image

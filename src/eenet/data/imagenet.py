@@ -21,7 +21,8 @@ from eenet.errors import DataError
 
 __all__ = ["load_imagenet"]
 
-FOLDERS = ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
+PUBLISHED = "ILSVRC/Data/CLS-LOC"
+FOLDERS = ("imagenet", "ILSVRC2012", PUBLISHED)
 SOLUTION = "LOC_val_solution.csv"
 
 
@@ -29,10 +30,10 @@ def load_imagenet(root: Path, *, seed: int = 0, size: int = 224) -> DataSplits:
     """Return ImageNet: its train images for training, its val images halved by ``seed`` into calibration and test.
 
     Two layouts of the val images are read: a folder per class, and the official flat one (``ILSVRC2012_val_*.JPEG``)
-    with ``LOC_val_solution.csv`` in ``val``, beside it or at the top of the published tree, which names the class of
-    each. (The list of numbers in the development kit is not read: its numbers are not in the usual order.) Classes are
-    numbered in the alphabetical order of their folders ``n01440764`` and so on, as published weights have it. Images
-    are decoded when they are asked for, see `framed`.
+    with ``LOC_val_solution.csv``, which names the class of each, in ``val``, beside it, in ``root`` or at the top of
+    the published tree. (The list of numbers in the development kit is not read: its numbers are not in the usual
+    order.) Classes are numbered in the alphabetical order of their folders ``n01440764`` and so on, as published
+    weights have it. Images are decoded when they are asked for, see `framed`.
 
     Args:
         root: the folder that holds ``train`` and ``val``, or holds ``imagenet`` with these.
@@ -51,7 +52,7 @@ def load_imagenet(root: Path, *, seed: int = 0, size: int = 224) -> DataSplits:
             return images_by_class([folder / "train" / name for name in classes])
         if any(path.is_dir() for path in (folder / "val").iterdir()):
             return _val_by_class(folder / "val", classes)
-        return _flat_val(folder / "val", classes)
+        return _flat_val(folder / "val", _solution(folder, Path(root)), classes)
 
     def read(part: Part) -> ArrayDataset:
         return framed(*listed(part), size, training=part == "train")
@@ -69,14 +70,21 @@ def _val_by_class(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], I
     return images_by_class([folder / name for name in classes])
 
 
-def _flat_val(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Int[Tensor, " sample"]]:
-    above = [folder, *list(folder.resolve().parents)[:4]]  # the top of the published tree is four levels up
-    solution = next((place / SOLUTION for place in above if (place / SOLUTION).is_file()), None)
+def _solution(folder: Path, root: Path) -> Path:
+    """Return the file that names the classes of flat val images."""
+    places = [folder / "val", folder, root]
+    if folder.absolute().match(PUBLISHED):  # root may be that folder itself
+        places.append(folder.absolute().parents[2])
+    solution = next((place / SOLUTION for place in places if (place / SOLUTION).is_file()), None)
     if solution is None:
         raise DataError(
-            f"data folder {folder} has neither a folder per class nor {SOLUTION}: one of these says what the images "
-            f"show, found {content(folder)}. Put the file beside val."
+            f"data folder {folder / 'val'} has neither a folder per class nor {SOLUTION}: one of these says what the "
+            f"images show, found {content(folder / 'val')}. Put the file beside val."
         )
+    return solution
+
+
+def _flat_val(folder: Path, solution: Path, classes: tuple[str, ...]) -> tuple[list[Path], Int[Tensor, " sample"]]:
     with solution.open(encoding="utf-8", newline="") as lines:
         shown = {row[0]: row[1].split()[0] for row in csv.reader(lines) if len(row) == 2 and row[1].split()}
     numbers = {name: number for number, name in enumerate(classes)}

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from eenet.data.labels import known_labels
 from eenet.errors import DataError
 
 __all__ = ["read_packed_jpeg"]
@@ -43,17 +44,12 @@ def read_packed_jpeg(
             f"data file {path} is truncated: the offsets say {offsets[-1]} bytes of JPEG, found {len(jpeg)}. Get it "
             "again."
         )
-    odd = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(odd):
-        raise DataError(
-            f"data file {path} has the label {labels[odd[0]]} in row {odd[0]}: there are classes 0 to {classes - 1}. "
-            "Get it again."
-        )
+    known = torch.tensor(known_labels(labels.tolist(), classes, path), dtype=torch.int64)
     images = np.empty((rows, size, size, 3), dtype=np.uint8)
     raw = jpeg.tobytes()
     for row in range(rows):
         images[row] = _decode(raw[offsets[row] : offsets[row + 1]], size, path, row)
-    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(images).permute(0, 3, 1, 2), known
 
 
 def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

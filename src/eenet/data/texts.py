@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from eenet.core.inputs import Inputs
@@ -123,12 +123,12 @@ class TextDataset(LabelledDataset):
             raise InputError("augment does not fit: the samples are texts, it changes images. Leave it out.")
         return self.inputs(rows), self.targets(rows)
 
-    def select(self, rows: Int[Tensor, " row"] | slice) -> TextDataset:
-        """Return a data set of some rows only."""
+    def select(self, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> TextDataset:
+        """Return a data set of some rows only, or of those where a mask is true."""
         return TextDataset(self.tokens[rows], self._labels[rows], form=self.form)
 
     def fingerprint(self) -> str:
-        """Return a short digest of the labels and tokens: a training is resumed on the same data only."""
+        """Return a short digest of the labels and tokens, and of how many tokens a text may have."""
         return digest(self._labels, self.tokens)
 
 
