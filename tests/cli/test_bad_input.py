@@ -175,6 +175,10 @@ def test_fit_never_replaces_a_folder_of_something_else(
     (tmp_path / "photos" / "cat.png").write_bytes(b"meow")
     refused(eenet("fit", write_table(), "-b", "60%", "--out", tmp_path / "photos"), "--out")
     assert (tmp_path / "photos" / "cat.png").exists()
+    assert eenet("fit", write_table(), "-b", "60%", "--out", tmp_path / "policy").code == 0
+    (tmp_path / "policy" / "notes.txt").write_text("mine")
+    refused(eenet("fit", write_table(), "-b", "60%", "--out", tmp_path / "policy"), "notes.txt")
+    assert (tmp_path / "policy" / "notes.txt").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", '{"flops": 3}', '{"cumulative": [2, 1], "unit": "ms"}'])

@@ -84,7 +84,7 @@ def test_bad_input_is_refused_before_work_starts(
         ({"engine": "onnxruntime"}, "engine 'onnxruntime' is unknown: there is none of that name. Did you mean onnx?"),
         ({"run": tmp_path / "none"}, "RUN"),
         ({"policy": tmp_path / "none"}, "--policy"),
-        ({"out": tmp_path / "thesis"}, "it holds other things"),
+        ({"out": tmp_path / "thesis"}, "it is a folder that holds no export"),
         ({"out": tmp_path / "bundle"}, "it is a folder that holds no export"),
         ({"out": tmp_path / "thesis" / "chapter.txt"}, "is a file"),
     ]

@@ -50,7 +50,7 @@ def export(
     if chosen is None:
         raise names.unknown("engine", engine, EXPORT_ENGINES)
     require_engine(chosen)
-    paths.output_folder(out, replaces=("manifest.json",))
+    paths.output_folder(out)  # `export` itself replaces exports only
     opened = loading.open_run(run, data_root)
     saved, model = loading.open_policy(policy, opened.model)
     samples = opened.splits.test

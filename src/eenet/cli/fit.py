@@ -111,7 +111,7 @@ def fit(
     output = Output(as_json=as_json, quiet=quiet)
     chosen = names.scheduler(policy, seed)
     promise = _promise(guarantee, delta, epsilon, budget)
-    paths.output_folder(out, replaces=("policy.json",))
+    paths.output_folder(out, replaces=("policy.json", "policy.safetensors"))
     table = loading.read_table(val, "VAL")
     cost_table = loading.pick_costs(table, costs, batch_size, engine, dtype)
     kept = None if exits is None else loading.read_exits(exits, table.num_exits)

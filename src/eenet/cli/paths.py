@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from eenet.errors import InputError
@@ -65,8 +66,8 @@ def output_folder(path: Path, option: str = "--out", *, replaces: Sequence[str] 
     Args:
         path: Folder named by the user.
         option: Name of the option, for the message.
-        replaces: If given, the folder is replaced as a whole: a folder that is there must be empty or hold one of
-            these names (so that nothing else is ever deleted).
+        replaces: If given, the folder is replaced as a whole: a folder that is there must hold nothing but what these
+            patterns name (so that nothing else is ever deleted).
 
     Raises:
         InputError: If it is a file, cannot be written to, or holds something else.
@@ -78,9 +79,9 @@ def output_folder(path: Path, option: str = "--out", *, replaces: Sequence[str] 
         raise InputError(f"{option} {str(path)!r} is a file: a folder is to be written. Pass another path.")
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError(f"{option} {str(path)!r} cannot be written: permission denied. Pass another path.")
-    if replaces and any(path.iterdir()) and not any((path / name).exists() for name in replaces):
+    foreign = sorted(held.name for held in path.iterdir() if not any(fnmatch(held.name, name) for name in replaces))
+    if replaces and foreign:
         raise InputError(
-            f"{option} {str(path)!r} would be replaced, and it holds other things: no {replaces[0]} in it. "
-            "Pass a new folder."
+            f"{option} {str(path)!r} would be replaced, and it holds other things: {foreign[0]}. Pass a new folder."
         )
     return path

@@ -102,7 +102,7 @@ def record(
     if out.suffix == ".npz":
         paths.output_file(out)
     else:
-        paths.output_folder(out, replaces=("logits.npy",))
+        paths.output_folder(out, replaces=("*.npy",))
     opened = loading.open_run(run, data_root)
     dataset = opened.splits.get(split)
     write_record = _recording(dataset, utility, batch_size)

@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from eenet.errors import InputError
 
-__all__ = ["atomic_path", "load_tensors", "read_json", "save_tensors", "sha256", "write_json"]
+__all__ = ["atomic_path", "check_replaceable", "load_tensors", "read_json", "save_tensors", "sha256", "write_json"]
 
 
 @contextlib.contextmanager
@@ -54,6 +55,26 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _replace(draft, target, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_replaceable(folder: Path, what: str, names: Sequence[str]) -> None:
+    """Refuse to replace a folder that holds anything which is no part of an earlier result: it would be deleted.
+
+    Args:
+        folder: What would be replaced; nothing, or an empty folder, will do.
+        what: What it may hold, for the message.
+        names: Patterns of the files that such a result consists of.
+
+    Raises:
+        InputError: It holds something else.
+    """
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    foreign = next((name for name in held if not any(fnmatch(name, pattern) for pattern in names)), None)
+    if foreign is not None:
+        raise InputError(
+            f"output {folder} is taken: it holds {foreign}, which is no part of a {what} and would be deleted. Choose "
+            "another folder."
+        )
 
 
 def _replace(draft: Path, target: Path, scratch: Path) -> None:

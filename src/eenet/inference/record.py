@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from eenet.core.costs import CostTable
-from eenet.core.files import atomic_path
+from eenet.core.files import atomic_path, check_replaceable
 from eenet.core.table import ExitTable
 from eenet.core.table_files import cost_arrays
 from eenet.errors import InputError, RunError, ShapeError
@@ -125,8 +125,7 @@ def write_table(
             f"costs with {costs.num_exits} exits do not fit: the model has {model.num_exits}. Measure this model."
         )
     target = Path(path)
-    if target.is_dir() and any(target.iterdir()) and not (target / "logits.npy").is_file():
-        raise InputError(f"output {path} is taken: it is a folder that holds no table. Choose another.")
+    check_replaceable(target, "table", ("*.npy",))
     with ExitStack() as stack:
         with _writing(path):
             draft = stack.enter_context(atomic_path(path))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eenet.core.combined import MixedPolicy, TransformedPolicy
 from eenet.core.costs import CostTable
-from eenet.core.files import atomic_path, load_tensors, read_json, save_tensors, sha256, write_json
+from eenet.core.files import atomic_path, check_replaceable, load_tensors, read_json, save_tensors, sha256, write_json
 from eenet.core.policy import Policy, ScorePolicy
 from eenet.core.scorers import ConfidenceScorer, Scorer
 from eenet.core.transform import Transform
@@ -94,6 +94,10 @@ def policy_from_spec(spec: object, tensors: dict[str, Tensor]) -> Policy:
         ) from error
 
 
+FILES = ("policy.json", "policy.safetensors")
+"""What a saved policy consists of."""
+
+
 def save_policy(
     policy: Policy,
     path: str | os.PathLike[str],
@@ -120,9 +124,7 @@ def save_policy(
         raise ShapeError(
             f"exits {list(exits)} do not fit: the policy decides over {policy.num_exits} exits. Name as many."
         )
-    target = Path(path)
-    if target.is_dir() and any(target.iterdir()) and not (target / "policy.json").is_file():
-        raise InputError(f"output {path} is taken: it is a folder that holds no policy. Choose another.")
+    check_replaceable(Path(path), "policy", FILES)
     with atomic_path(path) as draft:
         draft.mkdir()
         save_tensors(draft / "policy.safetensors", tensors)
