@@ -137,7 +137,7 @@ def test_bad_arguments_are_found_before_any_work(tiny, dataset, tmp_path):
         record(tiny, dataset, tmp_path / "a.npz", costs=CostTable(cumulative=(1.0, 2.0), unit="ms"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="holds thesis.txt, which is no part of a table"):
+    with pytest.raises(InputError, match=r"holds thesis\.txt, which is no part of a table"):
         record(tiny, dataset, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
