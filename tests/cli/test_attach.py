@@ -9,25 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.cli.conftest import Ran
 
 from eenet.core.files import save_tensors
 from eenet.core.table import ExitTable
-from eenet.recipes import load_source
+from eenet.recipes import load_source, open_run
 
 MODULE = """
 import torch
 
 
-def make():
+def make(channels=1):
     block = lambda: torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.ReLU())
     return torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3, stride=2, padding=1),
+        torch.nn.Conv2d(channels, 4, 3, stride=2, padding=1),
         *(block() for _ in range(4)),
         torch.nn.AdaptiveAvgPool2d(1),
         torch.nn.Flatten(),
         torch.nn.Linear(4, 10),
     )
+
+
+def colour():
+    return make(channels=3)
 
 
 def text():
@@ -106,6 +111,25 @@ def test_a_trained_run_is_a_run_like_any_other(data: str, eenet: Callable[..., R
     assert eenet(*words).code == 0
     other = eenet(*OWN, "--exits", "2,3", "--data", data, "--epochs", "0.5", "--out", "run", "-q")
     assert other.code == 2 and "is taken" in other.stderr
+
+
+def test_a_folder_of_images_per_class_is_data(eenet: Callable[..., Ran], here: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("dark", "light")):
+        (here / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = (rng.integers(80, size=(9, 12, 3)) + 150 * number).astype(np.uint8)
+            Image.fromarray(pixels).save(here / "photos" / name / f"{i}.png")
+    words = ("attach", "users_own:colour", "--input", "3,8,8", "--exits", "1,3", "--data", "photos", "--epochs", "0.5")
+    ran = eenet(*words, "--batch-size", 4, "--out", "run", "-q")
+    assert ran.code == 0, ran.stderr
+    opened = open_run(here / "run")
+    assert opened.splits.classes[:2] == ("dark", "light")
+    assert [len(opened.splits.get(side)) for side in ("train", "val", "test")] == [12, 4, 4]
+    assert all(opened.splits.get(side).inputs(slice(0, 2)).shape[1:] == (3, 8, 8) for side in ("train", "test"))
+    os.rename(here / "photos", here / "run" / "photos")  # the folder may lie elsewhere later
+    assert eenet("record", "run", "--split", "test", "--out", "test.npz", "-q").code == 2
+    assert eenet("record", "run", "--split", "test", "--data-root", "run", "--out", "test.npz", "-q").code == 0
 
 
 def test_frozen_models_stay_as_they_are(eenet: Callable[..., Ran], here: Path) -> None:

@@ -227,6 +227,14 @@ def test_a_policy_for_other_exits_is_refused(eenet: Callable[..., Ran], made: Pa
     assert ran.code == 2 and "2 exits" in ran.stderr
 
 
+def test_a_policy_for_other_classes_is_refused(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "four.npz", **table_arrays())
+    assert eenet("fit", tmp_path / "four.npz", "-b", "60%", "-p", "max_prob", "--out", tmp_path / "four").code == 0
+    for words in (("run", made / "run", "split:test"), ("bench", made / "run")):
+        ran = eenet(*words, "--policy", tmp_path / "four", "-q")
+        assert (ran.code, ran.stdout) == (2, "") and "fitted for 4 classes, this run's data set has 10" in ran.stderr
+
+
 def test_damaged_weights_are_refused(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_bytes((made / "run" / "recipe.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes((made / "run" / "model.safetensors").read_bytes()[:1000])

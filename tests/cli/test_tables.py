@@ -55,6 +55,27 @@ def test_compare_by_default_leaves_out_the_published_form_only(
     assert set(area) == names | {"pcee", "eero", "ztw", "random", "oracle"}
 
 
+def test_compare_by_default_leaves_out_what_a_utility_of_ones_own_does_not_suit(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path]
+) -> None:
+    worth = np.random.default_rng(0).uniform(size=(200, 3))
+    sides = (write_table(f"{name}.npz", seed=seed, utility=worth) for seed, name in enumerate(("val", "test")))
+    ran = eenet("compare", *sides, "-b", "60%", "--json")
+    assert ran.code == 0 and "ztw" not in ran.value["area"] and "ztw is left out" in ran.stderr
+
+
+def test_operations_are_asked_for_in_the_same_unit_everywhere(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    costs = {"costs": np.array([1e6, 2e6, 4e6]), "cost_unit": "FLOPs", "cost_reference": None}
+    val, test = (write_table(f"{name}.npz", seed=seed, **costs) for seed, name in enumerate(("val", "test")))
+    told = eenet("fit", val, "-b", "2.5", "-p", "max_prob", "--out", tmp_path / "policy", "--json").value
+    assert (told["unit"], told["budget"]) == ("MFLOPs", 2.5)
+    for words in (("compare", val, test, "-p", "max_prob"), ("advise", val)):
+        value = eenet(*words, "-b", "2.5", "--json").value
+        assert (value["unit"], {row["budget"] for row in value["rows"]}) == ("MFLOPs", {2.5})
+
+
 def test_compare_without_a_budget_shows_the_standard_ones(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
     rows = eenet("compare", *tables, "-p", "max_prob", "--json").value["rows"]
     assert len({row["budget"] for row in rows}) == 10

@@ -1,6 +1,7 @@
 """Costs and budgets: units, percentages, what is refused."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -58,6 +59,26 @@ def test_what_is_no_budget_is_refused(asked):
 def test_a_budget_below_the_first_exit_names_the_reachable_range(asked):
     with pytest.raises(BudgetError, match=r"out of reach.*\[2, 5\] ms"):
         COSTS.budget(asked)
+
+
+@pytest.mark.parametrize("cheapest", [1.0, 1 / 3, 0.7777, 2.9999])
+def test_the_share_that_an_unreachable_budget_is_told_can_be_asked(cheapest):
+    costs = CostTable((cheapest, 4.0), "ms", reference=3.0)
+    with pytest.raises(BudgetError) as refused:
+        costs.budget(cheapest / 2)
+    told = re.search(r"from ([\d.]+%) upwards", str(refused.value))[1]
+    assert cheapest <= costs.budget(told).value <= cheapest * 1.001
+
+
+def test_what_another_table_read_is_that_amount_here_or_refused():
+    small = CostTable((0.001, 0.009), "s")
+    asked = small.budget("50%")
+    assert COSTS.budget(asked).value == pytest.approx(4.5) and COSTS.budget(asked).text == "50%"
+    assert COSTS.budget(COSTS.budget(3)) == COSTS.budget(3)
+    with pytest.raises(BudgetError, match="out of reach"):
+        COSTS.budget(small.budget("0.0015"))
+    with pytest.raises(BudgetError, match="unit"):
+        CostTable((1.0, 2.0), "MFLOPs").budget(asked)
 
 
 def test_the_cheapest_cost_is_a_budget_whatever_its_rounding():

@@ -7,6 +7,7 @@ import torch
 from eenet.core.costs import CostTable
 from eenet.core.table import ExitTable
 from eenet.errors import InputError, ShapeError, TableError
+from eenet.schedulers import fit_calibration
 from eenet.testing import synthetic_table
 
 LOGITS = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]], [[3.0, 0.0], [1.0, 0.0]]])
@@ -66,6 +67,41 @@ def test_probabilities_serve_as_well(tmp_path, dtype):
     log_probs = loaded.log_probs(slice(None))
     assert torch.isfinite(log_probs).all()
     assert torch.allclose(log_probs[1:].exp(), torch.from_numpy(probs[1:]).float(), atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "u4", "u8", ">i4", ">i8"])
+def test_labels_of_any_whole_type_serve(tmp_path, dtype):
+    loaded = ExitTable.load(write(tmp_path / "t.npz", logits=LOGITS.numpy(), labels=LABELS.numpy().astype(dtype)))
+    assert torch.equal(loaded.labels, LABELS)
+    assert torch.equal(loaded.utility, ExitTable(logits=LOGITS, labels=LABELS).utility)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", np.longdouble])
+def test_outputs_of_any_floating_type_serve(tmp_path, dtype):
+    loaded = ExitTable.load(write(tmp_path / "t.npz", logits=LOGITS.numpy().astype(dtype)))
+    assert torch.equal(loaded.logits.float(), LOGITS)
+
+
+def test_a_label_beyond_every_whole_number_of_torch_is_out_of_range(tmp_path):
+    labels = np.array([0, 2**64 - 1, 1], dtype=np.uint64)
+    with pytest.raises(TableError, match="labels of row 1, -1, is out of range"):
+        ExitTable.load(write(tmp_path / "t.npz", logits=LOGITS.numpy(), labels=labels))
+
+
+def test_a_folder_that_holds_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds thesis\.txt"):
+        ExitTable(logits=LOGITS).save(tmp_path / "table")
+    assert (tmp_path / "table" / "thesis.txt").read_text() == "mine"
+
+
+def test_exits_are_combined_where_that_means_something():
+    table = synthetic_table(50)
+    assert table.combinable
+    assert not table.transformed(fit_calibration(table)).combinable
+    assert not ExitTable(logits=LOGITS, utility=torch.ones(3, 2)).combinable
+    assert not ExitTable(logits=LOGITS, labels=LABELS, utility=torch.full((3, 2), 0.5)).combinable
 
 
 BAD = {

@@ -8,8 +8,15 @@ from eenet.core.combined import TransformedPolicy, unmixed
 from eenet.core.costs import CostTable, standard_budgets
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
+from eenet.core.transform import Transform
 from eenet.errors import BudgetError, InputError, TableError
-from eenet.schedulers import AutoScheduler, GeometricScheduler, JointScheduler, StoppingScheduler
+from eenet.schedulers import (
+    AutoScheduler,
+    GeometricScheduler,
+    JointScheduler,
+    StoppingScheduler,
+    TransformedScheduler,
+)
 from eenet.schedulers.auto import _contribution
 from eenet.testing import check_policy, classwise_table, synthetic_table
 
@@ -23,6 +30,15 @@ def tied_table(num_samples=150):
     logits = 4.0 * torch.nn.functional.one_hot(labels, 3)[:, None].repeat(1, 3, 1)
     logits = logits + 0.1 * torch.randn(num_samples, 3, 3, generator=torch.Generator().manual_seed(0))
     return ExitTable(logits=logits, labels=labels, costs=CostTable((1.0, 2.0, 3.0), "ms"))
+
+
+class Softened(Transform):
+    def forward(self, seen):
+        return torch.log_softmax(0.7 * seen[:, -1], dim=1)
+
+
+def softened(table, seed):
+    return Softened()
 
 
 def without_labels(table):
@@ -67,6 +83,15 @@ def test_without_labels_there_are_no_ensembles():
     assert told == [(name, i + 1, 8) for i, name in enumerate(SIMPLE * 2)]
     dial = auto.sweep(table)
     assert not any(isinstance(policy, TransformedPolicy) for policy in dial.policies)
+
+
+@pytest.mark.parametrize("scheduler", [QUICK, StoppingScheduler(folds=2)], ids=["auto", "stopping"])
+def test_behind_a_transform_of_the_users_there_are_no_ensembles(scheduler):
+    table = synthetic_table(150)
+    behind = TransformedScheduler(scheduler=scheduler, fit_transform=softened)
+    policy = behind.fit(table, budget="60%")
+    assert Replayer(table).expected(policy, table.require_costs())[0] <= table.require_costs().budget("60%").value
+    assert "ensemble" not in behind.sweep(table).reason
 
 
 def test_progress_counts_every_trial():

@@ -1,6 +1,7 @@
 """EENet's functions and losses, by hand and against slow twins; each known fault of the public code has its test."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -164,7 +165,28 @@ def test_fitting_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"learning_rate": -1.0}, {"restarts": 0}])
+@pytest.mark.parametrize("scheduler", [EENetScheduler(epochs=5), EENetScheduler(epochs=5, thresholds="assigned")])
+def test_slow_fits_tell_how_far_they_are(scheduler, monkeypatch):
+    clock = itertools.count(step=1.5)  # an epoch seems to take this long: every other one is told of
+    monkeypatch.setattr("eenet.schedulers.eenet_fit.monotonic", lambda: next(clock))
+    told = []
+    dataclasses.replace(scheduler, progress=lambda *news: told.append(news[1:])).fit(synthetic_table(60), budget=2.0)
+    assert told and all(total == 5 for _, total in told) and [done for done, _ in told] == sorted({d for d, _ in told})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"learning_rate": -1.0},
+        {"learning_rate": math.nan},
+        {"restarts": 0},
+        {"beta": -1.0},
+        {"alpha_kl": math.inf},
+        {"alpha_cost": -0.1},
+        {"weight_decay": -1e-4},
+    ],
+)
 def test_settings_that_cannot_work_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         EENetScheduler(**wrong)

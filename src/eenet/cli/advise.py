@@ -10,7 +10,6 @@ import typer
 from rich.console import RenderableType
 
 from eenet.cli import loading, paths
-from eenet.cli.loading import readable
 from eenet.cli.options import (
     BudgetsOption,
     CostBatchOption,
@@ -24,7 +23,7 @@ from eenet.cli.options import (
     TableArgument,
 )
 from eenet.cli.output import Output, percent, text_table
-from eenet.errors import InputError
+from eenet.errors import BudgetError, InputError
 
 if TYPE_CHECKING:
     from eenet.core.costs import CostTable
@@ -73,11 +72,10 @@ def advise(
     if out is not None:
         paths.output_file(out)
     table = loading.read_table(val, "VAL")
-    measured = loading.pick_costs(table, costs, batch_size, engine, dtype)
-    cost_table = readable(measured)
+    cost_table = loading.pick_costs(table, costs, batch_size, engine, dtype)
     asked = [cost_table.budget(text) for text in budget or []]
     models = [model for text in static or [] for model in _statics(text, cost_table)]
-    parts = loading.cost_parts(costs, measured, cost_table)
+    parts = loading.cost_parts(costs, cost_table)
     for one in asked:
         output.note(f"Budget per sample: {one.meaning}.")
 
@@ -85,7 +83,7 @@ def advise(
     from eenet.core.files import write_json
 
     output.note(f"Weighing {table.num_exits} exits on {table.num_samples} samples.")
-    advice = evaluation.advise(table, cost_table, asked, parts=parts, statics=models, seed=seed)
+    advice = evaluation.advise(table, cost_table, asked, parts=parts, statics=models, seed=seed, progress=output.step)
     value = advice.to_dict()
     if out is not None:
         write_json(out, value)
@@ -123,7 +121,11 @@ def _static(text: str, name: str, cost: str, utility: str, costs: CostTable) -> 
     except ValueError as error:
         raise _no_model(text, f"{utility!r} is no utility") from error
     anything = CostTable((1e-9 * costs.full, costs.full), costs.unit, costs.reference)  # a model may be cheaper
-    return StaticModel(name=name, cost=anything.budget(cost).value, utility=worth)
+    try:
+        spent = anything.budget(cost).value
+    except BudgetError as error:
+        raise _no_model(text, f"{cost!r} is no number, alone or with a unit like {costs.unit}") from error
+    return StaticModel(name=name, cost=spent, utility=worth)
 
 
 def _no_model(text: str, fact: str) -> InputError:

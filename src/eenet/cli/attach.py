@@ -42,7 +42,7 @@ def attach(
         Path | None, typer.Option("--weights", metavar="FILE", help="State dict to begin with: .safetensors or .pt.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="DATA", help="digits, cifar10, or an .npz of images and labels.")
+        str | None, typer.Option("--data", metavar="DATA", help="digits, cifar10, an .npz, or a folder per class.")
     ] = None,
     data_root: DataRootOption = None,
     epochs: Annotated[float, typer.Option("--epochs", help="Passes over the training images.")] = 5.0,
@@ -67,6 +67,8 @@ def attach(
         eenet attach torchvision:resnet18 --exits layer1,layer2,layer3
 
         eenet attach timm:resnet18 --input 1,32,32 --data digits --out run
+
+        eenet attach timm:efficientnet_lite0 --weights trained.pth --data photos/ --out run
 
         eenet attach my_models:make --weights trained.pt --freeze --data images.npz --out run
     """

@@ -95,6 +95,7 @@ def compare(
             "--costs": costs,
             "--batch-size": batch_size,
             "--engine": engine,
+            "--dtype": dtype,
             "--splits": splits if splits > 1 else None,
             "--groups": groups,
             "--seed": seed or None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,16 +84,16 @@ def run_demo(out: Path, seed: int, output: Output) -> dict[str, Any]:
     output.note("[1/6] Training a small CNN with 3 exits on 797 digits.")
     run = _train(out / "run", seed, output)
     output.note("[2/6] Recording what every exit says about unseen samples, with the operations each exit costs.")
-    tables = _record(run, out)
+    tables = _record(run, out, output)
     output.note("[3/6] Measuring what every exit costs on this machine.")
-    _measure(run, out / "costs.json", seed)
+    _measure(run, out / "costs.json", seed, output)
     output.note(f"[4/6] Fitting the policy eenet to a budget of {BUDGET} of the original model.")
     saved, facts = _fit(tables, out / "policy", seed)
     output.note("[5/6] Comparing policies at equal cost.")
-    comparison = _compare(tables, seed)
+    comparison = _compare(tables, seed, output)
     output.note("[6/6] Running the adaptive model for real on the test images.")
     prediction, real = _run(run, saved, tables)
-    bench = _bench(run, saved, out, seed)
+    bench = _bench(run, saved, out, seed, output)
     value = {"out": str(out), "fit": facts, "run": real, "bench": bench, "comparison": comparison.to_dict()}
     _report(value, run, prediction, out)
     return value
@@ -104,23 +105,24 @@ def _train(folder: Path, seed: int, output: Output) -> Run:
     return recipes.train(names.recipe(RECIPE, seed), folder, progress=not output.quiet)
 
 
-def _record(run: Run, out: Path) -> Tables:
+def _record(run: Run, out: Path, output: Output) -> Tables:
     from eenet.inference.measure import measure_flops
     from eenet.inference.record import record
 
     costs = readable(measure_flops(run.model, run.splits.test.inputs(slice(0, 2))).costs())
+    shared: dict[str, Any] = {"costs": costs, "progress": not output.quiet}
     recorded = {
-        name: record(run.model, run.splits.get(name), out / f"{name}.npz", split=name, costs=costs, progress=False)
+        name: record(run.model, run.splits.get(name), out / f"{name}.npz", split=name, **shared)
         for name in ("val", "test")
     }
     return Tables(**recorded)
 
 
-def _measure(run: Run, path: Path, seed: int) -> None:
+def _measure(run: Run, path: Path, seed: int, output: Output) -> None:
     from eenet.inference.measure import measure
 
     inputs = run.splits.test.inputs(slice(0, max(BATCH_SIZES)))
-    measure(run.model, inputs, batch_sizes=BATCH_SIZES, seed=seed, progress=False).save(path)
+    measure(run.model, inputs, batch_sizes=BATCH_SIZES, seed=seed, progress=not output.quiet).save(path)
 
 
 def _fit(tables: Tables, folder: Path, seed: int) -> tuple[SavedPolicy, dict[str, Any]]:
@@ -131,10 +133,11 @@ def _fit(tables: Tables, folder: Path, seed: int) -> tuple[SavedPolicy, dict[str
     return load_policy(folder), facts
 
 
-def _compare(tables: Tables, seed: int) -> Comparison:
+def _compare(tables: Tables, seed: int, output: Output) -> Comparison:
     from eenet import evaluation
 
-    return evaluation.compare(tables.val, tables.test, names.schedulers(None, seed), BUDGETS, seed=seed)
+    chosen = names.schedulers(None, seed)
+    return evaluation.compare(tables.val, tables.test, chosen, BUDGETS, seed=seed, progress=output.step)
 
 
 def _run(run: Run, saved: SavedPolicy, tables: Tables) -> tuple[Prediction, dict[str, Any]]:
@@ -158,13 +161,13 @@ def _run(run: Run, saved: SavedPolicy, tables: Tables) -> tuple[Prediction, dict
     }
 
 
-def _bench(run: Run, saved: SavedPolicy, out: Path, seed: int) -> dict[str, Any]:
+def _bench(run: Run, saved: SavedPolicy, out: Path, seed: int, output: Output) -> dict[str, Any]:
     from eenet.core.files import write_json
     from eenet.inference.bench import bench
 
     inputs = run.splits.test.inputs(slice(None))
     report = bench(
-        run.model, saved.policy, inputs, batch_sizes=BATCH_SIZES, passes=3, seed=seed, progress=False
+        run.model, saved.policy, inputs, batch_sizes=BATCH_SIZES, passes=3, seed=seed, progress=not output.quiet
     ).to_dict()
     write_json(out / "bench.json", report)
     return report
@@ -183,7 +186,7 @@ def _report(value: dict[str, Any], run: Run, prediction: Prediction, out: Path) 
         bench=value["bench"],
         examples=_examples(run, prediction),
         caveats=caveats,
-        command=f"eenet demo --out {out} --seed {value['fit']['seed']}",
+        command=shlex.join(["eenet", "demo", "--out", str(out), "--seed", str(value["fit"]["seed"])]),
     )
 
 

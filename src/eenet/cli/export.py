@@ -52,7 +52,7 @@ def export(
     require_engine(chosen)
     paths.output_folder(out)  # `export` itself replaces exports only
     opened = loading.open_run(run, data_root)
-    saved, model = loading.open_policy(policy, opened.model)
+    saved, model = loading.open_policy(policy, opened)
     samples = opened.splits.test
     output.note(f"Exporting {model.num_exits} stages for {chosen}.")
     exported = write(

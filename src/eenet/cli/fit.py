@@ -218,7 +218,7 @@ def _keeping(
     """Return table and costs of some exits only: without the other heads, where a profile says what these cost."""
     from eenet.core.costs import CostTable
 
-    parts = loading.cost_parts(path, costs, costs)
+    parts = loading.cost_parts(path, costs)
     kept = None if parts is None else CostTable(parts.cumulative(exits), costs.unit, costs.reference)
     smaller = table.with_costs(costs).keeping(exits, kept)
     return smaller, smaller.require_costs()

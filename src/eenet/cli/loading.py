@@ -50,14 +50,16 @@ def open_run(path: Path, data_root: Path | None = None) -> Run:
     return recipes.open_run(paths.existing_folder(path, "RUN"), data_root=data_root)
 
 
-def open_policy(path: Path, model: MultiExitModel) -> tuple[SavedPolicy, MultiExitModel]:
-    """Return a fitted policy and the model it steers: the one given, without the exits it was not fitted for.
+def open_policy(path: Path, opened: Run) -> tuple[SavedPolicy, MultiExitModel]:
+    """Return a fitted policy and the model it steers: the run's, without the exits it was not fitted for.
 
     Raises:
-        InputError: It is missing, damaged, or was fitted for another number of exits.
+        InputError: It is missing, damaged, or was fitted for another number of exits or classes.
     """
+    from eenet.inference.record_dense import holds_masks
     from eenet.schedulers import load_policy
 
+    model, classes = opened.model, len(opened.splits.classes)
     saved = load_policy(paths.existing_folder(path, "--policy"))
     exits = tuple(range(saved.policy.num_exits)) if saved.exits is None else saved.exits
     last = model.num_exits - 1
@@ -65,6 +67,12 @@ def open_policy(path: Path, model: MultiExitModel) -> tuple[SavedPolicy, MultiEx
         raise InputError(
             f"--policy {str(path)!r} does not fit: it was fitted for a model of {exits[-1] + 1} exits, this "
             f"one has {model.num_exits}. Fit a policy on a table recorded from this run."
+        )
+    fitted = saved.info.get("num_classes", classes)
+    if fitted != classes and not holds_masks(opened.splits.test):  # of maps, policies see summaries
+        raise InputError(
+            f"--policy {str(path)!r} does not fit: it was fitted for {fitted} classes, this run's data set has "
+            f"{classes}. Fit a policy on a table recorded from this run."
         )
     dropped = [k for k in range(last) if k not in exits]
     return saved, model.without(dropped) if dropped else model
@@ -86,14 +94,15 @@ def preparation(dataset: LabelledDataset) -> Callable[[Tensor], Tensor]:
 
 
 def read_table(path: Path, what: str) -> ExitTable:
-    """Read an exit table from a file or folder named by the user.
+    """Read an exit table from a file or folder named by the user; operations come in a readable unit.
 
     Raises:
         InputError: It is missing, damaged or malformed.
     """
     from eenet.core.table import ExitTable
 
-    return ExitTable.load(paths.existing(path, what))
+    table = ExitTable.load(paths.existing(path, what))
+    return table if table.costs is None else table.with_costs(readable(table.costs))
 
 
 def read_confusion(path: Path, *, splits: int, grouped: bool) -> Tensor | None:
@@ -143,7 +152,7 @@ def read_groups(path: Path) -> np.ndarray:
 def pick_costs(
     table: ExitTable, costs: Path | None, batch_size: int | None, engine: str | None, dtype: str | None = None
 ) -> CostTable:
-    """Return the costs of a profile file if one is given, else the table's own.
+    """Return the costs of a profile file if one is given, else the table's own; operations in a readable unit.
 
     Raises:
         InputError: There are none, or they have another number of exits than the table.
@@ -167,22 +176,20 @@ def pick_costs(
             f"--costs {str(costs)!r} does not fit: it has {chosen.num_exits} exits, the table {table.num_exits}. "
             "Profile the model that the table was recorded from."
         )
-    return chosen
+    return readable(chosen)
 
 
-def cost_parts(path: Path | None, measured: CostTable, shown: CostTable) -> CostParts | None:
-    """Return what costs are made of, in the unit they are shown in, where a profile says so.
+def cost_parts(path: Path | None, costs: CostTable) -> CostParts | None:
+    """Return what costs are made of, where a profile says so.
 
     Args:
         path: The profile; None where the costs are the table's own.
-        measured: Costs as they stand in it.
-        shown: The same in the wanted unit.
+        costs: As `pick_costs` returned them.
     """
     from eenet.core.files import read_json
     from eenet.evaluation import CostParts
 
-    parts = None if path is None else CostParts.of_profile(read_json(path, "costs"), measured)
-    return None if parts is None else parts.scaled(shown.high / measured.high)
+    return None if path is None else CostParts.of_profile(read_json(path, "costs"), costs)
 
 
 def read_exits(text: str, num_exits: int) -> tuple[int, ...]:

@@ -67,7 +67,7 @@ def profile(
     if out is not None:
         paths.output_file(out)
     opened = loading.open_run(run, data_root)
-    saved, model = (None, opened.model) if policy is None else loading.open_policy(policy, opened.model)
+    saved, model = (None, opened.model) if policy is None else loading.open_policy(policy, opened)
     inputs = opened.splits.test.inputs(slice(0, max(sizes)))
     engines = _engines(opened, model, chosen)
 
@@ -122,7 +122,7 @@ def bench(
     if out is not None:
         paths.output_file(out)
     opened = loading.open_run(run, data_root)
-    saved, model = loading.open_policy(policy, opened.model)
+    saved, model = loading.open_policy(policy, opened)
     engines = _engines(opened, model, chosen)
     dataset = _enough(opened.splits.test, sizes, samples)
 

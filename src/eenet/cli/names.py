@@ -178,9 +178,9 @@ def with_progress(scheduler: Scheduler, progress: Callable[[str, int, int], None
     """Return the same scheduler, telling how far it is if it takes long enough for that to matter."""
     from dataclasses import replace
 
-    from eenet.schedulers import AutoScheduler
+    from eenet.schedulers import AutoScheduler, EENetScheduler
 
-    return replace(scheduler, progress=progress) if isinstance(scheduler, AutoScheduler) else scheduler
+    return replace(scheduler, progress=progress) if isinstance(scheduler, AutoScheduler | EENetScheduler) else scheduler
 
 
 def schedulers(names: Sequence[str] | None, seed: int) -> dict[str, Scheduler]:
@@ -201,8 +201,8 @@ def schedulers(names: Sequence[str] | None, seed: int) -> dict[str, Scheduler]:
 def unsuited(table: ExitTable) -> dict[str, str]:
     """Return the policies that cannot be fitted on a table, each with the reason."""
     found: dict[str, str] = {}
-    if table.labels is None:
-        found["ztw"] = "combining exits needs labels"
+    if not table.combinable:
+        found["ztw"] = "combining exits needs labels, and a utility that says whether answers are right"
     if table.holds_summaries:
         found |= dict.fromkeys(("patience", "vote"), "summaries of maps name no classes")
     return found

@@ -79,6 +79,10 @@ def output_folder(path: Path, option: str = "--out", *, replaces: Sequence[str] 
         raise InputError(f"{option} {str(path)!r} is a file: a folder is to be written. Pass another path.")
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError(f"{option} {str(path)!r} cannot be written: permission denied. Pass another path.")
+    if replaces and path.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise InputError(
+            f"{option} {str(path)!r} would be replaced, and it is, or holds, the folder you work in. Pass a new folder."
+        )
     foreign = sorted(held.name for held in path.iterdir() if not any(fnmatch(held.name, name) for name in replaces))
     if replaces and foreign:
         raise InputError(

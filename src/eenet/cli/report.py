@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,7 +50,7 @@ def report(
     from eenet.report.html import page, write_page
     from eenet.report.sections import about_section
 
-    command = " ".join(["eenet report", *(str(path) for path in results), "--out", str(out)])
+    command = shlex.join(["eenet", "report", *map(str, results), "--out", str(out), "--title", title])
     write_page(out, page(title, [*sections, about_section(command=command)]))
     output.result({"out": str(out), "from": [str(file) for file in files]}, f"wrote {out}")
 
@@ -86,4 +87,7 @@ def _sections(file: Path) -> Sequence[Section]:
             return [bench_section(value)]
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise InputError(f"RESULTS {str(file)!r} is incomplete: {error!r}. Write it again with its command.") from error
-    raise InputError(f"RESULTS {str(file)!r} is of no known kind: it was not written by compare, profile or bench.")
+    raise InputError(
+        f"RESULTS {str(file)!r} is of no known kind: it was not written by compare, profile or bench. "
+        "Name files of these."
+    )

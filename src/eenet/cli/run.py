@@ -67,7 +67,7 @@ def run(
             f"--out {str(out)!r} is of no known kind: rows are written as {' or '.join(OUT_SUFFIXES)}. Rename it."
         )
     opened = loading.open_run(run_folder, data_root)
-    saved, model = loading.open_policy(policy, opened.model)
+    saved, model = loading.open_policy(policy, opened)
     sources = open_inputs(inputs, opened.splits.get, loading.image_shape(opened.splits.test))
 
     from eenet.inference.adaptive import AdaptiveModel
@@ -80,6 +80,7 @@ def run(
         batch_size,
         regroup=regroup,
         exits=saved.exits,
+        progress=not quiet,
     )
     unit = None if saved.costs is None else saved.costs.unit
     summary = summarise(samples, opened.model.num_exits, unit)
@@ -97,6 +98,7 @@ def predict(
     *,
     regroup: bool = True,
     exits: Sequence[int] | None = None,
+    progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Run every sample of the sources and return one row for each.
 
@@ -107,13 +109,19 @@ def predict(
         batch_size: Samples per forward pass.
         regroup: Let samples that stay wait for a full batch before each stage.
         exits: What the exits are called, where the adaptive model has some of the run's only.
+        progress: Show a bar on stderr if it takes more than two seconds.
     """
+    from eenet.inference.progress import track
+
+    total = sum(-(-len(source.names) // batch_size) for source in sources)
     names: list[str] = []
     labels: list[int | None] = []
     prepare, classes = loading.preparation(opened.splits.test), opened.splits.classes
 
     def prepared() -> Iterator[Tensor]:
-        for batch_names, images, batch_labels in batches(sources, batch_size):
+        for batch_names, images, batch_labels in track(
+            batches(sources, batch_size), total, "running", enabled=progress
+        ):
             names.extend(batch_names)
             labels.extend([None] * len(batch_names) if batch_labels is None else batch_labels.tolist())
             yield prepare(images)

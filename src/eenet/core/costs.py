@@ -37,11 +37,13 @@ class Budget:
         value: In the unit of the cost table that read it.
         text: As the user wrote it.
         meaning: In words, with the unit and what a percentage referred to.
+        unit: That unit.
     """
 
     value: float
     text: str
     meaning: str
+    unit: str
 
 
 BudgetLike = Budget | float | int | str
@@ -103,9 +105,14 @@ class CostTable:
                 )
             previous = value
         if reference is not None and not (math.isfinite(reference) and reference > 0):
-            raise TableError(f"cost_reference {reference:g} {self.unit} is no cost: it must be finite and positive.")
+            raise TableError(
+                f"cost_reference {reference:g} {self.unit} is no cost: it must be finite and positive. Leave it "
+                "out where it is not known."
+            )
         if not self.unit or not isinstance(self.unit, str):
-            raise TableError(f"cost_unit {self.unit!r} is no unit: it must be a word such as 'ms' or 'MFLOPs'.")
+            raise TableError(
+                f"cost_unit {self.unit!r} is no unit: a word is needed. Pass for example 'ms' or 'MFLOPs'."
+            )
 
     @property
     def num_exits(self) -> int:
@@ -152,10 +159,10 @@ class CostTable:
     def budget(self, value: BudgetLike) -> Budget:
         """Read a budget: a number in the table's unit, a number with a unit, or a percentage.
 
-        A percentage refers to `full`. A budget above the last exit's cost is allowed and means the full path.
+        A percentage refers to `full`. A budget above the last exit's cost is allowed: it limits nothing.
 
         Args:
-            value: For example ``3.2``, ``"2.5ms"`` or ``"60%"``.
+            value: For example ``3.2``, ``"2.5ms"`` or ``"60%"``; or what another table read, which stays that amount.
 
         Returns:
             The budget in the table's unit.
@@ -164,21 +171,25 @@ class CostTable:
             BudgetError: Not a number, a foreign unit, or below the cost of exit 0.
         """
         if isinstance(value, Budget):
-            return value
-        text = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-        amount, meaning = self._parse(text if isinstance(value, str) else repr(value), text)
+            if value.unit == self.unit and value.value >= self.low:
+                return value
+            text, said = value.text, f"{value.value!r}{value.unit}"  # read by another table
+        else:
+            text = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+            said = text if isinstance(value, str) else repr(value)
+        amount, meaning = self._parse(said, text)
         # exit 0's own cost, typed or computed, must not fail by rounding
         if amount < self.low and math.isclose(amount, self.low, rel_tol=1e-9):
             amount = self.low
         if amount < self.low:
-            percent = 100 * self.low / self.full
+            percent = math.ceil(1e4 * self.low / self.full) / 100  # rounded up, so that the advice can be taken
             raise BudgetError(
                 f"budget {meaning} per sample is out of reach: leaving at exit 0 costs {self.low:g} {self.unit}, "
                 f"running to exit {self.num_exits - 1} costs {self.high:g} {self.unit}. "
                 f"Pass a budget in [{self.low:g}, {self.high:g}] "
                 f"{self.unit}, that is from {percent:.4g}% upwards."
             )
-        return Budget(amount, text, meaning)
+        return Budget(amount, text, meaning, self.unit)
 
     def _parse(self, text: str, shown: str) -> tuple[float, str]:
         """Return the amount in the table's unit and what it means in words."""

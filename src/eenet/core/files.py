@@ -41,7 +41,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: A parent of ``path`` is a file, or ``path`` and what was written differ in kind.
         OSError: The file system refuses (no space, no permission).
     """
-    target = Path(path)
+    target = Path(path).absolute()  # "." has a name and a parent, too
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:

@@ -82,8 +82,7 @@ class ExitTable:
             object.__setattr__(self, "utility", self._right(labels))
         if self.costs is not None and self.costs.num_exits != self.num_exits:
             raise ShapeError(
-                f"costs of {self.costs.num_exits} exits do not fit: logits have {self.num_exits} exits. Give one "
-                f"cost per exit."
+                f"costs of {self.costs.num_exits} exits do not fit: logits have {self.num_exits} exits. Give one each."
             )
 
     @property
@@ -130,8 +129,7 @@ class ExitTable:
         """
         if self.utility is None:
             raise TableError(
-                f"table {self.split or '(unnamed)'!r} lacks labels: {what} needs 'labels' or 'utility'. Add one of "
-                f"them."
+                f"table {self.split or '(unnamed)'!r} lacks labels: {what} needs 'labels' or 'utility'. Add either."
             )
         return self.utility.double()
 
@@ -172,6 +170,11 @@ class ExitTable:
     def utility_is_accuracy(self) -> bool:
         """Whether utility is 1 where an exit's largest logit is the label, and 0 elsewhere."""
         return self.labels is not None and self.utility is not None and self.utility.equal(self._right(self.labels))
+
+    @property
+    def combinable(self) -> bool:
+        """Whether exits may be combined: utility is whether answers are right, and nothing transforms them yet."""
+        return self.transform is None and self.utility_is_accuracy
 
     @cached_property
     def holds_summaries(self) -> bool:
@@ -326,7 +329,11 @@ def _tensor(key: str, array: np.ndarray) -> Tensor:
         raise TableError(
             f"{key} of type {array.dtype} cannot be used: numbers are needed. Save them as float32 or int64."
         )
-    return torch.from_numpy(array)
+    if array.dtype.kind == "f":
+        wanted = np.dtype("float64") if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    else:  # torch reckons with these two only; what uint64 cannot keep becomes negative, and is refused as a label
+        wanted = np.dtype("uint8" if array.dtype == np.uint8 else "int64")
+    return torch.from_numpy(array.astype(wanted, copy=False))
 
 
 def _check_shapes(table: ExitTable) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from eenet.core.costs import CostTable
-from eenet.core.files import atomic_path
+from eenet.core.files import atomic_path, check_replaceable
 from eenet.errors import TableError
 
 __all__ = ["KEYS", "cost_arrays", "costs_of", "read", "write"]
@@ -27,7 +29,17 @@ KEYS = (
     "confidence",
     "split",
 )
-_DAMAGED = (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, NotImplementedError)
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,  # from the head of an array, which numpy reads as Python text
+    SyntaxError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    NotImplementedError,
+)
 
 
 def read(path: str | os.PathLike[str], keys: Sequence[str] = KEYS) -> dict[str, np.ndarray]:
@@ -60,7 +72,13 @@ def read(path: str | os.PathLike[str], keys: Sequence[str] = KEYS) -> dict[str, 
 
 
 def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays by key, atomically: an ``.npz`` file if the name ends so, else a folder."""
+    """Write arrays by key, atomically: an ``.npz`` file if the name ends so, else a folder.
+
+    Raises:
+        InputError: The folder is there and holds anything but an earlier table.
+    """
+    if Path(path).suffix != ".npz":
+        check_replaceable(Path(path), "table", [f"{key}.npy" for key in KEYS])
     with atomic_path(path) as draft:
         if Path(path).suffix == ".npz":
             with draft.open("wb") as handle:
@@ -120,15 +138,21 @@ def costs_of(arrays: dict[str, np.ndarray]) -> CostTable | None:
         raise TableError(
             "cost_unit is missing: 'costs' without a unit mean nothing. Save 'cost_unit', for example 'ms'."
         )
+    unit, reference = arrays["cost_unit"], arrays.get("cost_reference")
+    if unit.size != 1 or unit.dtype.kind != "U":
+        raise TableError(
+            f"cost_unit of shape {unit.shape} and type {unit.dtype} is no unit: one word is needed. Save for example "
+            "'ms'."
+        )
+    if reference is not None and (reference.size != 1 or reference.dtype.kind not in "fiu"):
+        raise TableError(
+            f"cost_reference of shape {reference.shape} and type {reference.dtype} is no cost: one number, that of the "
+            "original model, is needed. Save it, or leave the key out."
+        )
     values = np.atleast_1d(arrays["costs"])
     if values.ndim != 1 or values.dtype.kind not in "fiu":
         raise TableError(
-            f"costs of shape {values.shape} and type {values.dtype} do not fit: one number per exit is needed."
+            f"costs of shape {values.shape} and type {values.dtype} do not fit: one number per exit is needed. Save "
+            "what leaving at each exit costs."
         )
-    reference = arrays.get("cost_reference")
-    known = reference is not None and reference.size == 1
-    return CostTable(
-        tuple(values.tolist()),
-        str(arrays["cost_unit"]),
-        float(reference.item()) if known and reference is not None else None,
-    )
+    return CostTable(tuple(values.tolist()), str(unit.item()), None if reference is None else float(reference.item()))

@@ -29,6 +29,7 @@ __all__ = [
     "ArrayDataset",
     "DataSplits",
     "LabelledDataset",
+    "Normalisation",
     "Split",
     "as_images",
     "digest",
@@ -38,6 +39,8 @@ Split: TypeAlias = Literal["train", "calibration", "test"]
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "calibration": "calibration", "val": "calibration", "test": "test"}
 """Accepted names of splits; ``val`` is short for ``calibration``."""
 Chosen = TypeVar("Chosen", bound="LabelledDataset")
+Normalisation: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation per channel, on the scale 0 to 1."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's colours, which most published weights expect."""
 IGNORED = -100

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from eenet.data.dataset import IMAGENET_MEAN, IMAGENET_STD, ArrayDataset, DataSplits, Split
+from eenet.data.dataset import IMAGENET_MEAN, IMAGENET_STD, ArrayDataset, DataSplits, Normalisation, Split
 from eenet.data.files import ImageFiles
 from eenet.data.folders import content, images_in
 from eenet.data.sharing import LEAST, shared
@@ -18,7 +18,9 @@ from eenet.errors import DataError
 __all__ = ["class_folders", "framed", "images_by_class", "load_image_folder"]
 
 
-def load_image_folder(root: Path, *, seed: int = 0, size: int = 224) -> DataSplits:
+def load_image_folder(
+    root: Path, *, seed: int = 0, size: int = 224, normalisation: Normalisation = (IMAGENET_MEAN, IMAGENET_STD)
+) -> DataSplits:
     """Return images as splits: 60 % to train on, 20 % for calibration, 20 % for testing, drawn by ``seed``.
 
     Classes are the folders in ``root``, in alphabetical order. Images are decoded when they are asked for; the side
@@ -28,6 +30,7 @@ def load_image_folder(root: Path, *, seed: int = 0, size: int = 224) -> DataSpli
         root: a folder with a folder per class, each with image files.
         seed: decides which image belongs to which side.
         size: height and width that the model takes, in pixels.
+        normalisation: mean and standard deviation per colour, on the scale 0 to 1.
 
     Raises:
         DataError: there are fewer than 2 folders or 10 images, or a folder has none.
@@ -38,7 +41,8 @@ def load_image_folder(root: Path, *, seed: int = 0, size: int = 224) -> DataSpli
         raise DataError(f"data root {root} has {len(paths)} images: three sides need at least {LEAST}. Get more.")
 
     def read(rows: Int[Tensor, " row"], split: Split) -> ArrayDataset:
-        return framed([paths[row] for row in rows.tolist()], labels[rows], size, training=split == "train")
+        chosen = [paths[row] for row in rows.tolist()]
+        return framed(chosen, labels[rows], size, training=split == "train", normalisation=normalisation)
 
     return shared(read, len(paths), classes, seed)
 
@@ -72,7 +76,14 @@ def images_by_class(folders: Sequence[Path]) -> tuple[list[Path], Int[Tensor, " 
     return paths, torch.tensor(labels)
 
 
-def framed(paths: Sequence[Path], labels: Int[Tensor, " sample"], size: int, *, training: bool) -> ArrayDataset:
+def framed(
+    paths: Sequence[Path],
+    labels: Int[Tensor, " sample"],
+    size: int,
+    *,
+    training: bool,
+    normalisation: Normalisation = (IMAGENET_MEAN, IMAGENET_STD),
+) -> ArrayDataset:
     """Return images as classifiers of ImageNet take them.
 
     The short side is resized to 8/7 of ``size`` (256 pixels for 224). For calibration and testing the centre is cut
@@ -84,8 +95,9 @@ def framed(paths: Sequence[Path], labels: Int[Tensor, " sample"], size: int, *, 
         labels: their classes.
         size: height and width that the model takes, in pixels.
         training: keep what random crops choose from.
+        normalisation: mean and standard deviation per colour, on the scale 0 to 1.
     """
     whole = round(size * 8 / 7)
     shown = whole if training else size
     files = ImageFiles(paths, (shown, shown), short_side=whole)
-    return ArrayDataset(files, labels, mean=IMAGENET_MEAN, std=IMAGENET_STD, size=(size, size))
+    return ArrayDataset(files, labels, mean=normalisation[0], std=normalisation[1], size=(size, size))

@@ -15,8 +15,10 @@ from eenet.core.scorers import ConfidenceScorer
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer
 from eenet.errors import InputError, TableError
+from eenet.evaluation.compare import counter
 from eenet.evaluation.heldout import Sides, StaticModel, best_models, judge_sides, kept_frontier, saving
 from eenet.evaluation.parts import CostParts
+from eenet.evaluation.runs import Progress
 from eenet.evaluation.subsets import Samples, choose_exits
 from eenet.evaluation.verdict import LOSS, Findings
 
@@ -120,6 +122,7 @@ def advise(
     folds: int = 5,
     seed: int = 0,
     resamples: int = 1000,
+    progress: Progress | None = None,
 ) -> Advice:
     """Say which exits are worth their cost, and whether leaving early with them pays at all.
 
@@ -144,6 +147,7 @@ def advise(
         folds: Of the cross-validation.
         seed: Of folds, searches and bootstrap.
         resamples: Of the bootstrap.
+        progress: Told what was finished, steps done and steps in all.
 
     Raises:
         TableError: The table has neither labels nor utility, no costs, or fewer than 50 samples; or costs and parts
@@ -160,8 +164,11 @@ def advise(
     wanted = tuple(budget.value for budget in asked) or standard_budgets(costs)
     reachable = min(wanted) if asked else None
     every = _statics(samples, costs, parts, statics)
-    sides = judge_sides(samples, parts, every, wanted, reachable=reachable, folds=folds, resamples=resamples, seed=seed)
-    kept = choose_exits(samples, parts, wanted, reachable=reachable, seed=seed)
+    step = counter(progress, folds + 1, 1)
+    shared: dict[str, Any] = {"reachable": reachable, "seed": seed}
+    sides = judge_sides(samples, parts, every, wanted, folds=folds, resamples=resamples, progress=step, **shared)
+    kept = choose_exits(samples, parts, wanted, **shared)
+    step("exits chosen on all samples")
     kept_costs = CostTable(parts.cumulative(kept), costs.unit, costs.reference)
     rows = tuple(_row(sides, every, value, budget) for value, budget in zip_longest(wanted, asked))
     findings = _findings(

@@ -291,4 +291,4 @@ def _notes(
             )
     for budget in asked:
         if budget.value > costs.high:
-            yield f"Budget {budget.text} is above the last exit ({costs.high:.4g} {costs.unit}): the full path."
+            yield f"Budget {budget.text} is above the last exit ({costs.high:.4g} {costs.unit}): it limits nothing."

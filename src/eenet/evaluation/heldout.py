@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,7 @@ def judge_sides(
     folds: int,
     resamples: int,
     seed: int,
+    progress: Callable[[str], None],
 ) -> Sides:
     """Choose exits and fit on all folds but one, judge on that one, in turn; static models have it easier.
 
@@ -115,6 +116,7 @@ def judge_sides(
         folds: How many.
         resamples: Of the bootstrap.
         seed: Of folds, searches and bootstrap.
+        progress: Told of every fold that is done.
     """
     exits = len(parts.stages)
     costs = [model.cost for model in statics]
@@ -129,6 +131,7 @@ def judge_sides(
         own = parts.cumulative(kept)
         held = held_out(fit_frontier(rest.keeping(kept), own, seed=seed), judged.keeping(kept), own, grid)
         early[:, :, rows.numpy()] = torch.stack([held.cost, held.utility]).numpy()
+        progress(f"fold {f}")
     static = _static_mix(samples, costs, [model.utility for model in statics[exits:]], grid)
     return Sides(
         early=SampledCurve(costs=early[0], utilities=early[1]),

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 from eenet.core.costs import CostTable
-from eenet.errors import ShapeError, TableError
+from eenet.errors import EenetError, ShapeError, TableError
 
 __all__ = ["CostParts"]
 
@@ -62,18 +64,16 @@ class CostParts:
 
         Args:
             profile: What ``eenet profile`` wrote.
-            costs: Read from it.
+            costs: Read from it; their unit may be another, and is that of the parts.
 
         Raises:
             TableError: The record is damaged.
         """
         records = [profile.get("flops"), *profile.get("latency", ())]
         for record in records:
-            if isinstance(record, Mapping) and (record.get("cumulative"), record.get("unit")) == (
-                list(costs.cumulative),
-                costs.unit,
-            ):
-                return cls._of_record(record)
+            factor = _factor(record, costs)
+            if factor is not None:
+                return cls._of_record(record).scaled(factor)
         return None
 
     @classmethod
@@ -109,6 +109,17 @@ class CostParts:
     def alone(self, k: int) -> float:
         """Return the cost of a model that ends at an exit and has no other."""
         return sum(self.stages[: k + 1]) + self.heads[k]
+
+
+def _factor(record: object, costs: CostTable) -> float | None:
+    """Return what turns the unit of a profile's record into that of costs; None where these are not read from it."""
+    try:
+        own = CostTable.from_dict(record)
+        same = own.convert(costs.unit)
+    except EenetError:
+        return None
+    near = len(same.cumulative) == costs.num_exits and np.allclose(same.cumulative, costs.cumulative, rtol=1e-12)
+    return same.high / own.high if near else None
 
 
 def _number(value: Any) -> float:  # noqa: ANN401

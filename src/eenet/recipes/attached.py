@@ -12,13 +12,14 @@ from torch import Tensor
 from eenet.core.files import sha256
 from eenet.data.arrays import load_image_arrays
 from eenet.data.cifar10 import load_cifar10
-from eenet.data.dataset import ArrayDataset, DataSplits, Split, as_images
+from eenet.data.dataset import IMAGENET_MEAN, IMAGENET_STD, ArrayDataset, DataSplits, Normalisation, Split, as_images
 from eenet.data.digits import load_digits
+from eenet.data.image_folder import load_image_folder
 from eenet.errors import DataError
 from eenet.models.attach import attach
 from eenet.models.model import MultiExitModel
 from eenet.recipes.recipe import Recipe
-from eenet.recipes.sources import Normalisation, Source, load_source
+from eenet.recipes.sources import Source, load_source
 from eenet.recipes.weights import load_weights
 from eenet.training.losses import uniform_weights
 from eenet.training.settings import TrainSettings
@@ -42,7 +43,7 @@ class Attachment:
         classes: How many the model tells apart.
         weights: SHA-256 of the state dict that the model began with, if any.
         normalisation: How images are prepared; None: as the data set's own ones are.
-        data: ``digits``, ``cifar10``, or a ``.npz`` file.
+        data: ``digits``, ``cifar10``, a ``.npz`` file, or a folder with one of images per class.
         settings: How the exits are trained.
     """
 
@@ -151,7 +152,7 @@ def describe(
     Args:
         spec: Where the model came from; a folder or file in it may be relative.
         source: What was found there.
-        data: ``digits``, ``cifar10``, or a ``.npz`` file.
+        data: ``digits``, ``cifar10``, a ``.npz`` file, or a folder with one of images per class.
         settings: How the exits are trained.
         num_classes: As handed to `load_source`.
         weights: State dict that was loaded.
@@ -220,7 +221,7 @@ def wanted_classes(spec: str, data: str, root: Path | None) -> int | None:
     """
     if spec.partition(":")[0] not in ("timm", "torchvision"):
         return None
-    return len(_splits(data, root, 0, None).classes)
+    return len(_splits(data, root).classes)
 
 
 def load_attached_data(attachment: Attachment, root: Path | None, seed: int) -> DataSplits:
@@ -228,13 +229,14 @@ def load_attached_data(attachment: Attachment, root: Path | None, seed: int) -> 
 
     Args:
         attachment: Says which data and what the model takes.
-        root: Folder with the data; of a file of one's own, the folder it lies in now.
+        root: Folder with the data; of a file or a folder of one's own, the folder it lies in now.
         seed: Of the splits.
 
     Raises:
         DataError: The data are missing or damaged, or do not fit the model.
     """
-    splits = _splits(attachment.data, root, seed, attachment.normalisation)
+    size = max(attachment.input[1:])  # of a folder's images, the middle square is taken
+    splits = _splits(attachment.data, root, seed=seed, size=size, normalisation=attachment.normalisation)
     known = len(splits.classes)
     if known > attachment.classes:
         raise DataError(
@@ -249,7 +251,9 @@ def load_attached_data(attachment: Attachment, root: Path | None, seed: int) -> 
     return DataSplits(load=load, classes=(*splits.classes, *more))
 
 
-def _splits(data: str, root: Path | None, seed: int, normalisation: Normalisation | None) -> DataSplits:
+def _splits(
+    data: str, root: Path | None, *, seed: int = 0, size: int = 224, normalisation: Normalisation | None = None
+) -> DataSplits:
     if data == "digits":
         return load_digits(seed=seed)
     if data == "cifar10":
@@ -257,12 +261,16 @@ def _splits(data: str, root: Path | None, seed: int, normalisation: Normalisatio
             raise DataError("data root is missing: cifar10 lies in a folder. Pass --data-root with that folder.")
         return load_cifar10(root, seed=seed)
     path = Path(data)
-    if path.suffix != ".npz":
-        near = " or ".join(DATA_SETS)
-        raise DataError(f"data {data!r} are of no known kind: there are {near}, or a file .npz. Pass one of them.")
     moved = None if root is None else root / path.name
-    chosen = moved if moved is not None and moved.is_file() else path
-    return load_image_arrays(chosen, seed=seed, normalisation=normalisation)
+    path = moved if moved is not None and moved.exists() else path
+    if path.suffix == ".npz":
+        return load_image_arrays(path, seed=seed, normalisation=normalisation)
+    if not path.is_dir():
+        raise DataError(
+            f"data {data!r} are of no known kind: there are {' and '.join(DATA_SETS)}, a file .npz, or a folder with "
+            "one folder of images per class. Pass one of them."
+        )
+    return load_image_folder(path, seed=seed, size=size, normalisation=normalisation or (IMAGENET_MEAN, IMAGENET_STD))
 
 
 def _fitted(dataset: ArrayDataset, attachment: Attachment) -> ArrayDataset:

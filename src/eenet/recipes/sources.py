@@ -15,19 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eenet.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+from eenet.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Normalisation
 from eenet.errors import AttachError, InputError
 from eenet.models.inputs import Inputs, evaluating
 from eenet.models.libraries import library, quiet
 from eenet.models.taps import call
 
-__all__ = ["IMAGENET", "Normalisation", "Source", "first_line", "load_source"]
+__all__ = ["IMAGENET", "Source", "first_line", "load_source"]
 
 KINDS = "timm:NAME, torchvision:NAME, hf:FOLDER or package.module:function"
 IMAGE = (3, 224, 224)
 TOKENS = 128
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation per channel, on the scale 0 to 1."""
 IMAGENET: Normalisation = (IMAGENET_MEAN, IMAGENET_STD)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -146,15 +146,17 @@ class Steps:
     def _compared(self) -> Results:
         calibration, test = self.tables
         budgets, splits, chosen = self.experiment.budgets, self.experiment.splits, self.schedulers(calibration)
+        shared: dict[str, Any] = {"seed": self.seed, "progress": self._tell}
         if self.dense:
-            return compare_dense(calibration, test, self.confusions[1], chosen, budgets, seed=self.seed).to_dict()
-        return compare(calibration, test, chosen, budgets, splits=splits, seed=self.seed).to_dict()
+            return compare_dense(calibration, test, self.confusions[1], chosen, budgets, **shared).to_dict()
+        return compare(calibration, test, chosen, budgets, splits=splits, **shared).to_dict()
 
     def _published(self) -> Results:
         calibration, test = self.tables
         known = self.schedulers(calibration)
         chosen = {name: known[name] for name in ("eenet", "max_prob") if name in known}
-        both = {"eenet_published": EENetScheduler.published(seed=self.seed), **chosen}
+        slow = replace(EENetScheduler.published(seed=self.seed), progress=self._tell)
+        both = {"eenet_published": slow, **chosen}
         if self.dense:
             return compare_dense(calibration, test, self.confusions[1], both, seed=self.seed).to_dict()
         return compare(calibration, test, both, (), seed=self.seed).to_dict()
@@ -215,6 +217,10 @@ class Steps:
             seed=self.seed,
             progress=self.progress,
         ).to_dict()
+
+    def _tell(self, part: str, done: int, total: int) -> None:
+        if self.progress:
+            self.note(f"[{done}/{total}] {part}")
 
     def _add_seconds(self, seconds: float) -> None:
         """Keep how long training took, over all the times it was resumed; what a kill cut off is not known."""

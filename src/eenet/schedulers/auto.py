@@ -70,7 +70,8 @@ class AutoScheduler(Scheduler):
 
     All are fitted on part of the table and judged on the rest, in turn (cross-validation), at the ten standard budgets
     and at equal realised cost. Of those that are within ``tolerance`` standard errors of the best, the simplest is
-    taken and fitted on the whole table. Where labels are unknown there are no ensembles.
+    taken and fitted on the whole table. Where labels are unknown, or a transform is there already, there are no
+    ensembles.
 
     Attributes:
         folds: Of the cross-validation.
@@ -146,7 +147,7 @@ class AutoScheduler(Scheduler):
         spent: dict[str, Tensor] = {}
         earned: dict[str, Tensor] = {}
         budgets = standard_budgets(costs)
-        tries = len(self._schedulers()) * self.folds * (2 if table.utility_is_accuracy else 1)
+        tries = len(self._schedulers()) * self.folds * (2 if table.combinable else 1)
         for i, (name, held, replayer, sweep) in enumerate(self._trials(table, fold)):
             dial = sweep(costs, budgets)
             policies = [dial.at(budget) for budget in budgets]
@@ -169,7 +170,7 @@ class AutoScheduler(Scheduler):
             replayer = Replayer(table.select(held))
             for name, scheduler in self._schedulers().items():
                 yield name, held, replayer, partial(scheduler.sweep, rest)
-            if table.utility_is_accuracy:
+            if table.combinable:
                 together = fit_ensemble(rest, self.seed)
                 for name, scheduler in self._schedulers().items():
                     combined = rest.transformed(together)

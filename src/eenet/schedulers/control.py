@@ -119,7 +119,9 @@ class BudgetController:
     def policy(self) -> Policy:
         """The policy for the next batch."""
         if self._policy is None:
-            self._policy = self.dial.at(Budget(self.target, "", ""))  # no text to be parsed for every batch
+            self._policy = self.dial.at(
+                Budget(self.target, "", "", self.dial.costs.unit)
+            )  # no text to be parsed for every batch
         return self._policy
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -119,6 +120,7 @@ class EENetScheduler(Scheduler):
             paper.
         assignment: ``"sum"`` normalises softplus outputs by their sum; ``"softmax"`` takes the softmax of sigmoids as
             the released code does, which cannot reach tight budgets.
+        progress: Told every two seconds what is done, how many epochs are and how many there will be.
 
     Source:
         Ilhan et al., Adaptive Deep Neural Network Inference Optimization with EENet, WACV 2024, arXiv 2301.07099.
@@ -136,13 +138,23 @@ class EENetScheduler(Scheduler):
     beta: float = 1.0
     hidden_ratio: float = 0.5
     assignment: Literal["sum", "softmax"] = "sum"
+    progress: Callable[[str, int, int], None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         positive = ("epochs", "batch_size", "learning_rate", "restarts", "alternate_every", "hidden_ratio")
         for name in positive:
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} {getattr(self, name):g} cannot be used: it must be positive. Raise it.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(
+                    f"{name} {getattr(self, name):g} cannot be used: it must be above 0 and finite. Pass a positive "
+                    "number."
+                )
+        for name in ("weight_decay", "alpha_kl", "alpha_cost", "beta"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(
+                    f"{name} {getattr(self, name):g} cannot be used: it must be 0 or more, and finite. Pass 0 to go "
+                    "without."
+                )
         if self.thresholds not in ("joint", "assigned") or self.assignment not in ("sum", "softmax"):
             raise InputError(
                 f"thresholds {self.thresholds!r} or assignment {self.assignment!r} is unknown: see the "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import torch
@@ -144,10 +145,20 @@ def _assignment_loss(shares: Tensor, scores: Tensor, costs: Tensor, goal: Tensor
     return (settings.alpha_kl * divergence + settings.alpha_cost * distance).sum()
 
 
+def _epochs(settings: EENetScheduler) -> Iterator[int]:
+    """Yield the numbers of the epochs, and tell every two seconds how far the training is."""
+    told = monotonic()
+    for epoch in range(settings.epochs):
+        yield epoch
+        if settings.progress is not None and monotonic() - told >= 2:
+            told = monotonic()
+            settings.progress("epochs of EENet's networks", epoch + 1, settings.epochs)
+
+
 def _train_scores(network: _Networks, x: Tensor, utility: Tensor, settings: EENetScheduler) -> None:
     optimizer = torch.optim.Adam([network.weight], lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
-    for _ in range(settings.epochs):
+    for _ in _epochs(settings):
         for rows in torch.split(torch.randperm(len(x)), settings.batch_size):
             optimizer.zero_grad()
             _score_loss(network.scores(x[rows]), utility[rows], None).backward()  # type: ignore[no-untyped-call]
@@ -161,14 +172,15 @@ def _train_in_turns(
     decay = settings.weight_decay
     score_optimizer = torch.optim.Adam([network.weight], lr=settings.learning_rate, weight_decay=decay)
     assign_optimizer = torch.optim.Adam(network.assignment_parameters(), lr=settings.learning_rate, weight_decay=decay)
-    for epoch in range(settings.epochs):
+    for epoch in _epochs(settings):
         scoring = (epoch // settings.alternate_every) % 2 == 0
         for rows in torch.split(torch.randperm(len(x)), settings.batch_size):
             part = x[rows]
             if scoring:
                 score_optimizer.zero_grad()
                 scores = network.scores(part)
-                weight = network.assign(part, scores).detach()
+                with torch.no_grad():
+                    weight = network.assign(part, scores)
                 _score_loss(scores, utility[rows], weight).backward()  # type: ignore[no-untyped-call]
                 score_optimizer.step()
             else:

@@ -142,7 +142,7 @@ def load_policy(path: str | os.PathLike[str]) -> SavedPolicy:
 
     Raises:
         InputError: Nothing is there.
-        BundleError: It is incomplete, damaged, or was changed since it was written.
+        BundleError: It is incomplete, damaged, or its tensors were changed since it was written.
     """
     folder = Path(path)
     if not folder.is_dir():

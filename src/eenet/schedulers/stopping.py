@@ -239,7 +239,7 @@ class StoppingScheduler(Scheduler):
             raise TableError("table of 1 sample is too small: stopping holds samples out in turn. Give at least 2.")
         if isinstance(table.transform, Ensemble):
             return self._dial(table, costs, _worth(table, table.transform))
-        together = fit_ensemble(table, self.seed) if table.utility_is_accuracy else None
+        together = fit_ensemble(table, self.seed) if table.combinable else None
         if together is None or not (self.ensemble and self._ensemble_pays(table, costs)):
             return self._dial(table, costs, _worth(table, together))
         combined = table.transformed(together)
