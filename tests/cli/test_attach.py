@@ -167,7 +167,7 @@ BAD = {
     "classes": ((*OWN, "--num-classes", "5"), "num_classes 5"),
     "no data": ((*OWN, "--out", "{new}"), "--data"),
     "no out": ((*OWN, "--data", "digits"), "--out"),
-    "unknown data": ((*OWN, "--data", "mnist", "--out", "{new}"), "digits or cifar10"),
+    "unknown data": ((*OWN, "--data", "mnist", "--out", "{new}"), "digits and cifar10"),
     "missing data": ((*OWN, "--data", "none.npz", "--out", "{new}"), "none.npz"),
     "no data root": ((*OWN, "--data", "cifar10", "--out", "{new}"), "--data-root"),
     "missing weights": ((*OWN, "--weights", "none.pt"), "none.pt"),

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -37,6 +38,7 @@ from eenet.schedulers import (
 )
 from eenet.schedulers.eenet import EENetScorer
 from eenet.schedulers.heuristics import VoteScorer
+from eenet.schedulers.stopping import StoppingScorer
 from eenet.testing import synthetic_table
 
 COSTS = CostTable(cumulative=(1.0, 2.5, 4.0, 7.0), unit="ms", reference=6.0)
@@ -295,6 +297,115 @@ def test_what_does_not_fit_is_refused(logits, tiny, images):
         adaptive({"a": torch.zeros(2, 1), "b": torch.zeros(3, 1)})
     with pytest.raises(ShapeError, match="one id per sample"):
         adaptive(torch.arange(3)[:, None], torch.arange(2))
+
+
+THRESHOLDS = torch.tensor([0.5, 0.5, 0.5, -math.inf])
+FOR_FIVE_CLASSES = {  # each on its own, and as a part of another
+    "eenet": ScorePolicy(EENetScorer(4, 5, torch.rand(4, 11)), THRESHOLDS),
+    "stopping": ScorePolicy(StoppingScorer(4, 2 * 5 + 2), THRESHOLDS),
+    "stopping on many classes": ScorePolicy(StoppingScorer(4, 5 + 3, curved=False), THRESHOLDS),
+    "ensemble": TransformedPolicy(Ensemble(4, 5), ScorePolicy(ConfidenceScorer("max_prob"), THRESHOLDS)),
+    "mixed": MixedPolicy(
+        ScorePolicy(ConfidenceScorer("max_prob"), THRESHOLDS),
+        ScorePolicy(StoppingScorer(4, 2 * 5 + 2), THRESHOLDS),
+        0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("name", FOR_FIVE_CLASSES)
+def test_a_policy_for_other_classes_is_refused_whatever_the_batch_size(logits, name, size):
+    policy, rows = FOR_FIVE_CLASSES[name], torch.arange(14)[:, None]
+    adaptive = AdaptiveModel(replaying(logits), policy)
+    said = "policy fitted for 5 classes does not fit: the model's logits have 10"
+    for sample_ids in (torch.zeros(size, dtype=torch.long), torch.arange(size)):
+        with pytest.raises(ShapeError, match=said):
+            adaptive(rows[:size], sample_ids)
+    for regroup in (True, False):
+        with pytest.raises(ShapeError, match=said):
+            adaptive.predict_all(rows.split(size), regroup=regroup)
+    fitting = AdaptiveModel(replaying(logits[:, :, :5]), policy)
+    assert len(fitting.predict_all(rows.split(size)).labels) == len(fitting(rows).labels) == 14
+    fitting.policy = ScorePolicy(EENetScorer(4, 3), THRESHOLDS)  # exchanged, as by a controller
+    with pytest.raises(ShapeError, match="policy fitted for 3 classes"):
+        fitting(rows)
+
+
+def test_parts_for_different_classes_fit_no_model(logits):
+    policy = TransformedPolicy(Ensemble(4, 5), ScorePolicy(EENetScorer(4, 10), THRESHOLDS))
+    with pytest.raises(ShapeError, match="policy with parts for 5 and 10 classes cannot be used"):
+        AdaptiveModel(replaying(logits), policy)(torch.arange(3)[:, None])
+
+
+def test_the_policy_is_looked_into_once(logits, monkeypatch):
+    asked = []
+    monkeypatch.setattr("eenet.inference.adaptive.require_classes", lambda *words: asked.append(words))
+    policy = policies(logits)["max_prob"]
+    adaptive = AdaptiveModel(replaying(logits), policy)
+    for row in range(5):
+        adaptive(torch.tensor([[row]]))
+    adaptive.predict_all(torch.arange(20)[:, None].split(5))
+    assert asked == [(policy, 10, None)]
+
+
+@pytest.mark.parametrize("kind", ["list", "numpy", "uint8", "uint64"])
+def test_ids_may_be_whole_numbers_of_any_kind(logits, kind):
+    policy, rows = policies(logits)["mixed on one scorer"], torch.arange(60)
+    ids = {
+        "list": rows.tolist(),
+        "numpy": rows.numpy(),
+        "uint8": rows.to(torch.uint8),
+        "uint64": rows.numpy().astype(np.uint64),
+    }[kind]
+    adaptive = AdaptiveModel(replaying(logits), policy)
+    wanted = adaptive(rows[:, None], rows)
+    assert torch.equal(adaptive(rows[:, None], ids).exit_index, wanted.exit_index)
+    assert torch.equal(adaptive.predict_all(rows[:, None].split(25), sample_ids=ids).exit_index, wanted.exit_index)
+
+
+NO_IDS = {
+    "sample_ids of torch.float32 do not fit": torch.rand(4),
+    "sample_ids of torch.float64 do not fit": np.arange(4.0),
+    "sample_ids of torch.bool do not fit": torch.ones(4, dtype=torch.bool),
+    "sample_ids cannot be read": np.array(list("abcd")),
+    r"sample_ids of shape \(3,\) do not fit": [1, 2, 3],
+    r"sample_ids of shape \(0,\) do not fit": [],
+    r"sample_ids of shape \(4, 1\) do not fit": torch.arange(4)[:, None],
+    r"sample_ids of shape \(\) do not fit": torch.tensor(4),
+    r"sample_ids of shape \(100,\) do not fit: th.* 4 samples. Pass one id per sample": torch.arange(100),
+}
+
+
+@pytest.mark.parametrize("said", NO_IDS)
+def test_ids_that_are_not_one_whole_number_per_sample_are_refused(logits, said):
+    adaptive = AdaptiveModel(replaying(logits), policies(logits)["mixed on one scorer"])
+    with pytest.raises(InputError, match=said):
+        adaptive(torch.arange(4)[:, None], NO_IDS[said])
+    for size in (1, 3, 4):
+        with pytest.raises(InputError, match=said):
+            adaptive.predict_all(torch.arange(4)[:, None].split(size), sample_ids=NO_IDS[said])
+
+
+@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("shape", [(0, 0, 0), (0, 1, 0), (0, -1, 0), (1, 0, 0), (0, 0, 1)])
+def test_features_of_other_samples_exits_or_numbers_are_refused(logits, size, shape):
+    policy = ScorePolicy(StoppingScorer(4, 2 * 10 + 2 + 3, with_features=True), THRESHOLDS)
+    adaptive = AdaptiveModel(replaying(logits), policy)
+    features = torch.zeros(*(a + b for a, b in zip((size, 4, 3), shape, strict=True)))
+    if shape == (0, 0, 0):
+        assert len(adaptive(torch.arange(size)[:, None], features=features).labels) == size
+        return
+    with pytest.raises(ShapeError, match=r"features of .* (do not fit|per exit do not fit)"):
+        adaptive(torch.arange(size)[:, None], features=features)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_whole_loader_has_no_features(logits, size):
+    policy = ScorePolicy(StoppingScorer(4, 2 * 10 + 2 + 3, with_features=True), THRESHOLDS)
+    adaptive = AdaptiveModel(replaying(logits), MixedPolicy(policies(logits)["max_prob"], policy, 0.5))
+    with pytest.raises(InputError, match=r"features None are missing: .*Call the model batch by batch"):
+        adaptive.predict_all(torch.arange(14)[:, None].split(size))
 
 
 def test_logits_must_be_one_vector_per_sample():

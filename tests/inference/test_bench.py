@@ -13,10 +13,11 @@ from eenet.core.combined import MixedPolicy
 from eenet.core.policy import ScorePolicy
 from eenet.core.scorers import ConfidenceScorer
 from eenet.errors import InputError, ShapeError
-from eenet.inference.bench import bench
+from eenet.inference.bench import _record_size, bench
 from eenet.inference.engines import EagerEngine
 from eenet.inference.record import outputs
 from eenet.models.model import MultiExitModel
+from eenet.schedulers.eenet import EENetScorer
 
 KEYS = {
     "engine",
@@ -139,6 +140,21 @@ def test_flips_are_counted(tiny, images):
     assert report.rows[1].flips > 20
 
 
+@pytest.mark.parametrize(
+    ("count", "sizes", "wanted"),
+    [
+        (96, (1, 32), 64),
+        (96, (64,), 48),
+        (200, (24, 48, 64, 96), 97),
+        (32, (1, 32), 24),  # 64, 48 and 96 would be cut to 32, which is timed
+        (24, (1, 24), 23),
+        (2, (1, 2), 2),  # there is no other
+    ],
+)
+def test_flips_are_judged_by_logits_of_another_batch_size(count, sizes, wanted):
+    assert _record_size(count, sizes) == wanted
+
+
 def test_what_cannot_be_timed_is_refused(tiny, images):
     policy = quantile_policy(torch.randn(9, 3, 10), "max_prob")
     with pytest.raises(InputError, match="must lie in 1 to 96"):
@@ -149,3 +165,6 @@ def test_what_cannot_be_timed_is_refused(tiny, images):
         bench(tiny, policy, images, passes=0)
     with pytest.raises(ShapeError, match="policy with 4 exits"):
         bench(tiny, quantile_policy(torch.randn(9, 4, 10), "max_prob"), images, batch_sizes=(8,))
+    strange = ScorePolicy(EENetScorer(3, 4), torch.tensor([0.5, 0.5, -math.inf]))
+    with pytest.raises(ShapeError, match="policy fitted for 4 classes does not fit"):
+        bench(tiny, strange, images, batch_sizes=(8,))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tests.inference.conftest import quantile_policy
 
 from eenet.core.combined import MixedPolicy
 from eenet.core.costs import CostTable
-from eenet.errors import BundleError, InputError
+from eenet.errors import BundleError, InputError, ShapeError
 from eenet.inference.bundle import Bundle
 from eenet.inference.engines import EagerEngine
 from eenet.inference.record import outputs
@@ -119,3 +120,39 @@ def test_saving_replaces_a_bundle_and_nothing_else(bundle, folder, tmp_path):
     with pytest.raises(InputError, match="holds no bundle"):
         bundle.save(folder)
     assert (folder / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "policy/thesis.txt", "data/thesis.txt"])
+def test_what_somebody_put_into_a_bundle_is_not_deleted(bundle, folder, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("years of work")
+    with pytest.raises(InputError, match=r"holds .*, which is no part of a saved bundle and would be deleted"):
+        bundle.save(folder)
+    assert (folder / name).exists()
+
+
+@pytest.mark.parametrize("text", ['{"name": "my app"}', '{"format": "eenet export", "sha256": {}}', "[]", "no JSON"])
+def test_a_folder_with_another_manifest_is_not_replaced(bundle, tmp_path, text):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match="holds no bundle"):
+        bundle.save(tmp_path / "app")
+    assert (tmp_path / "app" / "manifest.json").read_text() == text
+
+
+def test_whoever_may_read_one_file_may_read_all(folder):
+    modes = {name: stat.S_IMODE((folder / name).stat().st_mode) for name in FILES}
+    assert len(set(modes.values())) == 1, modes
+
+
+def test_parts_that_do_not_fit_are_refused_and_the_older_bundle_stays(bundle, folder):
+    held = {name: (folder / name).read_bytes() for name in FILES}
+    other = quantile_policy(torch.randn(9, 4, 10), "max_prob")
+    with pytest.raises(ShapeError, match="policy with 4 exits does not fit: the model has 3"):
+        Bundle(model=bundle.model, policy=other).save(folder)
+    with pytest.raises(ShapeError, match="costs with 2 exits does not fit"):
+        Bundle(model=bundle.model, policy=bundle.policy, costs=CostTable((1.0, 2.0), "ms")).save(folder)
+    for value in (torch.zeros(2), float("nan")):
+        with pytest.raises(InputError, match="info cannot be saved: it is no JSON"):
+            Bundle(model=bundle.model, policy=bundle.policy, info={"width": value}).save(folder)
+    assert {name: (folder / name).read_bytes() for name in FILES} == held

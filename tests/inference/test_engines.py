@@ -8,6 +8,7 @@ from eenet.errors import InputError
 from eenet.inference.engines import EagerEngine
 from eenet.inference.engines.fold import fold_batch_norms
 from eenet.inference.record import outputs
+from eenet.models.attach import attach
 from eenet.models.model import MultiExitModel
 from eenet.models.zoo.resnet import cifar_resnet
 
@@ -110,6 +111,60 @@ def test_of_a_sequence_only_what_cannot_be_traced_stays():
     folded = fold_batch_norms(module)
     assert norms(folded) == 1
     assert torch.allclose(folded(x), expected, atol=1e-5)
+
+
+class Scaled(Choosy):
+    """Takes another path under a trace, whose values are no tensors."""
+
+    def forward(self, x):
+        if isinstance(x, torch.Tensor):
+            x = x / 255
+        return self.norm(self.conv(x))
+
+
+class Masked(Choosy):
+    """Has an argument that is not given."""
+
+    def forward(self, x, mask=None):
+        x = self.norm(self.conv(x))
+        return x if mask is None else x * mask
+
+
+class Sure(Choosy):
+    """Raises under a trace."""
+
+    def forward(self, x):
+        assert isinstance(x, torch.Tensor)
+        return self.norm(self.conv(x))
+
+
+class Parametrised(Choosy):
+    """Its convolution's weight is worked out at every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(self.conv)
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+
+@pytest.mark.parametrize(("make", "left"), [(Scaled, 1), (Masked, 0), (Sure, 1), (Parametrised, 1)])
+def test_what_is_folded_does_what_the_module_does(make, left):
+    module = shaken(make()).eval().requires_grad_(False)
+    x = 50 * torch.randn(3, 2, 5, 5)
+    expected = module(x)
+    folded = fold_batch_norms(module)
+    for _ in range(2):  # the first batch decides which of the two runs
+        assert torch.allclose(folded(x), expected, rtol=1e-3, atol=1e-4)
+    assert norms(folded) == left
+
+
+def test_parametrised_convolutions_run_behind_exits_too():
+    model = shaken(nn.Sequential(*(nn.Sequential(Parametrised(), nn.ReLU()) for _ in range(3)), nn.Flatten()))
+    x = torch.randn(3, 2, 5, 5)
+    attached = attach(model.eval(), x, exits=["0", "1"])
+    assert torch.allclose(EagerEngine(attached).full(x), model(x), atol=1e-4)
 
 
 def test_models_without_convolutions_or_parameters_run():

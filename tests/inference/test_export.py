@@ -17,8 +17,9 @@ from eenet import CostTable, MultiExitModel, ScorePolicy
 from eenet.core.files import sha256
 from eenet.core.scorers import ConfidenceScorer
 from eenet.errors import InputError, MissingExtraError, RunError, ShapeError
-from eenet.inference.export import export
+from eenet.inference.export import Preparation, export
 from eenet.recipes import RECIPES
+from eenet.schedulers.eenet import EENetScorer
 from eenet.schedulers.stopping import StoppingScorer
 
 LAST = [-torch.inf]
@@ -117,6 +118,21 @@ REFUSED = {
     "features None are missing": lambda: {
         "policy": ScorePolicy(StoppingScorer(3, 2 * 10 + 4, with_features=True), torch.tensor([0.0, 0.0, *LAST]))
     },
+    "policy fitted for 4 classes does not fit: the model's logits have 10": lambda: {
+        "policy": ScorePolicy(EENetScorer(3, 4), torch.tensor([0.0, 0.0, *LAST]))
+    },
+    r"preparation to images of shape \(3, 8, 8\) does not fit: the model takes \(1, 8, 8\)": lambda: {
+        "preparation": Preparation(mean=(0.5,) * 3, std=(0.2,) * 3, size=(8, 8))
+    },
+    r"preparation to images of shape \(1, 8, 9\) does not fit": lambda: {
+        "preparation": Preparation(mean=(0.5,), std=(0.2,), size=(8, 9))
+    },
+    "mean and std of 3 and 1 numbers do not fit": lambda: {
+        "preparation": Preparation(mean=(0.5,) * 3, std=(0.2,), size=(8, 8))
+    },
+    r"std \[0.0\] cannot be used": lambda: {"preparation": Preparation(mean=(0.5,), std=(0.0,), size=(8, 8))},
+    r"std \[-0.2\] cannot be used": lambda: {"preparation": Preparation(mean=(0.5,), std=(-0.2,), size=(8, 8))},
+    r"mean \[nan\] and std": lambda: {"preparation": Preparation(mean=(float("nan"),), std=(0.2,), size=(8, 8))},
     "logits of exit 0 of shape": lambda: {
         "model": MultiExitModel([nn.Identity() for _ in range(3)], [Wide() for _ in range(3)])
     },
@@ -186,3 +202,16 @@ def test_a_folder_that_holds_something_else_is_not_replaced(held, tmp_path):
     with pytest.raises(InputError, match="holds no export"):
         exports(tmp_path)
     assert (tmp_path / "out" / held).exists()
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "stage_best.onnx", "policy/thesis.txt"])
+def test_what_somebody_put_into_an_export_is_not_deleted(name, tmp_path, monkeypatch):
+    exporting.exported("onnx")
+    monkeypatch.setattr(module, "stage_programs", lambda *_: exporting.programs())
+    path = exports(tmp_path).path / name
+    path.write_text("years of work")
+    with pytest.raises(
+        InputError, match=rf"holds {path.name}, which is no part of a saved export and would be deleted"
+    ):
+        exports(tmp_path)
+    assert path.exists()

@@ -12,7 +12,7 @@ from torch import nn
 from eenet.core.combined import MixedPolicy
 from eenet.core.costs import CostTable
 from eenet.core.policy import Policy, ScorePolicy
-from eenet.errors import InputError, TableError
+from eenet.errors import InputError, ShapeError, TableError
 from eenet.inference.engines import EagerEngine
 from eenet.inference.latency import Latency, Spread, summarise, time_stages
 from eenet.inference.measure import FlopReport, Profile, load_costs, measure, measure_flops, measure_latency
@@ -128,6 +128,14 @@ def test_small_and_large_batches_take_the_samples_there_are(tiny, images):
         measure_latency(tiny, images, batch_sizes=(0,))
     with pytest.raises(InputError, match="0 passes"):
         measure_latency(tiny, images, passes=0)
+
+
+@pytest.mark.parametrize("exits", [2, 5])
+def test_decisions_of_a_policy_for_another_model_are_not_timed(tiny, images, exits):
+    policy = quantile_policy(torch.randn(9, exits, 10), "max_prob")
+    for model in (tiny, EagerEngine(tiny)):
+        with pytest.raises(ShapeError, match=f"policy with {exits} exits does not fit: the model has 3"):
+            measure_latency(model, images, batch_sizes=(1,), passes=1, policy=policy, progress=False)
 
 
 def test_parts_without_decisions(tiny, images):

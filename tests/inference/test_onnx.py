@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from exporting import by_name
 from foreign import FAMILIES, check_onnx
 from tests.inference.conftest import tiny_onnx
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from eenet.core.costs import CostTable
 from eenet.core.table import ExitTable
 from eenet.core.trace import replay
-from eenet.errors import MissingExtraError, ShapeError
+from eenet.errors import InputError, MissingExtraError, ShapeError
 from eenet.inference.adaptive import AdaptiveModel
 from eenet.inference.bench import bench
 from eenet.inference.engines import EagerEngine, OnnxEngine
@@ -79,6 +80,44 @@ def test_one_benchmark_of_both_engines():
         ("onnxruntime", 8),
     ]
     assert all(row.flips <= 1 for row in report.rows)
+
+
+WRONG = {
+    r"input 'input' of torch.float64 does not fit: .*Convert it with .to\(torch.float32\)": torch.zeros(
+        2, 1, 8, 8
+    ).double(),
+    "input 'input' of torch.float16 does not fit": torch.zeros(2, 1, 8, 8).half(),
+    r"input 'input' of shape \(2, 1, 8, 9\) does not fit: .*shape \(1, 8, 8\)": torch.zeros(2, 1, 8, 9),
+    r"inputs \['x'\] do not fit: the graphs were made for \['input'\]": {"x": torch.zeros(2, 1, 8, 8)},
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_inputs_unlike_the_example_are_refused(said):
+    _, engine = tiny_onnx()
+    for run in (lambda batch: outputs(engine, batch), engine.full):
+        with pytest.raises(InputError, match=said):
+            run(WRONG[said])
+
+
+def test_inputs_by_name_are_those_of_the_example():
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    model, batch = by_name()
+    engine = OnnxEngine(model, batch)
+    swapped = {name: batch[name] for name in reversed(batch)}
+    assert torch.equal(outputs(engine, swapped), outputs(engine, batch))
+    for inputs in ({"ids": batch["ids"]}, batch | {"more": batch["ids"]}, batch["ids"]):
+        with pytest.raises(InputError, match=r"do not fit: the graphs were made for \['ids', 'mask'\]"):
+            outputs(engine, inputs)
+    with pytest.raises(InputError, match=r"input 'mask' of torch.bool does not fit: .*\.to\(torch.int64\)"):
+        outputs(engine, batch | {"mask": batch["mask"].bool()})
+
+
+def test_a_model_of_another_number_format_is_refused():
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(InputError, match=r"model of torch.float64 on cpu cannot be exported"):
+        OnnxEngine(tiny_cnn(exits=2).double(), torch.randn(2, 1, 8, 8).double())
 
 
 def test_bad_requests_are_refused(monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from eenet.core.costs import CostTable
 from eenet.core.table import ExitTable
 from eenet.data.dataset import ArrayDataset
-from eenet.errors import InputError, RunError, ShapeError
+from eenet.errors import DataError, InputError, RunError, ShapeError, TableError
 from eenet.inference import record as module
 from eenet.inference.engines import EagerEngine
 from eenet.inference.progress import track
@@ -140,6 +140,52 @@ def test_bad_arguments_are_found_before_any_work(tiny, dataset, tmp_path):
     with pytest.raises(InputError, match=r"holds thesis\.txt, which is no part of a table"):
         record(tiny, dataset, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["x_train.npy", "y_val.npy", "logits_old.npy"])
+def test_somebody_elses_arrays_are_not_replaced(tiny, dataset, tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    np.save(tmp_path / "mine" / name, np.zeros(3))
+    with pytest.raises(InputError, match=rf"holds {name}, which is no part of a table"):
+        record(tiny, dataset, tmp_path / "mine")
+    assert (tmp_path / "mine" / name).exists()
+
+
+class Labelled:
+    """The same images with other labels."""
+
+    def __init__(self, dataset, labels):
+        self.dataset, self.labels = dataset, labels
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def batches(self, batch_size):
+        labels = self.labels.split(batch_size)
+        for (inputs, _), part in zip(self.dataset.batches(batch_size), labels, strict=True):
+            yield inputs, part
+
+
+@pytest.mark.parametrize("name", ["old.npz", "old"])
+def test_what_is_no_table_leaves_the_old_one(tiny, dataset, tmp_path, name):
+    record(tiny, dataset, tmp_path / name, split="old")
+    with pytest.raises(TableError, match="labels"):
+        record(tiny, Labelled(dataset, torch.arange(50)), tmp_path / name, split="new")
+    for labels in (torch.rand(50) * 9, torch.zeros(50, dtype=torch.float64)):
+        with pytest.raises(DataError, match=rf"labels of {labels.dtype} do not fit: classes are whole numbers"):
+            record(tiny, Labelled(dataset, labels), tmp_path / name, split="new")
+    with torch.no_grad():
+        tiny.heads[1][-1].bias.fill_(float("nan"))
+    with pytest.raises(TableError, match="logits"):
+        record(tiny, dataset, tmp_path / name, split="new")
+    assert ExitTable.load(tmp_path / name).split == "old"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_engine_stays_where_it_is(tiny, dataset, tmp_path):
+    with pytest.raises(InputError, match="device meta cannot be had: the engine computes on cpu"):
+        record(EagerEngine(tiny), dataset, tmp_path / "a.npz", device="meta")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_engine_can_be_recorded(tiny, dataset, tmp_path):

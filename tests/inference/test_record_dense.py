@@ -100,6 +100,12 @@ def test_later_exits_of_a_trained_model_are_worth_more(tmp_path):
     assert worth[2] > 0.6
 
 
+def test_an_older_table_of_maps_is_replaced(tmp_path):
+    for split in ("old", "new"):
+        assert record_dense(segmenter(), rectangles(3), tmp_path / "a", split=split).split == split
+    assert (tmp_path / "a" / "confusion.npy").exists()
+
+
 def test_memory_is_that_of_one_batch(tmp_path, monkeypatch):
     sizes = []
     write = _NpyFile.append

@@ -1,6 +1,8 @@
 """Exits for any module: what is cut equals what was there, what cannot be cut is refused with the reason."""
 
 import copy
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -17,6 +19,7 @@ from eenet.inference.engines import EagerEngine
 from eenet.inference.record import outputs
 from eenet.models.attach import attach
 from eenet.models.inputs import evaluating
+from eenet.training.losses import exit_losses
 
 
 @pytest.mark.parametrize("name", ["plain", "gated", "conv", "tokens"])
@@ -117,6 +120,15 @@ def test_batch_norms_of_a_cut_model_are_folded():
     assert not any("batch_norm" in text for text in code)
     with torch.no_grad(), evaluating(model):
         assert torch.allclose(engine.full(inputs), model(inputs), atol=1e-4)
+
+
+def test_pictures_that_are_made_flat_run_in_any_memory_order():
+    blocks = [nn.Sequential(nn.Conv2d(width, 4, 3, padding=1), nn.ReLU()) for width in (3, 4, 4)]
+    model, inputs = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(4 * 25, 3)), torch.randn(3, 3, 5, 5)
+    engine = EagerEngine(attach(model, inputs, exits=["0", "1"]))
+    assert engine.channels_last
+    with torch.inference_mode():
+        assert torch.allclose(engine.full(inputs), model(inputs), atol=1e-5)
 
 
 def test_without_some_exits():
@@ -284,3 +296,231 @@ def test_state_is_small_between_plain_blocks():
 
 def test_gated_state_is_a_dictionary_inside():
     assert isinstance(Gated().step({"h": torch.zeros(2, 8), "g": torch.ones(2, 1), "c": torch.zeros(2, 1)}, 0), dict)
+
+
+def classifier(*layers, features, places):
+    """A net of convolutions of some kind that averages over all places."""
+    mean = nn.Flatten(2) if places > 1 else nn.Identity()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.classify = nn.ModuleList(layers), nn.Linear(features, 4)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return self.classify(mean(x).mean(2))
+
+    return Net()
+
+
+def block(convolution, norm, inside, outside):
+    return nn.Sequential(convolution(inside, outside, 3, padding=1), norm(outside), nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("convolution", "norm", "features", "size"),
+    [
+        (nn.Conv1d, nn.BatchNorm1d, 16, (20,)),
+        (nn.Conv1d, nn.BatchNorm1d, 20, (20,)),
+        (nn.Conv2d, nn.BatchNorm2d, 8, (8, 12)),  # a picture as high as there are channels
+        (nn.Conv2d, nn.BatchNorm2d, 8, (8, 8)),
+        (nn.Conv3d, nn.BatchNorm3d, 6, (4, 6, 7)),
+    ],
+)
+def test_heads_of_convolutions_read_channels_whatever_the_size(convolution, norm, features, size):
+    layers = [block(convolution, norm, 3, features), *(block(convolution, norm, features, features) for _ in range(3))]
+    model = classifier(*layers, features=features, places=len(size))
+    attached = attach(model, torch.randn(2, 3, *size), exits=3)
+    for head in attached.heads[:-1]:
+        assert (head.head.axis, head.head.norm.normalized_shape) == (1, (features,))
+
+
+class ChannelsLast(nn.Module):
+    """Patches with their features in the last axis, as in Swin."""
+
+    def __init__(self, features=12):
+        super().__init__()
+        self.embed = nn.Linear(3, features)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(features), nn.Linear(features, features)) for _ in "abc")
+        self.classify = nn.Linear(features, 4)
+
+    def forward(self, x):
+        x = self.embed(x.permute(0, 2, 3, 1))
+        for one in self.blocks:
+            x = x + one(x)
+        return self.classify(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (6, 6), (12, 12), (5, 12)])
+def test_heads_of_linear_layers_read_the_axis_of_their_size(size):
+    model, inputs = ChannelsLast(), torch.randn(3, 3, *size)
+    if size == (12, 12):  # three axes of one size: nothing tells them apart
+        with pytest.raises(ShapeError, match="Pass heads of your own"):
+            attach(model, inputs, exits=["blocks.0", "blocks.1"])
+        return
+    attached = attach(model, inputs, exits=["blocks.0", "blocks.1"])
+    axes = [head.head.axis % 4 for head in attached.heads[:-1]]
+    assert axes == [3, 3]
+    check_attached(model, inputs, attached)
+
+
+def test_stages_refuse_inputs_of_another_size():
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(*(block(nn.Conv2d, nn.BatchNorm2d, 3, 3) for _ in range(3)))
+
+        def forward(self, x):
+            return self.blocks(x).sum((2, 3)) / (x.shape[2] * x.shape[3])  # the size is recorded as a number
+
+    attached = attach(Mean(), torch.randn(2, 3, 8, 8), exits=["blocks.0", "blocks.1"]).eval()
+    engine = AdaptiveModel(attached, ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([2.0, 2.0, -torch.inf])))
+    assert len(attached(torch.randn(2, 3, 16, 16))) == 3  # the original model takes what it takes
+    with pytest.raises(ShapeError, match=r"inputs of size \[\(3, 16, 16\)\] per sample do not fit"):
+        engine(torch.randn(2, 3, 16, 16))
+
+
+def test_statistics_stay_shared_when_the_model_is_converted():
+    model, inputs = FAMILIES["conv"]()
+    attached = attach(model, inputs, exits=3).double().train()
+    with torch.no_grad():
+        for _ in range(5):
+            attached(inputs.double())  # running means move
+    attached.eval()
+    check_attached(model, inputs.double(), attached)
+
+
+def test_threads_do_not_see_each_others_samples():
+    model, inputs = FAMILIES["conv"]()
+    attached = attach(model, inputs, exits=3).eval()
+    batches = [torch.randn_like(inputs) for _ in range(40)]
+    with torch.no_grad():
+        wanted = [torch.stack(attached(batch)) for batch in batches]
+
+        def run(batch):
+            with torch.no_grad():
+                return torch.stack(attached(batch))
+
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(run, batches))
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, wanted, strict=True))
+
+
+def test_logits_are_found_by_their_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)))
+            self.classify = nn.Linear(8, 5)
+
+        def forward(self, x):
+            features = self.blocks(x)
+            return {"features": features, "logits": self.classify(features)}
+
+    attached = attach(Named(), torch.randn(2, 8), exits=["blocks.0"])
+    assert [logits.shape[1] for logits in attached(torch.randn(3, 8))] == [5, 5]
+
+
+def test_heads_for_words_are_told_the_classes_and_not_the_words():
+    class Tags(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(9, 6)
+            self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(3)))
+            self.classify = nn.Linear(6, 3)
+
+        def forward(self, words):
+            return self.classify(self.blocks(self.embed(words)))
+
+    told = []
+
+    def head(shape, num_classes):
+        told.append((tuple(shape), num_classes))
+        return nn.Linear(shape[2], num_classes)
+
+    words = torch.randint(9, (2, 12))
+    attached = attach(Tags(), words, exits=["blocks.0", "blocks.1"], heads=head)
+    assert told == [((2, 12, 6), 3)] * 2
+    with pytest.raises(ShapeError, match=r"logits of shape \(2, 12, 3\) cannot be learnt from"):
+        exit_losses(attached(words), torch.zeros(2, 12, dtype=torch.long))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_heads_are_of_the_models_own_type(dtype):
+    model, inputs = FAMILIES["plain"]()
+    attached = attach(model.to(dtype), inputs.to(dtype), exits=3)
+    assert {logits.dtype for logits in attached(inputs.to(dtype))} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (lambda shape, classes: nn.Linear(99, classes), "fails on features of shape"),
+        (lambda shape, classes: nn.Linear(shape[1], classes + 1), "samples and classes must be the same"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(head, words):
+    model, inputs = FAMILIES["plain"]()
+    with pytest.raises(AttachError, match=words):
+        attach(model, inputs, exits=3, heads=head)
+
+
+def test_exits_out_of_order_are_refused():
+    model, inputs = FAMILIES["plain"]()
+    with pytest.raises(AttachError, match="module '1' returns before module '3' does"):
+        attach(model, inputs, exits=["3", "1"])
+
+
+def test_modules_may_be_called_what_they_like():
+    parts = {"graph": nn.Linear(6, 6), "code": nn.ReLU(), "forward_": nn.Linear(6, 6), "last": nn.Linear(6, 3)}
+    model, inputs = nn.Sequential(OrderedDict(parts)), torch.randn(3, 6)
+    check_attached(model, inputs, attach(model, inputs, exits=["graph", "forward_"]))
+
+
+def test_inputs_that_the_model_changes_stay_the_callers():
+    class Shifts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(3)))
+
+        def forward(self, x):
+            x -= 0.5
+            return self.blocks(x)
+
+    inputs = torch.ones(2, 6)
+    attach(Shifts(), inputs, exits=["blocks.0"])
+    assert torch.equal(inputs, torch.ones(2, 6))
+
+
+class Keeps(nn.Module):
+    """Works its bias out from a table and keeps it in evaluation, as LeViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.kept = nn.Parameter(torch.randn(3, 6)), {}
+
+    def train(self, mode=True):
+        if mode:
+            self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training:
+            return x + self.table.sum(0)
+        if "bias" not in self.kept:
+            self.kept["bias"] = self.table.sum(0)
+        return x + self.kept["bias"]
+
+
+def test_what_is_kept_for_evaluation_follows_the_weights():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Sequential(Keeps(), nn.ReLU()), nn.Linear(6, 6), nn.Linear(6, 3))
+    inputs = torch.randn(3, 6)
+    model.eval()(inputs)
+    attached = attach(model, inputs, exits=["1", "2"])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-1.5)
+    attached.train().eval()
+    check_attached(model, inputs, attached)

@@ -1,11 +1,14 @@
 """MultiExitModel: forward by hand, stage by stage, on any pytree, and on chosen samples only."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from eenet.errors import ShapeError
 from eenet.models import MultiExitModel, tiny_cnn
+from eenet.models.inputs import evaluating
 
 
 class Times(nn.Module):
@@ -78,3 +81,30 @@ def test_refuses_stages_and_heads_that_do_not_fit() -> None:
         MultiExitModel([nn.Identity()], [nn.Identity()])
     with pytest.raises(ShapeError, match="heads 1 do not fit"):
         MultiExitModel([nn.Identity()] * 2, [nn.Identity()])
+
+
+def test_blocks_of_evaluation_may_overlap():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5)).train()
+    model[1].eval()
+    outer, inner = evaluating(model), evaluating(model)
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)  # as another thread may
+    assert not any(module.training for module in model.modules())
+    inner.__exit__(None, None, None)
+    assert [module.training for module in model.modules()] == [True, True, False]
+
+
+def test_threads_leave_a_model_in_training_as_it_is():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
+    batches = [torch.randn(5, 4) for _ in range(60)]
+
+    def run(batch):
+        with evaluating(model), torch.inference_mode():
+            return model(batch)
+
+    wanted = [run(batch) for batch in batches]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(run, batches))
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert torch.equal(model[1].running_mean, torch.zeros(4)) and all(module.training for module in model.modules())

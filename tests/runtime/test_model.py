@@ -1,11 +1,13 @@
 """Exported models without torch: the decisions of the model they were made from, whatever the batches."""
 
 import csv
+import io
 import json
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import exporting
@@ -25,6 +27,7 @@ from eenet.core.files import sha256
 from eenet.inference.engines.onnx import stage_programs
 from eenet_runtime import ExportError, InputError, MissingExtraError, PolicyError, load
 from eenet_runtime.__main__ import main
+from eenet_runtime.manifest import Preparation
 from eenet_runtime.queues import run_in_groups
 from eenet_runtime.softmax import log_softmax, log_softmax_one
 
@@ -124,6 +127,24 @@ def test_answers_stay_what_they_were(model):
     np.testing.assert_array_equal(many.log_probs, kept[1])
 
 
+@pytest.mark.parametrize("count", [1, 20])
+def test_read_only_arrays_are_inputs_like_others(model, wanted, count, tmp_path):
+    given = images(count).numpy()
+    np.save(tmp_path / "images.npy", given)
+    kept = given.copy()
+    kept.flags.writeable = False
+    for batch in (
+        kept,
+        np.frombuffer(given.tobytes(), np.float32).reshape(given.shape),
+        np.load(tmp_path / "images.npy", mmap_mode="r"),
+        np.asfortranarray(given),
+    ):
+        for regroup in (None, 7):
+            assert_same(model.predict_all([batch], regroup=regroup), wanted, count)
+        np.testing.assert_array_equal(model(batch, np.arange(count)).exit_index, wanted.exit_index.numpy()[:count])
+    assert not kept.flags.writeable
+
+
 def test_inputs_by_name():
     made, batch = exporting.by_name()
     model = load(exporting.exported_by_name().path)
@@ -204,6 +225,32 @@ def test_images_are_prepared_as_the_data_set_prepares_them():
         model.prepare(raw.numpy()[:, 0])
     with pytest.raises(InputError, match="the export does not say how"):
         load(exporting.exported_by_name().path).prepare(raw.numpy())
+
+
+def test_images_by_hand():
+    how = Preparation(mean=(0.5,), std=(0.25,), size=(1, 3))
+    # bytes: (0 - 0.5) / 0.25, (51 / 255 - 0.5) / 0.25, (1 - 0.5) / 0.25
+    np.testing.assert_allclose(how(np.uint8([[[[0, 51, 255]]]])), [[[[-2, -1.2, 2]]]], rtol=1e-6)
+    for kind in (np.float16, np.float32, np.float64):
+        found = how(np.array([[[[-0.0099, 0.25, 1.0099]]]], dtype=kind))
+        np.testing.assert_allclose(found, [[[[-2.0396, -1, 2.0396]]]], rtol=1e-3)
+        assert found.dtype == np.float32
+    assert how(np.zeros((0, 1, 1, 3))).shape == (0, 1, 1, 3)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.uint16, np.bool_, np.complex64])
+def test_images_of_a_type_without_a_scale(kind):
+    model = load(exporting.exported("onnx").path)
+    with pytest.raises(InputError, match=f"images of type {np.dtype(kind)} cannot be prepared.* Convert them"):
+        model.prepare(np.ones((2, 1, 8, 8), dtype=kind))
+
+
+@pytest.mark.parametrize("value", [255.0, 1.02, -0.02, np.nan, np.inf])
+def test_images_on_another_scale(value):
+    given = np.zeros((3, 1, 8, 8), dtype=np.float32)
+    given[2, 0, 5, 5] = value
+    with pytest.raises(InputError, match=r"images have a value outside 0 to 1 in image 2: .* pass uint8 from 0 to 255"):
+        load(exporting.exported("onnx").path).prepare(given)
 
 
 # --- inputs that do not fit -------------------------------------------------------------------------------------------
@@ -442,6 +489,52 @@ def test_what_the_command_refuses(tmp_path, capsys):
         captured = capsys.readouterr()
         assert said in captured.err and captured.out == ""
     assert main(["--help"]) == 0
+
+
+def test_the_command_refuses_inputs_of_different_lengths(tmp_path, capsys):
+    ids = np.zeros((45, 6), dtype=np.int64)
+    for first, second in ((32, 45), (45, 32)):
+        np.savez(tmp_path / "batch.npz", ids=ids[:first], mask=ids[:second])
+        assert main([str(exporting.exported_by_name().path), str(tmp_path / "batch.npz")]) == 2
+        captured = capsys.readouterr()
+        assert f"samples are {first} in 'ids', {second} in 'mask'" in captured.err
+        assert captured.err.count("\n") == 1 and captured.out == ""
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed, np.save])
+def test_the_command_refuses_damaged_inputs(save, tmp_path, capsys):
+    file, path = io.BytesIO(), tmp_path / "inputs.npz"
+    save(file, GOOD)
+    content = file.getvalue()
+    broken = [content[: len(content) * share // 8] for share in range(8)]
+    if b"'descr'" in content:
+        broken.append(content.replace(b"'descr'", b"(descr'"))
+    if save is np.savez_compressed:
+        broken.append(content[:60] + b"\xff" * 20 + content[80:])
+        broken.append(re.sub(rb"(PK\x01\x02.{6})\x08", b"\\1\x63", content, flags=re.DOTALL))  # an unknown compression
+    for part in broken:
+        path.write_bytes(part)
+        assert main([str(exporting.exported("onnx").path), str(path)]) == 2
+        captured = capsys.readouterr()
+        assert f"inputs {path} cannot be read: " in captured.err
+        assert captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_the_command_refuses_archives_of_something_else(tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "inputs.npz", "w") as archive:
+        archive.writestr("input.npy", b"text")
+    assert main([str(exporting.exported("onnx").path), str(tmp_path / "inputs.npz")]) == 2
+    assert "cannot be read: 'input' is no array" in capsys.readouterr().err
+
+
+def test_the_command_closes_its_inputs(tmp_path, capsys):
+    np.savez(tmp_path / "inputs.npz", a=GOOD)
+    opened = []
+    with pytest.MonkeyPatch.context() as patch:
+        load_arrays = np.load
+        patch.setattr(np, "load", lambda *words, **more: (opened.append(load_arrays(*words, **more)), opened[-1])[1])
+        assert main([str(exporting.exported("onnx").path), str(tmp_path / "inputs.npz")]) == 0
+    assert opened[0].zip is None and capsys.readouterr().err == ""
 
 
 # --- without torch ----------------------------------------------------------------------------------------------------

@@ -466,7 +466,7 @@ def test_labels_and_given_accuracy_serve_alike_without_an_ensemble():
 
 def test_what_is_missing_is_named():
     table = synthetic_table(30)
-    with pytest.raises(TableError, match=r"lacks labels: fitting stopping needs 'labels' or 'utility'\. Add one"):
+    with pytest.raises(TableError, match=r"lacks labels: fitting stopping needs 'labels' or 'utility'\. Add either"):
         StoppingScheduler().sweep(ExitTable(logits=table.logits, costs=table.costs))
     with pytest.raises(TableError, match="costs are missing"):
         StoppingScheduler().sweep(ExitTable(logits=table.logits, labels=table.labels))

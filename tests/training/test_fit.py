@@ -13,9 +13,10 @@ from torch import nn
 
 from eenet.core.files import load_tensors
 from eenet.data import ArrayDataset, load_digits
-from eenet.errors import RunError, ShapeError
+from eenet.errors import InputError, RunError, ShapeError
 from eenet.models import MultiExitModel, attach, pooled_linear, tiny_cnn
 from eenet.training import TrainSettings, fit_exits, uniform_weights
+from eenet.training.losses import log_shares
 
 QUICK = TrainSettings(epochs=1, batch_size=32, lr=0.1, weighting=uniform_weights)
 
@@ -245,6 +246,55 @@ def test_what_its_owner_froze_stays_frozen() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, model.stages[0].parameters(), strict=True))
     assert {parameter.requires_grad for parameter in model.stages[0].parameters()} == {False}
     assert {parameter.requires_grad for parameter in model.stages[1].parameters()} == {True}
+
+
+def test_a_frozen_model_answers_as_before_and_only_its_heads_learn() -> None:
+    net = Sized().train()
+    images, labels = torch.rand(64, 3, 6, 6), torch.randint(4, (64,))
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    model = attach(net, images[:2], exits=3)
+    data = ArrayDataset(images, labels, mean=(0.5,) * 3, std=(0.2,) * 3)
+    model.eval()
+    before = [logits.clone() for logits in model(data.inputs(slice(None)))]
+    fit_exits(model, data, dataclasses.replace(QUICK, epochs=2), progress=False)
+    after = model(data.inputs(slice(None)))
+    assert torch.equal(before[-1], after[-1])  # batch norms kept their statistics
+    assert not torch.equal(before[0], after[0])
+
+
+def test_what_an_early_head_shares_with_the_model_stays_when_heads_learn_alone() -> None:
+    net = Sized()
+    images, labels = torch.rand(64, 3, 6, 6), torch.randint(4, (64,))
+
+    def lens(shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        scale = nn.Conv2d(shape[1], shape[1], 1)
+        return nn.Sequential(scale, nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.classify)
+
+    model = attach(net, images[:2], exits=3, heads=lens)
+    data = ArrayDataset(images, labels, mean=(0.5,) * 3, std=(0.2,) * 3)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    fit_exits(model, data, dataclasses.replace(QUICK, heads_share=1.0), progress=False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_heads_that_have_nothing_of_their_own_cannot_learn_alone() -> None:
+    shared = nn.Linear(8, 10)
+    model = MultiExitModel([nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), nn.Linear(8, 8)], [shared, shared])
+    with pytest.raises(InputError, match="no early head has weights of its own"):
+        fit_exits(model, load_digits().train, dataclasses.replace(QUICK, heads_share=0.5), progress=False)
+
+
+def test_labels_beyond_the_classes_are_refused_before_any_work(tmp_path: Path) -> None:
+    model = tiny_cnn(width=8, num_classes=5)
+    with pytest.raises(InputError, match=r"labels up to 9 do not fit: exit 0 tells 5 classes apart, 0 to 4\."):
+        fit_exits(model, load_digits().train, QUICK, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_shares_of_classes_leave_out_samples_without_one() -> None:
+    labels = torch.tensor([0, 0, 1, -100, -100])
+    assert torch.allclose(log_shares(labels, 2).exp(), torch.tensor([2 / 3, 1 / 3]))
 
 
 @pytest.mark.parametrize("wanted", [True, False])

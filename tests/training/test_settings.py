@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -101,6 +101,19 @@ def chained(images: Tensor, generator: torch.Generator, steps: Sequence[Augment]
     return images
 
 
+def weighted(factor: float) -> Callable[[int], tuple[float, ...]]:
+    return lambda num_exits: (factor,) * num_exits
+
+
+def test_functions_without_a_name_are_described_by_what_they_do() -> None:
+    def told(weighting: Callable[[int], tuple[float, ...]]) -> str:
+        return TrainSettings(epochs=1, weighting=weighting).to_dict()["weighting"]
+
+    assert told(weighted(1.0)) == told(weighted(1.0)) != told(weighted(2.0))
+    assert told(lambda k: (1.0,) * k) == told(lambda k: (1.0,) * k) != told(lambda k: (3.0,) * k)
+    assert told(lambda k, by=1.0: (by,) * k) != told(lambda k, by=2.0: (by,) * k)
+
+
 def test_objects_and_functions_given_to_functions_have_no_addresses() -> None:
     steps = (partial(random_crop_flip, pad=2), random_flip, Cropped(3))
     described = TrainSettings(epochs=1, augment=partial(chained, steps=steps)).to_dict()["augment"]
@@ -119,6 +132,8 @@ def test_objects_and_functions_given_to_functions_have_no_addresses() -> None:
         ("heads_share", 1.5),
         ("warmup", -0.1),
         ("ema", 1.5),
+        ("ema", 1),
+        ("momentum", 1),
         ("accumulate", 0),
         ("epochs", math.inf),
         ("head_lr", -1.0),

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -92,15 +92,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _read(path: Path, model: Model) -> tuple[dict[str, Array], Array | None]:
     """Return arrays by the names of the model's inputs, and labels where there are some."""
-    try:
-        opened = np.load(path, allow_pickle=False)
-        found = {"": opened} if isinstance(opened, np.ndarray) else {name: opened[name] for name in opened.files}
-    except (ValueError, EOFError, KeyError) as error:
-        raise InputError(
-            f"inputs {path} cannot be read: {error}. Write them with numpy.savez or numpy.save."
-        ) from error
-    except FileNotFoundError as error:
-        raise InputError(f"inputs {path} are missing: there is no such file. Check the path.") from error
+    found = _arrays(path)
     labels = found.pop(_LABELS, None)
     names = [spec.name for spec in model.manifest.inputs]
     if len(names) == len(found) == 1:
@@ -111,7 +103,41 @@ def _read(path: Path, model: Model) -> tuple[dict[str, Array], Array | None]:
         )
     if any(array.ndim == 0 or not len(array) for array in found.values()):
         raise InputError(f"inputs {path} are empty: there is nothing to predict. Pass at least 1 sample.")
+    if len({len(array) for array in found.values()}) != 1:
+        counts = ", ".join(f"{len(found[name])} in {name!r}" for name in names)
+        raise InputError(
+            f"inputs {path} do not fit together: samples are {counts}, and every sample needs all inputs. Store arrays "
+            "of one length."
+        )
     return found, labels
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    """Return the arrays of a file by name; the one of an ``.npy`` file has the name ``""``."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise InputError(f"inputs {path} are missing: there is no such file. Check the path.") from error
+    with file:
+        try:
+            found = _loaded(file)
+        except Exception as error:  # what NumPy and zipfile raise on damaged files has no common base
+            raise InputError(
+                f"inputs {path} cannot be read: {str(error) or type(error).__name__}. Write them with numpy.savez or "
+                "numpy.save."
+            ) from error
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"inputs {path} cannot be read: {name!r} is no array. Write them with numpy.savez.")
+    return found
+
+
+def _loaded(file: BinaryIO) -> dict[str, Array]:
+    opened = np.load(file, allow_pickle=False)
+    if isinstance(opened, np.ndarray):
+        return {"": opened}
+    with opened:
+        return {name: opened[name] for name in opened.files}
 
 
 def _batches(model: Model, inputs: dict[str, Array], count: int, size: int) -> Iterator[dict[str, Array]]:

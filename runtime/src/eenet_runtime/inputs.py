@@ -17,7 +17,7 @@ __all__ = ["check_ids", "checked"]
 
 
 def checked(inputs: ArrayLike | Mapping[str, ArrayLike], specs: tuple[InputSpec, ...]) -> list[Array]:
-    """Return a batch as contiguous arrays in the model's order.
+    """Return a batch as contiguous, writable arrays in the model's order.
 
     Args:
         inputs: One array where the model takes one input, else arrays by name; batch first.
@@ -61,7 +61,7 @@ def _fitting(value: Any, spec: InputSpec) -> Array:  # noqa: ANN401
             f"input {spec.name!r} of {array.dtype} does not fit: the model takes {spec.dtype}. Convert it with "
             f".astype({str(spec.dtype)!r}), on the right scale."
         )
-    return np.ascontiguousarray(array)
+    return np.require(array, requirements=["C", "W"])  # OpenVINO shares no memory that is read-only
 
 
 def check_ids(sample_ids: ArrayLike, count: int) -> Ids:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from eenet_runtime.confidence import Array, Doubles
-from eenet_runtime.errors import ExportError
+from eenet_runtime.errors import ExportError, InputError
 
 __all__ = [
     "ENGINES",
@@ -29,6 +29,7 @@ MANIFEST, POLICY = "manifest.json", "policy"
 ENGINES = ("onnx", "openvino")
 _FORMAT, _VERSION = "eenet export", 1
 _STATE, _NEXT = "state_", "next_"
+_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,35 @@ class Preparation:
     size: tuple[int, int]
 
     def __call__(self, images: Array) -> Array:
-        """Return raw images ``[sample, channel, height, width]`` as normalised float32."""
+        """Return raw images ``[sample, channel, height, width]`` as normalised float32.
+
+        Raises:
+            InputError: They are neither uint8 nor floats from 0 to 1.
+        """
+        _check_scale(images)
         scaled = images.astype(np.float32)
         if images.dtype == np.uint8:
             scaled /= np.float32(255)
         mean, std = (np.array(values, dtype=np.float32).reshape(1, -1, 1, 1) for values in (self.mean, self.std))
         prepared: Array = (scaled - mean) / std
         return prepared
+
+
+def _check_scale(images: Array) -> None:
+    """Refuse images whose scale is not known."""
+    if images.dtype == np.uint8:
+        return
+    if images.dtype.kind != "f":
+        raise InputError(
+            f"images of type {images.dtype} cannot be prepared: their scale is known for uint8 (0 to 255) and floats "
+            "(0 to 1) only. Convert them."
+        )
+    bad = ~((images >= -_TOLERANCE) & (images <= 1 + _TOLERANCE)).all(axis=(1, 2, 3))
+    if bad.any():
+        raise InputError(
+            f"images have a value outside 0 to 1 in image {int(bad.argmax())}: floats are on the scale 0 to 1. Rescale "
+            "them, or pass uint8 from 0 to 255."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,7 +127,7 @@ class Model:
             images: ``[sample, channel, height, width]``, uint8 from 0 to 255 or floats from 0 to 1.
 
         Raises:
-            InputError: The export does not say how, or images are of another shape.
+            InputError: The export does not say how, or images are of another shape, type or scale.
         """
         how, given = self.manifest.preparation, np.asarray(images)
         if how is None:

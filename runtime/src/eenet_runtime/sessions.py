@@ -30,7 +30,7 @@ class Session(ABC):
         """Run the stage.
 
         Args:
-            state: What the stage reads, in the order of its inputs, C-contiguous.
+            state: What the stage reads, in the order of its inputs, C-contiguous and writable.
 
         Returns:
             The outputs wanted. They may be overwritten by the next call.

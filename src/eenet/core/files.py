@@ -22,7 +22,16 @@ from torch import Tensor
 
 from eenet.errors import InputError
 
-__all__ = ["atomic_path", "check_replaceable", "load_tensors", "read_json", "save_tensors", "sha256", "write_json"]
+__all__ = [
+    "atomic_path",
+    "check_replaceable",
+    "load_tensors",
+    "read_json",
+    "read_object",
+    "save_tensors",
+    "sha256",
+    "write_json",
+]
 
 
 @contextlib.contextmanager
@@ -116,6 +125,18 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:  # noqa: ANN401
         raise InputError(f"{what} {path} cannot be read: it is a folder. Name the JSON file itself.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{what} {path} cannot be read: it is not JSON ({error}). Write it again.") from error
+
+
+def read_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+    """Read a JSON file that holds one object; arguments and errors are those of `read_json`.
+
+    Raises:
+        InputError: It holds something else.
+    """
+    value = read_json(path, what)
+    if not isinstance(value, dict):
+        raise InputError(f"{what} {path} cannot be read: it holds no JSON object. Write it again.")
+    return value
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor]) -> None:

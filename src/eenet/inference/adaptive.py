@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,12 +18,17 @@ from eenet.core.policy import Policy
 from eenet.core.views import FEW_CLASSES
 from eenet.errors import InputError, ShapeError
 from eenet.inference.engines import EagerEngine, Engine
+from eenet.inference.fitting import classes_of, require_classes, require_exits, require_no_features
+from eenet.inference.latency import rows_of
 from eenet.inference.regroup import Regrouping
 from eenet.inference.stepping import Left, gathered, log_probs, look, part
 from eenet.models.inputs import Inputs, batch_size
 from eenet.models.model import MultiExitModel
 
-__all__ = ["AdaptiveModel", "Prediction", "toss"]
+__all__ = ["AdaptiveModel", "Prediction", "SampleIds", "toss"]
+
+SampleIds: TypeAlias = Tensor | np.ndarray | Sequence[int]
+"""Names of samples: one whole number each, of any type."""
 
 _WORD = (1 << 64) - 1
 
@@ -71,20 +77,15 @@ class AdaptiveModel:
         self.policy = policy
         self.costs = costs
         self.next_id = 0
-        num_exits = self.engine.num_exits
-        for name, found in (("policy", policy.num_exits), ("costs", num_exits if costs is None else costs.num_exits)):
-            if found != num_exits:
-                raise ShapeError(
-                    f"{name} with {found} exits does not fit: the model has {num_exits} exits. "
-                    f"Use {name} made for this model."
-                )
-        self._exits = torch.arange(num_exits, device=self.engine.device)[:, None]
+        require_exits(self.engine.num_exits, policy, costs)
+        self._fitting: tuple[Policy, int, int | None] | None = None
+        self._exits = torch.arange(self.engine.num_exits, device=self.engine.device)[:, None]
         self._cumulative = None if costs is None else torch.tensor(costs.cumulative, dtype=torch.float64)
 
     def __call__(
         self,
         inputs: Inputs,
-        sample_ids: Int[Tensor, " sample"] | None = None,
+        sample_ids: SampleIds | None = None,
         features: Float[Tensor, "sample exit feature"] | None = None,
     ) -> Prediction:
         """Predict a batch.
@@ -93,31 +94,44 @@ class AdaptiveModel:
             inputs: A tensor or keyword tensors, batch first, on the model's device.
             sample_ids: Names of the samples for policies that toss a coin; the same id always falls the same way.
                 By default samples are counted from 0, going on from call to call (`next_id`).
-            features: What the policy reads besides the outputs, if it was fitted with such features.
+            features: What the policy reads besides the outputs, if it was fitted with such features; of every sample
+                at every exit.
 
         Raises:
-            InputError: An empty batch.
-            ShapeError: Another number of ids than of samples, or logits that are not ``[sample, class]``.
+            InputError: An empty batch, or ids that are no whole numbers.
+            ShapeError: Another number of ids than of samples, features of other samples or exits, logits that are not
+                ``[sample, class]``, or a policy fitted for another number of classes.
         """
-        ids = self._ids(batch_size(inputs), sample_ids)
+        count, num_exits = batch_size(inputs), self.engine.num_exits
+        if features is not None and (features.dim() != 3 or features.shape[:2] != (count, num_exits)):
+            raise ShapeError(
+                f"features of shape {tuple(features.shape)} do not fit: the batch holds {count} samples and the model "
+                f"has {num_exits} exits. Pass [sample, exit, feature], for all exits."
+            )
+        ids = self._ids(count, sample_ids)
         return self._prediction(*self._decided(inputs, ids, features))
 
     def predict_all(
-        self, batches: Iterable[Any], *, regroup: bool = True, sample_ids: Int[Tensor, " sample"] | None = None
+        self, batches: Iterable[Any], *, regroup: bool = True, sample_ids: SampleIds | None = None
     ) -> Prediction:
         """Predict every batch of a loader; the order of the samples is kept.
+
+        Policies that read features are given them batch by batch, in calls of the model itself.
 
         Args:
             batches: Yields inputs, or tuples that begin with the inputs (and, say, labels).
             regroup: Let samples that stay wait before the next stage until there are as many as in the first batch,
-                so that late stages do not run on the few that are left of each batch. The queues hold less than two
-                such batches per stage. The decisions are the same, up to the rounding of other batch sizes.
+                so that late stages do not run on the few that are left of each batch. Only samples whose
+                inputs have the same shape wait together: for every shape there is, the queues hold less than two such
+                batches per stage. The decisions are the same, up to the rounding of other batch sizes.
             sample_ids: Names of all samples, for policies that toss a coin; by default they are counted from 0.
 
         Raises:
-            InputError: There is no batch.
-            ShapeError: There are more samples than ids.
+            InputError: There is no batch, ids are no whole numbers, or the policy reads features.
+            ShapeError: Another number of ids than of samples, or a policy fitted for another number of classes.
         """
+        require_no_features(self.policy, "Call the model batch by batch, with the features of each batch.")
+        names = None if sample_ids is None else _whole(sample_ids, self.engine.device)
         waiting: Regrouping | None = None
         decided: list[tuple[Tensor, Tensor]] = []
         first = 0
@@ -125,18 +139,24 @@ class AdaptiveModel:
             inputs = batch[0] if isinstance(batch, tuple | list) else batch
             count = batch_size(inputs)
             rows = torch.arange(first, first + count, device=self.engine.device)
-            ids = rows if sample_ids is None else self._ids(count, sample_ids[first : first + count])
             if first == 0 and count == 1:
                 regroup = False  # one sample is a full batch of itself
             first += count
+            if names is not None:
+                _require_one_each(names, first, "there are at least", more=True)
+            ids = rows if names is None else names[first - count : first]
             if not regroup:
                 decided.append(self._decided(inputs, ids, None))
                 continue
-            waiting = waiting or Regrouping(self.engine, self.policy, count)
             with self.engine.session():
+                if waiting is None:
+                    self._look_ahead(inputs)
+                    waiting = Regrouping(self.engine, self.policy, count)
                 waiting.feed(inputs, ids, rows)
         if not first:
             raise InputError("batches are empty: there is nothing to predict. Pass at least 1 sample.")
+        if names is not None:
+            _require_one_each(names, first, "there are")
         if waiting is not None:
             with self.engine.session():
                 decided.append(gathered(waiting.finish()))
@@ -147,17 +167,30 @@ class AdaptiveModel:
         cost = None if self._cumulative is None else self._cumulative.to(exit_index.device)[exit_index]
         return Prediction(log_probs=log_probs, exit_index=exit_index, cost=cost)
 
-    def _ids(self, count: int, sample_ids: Tensor | None) -> Tensor:
+    def _ids(self, count: int, sample_ids: SampleIds | None) -> Tensor:
         """Return the ids of a batch, counting on where none are given."""
         if sample_ids is None:
             first, self.next_id = self.next_id, self.next_id + count
             return torch.arange(first, first + count, device=self.engine.device)
-        if sample_ids.shape != (count,):
-            raise ShapeError(
-                f"sample_ids of shape {tuple(sample_ids.shape)} do not fit: the batch holds {count} samples. "
-                "Pass one id per sample."
-            )
-        return sample_ids
+        ids = _whole(sample_ids, self.engine.device)
+        _require_one_each(ids, count, "the batch holds")
+        return ids
+
+    def _require_classes(self, classes: int, features: Tensor | None) -> None:
+        """Refuse a policy that was fitted for other classes or features; looked into once for every policy."""
+        shown = (self.policy, classes, None if features is None else features.shape[2])
+        if shown != self._fitting:
+            require_classes(*shown)
+            self._fitting = shown
+
+    def _look_ahead(self, inputs: Inputs) -> None:
+        """Check on one sample that the policy was fitted for the model's classes, before samples wait in queues."""
+        if self._fitting is not None and self._fitting[0] is self.policy:
+            return
+        if classes_of(self.policy) is not None:
+            first = rows_of(inputs, torch.arange(1))
+            logits = self.engine.head(0, self.engine.stage(0, self.engine.start(first)))
+            self._require_classes(log_probs(logits, 0).shape[1], None)
 
     def _decided(self, inputs: Inputs, ids: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the log-probabilities and exits of a batch."""
@@ -175,6 +208,8 @@ class AdaptiveModel:
         while True:
             state = engine.stage(k, state)
             newest = log_probs(engine.head(k, state), k)
+            if not k:
+                self._require_classes(newest.shape[1], features)
             if alone and newest.shape[1] <= FEW_CLASSES:  # a few numbers: Python adds them up before torch wakes up
                 told.append(newest.tolist()[0])
                 shown = policy.shown_one(told)
@@ -197,6 +232,8 @@ class AdaptiveModel:
         for k in range(last + 1):
             state = engine.stage(k, state)
             seen = look(engine, k, state, seen)
+            if not k:
+                self._require_classes(seen.shape[2], features)
             shown = None if features is None else features[:, : k + 1]
             if k == last:
                 left.append(Left(k, rows, policy.answers(seen, ids, shown)))
@@ -213,6 +250,28 @@ class AdaptiveModel:
             features = None if features is None else features[stay]
             drawn = None if drawn is None else drawn[stay.numpy()]
         return gathered(left)
+
+
+def _whole(sample_ids: SampleIds, device: torch.device) -> Int[Tensor, "*shape"]:
+    """Return ids as int64 on a device, refusing what is no whole number."""
+    try:
+        ids = sample_ids if isinstance(sample_ids, Tensor) else torch.tensor(np.asarray(sample_ids))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sample_ids cannot be read: {error}. Pass one whole number per sample.") from error
+    if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
+        raise InputError(
+            f"sample_ids of {ids.dtype} do not fit: coins are tossed by whole numbers, and many of these would become "
+            "one. Pass one whole number per sample."
+        )
+    return ids.to(device).long()
+
+
+def _require_one_each(ids: Tensor, count: int, held: str, *, more: bool = False) -> None:
+    """Refuse another number of ids than of samples; with ``more``, further samples may come."""
+    if ids.dim() != 1 or (len(ids) < count if more else len(ids) != count):
+        raise ShapeError(
+            f"sample_ids of shape {tuple(ids.shape)} do not fit: {held} {count} samples. Pass one id per sample."
+        )
 
 
 def _followed(policy: Policy, sample_id: int) -> Policy:

@@ -16,10 +16,11 @@ from torch import Tensor
 from eenet.core.policy import Policy
 from eenet.core.table import ExitTable
 from eenet.core.trace import Replayer, exit_distribution
-from eenet.errors import InputError, ShapeError
+from eenet.errors import InputError
 from eenet.inference.adaptive import AdaptiveModel
 from eenet.inference.dense import DenseAdaptiveModel
 from eenet.inference.engines import DenseEngine, EagerEngine, Engine, suited
+from eenet.inference.fitting import require_classes, require_exits
 from eenet.inference.flops import FlopReport, measure_flops
 from eenet.inference.latency import Seconds, Spread, rows_of, summarise, time_stages
 from eenet.inference.progress import track
@@ -149,7 +150,7 @@ def bench(
 
     Raises:
         InputError: No batch size, a batch size out of range, or no passes.
-        ShapeError: Policy, engines and model disagree on the number of exits.
+        ShapeError: Policy, engines and model disagree on the number of exits, or policy and model on that of classes.
     """
     _check(model, policy, inputs, batch_sizes, passes)
     engines = [suited(engine, inputs) for engine in engines or (EagerEngine(model),)]
@@ -174,11 +175,7 @@ def _check(model: MultiExitModel, policy: Policy, inputs: Inputs, batch_sizes: S
             f"batch_sizes {list(batch_sizes)} with {passes} passes cannot be timed: sizes must lie in 1 to {count} "
             "(the number of samples) and passes be at least 1. Pass other sizes or more samples."
         )
-    if policy.num_exits != model.num_exits:
-        raise ShapeError(
-            f"policy with {policy.num_exits} exits does not fit: the model has {model.num_exits}. "
-            "Use a policy made for this model."
-        )
+    require_exits(model.num_exits, policy)
 
 
 def _replayed(
@@ -186,10 +183,17 @@ def _replayed(
 ) -> Int[Tensor, " sample"]:
     """Return where replay lets each sample leave, on logits recorded at a batch size that is not timed."""
     engine = suited(EagerEngine(model, optimise=False), inputs)
-    size = next(size for size in (*_RECORD_SIZES, max(batch_sizes) + 1) if size not in batch_sizes)
+    size = _record_size(batch_size(inputs), batch_sizes)
     chunks = torch.split(torch.arange(batch_size(inputs)), size)
     logits = torch.cat([outputs(engine, rows_of(inputs, rows)).cpu() for rows in chunks])
+    require_classes(policy, logits.shape[2])
     return Replayer(ExitTable(logits=logits)).exit_index(copy.deepcopy(policy).to("cpu"))
+
+
+def _record_size(count: int, batch_sizes: Sequence[int]) -> int:
+    """Return a batch size that so many samples fill and that is not timed; all of them where every size is timed."""
+    wanted = (min(size, count) for size in (*_RECORD_SIZES, max(batch_sizes) + 1, *range(count, 0, -1)))
+    return next((size for size in wanted if size not in batch_sizes), count)
 
 
 def _time(lane: _Lane, passes: int, seed: int, *, progress: bool) -> _Times:
@@ -198,17 +202,19 @@ def _time(lane: _Lane, passes: int, seed: int, *, progress: bool) -> _Times:
     count = batch_size(lane.inputs)
     times = _Times([], [], [], [], torch.zeros(count, dtype=torch.long))
     generator = torch.Generator().manual_seed(seed)
+    dense = isinstance(lane.engine, DenseEngine)
+    adaptive = (DenseAdaptiveModel if dense else AdaptiveModel)(lane.engine, lane.policy)
     text = f"timing {lane.engine.name}, batch size {lane.size}"
     for turn in track(range(passes + 1), passes + 1, text, enabled=progress):
-        _pass(lane, torch.split(torch.randperm(count, generator=generator), lane.size), turn, times)
+        _pass(lane, adaptive, torch.split(torch.randperm(count, generator=generator), lane.size), turn, times)
     return times
 
 
-def _pass(lane: _Lane, chunks: Sequence[Tensor], turn: int, times: _Times) -> None:
+def _pass(
+    lane: _Lane, adaptive: AdaptiveModel | DenseAdaptiveModel, chunks: Sequence[Tensor], turn: int, times: _Times
+) -> None:
     """Run all samples once in every way, who begins changing from pass to pass."""
     engine = lane.engine
-    dense = isinstance(engine, DenseEngine)
-    adaptive = DenseAdaptiveModel(engine, lane.policy) if dense else AdaptiveModel(engine, lane.policy)
     batches = [rows_of(lane.inputs, rows) for rows in chunks]
     order = torch.cat(list(chunks))
     ids = [rows.to(engine.device) for rows in chunks]

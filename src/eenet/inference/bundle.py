@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from eenet.core.costs import CostTable
-from eenet.core.files import atomic_path, read_json, sha256, write_json
+from eenet.core.files import atomic_path, check_replaceable, read_json, sha256, write_json
 from eenet.core.policy import Policy
 from eenet.errors import BundleError, InputError
 from eenet.inference.adaptive import AdaptiveModel
+from eenet.inference.fitting import require_exits
 from eenet.models.model import MultiExitModel
 from eenet.schedulers.saved import load_policy, save_policy
 
-__all__ = ["Bundle"]
+__all__ = ["Bundle", "require_free"]
 
 _FORMAT = "eenet bundle"
 _VERSION = 1
@@ -55,16 +57,22 @@ class Bundle:
         changes, it is no signature.
 
         Raises:
-            InputError: The policy cannot be saved, or ``path`` is a folder that holds something else.
+            InputError: The policy cannot be saved, ``info`` is no JSON, or ``path`` is a folder that holds something
+                else.
+            ShapeError: Model, policy and costs disagree on the number of exits.
         """
-        target = Path(path)
-        if target.is_dir() and any(target.iterdir()) and not (target / _MANIFEST).is_file():
-            raise InputError(f"output {path} is taken: it is a folder that holds no bundle. Choose another.")
+        require_free(Path(path), "bundle")
+        require_exits(self.model.num_exits, self.policy, self.costs)
+        try:
+            json.dumps(self.info, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"info cannot be saved: it is no JSON ({error}). Use plain values.") from error
         with atomic_path(path) as draft:
             draft.mkdir()
             save_model(self.model, str(draft / _MODEL))
             save_policy(self.policy, draft / _POLICY, costs=self.costs)
             write_json(draft / _INFO, self.info)
+            shutil.copymode(draft / _INFO, draft / _MODEL)  # safetensors lets nobody but the owner read its files
             files = sorted(file for file in draft.rglob("*") if file.is_file())
             digests = {file.relative_to(draft).as_posix(): sha256(file) for file in files}
             write_json(draft / _MANIFEST, {"format": _FORMAT, "version": _VERSION, "sha256": digests})
@@ -97,6 +105,32 @@ class Bundle:
                 "Build the model it was saved from."
             ) from error
         return cls(model=model.eval(), policy=saved.policy, costs=saved.costs, info=info)
+
+
+def require_free(folder: Path, what: str) -> None:
+    """Refuse to replace a folder that holds anything but an earlier result, by the files its manifest lists.
+
+    Args:
+        folder: What would be replaced; nothing, or an empty folder, will do.
+        what: What it may hold: ``bundle`` or ``export``.
+
+    Raises:
+        InputError: It holds something else.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        manifest = read_json(folder / _MANIFEST, f"{what} manifest")
+    except InputError:
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("format") != f"eenet {what}":
+        raise InputError(f"output {folder} is taken: it is a folder that holds no {what}. Choose another.")
+    digests = manifest.get("sha256")
+    files = [Path(name) for name in (_MANIFEST, *(digests if isinstance(digests, dict) else ()))]
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        inside = place.relative_to(folder)
+        names = [file.relative_to(inside).parts[0] for file in files if inside in file.parents]
+        check_replaceable(place, f"saved {what}", names)
 
 
 def _verify(folder: Path) -> None:

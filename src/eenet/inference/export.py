@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor
 
 from eenet.core.costs import CostTable
-from eenet.core.files import atomic_path, read_json, sha256, write_json
+from eenet.core.files import atomic_path, sha256, write_json
 from eenet.core.policy import Policy
 from eenet.errors import InputError, MissingExtraError, RunError, ShapeError
+from eenet.inference.bundle import require_free
+from eenet.inference.engines.graphs import named_inputs, require_float32
 from eenet.inference.engines.onnx import stage_programs
+from eenet.inference.fitting import require_classes, require_exits
 from eenet.models.inputs import Inputs, batch_size, evaluating
 from eenet.models.model import MultiExitModel
 from eenet.schedulers.saved import save_policy
@@ -44,11 +48,27 @@ class Preparation:
         mean: Per channel, on the scale 0 to 1, subtracted.
         std: Per channel, on the scale 0 to 1, divided by.
         size: Height and width.
+
+    Raises:
+        InputError: Means and deviations are not as many, or are no finite numbers, the deviations positive.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be normalised with."""
+        if len(self.mean) != len(self.std):
+            raise InputError(
+                f"mean and std of {len(self.mean)} and {len(self.std)} numbers do not fit: every channel has one of "
+                "each. Pass as many."
+            )
+        if not all(map(math.isfinite, self.mean)) or not all(0 < value < math.inf for value in self.std):
+            raise InputError(
+                f"mean {list(self.mean)} and std {list(self.std)} cannot be used: channels are divided by their "
+                "deviation. Pass finite numbers, deviations above 0."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +138,15 @@ def export(
         InputError: The policy cannot be saved or reads features, the model is not in float32, names are not one per
             class, or ``path`` is a folder that holds something else.
         MissingExtraError: What the engine needs is not installed.
-        ShapeError: Model, policy and costs disagree on the number of exits, or fewer than 2 samples are given.
+        ShapeError: Model, policy and costs disagree on the number of exits, model and policy on that of classes, the
+            preparation makes inputs of another shape, or fewer than 2 samples are given.
         RunError: The graphs do not say what the model says.
     """
     require_engine(engine)
-    _require_free(Path(path))
-    _require_fit(model, policy, costs)
+    require_free(Path(path), "export")
+    require_exits(model.num_exits, policy, costs)
+    require_float32(model)
+    _require_prepared(example_inputs, preparation)
     logits = _logits(model, policy, example_inputs)
     if classes is not None and len(classes) != logits.shape[-1]:
         raise InputError(f"classes of {len(classes)} names do not fit: the model has {logits.shape[-1]}. Name each.")
@@ -169,32 +192,17 @@ def require_engine(engine: str) -> None:
             ) from error
 
 
-def _require_free(target: Path) -> None:
-    """Refuse to replace anything but an export."""
-    if not target.is_dir() or not any(target.iterdir()):
+def _require_prepared(example_inputs: Inputs, preparation: Preparation | None) -> None:
+    """Refuse a preparation that makes images of another shape than the model takes."""
+    if preparation is None:
         return
-    try:
-        found = read_json(target / _MANIFEST, "export manifest")
-    except InputError:
-        found = None
-    if not isinstance(found, dict) or found.get("format") != _FORMAT:
-        raise InputError(f"output {target} is taken: it is a folder that holds no export. Choose another.")
-
-
-def _require_fit(model: MultiExitModel, policy: Policy, costs: CostTable | None) -> None:
-    """Refuse parts that do not belong together, and number formats that the graphs have no place for."""
-    for name, found in (("policy", policy.num_exits), ("costs", model.num_exits if costs is None else costs.num_exits)):
-        if found != model.num_exits:
-            raise ShapeError(
-                f"{name} with {found} exits does not fit: the model has {model.num_exits} exits. "
-                f"Use {name} made for this model."
-            )
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and (parameter.dtype != torch.float32 or parameter.device.type != "cpu"):
-            raise InputError(
-                f"model of {parameter.dtype} on {parameter.device} cannot be exported: graphs are made in float32 on "
-                "the CPU. Call model.float().cpu() first."
-            )
+    made = (len(preparation.mean), *preparation.size)
+    taken = [tuple(one["shape"][1:]) for one in _described(example_inputs)]
+    if made not in taken:
+        raise ShapeError(
+            f"preparation to images of shape {made} does not fit: the model takes {' and '.join(map(str, taken))}. "
+            "Name the channels and the size of its inputs."
+        )
 
 
 def _logits(model: MultiExitModel, policy: Policy, example_inputs: Inputs) -> Tensor:
@@ -210,6 +218,7 @@ def _logits(model: MultiExitModel, policy: Policy, example_inputs: Inputs) -> Te
                     "Use heads that return one vector per sample; models of maps run with DenseAdaptiveModel."
                 )
         logits = torch.stack(outputs, dim=1)
+        require_classes(policy, logits.shape[-1])
         seen, ids = torch.log_softmax(logits, dim=-1), torch.arange(len(logits))
         for k in range(model.num_exits):
             policy.leaves(seen[:, : k + 1], ids)
@@ -286,7 +295,7 @@ def _check(graphs: Sequence[_Graph], example_inputs: Inputs, logits: Tensor) -> 
 
 def _described(example_inputs: Inputs) -> list[dict[str, Any]]:
     """Return the names, types and shapes of the inputs, None for the batch."""
-    named = example_inputs if isinstance(example_inputs, dict) else {"input": example_inputs}
+    named = named_inputs(example_inputs)
     return [
         {"name": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": [None, *value.shape[1:]]}
         for name, value in named.items()

@@ -23,6 +23,7 @@ from eenet.core.scorers import ConfidenceScorer
 from eenet.core.views import FEW_CLASSES
 from eenet.errors import InputError
 from eenet.inference.engines import DenseEngine, EagerEngine, Engine, suited
+from eenet.inference.fitting import require_exits
 from eenet.inference.progress import track
 from eenet.inference.stepping import log_probs, split_leaving
 from eenet.models.inputs import Inputs, State, batch_size
@@ -141,11 +142,14 @@ def measure_latency(
 
     Raises:
         InputError: A batch size or number of passes below 1.
+        ShapeError: The policy has another number of exits than the model.
     """
     if passes < 1 or not batch_sizes or min(batch_sizes) < 1:
         raise InputError(
             f"batch_sizes {list(batch_sizes)} with {passes} passes cannot be timed: both must be at least 1. Pass more."
         )
+    if policy is not None:
+        require_exits(model.num_exits, policy)
     engine = suited(model if isinstance(model, Engine) else EagerEngine(model), example_inputs)
     policy = policy or _usual_policy(engine)
     batches = {size: rows_of(example_inputs, torch.arange(size) % batch_size(example_inputs)) for size in batch_sizes}

@@ -19,8 +19,9 @@ from torch.utils import _pytree as pytree
 from eenet.core.costs import CostTable
 from eenet.core.files import atomic_path, check_replaceable
 from eenet.core.table import ExitTable
-from eenet.core.table_files import cost_arrays
-from eenet.errors import InputError, RunError, ShapeError
+from eenet.core.table_files import KEYS, cost_arrays
+from eenet.errors import DataError, InputError, RunError, ShapeError
+from eenet.evaluation.segmentation import CONFUSION
 from eenet.inference.engines import EagerEngine, Engine
 from eenet.inference.progress import track
 from eenet.inference.stepping import vectors
@@ -58,7 +59,8 @@ def record(
     """Record the logits of every exit and write them as an exit table.
 
     Rows keep the order of the data set. Memory stays that of one batch: results go to disk as they come, beside
-    ``path``, and move there when complete, so a kill or a full disk leaves no half-written table.
+    ``path``, and move there when they are complete and were read back as a table, so a kill, a full disk or labels that
+    are none of the model's classes leave no such table, and the older one as it was.
 
     Args:
         model: Run in evaluation mode; its flags, and its device, are restored.
@@ -67,15 +69,18 @@ def record(
         batch_size: Samples per forward pass.
         split: Name of the split, stored in the table.
         costs: What leaving at each exit costs, stored in the table.
-        device: Where to compute; default: where the model is.
+        device: Where to compute; default: where the model is. Engines stay where they are.
         progress: Show a bar on stderr if it takes more than two seconds.
 
     Returns:
         The table, as `ExitTable.load` reads it back.
 
     Raises:
-        InputError: A batch size below 1, a data set without samples, or ``path`` is a folder that holds something else.
+        InputError: A batch size below 1, a data set without samples, a device for an engine, or ``path`` is a folder
+            that holds something else.
         ShapeError: Costs of another number of exits.
+        DataError: Labels are no whole numbers.
+        TableError: A label is no class of the model, or the model says what is no number.
         RunError: The disk is full or refuses, or the data set yields another number of rows than its length.
     """
     return write_table(
@@ -124,8 +129,13 @@ def write_table(
         raise ShapeError(
             f"costs with {costs.num_exits} exits do not fit: the model has {model.num_exits}. Measure this model."
         )
+    if device is not None and isinstance(model, Engine):
+        raise InputError(
+            f"device {device} cannot be had: the engine computes on {model.device}, where it was made. Leave device "
+            "out, or make the engine from a model on that device."
+        )
     target = Path(path)
-    check_replaceable(target, "table", ("*.npy",))
+    check_replaceable(target, "table", [f"{key}.npy" for key in (*KEYS, CONFUSION)])
     with ExitStack() as stack:
         with _writing(path):
             draft = stack.enter_context(atomic_path(path))
@@ -139,11 +149,17 @@ def write_table(
                 _pack(folder, draft)
             else:
                 folder.rename(draft)
+        ExitTable.load(draft)  # what is no table replaces none
     return ExitTable.load(path)
 
 
 def _classified(engine: Engine, inputs: Inputs, labels: Tensor) -> dict[str, Tensor]:
     """Return the rows of a table of classes."""
+    if labels.is_floating_point() or labels.is_complex():
+        raise DataError(
+            f"labels of {labels.dtype} do not fit: classes are whole numbers, and others would be cut to them. Pass "
+            "integers."
+        )
     return {"logits": outputs(engine, inputs), "labels": labels.long()}
 
 

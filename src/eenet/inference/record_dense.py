@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eenet.core.costs import CostTable
 from eenet.core.table import ExitTable
-from eenet.errors import InputError, ShapeError
+from eenet.errors import DataError, InputError, ShapeError
 from eenet.evaluation.segmentation import CONFUSION, mean_iou, pixel_accuracy
 from eenet.inference.engines import DenseEngine, Engine
 from eenet.inference.maps import confusions, label_map, map_logits, summary
@@ -114,6 +114,8 @@ def _mapped(worth: _Worth) -> Rows:
                 f"targets of shape {tuple(targets.shape)} do not fit: masks are [sample, height, width]. Use record "
                 "for data sets with one label per sample."
             )
+        if targets.is_floating_point():
+            raise DataError(f"targets of {targets.dtype} do not fit: classes are whole numbers. Pass integers.")
         inner = engine.inner if isinstance(engine, DenseEngine) else engine
         masks, size = targets.long().to(inner.device), (targets.shape[1], targets.shape[2])
         summaries, counts = [], []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -12,8 +14,10 @@ from torch.utils import _pytree as pytree
 from eenet.core.inputs import Inputs
 from eenet.errors import InputError
 
-__all__ = ["Inputs", "State", "batch_size", "evaluating"]
+__all__ = ["Inputs", "State", "batch_size", "evaluating", "renew"]
 
+_LOCK = threading.Lock()
+_EVALUATED: WeakKeyDictionary[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
 State: TypeAlias = Any
 """What travels between stages: a tensor or a pytree of tensors, batch first."""
 
@@ -36,14 +40,30 @@ def batch_size(inputs: Inputs) -> int:
     return sizes.pop()
 
 
+def renew(model: nn.Module) -> None:
+    """Make modules forget what they have worked out from their weights for evaluation, inside `evaluating`."""
+    model.train()
+    model.eval()
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for the block; every module's own flag is restored afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
+    """Put a model into evaluation mode for the block; every module's own flag is restored afterwards.
+
+    Blocks of one model may overlap, in several threads too: the last one to end restores.
+    """
+    with _LOCK:
+        depth, flags = _EVALUATED.get(model, (0, [(module, module.training) for module in model.modules()]))
+        _EVALUATED[model] = depth + 1, flags
         for module, _ in flags:
             module.training = False
+    try:
         yield
     finally:
-        for module, training in flags:
-            module.training = training
+        with _LOCK:
+            depth, flags = _EVALUATED.pop(model)
+            if depth > 1:
+                _EVALUATED[model] = depth - 1, flags
+            else:
+                for module, training in flags:
+                    module.training = training

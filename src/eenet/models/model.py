@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import final
 
 import torch
 from jaxtyping import Bool, Int
@@ -13,13 +14,14 @@ from eenet.errors import InputError, ShapeError
 from eenet.models.inputs import State
 
 
+@final
 class MultiExitModel(nn.Module):
     """A backbone cut into stages, with a head after every stage.
 
     Stage ``k`` maps a state to the next state, head ``k`` maps the state after stage ``k`` to logits. The last head is
     the backbone's own classifier (or the identity where the last stage holds it), so that the last exit is the original
     output to the bit. Samples never influence each other, which is what allows samples that leave to be dropped between
-    stages.
+    stages: every tensor in a state has the samples in its first axis.
 
     Args:
         stages: the K pieces of the backbone, in order.
@@ -111,6 +113,18 @@ class MultiExitModel(nn.Module):
             start=self.entry,
             whole=None if self.whole is None else _Picked(self.whole, kept),
         )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiExitModel:
+        """Move or convert all tensors; buffers that stages and the whole share stay shared, as parameters do."""
+        owners: dict[int, list[tuple[nn.Module, str]]] = {}
+        for module in self.modules():
+            for name, buffer in module._buffers.items():
+                owners.setdefault(id(buffer), []).append((module, name))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for (first, own), *others in owners.values():
+            for module, name in others:
+                module._buffers[name] = first._buffers[own]
+        return self
 
     def forward(self, inputs: State) -> list[Tensor]:
         """Return the logits of every exit, each of shape ``[sample, class]``, the original output last."""

@@ -152,6 +152,8 @@ class _Builder:
         """Return the module that makes some values of the state."""
         for node in sorted(self._needed(wanted), key=self.order.__getitem__):
             self.copies[node] = self.graph.node_copy(node, self._argument)
+            if node.target is torch.ops.aten.view.default:  # engines lay tensors out in another memory order
+                self.copies[node].target = torch.ops.aten.reshape.default
         last = wanted[0] is self.recording.answer
         outputs = [self._argument(node) if last else self._batch_first(node) for node in wanted]
         self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
@@ -179,7 +181,7 @@ class _Builder:
         if node in self.copies:
             return self.copies[node]
         if node in self.recording.weights:
-            name = self.recording.names[node]
+            name = f"weights.{self.recording.names[node]}"  # apart from the names of the graph's own parts
             self.tensors[name] = self.recording.weights[node]
             self.copies[node] = self.graph.get_attr(name)
             return self.copies[node]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from eenet.models.inputs import Inputs, batch_size, evaluating
 
 __all__ = ["Block", "Whole", "answer_of", "blocks_of", "call", "chosen_blocks", "require_modules", "tapping"]
 
+_RUNNING = threading.RLock()
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -42,12 +44,13 @@ def call(model: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def answer_of(output: Any) -> Tensor:  # noqa: ANN401
-    """Return the logits in what a model returned: the tensor, ``.logits``, or the first tensor.
+    """Return the logits in what a model returned: the tensor, ``logits`` by name, or the first tensor.
 
     Raises:
         AttachError: There is no tensor.
     """
-    found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    found = output if isinstance(output, Tensor) else named
     if not isinstance(found, Tensor):
         found = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
     if found is None:
@@ -107,7 +110,7 @@ class Whole(nn.Module):
             shown[index] = output.clone()  # the model may go on to change it in place, as ``ReLU(inplace=True)`` does
             return output
 
-        with tapping(self.model, self.names, keep):
+        with _RUNNING, tapping(self.model, self.names, keep):  # hooks see the calls of all threads
             answer = call(self.model, inputs)
         return [*(shown[i] for i in range(len(self.names))), answer]
 

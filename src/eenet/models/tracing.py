@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from eenet.errors import AttachError
-from eenet.models.inputs import Inputs, batch_size, evaluating
+from eenet.models.inputs import Inputs, batch_size, evaluating, renew
 from eenet.models.taps import call, tapping
 
 __all__ = ["Recording", "module_of", "recorded"]
@@ -79,10 +80,22 @@ def recorded(model: nn.Module, example_inputs: Inputs, names: Sequence[str]) -> 
     batch = torch.export.Dim("batch", min=1, max=_MOST)
     shapes = pytree.tree_map_only(Tensor, lambda leaf: {0: batch}, example_inputs)
     with evaluating(model), torch.no_grad(), _blaming(model, count):
-        with tapping(model, names, lambda index, output: torch.ops.eenet.tap(output, index)):
-            program = torch.export.export(_Marked(model), (example_inputs,), dynamic_shapes=(shapes,), strict=False)
+        renew(model)  # what was kept would be recorded as a constant
+        try:
+            with _unwarned(), tapping(model, names, lambda index, output: torch.ops.eenet.tap(output, index)):
+                program = torch.export.export(_Marked(model), (example_inputs,), dynamic_shapes=(shapes,), strict=False)
+        finally:
+            renew(model)  # what is kept now belongs to the recording
         program = program.run_decompositions({})
     return _read(program, example_inputs, names)
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Say nothing of what a model keeps for evaluation: it is forgotten when the recording ends."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* assigned during export")
+        yield
 
 
 @contextmanager
@@ -138,14 +151,7 @@ def _read(program: torch.export.ExportedProgram, example_inputs: Inputs, names: 
         else:
             weights[node] = tensors[str(spec.target)]
             paths[node] = str(spec.target).removeprefix("model.")
-    taps: dict[int, fx.Node] = {}
-    for node in list(graph.nodes):
-        if node.target is torch.ops.eenet.tap.default:
-            taps.setdefault(int(node.args[1]), node.args[0])
-            node.replace_all_uses_with(node.args[0])
-    for index, name in enumerate(names):
-        if index not in taps:
-            raise AttachError(f"exits name the module {name!r}, which never runs. Name a module that does.")
+    taps = _taps(graph, names)
     keys = list(example_inputs) if isinstance(example_inputs, dict) else [""]
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     sizes = [node.meta["val"].shape[0] for node in inputs]
@@ -158,10 +164,30 @@ def _read(program: torch.export.ExportedProgram, example_inputs: Inputs, names: 
         inputs=dict(zip(keys, inputs, strict=True)),
         weights=weights,
         names=paths,
-        taps=tuple(taps[index] for index in range(len(names))),
+        taps=taps,
         answer=output.args[0][-1],
         batch=sizes[0].node.expr,
     )
+
+
+def _taps(graph: fx.Graph, names: Sequence[str]) -> tuple[fx.Node, ...]:
+    """Return the tapped values in the order asked for, and take the marks out of the graph."""
+    taps: dict[int, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.target is torch.ops.eenet.tap.default:
+            taps.setdefault(int(node.args[1]), node.args[0])
+            node.replace_all_uses_with(node.args[0])
+    for index, name in enumerate(names):
+        if index not in taps:
+            raise AttachError(f"exits name the module {name!r}, which never runs. Name a module that does.")
+    order = {node: place for place, node in enumerate(graph.nodes)}
+    for index in range(1, len(names)):
+        if order[taps[index]] < order[taps[index - 1]]:
+            raise AttachError(
+                f"exits are out of order: module {names[index]!r} returns before module {names[index - 1]!r} does. "
+                "Name modules in the order in which they run."
+            )
+    return tuple(taps[index] for index in range(len(names)))
 
 
 def module_of(node: fx.Node) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from eenet.core.files import load_tensors, read_json
+from eenet.core.files import load_tensors, read_object
 from eenet.errors import InputError, MissingExtraError
 from eenet.models.model import MultiExitModel
 from eenet.recipes.attached import ATTACHED, Attachment, attached_recipe
@@ -28,8 +28,7 @@ def open_run(path: Path, *, data_root: Path | None = None) -> Run:
             made again.
     """
     path = Path(path)
-    described = read_json(path / RECIPE_FILE, "run")
-    described = described if isinstance(described, dict) else {}
+    described = read_object(path / RECIPE_FILE, "run")
     recipe = _recipe(path, described)
     if not (path / FINAL_WEIGHTS).is_file():
         raise InputError(f"run {path} is not finished: {FINAL_WEIGHTS} is missing. Run the training again, it resumes.")

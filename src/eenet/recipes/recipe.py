@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from eenet.core.files import read_json, write_json
+from eenet.core.files import read_object, write_json
 from eenet.data.dataset import DataSplits
 from eenet.errors import DataError, InputError
 from eenet.models.model import MultiExitModel
@@ -150,7 +150,7 @@ def claim(path: Path, described: Mapping[str, Any]) -> None:
         InputError: The folder holds something else.
     """
     if path.exists():
-        found = read_json(path, "run")
+        found = read_object(path, "run")
         for key, value in described.items():
             if key != "data_root" and found.get(key) != value:
                 raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -165,7 +166,8 @@ class Steps:
         calibration, test = self.tables
         costs = calibration.require_costs()
         allowed = self._of_exits("calibration")[-1] - self.experiment.loss
-        budgets = [f"{percent}%" for percent in range(least_percent(costs), 101)]
+        most = math.ceil(100 * costs.high / costs.full)  # the last exit may cost more than the original model
+        budgets = [f"{percent}%" for percent in range(least_percent(costs), most + 1)]
         dial = AutoScheduler(seed=self.seed).sweep(calibration, budgets=budgets)
         for budget in budgets:
             if self._worth(dial.at(budget), "calibration") >= allowed:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eenet.core.files import load_tensors, read_json, save_tensors, write_json
+from eenet.core.files import load_tensors, read_object, save_tensors, write_json
 from eenet.errors import InputError
 from eenet.training.average import Average
 
@@ -103,7 +103,7 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     for unfinished in folder.glob(f".{TENSORS}.*"):  # what a kill left behind
         shutil.rmtree(unfinished)
     if (folder / TENSORS).exists() and path.exists():
-        found = read_json(path, "checkpoint")
+        found = read_object(path, "checkpoint")
         for key in [*identity, *(found.keys() - identity.keys())]:
             if found.get(key) != identity.get(key):
                 raise InputError(

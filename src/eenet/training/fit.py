@@ -16,11 +16,12 @@ from torch import Tensor
 from eenet.core.files import save_tensors, write_json
 from eenet.core.processor import warn_of_emulation
 from eenet.data.dataset import LabelledDataset
-from eenet.errors import InputError, RunError, ShapeError
+from eenet.errors import RunError, ShapeError
 from eenet.models.model import MultiExitModel
 from eenet.training.average import Average
 from eenet.training.batches import Batch, Batches, seed_of
 from eenet.training.checkpoint import capture, claim_folder, read_checkpoint, restore, write_checkpoint
+from eenet.training.checks import check_training
 from eenet.training.console import interruption, progress_bar
 from eenet.training.losses import distillation_loss, exit_losses, learnable, log_shares
 from eenet.training.phases import Phases
@@ -80,7 +81,7 @@ def fit_exits(
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: ``out`` holds checkpoints of another training, or there are more processes than samples in a batch.
+        InputError: ``out`` holds checkpoints of another training, or model, data and settings do not go together.
         MissingExtraError: several processes were started and accelerate is not installed.
         RunError: the training diverged: a loss is no number.
         KeyboardInterrupt: after Ctrl-C, once the step was finished and the checkpoint written.
@@ -93,15 +94,11 @@ def fit_exits(
         torch.Size([5, 3])
     """
     schedule, processes = Schedule(settings=settings, samples=len(dataset)), joined_processes()
-    if schedule.batch_size < processes.count:
-        raise InputError(
-            f"batch_size {schedule.batch_size} is too small: {processes.count} processes share a batch. Pass a larger "
-            "one, or start fewer processes."
-        )
     if processes.device is not None:
         model.to(processes.device)
     if settings.precision == "bfloat16":
         warn_of_emulation("precision", next(model.parameters()).device)
+    check_training(model, dataset, schedule, processes)
     processes.copy_from_first(model.state_dict().values())
     trainer = _Trainer(model, dataset, schedule, processes, None if out is None else Path(out))
     trainer.resume()
@@ -176,8 +173,9 @@ class _Trainer:
                 self.move(len(self.done), [losses, stop])
                 self.done.append(_sane(losses.cpu(), len(self.done), self.schedule))
                 show(self.done[-1])
+                first = len(self.done) == 1  # shows at once whether this training can be kept
                 finished = len(self.done) == schedule.steps or len(self.done) % schedule.steps_per_epoch == 0
-                if finished or stop or time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
+                if first or finished or stop or time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
                     self.save()
                 if stop:
                     raise KeyboardInterrupt
@@ -254,6 +252,7 @@ def _identity(model: MultiExitModel, dataset: LabelledDataset, settings: TrainSe
     identity = {key: value for key, value in settings.to_dict().items() if key != "checkpoint_seconds"}
     return identity | {
         "exits": model.num_exits,
+        "weights": list(settings.weighting(model.num_exits)),
         "samples": len(dataset),
         "data": dataset.fingerprint(),
         "model": hashlib.sha256(shapes.encode()).hexdigest()[:16],

@@ -50,7 +50,15 @@ def exit_losses(
         logits: one tensor per exit; dense ones are brought to the size of the targets, bilinearly.
         targets: the true classes, -100 where nothing is to be learnt.
         sample_weights: factors on each sample's loss at each exit; 1 when not given.
+
+    Raises:
+        ShapeError: logits of another kind, such as one answer per word.
     """
+    if logits[0].dim() not in (2, 4):
+        raise ShapeError(
+            f"logits of shape {tuple(logits[0].shape)} cannot be learnt from: [sample, class], or [sample, class, "
+            "height, width], is needed. Train such a model with a loop of your own."
+        )
     learnt = learnable(targets).clamp_min(1)
     losses: list[Tensor] = []
     for k, exit_logits in enumerate(logits):
@@ -73,10 +81,10 @@ def log_shares(labels: Int[Tensor, " sample"], num_classes: int) -> Float[Tensor
     """Return the logarithm of every class's share of the labels; a class that does not occur counts as one sample.
 
     Args:
-        labels: the classes of the training data.
+        labels: the classes of the training data, -100 where there is none.
         num_classes: number of classes C.
     """
-    counts = torch.bincount(labels, minlength=num_classes).clamp_min(1)
+    counts = torch.bincount(labels[labels != IGNORED], minlength=num_classes).clamp_min(1)
     return (counts / counts.sum()).log()
 
 

@@ -14,14 +14,15 @@ class Phases:
     """Puts a model into the phases of its training, and back.
 
     Args:
-        model: the model; what its owner froze stays frozen.
+        model: the model; what its owner froze stays frozen: weights, running statistics and dropout.
     """
 
     def __init__(self, model: MultiExitModel) -> None:
         self.model = model
-        kept = {id(parameter) for parameter in model.heads[-1].parameters()}  # a classifier that heads share
+        kept = {id(parameter) for parameter in _beside_early_heads(model)}  # such as a classifier that heads share
         early = nn.ModuleList(early_heads(model)).parameters()
         self.heads = [parameter for parameter in early if id(parameter) not in kept]
+        self.frozen = [module for module in model.modules() if _is_frozen(module)]
         mine = {id(parameter) for parameter in self.heads}
         self.backbone = [parameter for parameter in model.parameters() if id(parameter) not in mine]
         self.owners = [parameter.requires_grad for parameter in self.backbone]
@@ -35,6 +36,8 @@ class Phases:
         self.model.train(phase == "joint")
         for head in early_heads(self.model):
             head.train()
+        for module in self.frozen:
+            module.training = False
         for parameter, owner in zip(self.backbone, self.owners, strict=True):
             parameter.requires_grad_(owner and phase == "joint")
 
@@ -56,3 +59,25 @@ class Phases:
             for decayed in (True, False)
         ]
         return settings.optimiser(groups, settings.momentum)
+
+
+def _beside_early_heads(model: MultiExitModel) -> list[nn.Parameter]:
+    """Return the parameters that something else than an early head owns as well."""
+    last = model.heads[-1]
+    heads = {id(head) for head in early_heads(model)} - {id(last)}
+    found: list[nn.Parameter] = []
+    seen: set[int] = set(heads)
+    waiting: list[nn.Module] = [last, model]
+    while waiting:
+        module = waiting.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            found += module.parameters(recurse=False)
+            waiting += module.children()
+    return found
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Tell whether a module has weights and none of them, here or further in, is to learn."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)

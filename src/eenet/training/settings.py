@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from types import CodeType
 from typing import Any, Literal, get_args
 
 from eenet.data.augment import Augment
@@ -16,6 +18,7 @@ from eenet.training.optimisers import Optimiser, sgd
 from eenet.training.rates import LearningRate, cosine_decay
 from eenet.training.weighting import SampleWeighting
 
+_TOLD = (bool, int, float, str, bytes, tuple, list, type(None))  # what a nested function may hold and is told apart by
 Phase = Literal["heads", "joint"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -34,7 +37,7 @@ class TrainSettings:
         batch_size: samples per step, of all parts and processes together; what does not fill a batch is left out of an
             epoch.
         accumulate: parts in which a process runs its batch, to save memory: the step is the same up to rounding, but
-            for batch norm, whose statistics are those of a part.
+            for what looks at a part as a whole: batch norm, and `sample_weighting`.
         precision: ``bfloat16`` runs the model in it where that is safe (autocast); weights and losses stay float32.
         lr: peak learning rate of the backbone and the original output.
         head_lr: peak learning rate of the early heads; `lr` when not given.
@@ -108,8 +111,9 @@ class TrainSettings:
                 raise InputError(
                     f"{name} {getattr(self, name):g} is not possible: it is a share. Pass a number from 0 to 1."
                 )
-        if self.ema == 1:
-            raise InputError("ema 1 is not possible: the average would never move. Pass less than 1, such as 0.999.")
+        for name, what in (("ema", "average"), ("momentum", "direction")):
+            if getattr(self, name) == 1:
+                raise InputError(f"{name} 1 is not possible: the {what} would never move. Pass less, such as 0.9.")
         if self.accumulate > self.batch_size:
             raise InputError(
                 f"accumulate {self.accumulate} is not possible: a batch has {self.batch_size} samples. Pass at most as "
@@ -186,9 +190,30 @@ def _plain(value: object) -> Any:  # noqa: ANN401
     if not isinstance(value, Callable):  # type: ignore[arg-type]
         return value
     if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
+        name = f"{value.__module__}.{value.__qualname__}"
+        return name + (f"#{_digest(value)}" if "<" in name and hasattr(value, "__code__") else "")
     kind = type(value)
     return f"{kind.__module__}.{kind.__qualname__}({_given((), getattr(value, '__dict__', {}))})"
+
+
+def _digest(function: Any) -> str:  # noqa: ANN401
+    """Return a short digest of what a lambda or a nested function does, which its name does not tell."""
+    inside = [cell.cell_contents for cell in function.__closure__ or ()]
+    given = [*inside, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    known = [
+        _written(value) if isinstance(value, _TOLD) or callable(value) else type(value).__name__ for value in given
+    ]
+    return hashlib.sha256(f"{_told(function.__code__)} {known}".encode()).hexdigest()[:8]
+
+
+def _told(code: CodeType) -> str:
+    """Return what a function's code does, without where it stands."""
+    values = [_told(value) if isinstance(value, CodeType) else _constant(value) for value in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {values}"
+
+
+def _constant(value: object) -> str:
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)  # sets have no order
 
 
 def _given(positional: Iterable[object], named: Mapping[str, object]) -> str:

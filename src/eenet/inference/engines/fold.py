@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
+import threading
 from collections.abc import Callable
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+from torch.utils import _pytree as pytree
+
+from eenet.models.inputs import State
 
 __all__ = ["fold_batch_norms"]
 
 _aten = torch.ops.aten
+_DECIDING = threading.RLock()  # a folded stage may hold others
 _CONVOLUTIONS = (_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default)
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -22,7 +28,9 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
 
     A pair is folded only where a trace shows that the batch norm reads the convolution and nobody else does, and
     both are called once. A module that cannot be traced (control flow on values, no plain tensors) comes back as
-    it is, only slower; of a sequence only the members that cannot.
+    it is, only slower; of a sequence only the members that cannot. As the trace of somebody's own code may take
+    another path than real inputs do, what comes of it runs beside the module itself on the first batch, and is given up
+    where they differ.
 
     Args:
         module: In evaluation mode; its weights may be reused, so hand in a copy.
@@ -33,12 +41,60 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
         return nn.Sequential(*map(fold_batch_norms, module))
     if not any(isinstance(child, _Norm) for child in module.modules()):
         return module
+    parameters = inspect.signature(module.forward).parameters.items()
+    defaults = {name: one.default for name, one in parameters if one.default is not one.empty}
     try:
-        traced = fx.symbolic_trace(module)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError):
-        # tracing is an optimisation; what it cannot follow runs unfolded
+        traced = fx.symbolic_trace(module, concrete_args=defaults)
+    except Exception:  # noqa: BLE001 - whatever somebody's module raises: what cannot be traced runs unfolded
         return nn.Sequential(*map(fold_batch_norms, module)) if type(module) is nn.Sequential else module
-    return _folded(traced, _fold_modules)
+    folded = _folded(traced, _fold_modules)
+    return folded if all(map(_is_torchs, module.modules())) else Folded(folded, module)
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    """Tell whether a module is one of PyTorch's own, which take one path whatever they are given."""
+    return type(module).__module__.startswith("torch.nn.")
+
+
+class Folded(nn.Module):
+    """What came of a trace, once it has shown on a batch that it does what the module does.
+
+    Args:
+        folded: From a trace of the module.
+        module: The module.
+    """
+
+    def __init__(self, folded: nn.Module, module: nn.Module) -> None:
+        super().__init__()
+        self.folded, self.module = folded, module
+        self.chosen: nn.Module | None = None
+
+    def forward(self, state: State) -> State:
+        """Return what the module returns, up to rounding."""
+        if self.chosen is None:
+            with _DECIDING:
+                if self.chosen is None:
+                    self.chosen = self.folded if self._agree(state) else self.module
+                    del self.folded, self.module
+        return self.chosen(state)
+
+    def _agree(self, state: State) -> bool:
+        leaves = pytree.tree_leaves(self.module(state))
+        try:
+            others = pytree.tree_leaves(self.folded(state))
+        except Exception:  # noqa: BLE001 - the trace took another path than the state does
+            return False
+        return len(leaves) == len(others) and all(map(_alike, leaves, others))
+
+
+def _alike(wanted: object, found: object) -> bool:
+    """Tell whether two results are the same up to rounding."""
+    if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
+        return bool(wanted == found)
+    if wanted.shape != found.shape or wanted.dtype != found.dtype or not wanted.is_floating_point():
+        return wanted.shape == found.shape and torch.equal(wanted, found)
+    tolerance = 1e-3 if wanted.dtype in (torch.float32, torch.float64) else 0.1
+    return bool((wanted - found).abs().max() <= tolerance * wanted.abs().max() + 1e-6)
 
 
 def _folded(traced: fx.GraphModule, fold: Callable[[fx.GraphModule], None]) -> fx.GraphModule:
@@ -68,6 +124,8 @@ def _fold(traced: fx.GraphModule, node: fx.Node, names: list[object]) -> None:
     convolution, norm = traced.get_submodule(str(source.target)), traced.get_submodule(str(node.target))
     if not isinstance(convolution, _Convolution) or not isinstance(norm, _Norm) or norm.running_mean is None:
         return
+    if "weight" not in convolution._parameters:  # worked out from others at every call
+        return
     layout = torch.channels_last if isinstance(convolution, nn.Conv2d) else torch.contiguous_format
     fused = fuse_conv_bn_eval(convolution, norm)
     parent, _, leaf = str(source.target).rpartition(".")
@@ -85,6 +143,8 @@ def _fold_operators(traced: fx.GraphModule) -> None:
         results = [user for user in node.users if user.target is operator.getitem]
         if source.target not in _CONVOLUTIONS or len(source.users) != 1 or [user.args[1] for user in results] != [0]:
             continue
+        if any(isinstance(part, fx.Node) and part.op != "get_attr" for part in (*node.args[1:5], *source.args[1:3])):
+            continue  # worked out from others at every call
         weight, bias, mean, variance = (_tensor(traced, part) for part in node.args[1:5])
         kernel, offset = (_tensor(traced, part) for part in (*source.args[1:3], None)[:2])
         assert kernel is not None and mean is not None and variance is not None

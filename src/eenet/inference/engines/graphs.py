@@ -11,17 +11,31 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from eenet.errors import InputError, ShapeError
 from eenet.inference.engines.base import Engine
 from eenet.inference.engines.programs import stage_programs, whole_program
 from eenet.models.inputs import Inputs, State
 from eenet.models.model import MultiExitModel
 
-__all__ = ["Graph", "GraphEngine"]
+__all__ = ["Graph", "GraphEngine", "named_inputs", "require_float32"]
 
 Graph = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 """A compiled part of a model: from the leaves of a state to the logits and the leaves of the next state."""
+
+
+def require_float32(model: MultiExitModel) -> None:
+    """Refuse number formats and devices that the graphs have no place for.
+
+    Raises:
+        InputError: The model is not in float32 on the CPU.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and (parameter.dtype, parameter.device.type) != (torch.float32, "cpu"):
+            raise InputError(
+                f"model of {parameter.dtype} on {parameter.device} cannot be exported: graphs are made in float32 on "
+                "the CPU. Call model.float().cpu() first."
+            )
 
 
 class _Held(NamedTuple):
@@ -39,6 +53,9 @@ class GraphEngine(Engine):
         example_inputs: What its inputs look like, at least 2 samples.
         name: Of the engine.
         dtype: The number format it computes in.
+
+    Raises:
+        InputError: The model is not in float32 on the CPU.
     """
 
     def __init__(self, model: MultiExitModel, example_inputs: Inputs, *, name: str, dtype: str) -> None:
@@ -46,7 +63,8 @@ class GraphEngine(Engine):
         self.device = torch.device("cpu")
         self.threads: int = torch.get_num_threads()
         self.num_exits = model.num_exits
-        self._keys = list(example_inputs) if isinstance(example_inputs, dict) else None
+        require_float32(model)
+        self._taken = {name: (leaf.dtype, leaf.shape[1:]) for name, leaf in named_inputs(example_inputs).items()}
         self._parts = [self.opened(program) for program in stage_programs(model, example_inputs)]
         self._whole = self.opened(whole_program(model, example_inputs))
 
@@ -65,7 +83,12 @@ class GraphEngine(Engine):
 
     @final
     def start(self, inputs: Inputs) -> State:
-        """Turn a batch into the state that stage 0 takes."""
+        """Turn a batch into the state that stage 0 takes.
+
+        Raises:
+            InputError: Inputs of other names or types than those of the example.
+            ShapeError: Inputs of another shape, the number of samples apart.
+        """
         return _Held(self._leaves(inputs))
 
     @final
@@ -97,7 +120,26 @@ class GraphEngine(Engine):
 
     def _leaves(self, inputs: Inputs) -> list[np.ndarray]:
         """Return a batch as arrays, in the order in which the first graph takes them."""
-        if isinstance(inputs, Tensor):
-            return [inputs.numpy()]
-        leaves = pytree.tree_leaves(inputs) if self._keys is None else [inputs[key] for key in self._keys]
-        return [leaf.numpy() for leaf in leaves]
+        named = named_inputs(inputs)
+        if named.keys() != self._taken.keys():
+            raise InputError(
+                f"inputs {list(named)} do not fit: the graphs were made for {list(self._taken)}. Pass just these."
+            )
+        for name, (dtype, shape) in self._taken.items():
+            leaf = named[name]
+            if leaf.dtype != dtype:
+                raise InputError(
+                    f"input {name!r} of {leaf.dtype} does not fit: the graphs were made for {dtype}. Convert it with "
+                    f".to({dtype})."
+                )
+            if leaf.shape[1:] != shape:
+                raise ShapeError(
+                    f"input {name!r} of shape {tuple(leaf.shape)} does not fit: the graphs were made for samples of "
+                    f"shape {tuple(shape)}. Pass such samples, or make an engine for these."
+                )
+        return [named[name].numpy() for name in self._taken]
+
+
+def named_inputs(inputs: Inputs) -> dict[str, Tensor]:
+    """Return inputs by name; a single tensor is called ``input``."""
+    return inputs if isinstance(inputs, dict) else {"input": inputs}

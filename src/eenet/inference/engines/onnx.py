@@ -40,6 +40,7 @@ class OnnxEngine(GraphEngine):
         example_inputs: What its inputs look like, at least 2 samples.
 
     Raises:
+        InputError: The model is not in float32 on the CPU.
         MissingExtraError: ONNX, its exporter or its runtime is not installed.
         ShapeError: Fewer than 2 samples.
     """

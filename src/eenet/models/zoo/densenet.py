@@ -136,13 +136,25 @@ def densenet_with_exits(
     positions = exit_positions(exits, count, "dense layer")
     rows = [_between(blocks, transitions, *bounds) for bounds in pairwise((0, *positions, count))]
     make_head = conv_head(width=1.0) if heads is None else heads
+    classes = _num_classes(net.classifier)
     early, channels, size = [], stem[0].out_channels, 32 if len(stem) == 1 else 56  # of a usual image, behind the stem
     for row in rows[:-1]:
         channels, size = _size_after(row, channels, size)
-        early.append(make_head((2, channels, size, size), net.classifier.out_features))
+        early.append(make_head((2, channels, size, size), classes))
     last = nn.Sequential(parts["norm5"], nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.classifier)
     stages = [nn.Sequential(*stem, *rows[0]), *(nn.Sequential(*row) for row in rows[1:])]
     return MultiExitModel(stages, [*early, last])
+
+
+def _num_classes(classifier: nn.Module) -> int:
+    """Return how many classes a classifier tells apart, which fine-tuning may have made a sequence."""
+    linear = [part for part in classifier.modules() if isinstance(part, nn.Linear)]
+    if not linear:
+        raise InputError(
+            f"net has a classifier {type(classifier).__name__} without a linear layer: early exits need its number of "
+            "classes. Use eenet.attach, which asks the answer itself."
+        )
+    return linear[-1].out_features
 
 
 def _net(blocks: Sequence[int], growth: int, num_classes: int, stem: str) -> Any:  # noqa: ANN401
