@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from eenet.inference.engines import EagerEngine
 from eenet.recipes import RECIPES
 from eenet.reproduce import EXPERIMENTS, Experiment, reproduce, steps
 from eenet.reproduce.page import losses_section
+from eenet.reproduce.run import trained
 from eenet.schedulers import AutoScheduler, EENetScheduler
 
 QUICK = replace(RECIPES["digits_tiny"], settings=replace(RECIPES["digits_tiny"].settings, epochs=1))
@@ -206,3 +208,12 @@ def test_what_a_policy_loses_is_said_at_every_asked_budget():
     assert said.startswith("`auto` minus the full model, in points: -10.00 at 40%, +1.00 at 80% of its cost")
     assert said.endswith("means over 3 redrawn splits.")
     assert losses_section(comparison, "absent") == ""
+
+
+@pytest.mark.parametrize(
+    ("timed", "said"), [(8, "2 minutes of training on"), (5, "2 minutes of training for 5 of 8 steps,")]
+)
+def test_the_page_says_how_much_of_a_training_was_timed(timed, said, tmp_path, monkeypatch):
+    (tmp_path / "training.json").write_text(json.dumps({"seconds": 120.0, "steps": timed}))
+    monkeypatch.setattr("eenet.reproduce.run.steps_done", lambda folder: 8)
+    assert said in trained(SimpleNamespace(recipe=RECIPES["digits_tiny"], out=tmp_path))

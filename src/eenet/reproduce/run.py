@@ -14,7 +14,7 @@ from eenet.inference.engines.onnx import check_onnx
 from eenet.recipes.recipe import claim
 from eenet.reproduce.experiment import Experiment, Scale
 from eenet.reproduce.page import write_page
-from eenet.reproduce.steps import TIME, Steps
+from eenet.reproduce.steps import TIME, Steps, steps_done
 from eenet.schedulers import Scheduler
 
 __all__ = ["reproduce"]
@@ -97,8 +97,9 @@ def trained(steps: Steps) -> str:
     settings, kept = steps.recipe.settings, steps.out / TIME
     took = "time of training not kept."
     if kept.is_file():
-        minutes = read_json(kept, "training")["seconds"] / 60
-        took = f"{minutes:.0f} minutes of training on the machine named below."
+        told, done = read_json(kept, "training"), steps_done(steps.out / "run")
+        part = "" if told["steps"] == done else f" for {told['steps']} of {done} steps, the others not timed,"
+        took = f"{told['seconds'] / 60:.0f} minutes of training{part} on the machine named below."
     return (
         f"{steps.recipe.summary[0].upper()}{steps.recipe.summary[1:]}: {settings.epochs:g} epoch(s) in batches of "
         f"{settings.batch_size}, seed {settings.seed}, no selection; {took}"

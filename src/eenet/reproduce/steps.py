@@ -30,9 +30,10 @@ from eenet.models.model import MultiExitModel
 from eenet.recipes import Recipe, Run, train
 from eenet.reproduce.experiment import Experiment, Scale
 from eenet.schedulers import AutoScheduler, EENetScheduler, Scheduler
+from eenet.training.checkpoint import read_checkpoint
 from eenet.training.fit import FINAL_WEIGHTS
 
-__all__ = ["Results", "SIZES", "Steps"]
+__all__ = ["Results", "SIZES", "Steps", "steps_done"]
 
 SIZES = (1, 32, 128)
 Side: TypeAlias = Literal["calibration", "test"]
@@ -81,11 +82,11 @@ class Steps:
         if (folder / FINAL_WEIGHTS).is_file():
             return resume(progress=False)  # no step is left: it checks that this is that training, and loads
         self.note(f"Training {self.recipe.name}: {self.recipe.summary}.")
-        began = time.monotonic()
+        began, first = time.monotonic(), steps_done(folder)
         try:
             return resume(progress=self.progress)
         finally:
-            self._add_seconds(time.monotonic() - began)
+            self._add_time(time.monotonic() - began, steps_done(folder) - first)
 
     @cached_property
     def tables(self) -> tuple[ExitTable, ExitTable]:
@@ -224,11 +225,17 @@ class Steps:
         if self.progress:
             self.note(f"[{done}/{total}] {part}")
 
-    def _add_seconds(self, seconds: float) -> None:
-        """Keep how long training took, over all the times it was resumed; what a kill cut off is not known."""
+    def _add_time(self, seconds: float, steps: int) -> None:
+        """Keep how long how many steps took, over all the times training was resumed; a kill leaves its steps out."""
         path = self.out / TIME
-        before = read_json(path, "training")["seconds"] if path.is_file() else 0.0
-        write_json(path, {"seconds": before + seconds})
+        before = read_json(path, "training") if path.is_file() else {"seconds": 0.0, "steps": 0}
+        write_json(path, {"seconds": before["seconds"] + seconds, "steps": before["steps"] + steps})
+
+
+def steps_done(folder: Path) -> int:
+    """Return how many steps the checkpoint in a run folder has behind it."""
+    checkpoint = read_checkpoint(folder)
+    return 0 if checkpoint is None else checkpoint.step
 
 
 def engines(model: MultiExitModel, inputs: Inputs) -> tuple[Engine, ...]:
