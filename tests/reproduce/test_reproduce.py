@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -216,4 +215,5 @@ def test_what_a_policy_loses_is_said_at_every_asked_budget():
 def test_the_page_says_how_much_of_a_training_was_timed(timed, said, tmp_path, monkeypatch):
     (tmp_path / "training.json").write_text(json.dumps({"seconds": 120.0, "steps": timed}))
     monkeypatch.setattr("eenet.reproduce.run.steps_done", lambda folder: 8)
-    assert said in trained(SimpleNamespace(recipe=RECIPES["digits_tiny"], out=tmp_path))
+    part = {"experiment": DIGITS, "scale": "small", "data_root": None, "seed": 0}
+    assert said in trained(steps.Steps(**part, out=tmp_path, schedulers=lambda table: {}, note=print))

@@ -277,13 +277,16 @@ def shares(scheduler, name, num_samples, seeds, fresh=60_000):
     return np.array(rows)
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "classwise" else []) for name in PLANTED]
+)
 def test_the_planted_optimum_is_reached(name):
     found = shares(ALONE, name, 5000, [0], 150_000)  # with 60,000 fresh samples their noise is a whole point
     assert found[:, -1].min() >= 0.97
     assert found.min() >= 0.9
 
 
+@pytest.mark.slow
 def test_classes_that_profit_from_other_exits_are_told_apart():
     # thresholds on a confidence, the same for all classes, cannot reach what a rule that knows the class does
     stopping, joint = (shares(scheduler, "classwise", 5000, [0])[0] for scheduler in (ALONE, JointScheduler()))
