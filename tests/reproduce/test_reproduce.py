@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,9 +29,10 @@ from eenet.evaluation.segmentation import load_confusion, mean_iou
 from eenet.inference.engines import EagerEngine
 from eenet.recipes import RECIPES
 from eenet.reproduce import EXPERIMENTS, Experiment, reproduce, steps
-from eenet.reproduce.page import losses_section
+from eenet.reproduce.page import losses_section, published_section
 from eenet.reproduce.run import trained
 from eenet.schedulers import AutoScheduler, EENetScheduler
+from eenet.testing import synthetic_table
 
 QUICK = replace(RECIPES["digits_tiny"], settings=replace(RECIPES["digits_tiny"].settings, epochs=1))
 DIGITS = Experiment(
@@ -217,3 +219,19 @@ def test_the_page_says_how_much_of_a_training_was_timed(timed, said, tmp_path, m
     monkeypatch.setattr("eenet.reproduce.run.steps_done", lambda folder: 8)
     part = {"experiment": DIGITS, "scale": "small", "data_root": None, "seed": 0}
     assert said in trained(steps.Steps(**part, out=tmp_path, schedulers=lambda table: {}, note=print))
+
+
+def test_the_papers_scheduler_is_left_out_where_there_are_very_many_classes(monkeypatch):
+    monkeypatch.setattr(steps, "MOST_CLASSES", 4)
+    table = synthetic_table(50)
+    part = steps.Steps(
+        experiment=DIGITS,
+        scale="small",
+        out=Path("nowhere"),
+        data_root=None,
+        seed=0,
+        schedulers=lambda table: {},
+        note=print,
+    )
+    part.__dict__["tables"] = (table, table)
+    assert published_section(part._published()).startswith("Left out: the paper's networks read every class")

@@ -114,7 +114,9 @@ def speed_section(report: Mapping[str, Any]) -> str:
 
 
 def published_section(published: Mapping[str, Any]) -> str:
-    """Return how the paper's rule with the paper's settings does, on one split and the ten standard budgets."""
+    """Return how the paper's rule with its own settings does, on one split and ten budgets, or why it is left out."""
+    if "left_out" in published:
+        return f"Left out: {published['left_out']}.\n"
     area = published["area"]
     seconds = {row["policy"]: row["fit_seconds"] for row in published["rows"]}
     rows = [
