@@ -524,3 +524,22 @@ def test_what_is_kept_for_evaluation_follows_the_weights():
             parameter.mul_(-1.5)
     attached.train().eval()
     check_attached(model, inputs, attached)
+
+
+def test_exported_programs_get_exits_too():
+    model, inputs = FAMILIES["plain"]()
+    batch = torch.export.Dim("batch", min=1)
+    exported = torch.export.export(model.eval(), (inputs,), dynamic_shapes=({0: batch},)).module()
+    with pytest.raises(NotImplementedError):
+        exported.train()
+
+    class Behind(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.program, self.more, self.last = exported, nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.last(self.more(self.program(x)))
+
+    net = Behind()
+    check_attached(net, inputs, attach(net, inputs, exits=["more"]))

@@ -42,8 +42,12 @@ def batch_size(inputs: Inputs) -> int:
 
 def renew(model: nn.Module) -> None:
     """Make modules forget what they have worked out from their weights for evaluation, inside `evaluating`."""
-    model.train()
-    model.eval()
+    try:
+        model.train()
+        model.eval()
+    except NotImplementedError:  # exported programs know one mode only
+        for module in model.modules():
+            module.training = False
 
 
 @contextmanager
