@@ -7,14 +7,17 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 DEV     := $(VENV)/.installed-dev
 DOCS    := $(VENV)/.installed-docs
+BARE    := .venv-no-torch
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format docs clean
+.PHONY: help demo test test-slow test-no-torch test-extras lint format docs clean
 
 help:
 	@echo "make demo       train, record, measure, fit, run and report on the embedded data set (to $(OUT)/)"
 	@echo "make test       every test but the slow ones"
 	@echo "make test-slow  the slow tests"
+	@echo "make test-no-torch  what must work where PyTorch is not installed, in an environment of its own"
+	@echo "make test-extras    every extra alone in an empty environment: an import and a command"
 	@echo "make lint       formatting, lint, types, import layers"
 	@echo "make format     rewrite the formatting"
 	@echo "make docs       the pages in docs/_build/html"
@@ -26,7 +29,7 @@ $(BIN)/python:
 
 # One installation serves every target; the stamps depend on what decides it, so a second call reuses it.
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,onnx,openvino,text,train,vision]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 $(DOCS): pyproject.toml constraints.txt $(DEV)
@@ -42,10 +45,23 @@ test: $(DEV)
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
+# The package is installed as users install it; a change of its files installs it again.
+$(BARE)/.installed: pyproject.toml constraints.txt README.md $(shell find src -name '*.py')
+	$(PYTHON) -m venv $(BARE)
+	$(BARE)/bin/python -m pip install --quiet --constraint constraints.txt '.[onnx,report]' pytest
+	@touch $@
+
+test-no-torch: $(DEV) $(BARE)/.installed
+	$(BIN)/python tests/no_torch/make_export.py $(BARE)/export
+	EENET_EXPORT=$(abspath $(BARE)/export) $(BARE)/bin/python -m pytest -c tests/no_torch/pytest.ini tests/no_torch
+
+test-extras: $(DEV)
+	PYTHON=$(PYTHON) BIN=$(BIN) bash .ci/extras
+
 lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict src runtime/src
+	$(BIN)/mypy --strict src
 	$(BIN)/lint-imports
 
 format: $(DEV)
@@ -56,4 +72,4 @@ docs: $(DOCS)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BARE) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -12,8 +12,7 @@ share a work folder if they train other seeds (``--seed``, repeatable; with one 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,27 +20,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation_page import write_page
+from common import RESULTS, command_line, data_option, given, log, recorded
+from pages.training import methods_page
 from torch import nn
 
-from eenet import AutoScheduler, CostTable, ExitTable, MultiExitModel, evaluate, record
-from eenet.core.files import read_json, write_json
-from eenet.data import DataSplits, load_cifar10, random_crop_flip
-from eenet.evaluation.sides import draw_sides
+from eenet import AutoScheduler, CostTable, ExitTable, MultiExitModel, evaluate
+from eenet.evaluation.compare import random_splits
 from eenet.evaluation.statistics import curve
-from eenet.inference.flops import measure_flops
-from eenet.models import (
-    attention_linear,
-    cascaded,
-    cifar_resnet,
-    conv_head,
-    load_cifar_resnet_weights,
-    mixed_linear,
-    pooled_linear,
-    residual_head,
-)
+from eenet.experiments.data import DataSplits, load_cifar10, random_crop_flip
+from eenet.experiments.pages import kept
+from eenet.experiments.recipes.vision import PUBLIC_HEAD
+from eenet.experiments.zoo import cifar_resnet, load_cifar_resnet_weights
+from eenet.models import attention_linear, cascaded, conv_head, mixed_linear, pooled_linear, residual_head
 from eenet.models.heads import HeadFactory
-from eenet.recipes.vision import PUBLIC_HEAD
+from eenet.running.measuring import measure_flops
+from eenet.tables.files import read_json
 from eenet.training import (
     TrainSettings,
     expected_exit_weights,
@@ -115,26 +108,16 @@ METHODS = (
 
 def main() -> None:
     """Do what is not done yet, then write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("EENET_DATA", "../shared/data")))
+    parser = command_line(__doc__)
+    data_option(parser)
     parser.add_argument("--work", type=Path, required=True, help="folder of the trainings; made if it is not there")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seed", type=int, action="append", help="default: 0, 1 and 2")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = given(parser)
     seeds = options.seed or [0, 1, 2]
     found = list(trained(options, seeds))
     if len(seeds) > 1:
-        write_page(found, options, SHARES, steps=steps_of(options.work), size=PLAIN.batch_size)
-
-
-def kept(path: Path, make: Callable[[], Any]) -> Any:  # noqa: ANN401
-    """Return a result, made now or by an earlier call."""
-    if not path.is_file():
-        print(path, flush=True)
-        write_json(path, make())
-    return read_json(path, "result")
+        methods_page(found, options, SHARES, steps=steps_of(options.work), size=PLAIN.batch_size)
 
 
 def trained(options: argparse.Namespace, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -142,7 +125,7 @@ def trained(options: argparse.Namespace, seeds: Sequence[int]) -> Iterator[dict[
     for seed in seeds:
         for method in METHODS:
             folder = options.work / f"{method.folder}-{seed}"
-            found = kept(folder / "result.json", partial(one_method, method, seed, folder, options.data_root))
+            found = kept(folder / "result.json", partial(one_method, method, seed, folder, options.data_root), log)
             yield {"method": method.name, "seed": seed, **found}
 
 
@@ -158,7 +141,7 @@ def one_method(method: Method, seed: int, folder: Path, root: Path) -> dict[str,
     model.to(memory_format=torch.channels_last)
     reference = measure_flops(cifar_resnet(20, exits=(2, 5, 7)), splits.test.inputs(slice(0, 2))).reference / 1e6
     fit_exits(model, splits.train, replace(PLAIN, seed=seed, **method.settings), out=folder)
-    return judged(recorded(model, splits, folder), reference, SHARES, splits=1)
+    return judged(both_recorded(model, splits, folder), reference, SHARES, splits=1)
 
 
 def steps_of(folder: Path) -> int:
@@ -167,13 +150,11 @@ def steps_of(folder: Path) -> int:
     return int(steps.pop())
 
 
-def recorded(model: MultiExitModel, splits: DataSplits, folder: Path) -> tuple[ExitTable, ExitTable]:
+def both_recorded(model: MultiExitModel, splits: DataSplits, folder: Path) -> tuple[ExitTable, ExitTable]:
     """Return what the exits say about both halves of the test images."""
     costs = measure_flops(model, splits.test.inputs(slice(0, 2))).costs().convert("MFLOPs")
-    for split in ("calibration", "test"):
-        if not (folder / f"{split}.npz").is_file():
-            record(model, splits.get(split), folder / f"{split}.npz", split=split, costs=costs)
-    return ExitTable.load(folder / "calibration.npz"), ExitTable.load(folder / "test.npz")
+    calibration, test = (recorded(model, splits.get(name), folder, name, costs) for name in ("calibration", "test"))
+    return calibration, test
 
 
 def judged(
@@ -192,7 +173,7 @@ def judged(
         "unit": costs.unit,
         "reference": reference,
         "costs": list(costs.cumulative),
-        "accuracy": tables[1].require_utility("accuracy").mean(dim=0).tolist(),
+        "accuracy": tables[1].require_utility("accuracy").mean(axis=0).tolist(),
         "areas": areas(tables, costs, [share * reference for share in shares], splits),
         "sides": [table.num_samples for table in tables],
     }
@@ -203,7 +184,7 @@ def areas(tables: tuple[ExitTable, ExitTable], costs: CostTable, budgets: Sequen
     if costs.low > budgets[0]:
         raise SystemExit(f"exit 0 costs {costs.low:g} {costs.unit}, more than the first budget, {budgets[0]:g}")
     found = []
-    for fitting, judging in draw_sides(*tables, splits, 0):
+    for fitting, judging in random_splits(*tables, splits, 0):
         dial = AutoScheduler(seed=0).sweep(fitting, costs, budgets=list(budgets))
         points = [evaluate(dial.at(budget), judging, costs) for budget in budgets]
         drawn = curve(

@@ -10,40 +10,34 @@ putting answers together. Its share of the full model's time is the overhead; th
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from common import command_line, given, log
 from torch import Tensor
 
-from eenet import (
-    ConfidenceScorer,
-    EagerEngine,
-    Engine,
+from eenet import AdaptiveModel, ConfidenceScorer, EagerEngine, Policy, ScorePolicy
+from eenet.experiments.zoo import cifar_resnet
+from eenet.policies import (
+    EENetScorer,
+    Ensemble,
     MixedPolicy,
-    Policy,
-    ScorePolicy,
+    Scorer,
+    StoppingScorer,
     Transform,
     TransformedPolicy,
-    cifar_resnet,
+    VoteScorer,
 )
-from eenet.core.files import write_json
-from eenet.core.scorers import Scorer
-from eenet.inference.adaptive import AdaptiveModel
-from eenet.inference.record import outputs
-from eenet.models.inputs import Inputs, State
-from eenet.schedulers.eenet import EENetScorer
-from eenet.schedulers.ensemble import Ensemble
-from eenet.schedulers.heuristics import VoteScorer
-from eenet.schedulers.stopping import StoppingScorer, StoppingState
+from eenet.policies.learned import StoppingState
+from eenet.report import markdown_table
+from eenet.running.engines.base import Engine, Said, State
+from eenet.tables.arrays import log_softmax
+from eenet.tables.files import write_json
 
 EXITS = (4, 9, 13, 18, 22)
 TARGETS = {1: 0.05, 128: 0.03}
@@ -67,7 +61,7 @@ class Stopwatch(Engine):
     def session(self) -> AbstractContextManager[object]:
         return self.inner.session()
 
-    def start(self, inputs: Inputs) -> State:
+    def start(self, inputs: object) -> State:
         began = CLOCK()
         result = self.inner.start(inputs)
         self.seconds += CLOCK() - began
@@ -79,50 +73,53 @@ class Stopwatch(Engine):
         self.seconds += CLOCK() - began
         return result
 
-    def head(self, index: int, state: State) -> Tensor:
+    def head(self, index: int, state: State) -> Said:
         began = CLOCK()
         result = self.inner.head(index, state)
         self.seconds += CLOCK() - began
         return result
 
-    def full(self, inputs: Inputs) -> Tensor:
+    def full(self, inputs: object) -> object:
         """Run the original model."""
         return self.inner.full(inputs)
 
-    def select(self, state: State, rows: Tensor) -> State:
+    def select(self, state: State, rows: np.ndarray) -> State:
         return self.inner.select(state, rows)
 
     def join(self, states: Sequence[State]) -> State:
         return self.inner.join(states)
 
 
-def policies(logits: Tensor) -> dict[str, Policy]:
+def policies(logits: np.ndarray) -> dict[str, Policy]:
     """Policies that let about a sixth of the samples leave at every exit."""
+    chance = np.random.default_rng(0)
     num_exits, num_classes = logits.shape[1:]
-    weight = torch.rand(num_exits, num_classes + 3 + num_exits - 1) / 20
+    said = log_softmax(logits)
 
     def spread(scorer: Scorer, transform: Transform | None = None) -> ScorePolicy:
-        seen = torch.log_softmax(logits, dim=-1)
-        seen = seen if transform is None else transform.history(seen)
-        inside = torch.ones(len(logits), dtype=torch.bool)
+        seen = said if transform is None else transform.history(said)
+        inside = np.ones(len(logits), dtype=bool)
         thresholds = []
         for k in range(num_exits - 1):
             scores = scorer(seen[:, : k + 1])
             share = 1 / (num_exits - k)
-            thresholds.append(float(scores[inside].quantile(1 - share)) if inside.any() else math.inf)
+            thresholds.append(float(np.quantile(scores[inside], 1 - share)) if inside.any() else math.inf)
             inside &= scores < thresholds[-1]
-        return ScorePolicy(scorer, torch.tensor([*thresholds, -math.inf]))
+        return ScorePolicy(scorer, np.array([*thresholds, -math.inf], dtype=np.float32))
 
-    max_prob, eenet = spread(ConfidenceScorer("max_prob")), spread(EENetScorer(num_exits, num_classes, weight))
-    together = Ensemble(num_exits, num_classes, torch.rand(num_exits, num_exits).tril())
-    columns = StoppingState().own_columns(num_classes)
-    stopping = StoppingScorer(num_exits, columns, weight=torch.rand(num_exits - 1, columns, dtype=torch.float64))
-    later = ScorePolicy(max_prob.scorer, max_prob.thresholds + 0.01)
+    max_prob = spread(ConfidenceScorer("max_prob"))
+    eenet = EENetScorer(weight=chance.random((num_exits, num_classes + 2 + num_exits)) / 20, num_columns=num_classes)
+    together = Ensemble(weight=chance.random((num_exits, num_exits)), bias=np.zeros((num_exits, num_classes)))
+    width = StoppingState().width(num_classes)
+    stopping = StoppingScorer(
+        weight=chance.random((num_exits - 1, width)), bias=np.zeros(num_exits - 1), num_columns=num_classes
+    )
+    later = ScorePolicy(max_prob.scorer, max_prob.thresholds + np.float32(0.01))
     return {
         "max_prob": max_prob,
         "certainty": spread(ConfidenceScorer("certainty")),
         "vote": spread(VoteScorer()),
-        "eenet": eenet,
+        "eenet": spread(eenet),
         "stopping": spread(stopping),
         "stopping, ensemble": TransformedPolicy(together, spread(stopping, together)),
         "max_prob, mixed": MixedPolicy(max_prob, later, 0.5),
@@ -158,48 +155,43 @@ def measure(engine: Engine, policy: Policy, images: Tensor, size: int, passes: i
     }
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """Return the result as a table."""
-    lines = [
-        "| batch size | policy | full, ms | deciding, ms | share of full | quartiles | target |",
-        "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in result["rows"]:
-        quartiles = f"{row['share_low']:.2%} to {row['share_high']:.2%}"
-        lines.append(
-            f"| {row['batch_size']} | {row['policy']} | {row['full_ms']:.3f} | {row['overhead_ms']:.4f} "
-            f"| {row['share']:.2%} | {quartiles} | {row['target']:.0%} |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure and print."""
+    parser = command_line(__doc__)
     parser.add_argument("--passes", type=int, default=9)
     parser.add_argument("--samples", type=int, default=256, help="at batch size 128; at batch size 1 an eighth of it")
     parser.add_argument("--batch-size", type=int, choices=tuple(TARGETS), help="only this one")
-    parser.add_argument("--out", type=Path, help="write the JSON here; default: print it below the table")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    parser.add_argument("--out", type=Path, help="write the JSON here")
+    options = given(parser)
     torch.manual_seed(0)
-    images = torch.randn(max(args.samples, 128), 3, 32, 32)
-    engine = EagerEngine(cifar_resnet(56, exits=EXITS))
+    images = torch.randn(max(options.samples, 128), 3, 32, 32)
+    model = cifar_resnet(56, exits=EXITS).eval()
+    with torch.inference_mode():
+        logits = torch.stack(model(images), dim=1).numpy()
     rows = []
-    for name, policy in policies(outputs(engine, images)).items():
-        for size, target in TARGETS.items():
-            if args.batch_size not in (None, size):
-                continue
+    for size, target in TARGETS.items():
+        for name, policy in policies(logits).items() if options.batch_size in (None, size) else ():
             some = images if size > 1 else images[: max(8, len(images) // 8)]
-            found = measure(engine, policy, some, size, args.passes)
+            found = measure(EagerEngine(model), policy, some, size, options.passes)
             rows.append({"batch_size": size, "policy": name, "target": target, **found})
-            print(f"{name}, batch size {size}: {found['share']:.2%}", file=sys.stderr)
-    rows.sort(key=lambda row: row["batch_size"])
-    result = {"threads": 1, "torch": torch.__version__, "passes": args.passes, "exits": 6, "rows": rows}
-    print(markdown(result))
-    if args.out:
-        write_json(args.out, result)
-    else:
-        print("\n" + json.dumps(result, indent=2))
+            log(f"{name}, batch size {size}: {found['share']:.2%}")
+    if options.out:
+        write_json(options.out, {"threads": options.threads, "passes": options.passes, "exits": 6, "rows": rows})
+    cells = [
+        (
+            str(row["batch_size"]),
+            row["policy"],
+            f"{row['full_ms']:.3f}",
+            f"{row['overhead_ms']:.4f}",
+            f"{row['share']:.2%}",
+            f"{row['share_low']:.2%} to {row['share_high']:.2%}",
+            f"{row['target']:.0%}",
+        )
+        for row in rows
+    ]
+    print(
+        markdown_table(("batch", "policy", "full, ms", "deciding, ms", "share of full", "quartiles", "target"), cells)
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from foreign import FAMILIES
 
 from eenet import attach
-from eenet.core.files import atomic_path
+from eenet.experiments.pages import write_page
 from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
 from eenet.report import markdown_table
@@ -73,8 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         print(name, file=sys.stderr, flush=True)
         rows.append(row(name))
     columns = ("model", "tapped", "tensors", "numbers per sample", "difference")
-    with atomic_path(options.out) as draft:
-        draft.write_text(INTRO + markdown_table(columns, rows), encoding="utf-8")
+    write_page(options.out, INTRO, markdown_table(columns, rows))
 
 
 if __name__ == "__main__":

@@ -10,27 +10,23 @@ with FLOPs. The weights come with the package named above; nothing is downloaded
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from common import command_line, data_option, described, given, recorded
 from torch import nn
 
 from eenet import attach
-from eenet.core.costs import CostTable
-from eenet.core.table import ExitTable
-from eenet.data.augment import random_crop_flip
-from eenet.data.cifar10 import load_cifar10_packed
-from eenet.data.dataset import ArrayDataset
 from eenet.errors import MissingExtraError
-from eenet.inference.flops import measure_flops
-from eenet.inference.record import record
+from eenet.experiments.data.augment import random_crop_flip
+from eenet.experiments.data.cifar import load_cifar10_packed
+from eenet.experiments.data.dataset import ArrayDataset
 from eenet.models.model import MultiExitModel
+from eenet.running.measuring import measure_flops
+from eenet.tables.costs import CostTable
 from eenet.training.fit import fit_exits
 from eenet.training.losses import uniform_weights
 from eenet.training.settings import TrainSettings
@@ -52,16 +48,18 @@ SETTINGS = TrainSettings(
 
 def main() -> None:
     """Do what is not done yet, then print what the exits cost and get right."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("EENET_DATA", "../shared/data")))
+    parser = command_line(__doc__)
+    data_option(parser)
     parser.add_argument("--run", type=Path, required=True, help="run folder; made if it is not there")
-    parser.add_argument("--threads", type=int, default=1, help="for training and everything else")
     parser.add_argument("--seed", type=int, default=0, help="of heads, data order and halves")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)  # before training: its result depends on the number of threads
+    options = given(parser)
     model = build(options.seed)
     fit_exits(model, split(options.data_root, "train"), replace(SETTINGS, seed=options.seed), out=options.run)
-    tables = {name: recorded(model, options.data_root, options.run, name) for name in ("calibration", "test")}
+    known = costs(model)
+    tables = {
+        name: recorded(model, split(options.data_root, name), options.run, name, known)
+        for name in ("calibration", "test")
+    }
     print(json.dumps(described(tables), indent=2))
 
 
@@ -101,24 +99,9 @@ def published() -> nn.Module:
     return backbone
 
 
-def recorded(model: MultiExitModel, root: Path, run: Path, name: str) -> ExitTable:
-    """Return what every exit says about a split; recorded if not there yet."""
-    path = run / f"{name}.npz"
-    if not path.is_file():
-        record(model, split(root, name), path, split=name, costs=costs(model))
-    return ExitTable.load(path)
-
-
 def costs(model: MultiExitModel) -> CostTable:
     """Return the FLOPs of leaving at each exit."""
     return measure_flops(model, torch.zeros(2, 3, SIZE, SIZE)).costs().convert("MFLOPs")
-
-
-def described(tables: dict[str, ExitTable]) -> dict[str, Any]:
-    """Return what the exits cost and get right, as JSON values."""
-    own = tables["test"].require_costs()
-    right = {name: table.require_utility("accuracy").mean(dim=0).tolist() for name, table in tables.items()}
-    return {"unit": own.unit, "costs": list(own.cumulative), "reference": own.reference, "accuracy": right}
 
 
 if __name__ == "__main__":

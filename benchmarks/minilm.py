@@ -11,27 +11,23 @@ compiled graphs want them.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from efficientnet import described
+from common import command_line, data_option, described, given, recorded
 from sst2 import CLASSES, weights_folder, with_exits
 from torch import Tensor, nn
 
 from eenet import attach
-from eenet.core.costs import CostTable
-from eenet.core.files import load_tensors
-from eenet.core.table import ExitTable
-from eenet.data.sst2 import load_sst2
-from eenet.data.texts import TextDataset, masked
-from eenet.inference.flops import measure_flops
-from eenet.inference.record import record
+from eenet.experiments.data.text_sets import load_sst2
+from eenet.experiments.data.texts import TextDataset, masked
 from eenet.models.model import MultiExitModel
+from eenet.models.weights import load_tensors
+from eenet.running.measuring import measure_flops
+from eenet.tables.costs import CostTable
 from eenet.training.fit import fit_exits
 from eenet.training.losses import uniform_weights
 from eenet.training.settings import TrainSettings
@@ -46,18 +42,19 @@ SETTINGS = TrainSettings(
 
 def main() -> None:
     """Do what is not done yet, then print what the exits cost and get right."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("EENET_DATA", "../shared/data")))
+    parser = command_line(__doc__)
+    data_option(parser)
     parser.add_argument("--start", type=Path, required=True, help="run folder of benchmarks/sst2.py")
     parser.add_argument("--run", type=Path, required=True, help="run folder; made if it is not there")
-    parser.add_argument("--threads", type=int, default=1, help="for training and everything else")
     parser.add_argument("--seed", type=int, default=0, help="of heads, data order and halves")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)  # before training: its result depends on the number of threads
+    options = given(parser)
     model = build(options.start, options.seed)
     splits = padded_splits(options.data_root, options.seed)
     fit_exits(model, splits["train"], replace(SETTINGS, seed=options.seed), out=options.run)
-    tables = {name: recorded(model, splits[name], options.run, name) for name in ("calibration", "test")}
+    known = costs(model)
+    tables = {
+        name: recorded(model, splits[name], options.run, name, known, batch_size=64) for name in ("calibration", "test")
+    }
     print(json.dumps(described(tables), indent=2))
 
 
@@ -116,14 +113,6 @@ def example() -> dict[str, Tensor]:
 def build(start: Path, seed: int) -> MultiExitModel:
     """Return the fine-tuned network with untrained exits."""
     return attach(classifier(start, seed), example(), exits=EXITS, seed=seed)
-
-
-def recorded(model: MultiExitModel, sentences: TextDataset, run: Path, name: str) -> ExitTable:
-    """Return what every exit says about a split; recorded if not there yet."""
-    path = run / f"{name}.npz"
-    if not path.is_file():
-        record(model, sentences, path, split=name, costs=costs(model), batch_size=64)
-    return ExitTable.load(path)
 
 
 def costs(model: MultiExitModel) -> CostTable:

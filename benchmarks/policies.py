@@ -17,28 +17,28 @@ file is there.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from policies_page import write_page
+from common import RESULTS, command_line, given, log
+from pages.policies import policies_page
 from scipy.stats import binomtest
 
 from eenet import compare
 from eenet.cli.names import POLICIES, scheduler
-from eenet.core.costs import BudgetLike, CostTable, standard_budgets
-from eenet.core.files import read_json, write_json
-from eenet.core.policy import Policy
-from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer
-from eenet.evaluation.sides import draw_sides
-from eenet.schedulers import Dial, JointScheduler, Scheduler
+from eenet.evaluation.compare import random_splits
+from eenet.experiments.pages import kept
+from eenet.policies import Dial, Policy, Replayer
+from eenet.schedulers import JointScheduler, Scheduler
 from eenet.schedulers.certify import certify
 from eenet.schedulers.control import BudgetController
+from eenet.tables.costs import standard_budgets
+from eenet.tables.files import read_json, write_json
+from eenet.tables.table import ExitTable
 from eenet.testing import (
     classwise_accuracies,
     classwise_optimum,
@@ -68,17 +68,15 @@ INFORMATION = (0.8, 0.2, 1.4, 0.1, 1.5, 1.0)  # of `gaussian_table`; times HARDE
 
 def main() -> None:
     """Do what is not done yet, then write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--tables", type=Path, required=True, help=f"folder of run folders: {', '.join(TABLES)}")
     parser.add_argument("--work", type=Path, required=True, help="folder of the JSON files; made if it is not there")
     parser.add_argument("--splits", type=int, default=10, help="of every comparison")
     parser.add_argument("--published-splits", type=int, default=3, help="of eenet_published; 0 leaves it out")
     parser.add_argument("--policy", action="append", choices=list(POLICIES), help="instead of all; may be repeated")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seed", type=int, default=0, help="of splits and policies")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = given(parser)
     chosen = [name for name in options.policy or POLICIES if name != "eenet_published"]
     options.work.mkdir(parents=True, exist_ok=True)
     real, left_out = {}, {}
@@ -91,24 +89,13 @@ def main() -> None:
     results = {
         "real": real,
         "left_out": left_out,
-        "planted": kept(options.work / "planted.json", lambda: planted([n for n in PLANTED_POLICIES if n in chosen])),
-        "certificates": kept(options.work / "certificates.json", certificates),
-        "controller": kept(options.work / "controller.json", controller),
+        "planted": kept(
+            options.work / "planted.json", lambda: planted([n for n in PLANTED_POLICIES if n in chosen]), log
+        ),
+        "certificates": kept(options.work / "certificates.json", certificates, log),
+        "controller": kept(options.work / "controller.json", controller, log),
     }
-    print(write_page(results, options))
-
-
-def kept(path: Path, make: Callable[[], Any]) -> Any:  # noqa: ANN401
-    """Return a step's result, made now or by an earlier call."""
-    if not path.is_file():
-        log(f"making {path.name}")
-        write_json(path, make())
-    return read_json(path, "result")
-
-
-def log(text: str) -> None:
-    """Say on stderr what is going on."""
-    print(text, file=sys.stderr, flush=True)
+    print(policies_page(results, options))
 
 
 # --- real tables -----------------------------------------------------------------------------------------------------
@@ -121,11 +108,9 @@ class Watched(Scheduler):
     inner: Scheduler
     dials: list[Dial] = field(default_factory=list)
 
-    def sweep(
-        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
-    ) -> Dial:
+    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
         """Fit and keep."""
-        self.dials.append(self.inner.sweep(table, costs, budgets))
+        self.dials.append(self.inner.dial(table, budgets))
         return self.dials[-1]
 
 
@@ -141,7 +126,8 @@ def real_table(name: str, chosen: Sequence[str], options: argparse.Namespace) ->
     splits = options.splits if name in SMALL else options.published_splits
     if options.published_splits:
         schedulers = {policy: scheduler(policy, options.seed) for policy in ("eenet_published", "max_prob")}
-        result["published"] = kept(paths["published"], lambda: compared(name, tables, schedulers, splits, options.seed))
+        make = partial(compared, name, tables, schedulers, splits, options.seed)
+        result["published"] = kept(paths["published"], make, log)
     return result
 
 
@@ -159,27 +145,25 @@ def compared(
 def budget_deviations(
     tables: Sequence[ExitTable], schedulers: Mapping[str, Watched], splits: int, seed: int
 ) -> dict[str, Any]:
-    """Return by how much the cost on the test side differs from that on the fitting side, as a share of it."""
+    """Return by how much the cost on the test set differs from that on the fitting set, as a share of it."""
     costs = tables[0].require_costs()
     budgets = standard_budgets(costs)
     found: dict[str, list[list[float]]] = {name: [] for name in schedulers}
-    for split, (val, test) in enumerate(draw_sides(tables[0], tables[1], splits, seed)):
+    for split, (val, test) in enumerate(random_splits(tables[0], tables[1], splits, seed)):
         log(f"budgets: split {split + 1} of {splits}")
         on_val, on_test = Replayer(val), Replayer(test)
         for name, watched in schedulers.items():
             policies = [watched.dials[split].at(budget) for budget in budgets]
-            found[name].append(
-                [realised(on_test, policy, costs) / on_val.expected(policy, costs)[0] - 1 for policy in policies]
-            )
+            found[name].append([realised(on_test, policy) / on_val.expected(policy)[0] - 1 for policy in policies])
     return {
         name: {"mean": float(np.abs(rows).mean()), "worst": float(np.abs(rows).max()), "deviations": rows}
         for name, rows in found.items()
     }
 
 
-def realised(replayer: Replayer, policy: Policy, costs: CostTable) -> float:
+def realised(replayer: Replayer, policy: Policy) -> float:
     """Return the mean cost of the exits that samples really took, coins included."""
-    return float(torch.tensor(costs.cumulative, dtype=torch.float64)[replayer.exit_index(policy)].mean())
+    return replayer.mean_cost(replayer.exit_index(policy))
 
 
 # --- planted optimum -------------------------------------------------------------------------------------------------
@@ -190,7 +174,7 @@ def planted(names: Iterable[str]) -> dict[str, Any]:
     rows = []
     for kind, (make, optimum, accuracies) in PLANTED.items():
         fresh = make(FRESH, seed=FRESH_SEED)
-        chances = fresh.logits.double().softmax(dim=2)  # exact, given all evidence so far
+        chances = np.exp(fresh.seen().astype(np.float64))  # exact, given all evidence so far
         budgets = standard_budgets(fresh.require_costs())
         for name in names:
             log(f"planted: {kind}, {name}")
@@ -211,7 +195,7 @@ def certificates() -> dict[str, Any]:
     """Return how often promises are broken over many draws of the calibration data, and what they cost."""
     fresh = gaussian_table(DRAW_FRESH, expected=True, seed=FRESH_SEED)
     judge, costs = Replayer(fresh), fresh.require_costs()
-    full = float(fresh.require_utility("judging")[:, -1].double().mean())
+    full = float(fresh.require_utility("judging")[:, -1].mean())
     rows = []
     for promise in PROMISES:
         for size in DRAW_SIZES:
@@ -226,27 +210,26 @@ def certificates() -> dict[str, Any]:
 def one_draw(promise: dict[str, Any], size: int, seed: int, judge: Replayer, full: float) -> dict[str, float]:
     """Certify on one draw; judge what came of it, and of a plain fit on all of the draw, on fresh samples."""
     table = gaussian_table(size, seed=seed)
-    costs = table.require_costs()
     certified = certify(JointScheduler(), table, delta=DELTA, seed=seed, **promise)
-    cost, utility = judge.expected(certified.policy, costs)
+    cost, utility = judge.expected(certified.policy)
     told = {"cost": cost, "utility": utility, "fell_back": float(certified.certificate.fell_back)}
     if promise["guarantee"] == "accuracy":
-        plain_cost, plain_utility = looks_good_enough(table, promise["epsilon"], judge, costs)
+        plain_cost, plain_utility = looks_good_enough(table, promise["epsilon"], judge)
         broken, plainly = full - utility > promise["epsilon"], full - plain_utility > promise["epsilon"]
     else:
         policy = JointScheduler().fit(table, budget=promise["budget"])
-        plain_cost, plain_utility = judge.expected(policy, costs)
+        plain_cost, plain_utility = judge.expected(policy)
         broken, plainly = cost > promise["budget"], plain_cost > promise["budget"]
     price = {"price": plain_utility - utility, "price_cost": cost - plain_cost}
     return told | price | {"broken": float(broken), "plainly_broken": float(plainly)}
 
 
-def looks_good_enough(table: ExitTable, epsilon: float, judge: Replayer, costs: CostTable) -> tuple[float, float]:
+def looks_good_enough(table: ExitTable, epsilon: float, judge: Replayer) -> tuple[float, float]:
     """Return cost and utility on fresh samples of the cheapest policy that loses no more on the draw itself."""
     dial = JointScheduler().sweep(table)
-    enough = float(table.require_utility("judging")[:, -1].double().mean()) - epsilon
+    enough = float(table.require_utility("judging")[:, -1].mean()) - epsilon
     good = (p for p, utility in zip(dial.policies, dial.fit_utilities, strict=True) if utility >= enough)
-    return judge.expected(next(good, dial.policies[-1]), costs)
+    return judge.expected(next(good, dial.policies[-1]))
 
 
 # --- controller ------------------------------------------------------------------------------------------------------
@@ -263,19 +246,19 @@ def controller() -> dict[str, Any]:
         parts = [gaussian_table(half, expected=True, information=INFORMATION, seed=seed)]
         parts.append(gaussian_table(half, expected=True, information=harder, seed=seed + 1))
         table = ExitTable.concat(parts)
-        costs, known, replayer = table.require_costs(), table.require_utility("judging"), Replayer(table)
+        known, replayer = table.require_utility("judging"), Replayer(table)
         for budget in STREAM_BUDGETS:
             policy, trace = dial.at(budget), BudgetController(dial, budget).replay(table)
             rows[budget].append(
                 {
-                    "fixed_first": realised(Replayer(parts[0]), policy, costs),
-                    "fixed_second": realised(Replayer(parts[1]), policy, costs),
-                    "fixed": realised(replayer, policy, costs),
-                    "fixed_utility": float(replayer.utility(policy).double().mean()),
+                    "fixed_first": realised(Replayer(parts[0]), policy),
+                    "fixed_second": realised(Replayer(parts[1]), policy),
+                    "fixed": realised(replayer, policy),
+                    "fixed_utility": float(replayer.utility(policy).mean()),
                     "controlled_first": float(trace.cost[:half].mean()),
                     "controlled_second": float(trace.cost[half:].mean()),
                     "controlled": trace.mean_cost,
-                    "controlled_utility": float(known.gather(1, trace.exit_index[:, None]).double().mean()),
+                    "controlled_utility": float(known[np.arange(len(known)), trace.exit_index].mean()),
                 }
             )
     told = [{"budget": budget, "streams": streams} for budget, streams in rows.items()]

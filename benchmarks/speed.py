@@ -7,14 +7,13 @@
     python benchmarks/speed.py --data-root DIR --runs runs --work runs/speed
 
 The first four train the models; this one fits the policy `auto` to the budget at which accuracy is one point below the
-full model's (on the calibration side), times every engine, and writes ``docs/results/speed.md``. Every measurement
+full model's (on the calibration set), times every engine, and writes ``docs/results/speed.md``. Every measurement
 leaves a file in the work folder and is not repeated while that file is there. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,27 +22,30 @@ from typing import Any
 
 import efficientnet
 import minilm
+import numpy as np
 import torch
 from adaptive_overhead import Stopwatch
-from speed_page import write_page
+from common import RESULTS, command_line, data_option, given, log
+from pages.speed import speed_page
 from torch import Tensor, nn
 
-from eenet import AutoScheduler, Policy, advise, attach, evaluate
+from eenet import AdaptiveModel, AutoScheduler, Policy, advise, attach, evaluate
 from eenet.cli.names import engine as named_engine
-from eenet.core.files import load_tensors, read_json, write_json
-from eenet.core.processor import has_bfloat16
-from eenet.core.table import ExitTable
 from eenet.errors import EenetError
 from eenet.evaluation import CostParts
-from eenet.inference.adaptive import AdaptiveModel
-from eenet.inference.bench import bench
-from eenet.inference.engines import Engine
-from eenet.inference.latency import Latency, Spread, measure_latency, rows_of
-from eenet.models.inputs import Inputs, State, batch_size
+from eenet.experiments.pages import kept
+from eenet.experiments.recipes import open_run
+from eenet.experiments.reproduce.run import smallest_budget
+from eenet.models.inputs import Inputs, State
 from eenet.models.model import MultiExitModel
+from eenet.models.processor import has_bfloat16
 from eenet.models.taps import call
-from eenet.recipes import open_run
-from eenet.reproduce import machine
+from eenet.models.weights import load_tensors
+from eenet.running.benchmark import bench
+from eenet.running.engines import Engine
+from eenet.running.inputs import batch_size, rows_of
+from eenet.running.latency import Latency, Spread, measure_latency
+from eenet.tables.table import ExitTable
 
 SIZES = (1, 32, 128)
 ENGINES = (("eager", "float32"), ("onnxruntime", "float32"), ("openvino", "float32"), ("compiled", "float32"))
@@ -81,17 +83,17 @@ class Subject:
 
     @cached_property
     def tables(self) -> tuple[ExitTable, ExitTable]:
-        """What every exit says about the calibration and the test side."""
+        """What every exit says about the calibration set and the test set."""
         return ExitTable.load(self.run / "calibration.npz"), ExitTable.load(self.run / "test.npz")
 
 
 def main() -> None:
     """Measure what is not measured yet, then write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("EENET_DATA", "../shared/data")))
+    parser = command_line(__doc__)
+    data_option(parser)
     parser.add_argument("--runs", type=Path, required=True, help="folder with the run folders named above")
     parser.add_argument("--work", type=Path, required=True, help="folder for measurements; made if it is not there")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--model", action="append", choices=MODELS, help="only this one; repeatable")
     parser.add_argument(
         "--engine", action="append", choices=[name for name, _ in ENGINES], help="measure only this one"
@@ -99,25 +101,15 @@ def main() -> None:
     parser.add_argument("--no-splitting", action="store_true", help="leave out what splitting costs")
     parser.add_argument("--samples", type=int, default=128, help="test samples in a pass")
     parser.add_argument("--passes", type=int, default=5, help="timed passes, after one to warm up")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = given(parser)
     found = {
         subject.name: measured(subject, options)
         for subject in subjects(options)
         if subject.name in (options.model or MODELS)
     }
-    split = [] if options.no_splitting else kept(options.work / "splitting.json", lambda: splitting(options))
-    write_page(found, split, options, machine())
-
-
-def kept(path: Path, make: Callable[[], Any]) -> Any:  # noqa: ANN401
-    """Return a measurement, made now or by an earlier call."""
-    if not path.is_file():
-        print(path.stem, flush=True)
-        write_json(path, make())
-    return read_json(path, "measurement")
+    split = [] if options.no_splitting else kept(options.work / "splitting.json", lambda: splitting(options), log)
+    speed_page(found, split, options)
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -169,17 +161,17 @@ def loaded(build: Callable[[], MultiExitModel], run: Path) -> MultiExitModel:
 def measured(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
     """Return everything measured of one model."""
     path = options.work / subject.name
-    chosen = kept(path / "budget.json", lambda: one_point_below(subject.tables, options.seed))
+    chosen = kept(path / "budget.json", lambda: one_point_below(subject.tables, options.seed), log)
     policy = fitted(subject.tables[0], chosen["budget"], options.seed)
     rows, fewer = [], []
     for engine, dtype in subject.formats:
         file = path / f"{engine}_{dtype}.json"
         if options.engine and engine not in options.engine and not file.is_file():
             continue
-        rows.append(kept(file, partial(timed, subject, engine, dtype, policy, options)))
+        rows.append(kept(file, partial(timed, subject, engine, dtype, policy, options), log))
         if engine in JUDGED and dtype == "float32":
             work = partial(with_paying_exits, subject, engine, chosen["budget"], options)
-            fewer.append(kept(path / f"{engine}_paying_exits.json", work))
+            fewer.append(kept(path / f"{engine}_paying_exits.json", work, log))
     memory_share = memory(subject.model)
     return {"title": subject.title, "chosen": chosen, "engines": rows, "fewer": fewer, "memory": memory_share}
 
@@ -190,25 +182,21 @@ def fitted(calibration: ExitTable, budget: str, seed: int) -> Policy:
 
 
 def one_point_below(tables: tuple[ExitTable, ExitTable], seed: int) -> dict[str, Any]:
-    """Return the smallest whole percentage of the full cost that loses one point at most on the calibration side."""
+    """Return the smallest whole percentage of the full cost that loses one point at most on the calibration set."""
     calibration, test = tables
     costs = calibration.require_costs()
-    full = calibration.require_utility("accuracy")[:, -1].mean().item()
-    least = int(100 * costs.cumulative[0] / (costs.reference or costs.high)) + 1
-    dial = AutoScheduler(seed=seed).sweep(calibration, budgets=[f"{p}%" for p in range(least, 101)])
-    for percent in range(least, 101):
-        budget = f"{percent}%"
-        if evaluate(dial.at(budget), calibration, costs, budget=budget).utility >= full - BELOW:
-            break
+    allowed = float(calibration.require_utility("accuracy")[:, -1].mean()) - BELOW
+    budget, _ = smallest_budget(calibration, lambda policy: evaluate(policy, calibration).utility, allowed, seed)
     report = evaluate(fitted(calibration, budget, seed), test, costs, budget=budget)
+    accuracy = test.require_utility("accuracy").mean(axis=0).tolist()
     return {
         "budget": budget,
-        "full": test.require_utility("accuracy")[:, -1].mean().item(),
+        "full": accuracy[-1],
         "adaptive": report.utility,
-        "cost": report.cost / (costs.reference or costs.high),
-        "accuracy": test.require_utility("accuracy").mean(dim=0).tolist(),
-        "costs": [cost / (costs.reference or costs.high) for cost in costs.cumulative],
-        "test": len(test.logits),
+        "cost": report.cost / costs.full,
+        "accuracy": accuracy,
+        "costs": [cost / costs.full for cost in costs.cumulative],
+        "test": test.num_samples,
     }
 
 
@@ -216,19 +204,11 @@ def timed(subject: Subject, name: str, dtype: str, policy: Policy, options: argp
     """Return the benchmark of one engine, the policy's own share, and where exits stop paying."""
     inputs = subject.read(options.samples)
     try:
-        engine = named_engine(name, subject.model, rows_of(inputs, torch.arange(2)), dtype)
+        engine = named_engine(name, subject.model, rows_of(inputs, slice(0, 2)), dtype)
     except EenetError as error:
         return {"engine": name, "dtype": dtype, "error": str(error)}
-    report = bench(
-        subject.model,
-        policy,
-        inputs,
-        batch_sizes=SIZES,
-        engines=(engine,),
-        passes=options.passes,
-        seed=options.seed,
-        progress=False,
-    )
+    settings: dict[str, Any] = {"passes": options.passes, "seed": options.seed, "progress": False}
+    report = bench(subject.model, policy, inputs, batch_sizes=SIZES, engines=(engine,), **settings)
     value = {"engine": name, "dtype": dtype, **report.to_dict()}
     if name in JUDGED and dtype == "float32":
         value["overhead"] = {str(size): overhead(engine, policy, inputs, size, options.passes) for size in SIZES}
@@ -241,7 +221,7 @@ def timed(subject: Subject, name: str, dtype: str, policy: Policy, options: argp
 def with_paying_exits(subject: Subject, name: str, budget: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return the benchmark at batch size 1 with those exits only that `advise` keeps, by the times measured there."""
     inputs = subject.read(options.samples)
-    example = rows_of(inputs, torch.arange(2))
+    example = rows_of(inputs, slice(0, 2))
     engine = named_engine(name, subject.model, example)
     (latency,) = measure_latency(engine, inputs, batch_sizes=(1,), passes=25, progress=False)
     costs = latency.costs()
@@ -253,16 +233,8 @@ def with_paying_exits(subject: Subject, name: str, budget: str, options: argpars
     smaller = subject.model.without(advice.dropped) if advice.dropped else subject.model
     engine = named_engine(name, smaller, example)
     passes = max(4, options.passes)
-    report = bench(
-        smaller,
-        policy,
-        inputs,
-        batch_sizes=(1,),
-        engines=(engine,),
-        passes=passes,
-        seed=options.seed,
-        progress=False,
-    )
+    settings: dict[str, Any] = {"passes": passes, "seed": options.seed, "progress": False}
+    report = bench(smaller, policy, inputs, batch_sizes=(1,), engines=(engine,), **settings)
     (row,) = report.to_dict()["rows"]
     own = {"kept": list(advice.kept), "chosen": chosen, "overhead": overhead(engine, policy, inputs, 1, passes)}
     return {"engine": name, **row, **own}
@@ -275,7 +247,7 @@ def overhead(engine: Engine, policy: Policy, inputs: Inputs, size: int, passes: 
     """
     watch = Stopwatch(engine)
     adaptive, watched = AdaptiveModel(engine, policy), AdaptiveModel(watch, policy)
-    batches = [rows_of(inputs, rows) for rows in torch.arange(batch_size(inputs)).split(size)]
+    batches = [rows_of(inputs, slice(i, i + size)) for i in range(0, batch_size(inputs), size)]
     shares = []
     for turn in range(passes + 1):
         full = watch.clocked(lambda: [engine.full(batch) for batch in batches])
@@ -292,7 +264,7 @@ def break_even(subject: Subject, latencies: Sequence[Latency], seed: int) -> dic
     """Return, per batch size, the largest budget (a share of the full FLOPs) whose exits take less time than none."""
     table = subject.tables[0]
     costs = table.require_costs()
-    low = costs.cumulative[0] / (costs.reference or costs.high)
+    low = costs.low / costs.full
     budgets = [budget for budget in BUDGETS if float(budget[:-1]) / 100 > low]
     dial = AutoScheduler(seed=seed).sweep(table, budgets=budgets)
     shares = {b: evaluate(dial.at(b), table, costs, budget=b).exit_distribution for b in budgets}
@@ -329,7 +301,7 @@ def foreign(options: argparse.Namespace) -> dict[str, Callable[[], tuple[nn.Modu
         "EfficientNet-Lite0, 96x96": lambda: (efficientnet.published(), images[:, :, 64:160, 64:160].contiguous()),
         "MiniLM, 64 tokens": lambda: (
             minilm.classifier(options.runs / "sst2_minilm_6", options.seed),
-            rows_of(minilm.example(), torch.arange(16) % 2),
+            rows_of(minilm.example(), np.arange(16) % 2),
         ),
     }
 
@@ -340,11 +312,11 @@ def splitting(options: argparse.Namespace) -> list[dict[str, Any]]:
     for name, make in foreign(options).items():
         torch.manual_seed(options.seed)
         original, inputs = make()
-        model = attach(original.eval(), rows_of(inputs, torch.arange(2)), exits=4)
+        model = attach(original.eval(), rows_of(inputs, slice(0, 2)), exits=4)
         bare = MultiExitModel(list(model.stages), [*(Nothing() for _ in model.stages[1:]), model.heads[-1]])
-        engine = named_engine("onnxruntime", bare, rows_of(inputs, torch.arange(2)))
+        engine = named_engine("onnxruntime", bare, rows_of(inputs, slice(0, 2)))
         for size in (1, 16):
-            batch = rows_of(inputs, torch.arange(size))
+            batch = rows_of(inputs, slice(0, size))
             ways: dict[str, Callable[[], object]] = {
                 "eager": partial(call, original, batch),
                 "eager split": partial(in_a_row, bare, batch),

@@ -4,37 +4,34 @@
     python benchmarks/sst2.py --data-root DIR --run runs/sst2_minilm_6
 
 Fine-tunes all exits on the train phrases (about 25 minutes on one core; it resumes), records both halves of the
-held-out sentences as ``calibration.npz`` and ``test.npz`` with logits, labels, the pooled embedding at each exit and
-FLOPs, and prints what every exit costs and gets right. The weights come with the package named above; nothing is
-downloaded.
+held-out sentences as ``calibration.npz`` and ``test.npz`` with logits, labels and FLOPs, and prints what every exit
+costs and gets right. The weights come with the package named above; nothing is downloaded.
 Compare policies with ``eenet compare RUN/calibration.npz RUN/test.npz --splits 5``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from common import command_line, data_option, given, recorded
+from torch import nn
 
-from eenet.core.costs import CostTable
-from eenet.core.table import ExitTable
-from eenet.data.sst2 import load_sst2, read_sst2
-from eenet.data.texts import TextDataset, Texts
-from eenet.inference.flops import measure_flops
-from eenet.inference.record import record
+from eenet.experiments.data.text_sets import load_sst2, read_sst2
+from eenet.experiments.data.texts import TextDataset, Texts
+from eenet.experiments.pages import bullets, machine
+from eenet.experiments.recipes.text import minilm_folder
+from eenet.experiments.zoo import bert_classifier
 from eenet.models.model import MultiExitModel
-from eenet.models.zoo import bert_classifier
-from eenet.recipes.text import minilm_folder
 from eenet.report import markdown_table
-from eenet.reproduce import machine
+from eenet.running.measuring import measure_flops
+from eenet.tables.costs import CostTable
+from eenet.tables.table import ExitTable
 from eenet.training.fit import fit_exits
 from eenet.training.settings import TrainSettings
 
@@ -53,14 +50,12 @@ CAVEATS = (
 
 def main() -> None:
     """Do what is not done yet, then print the exits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("EENET_DATA", "../shared/data")))
+    parser = command_line(__doc__)
+    data_option(parser)
     parser.add_argument("--run", type=Path, required=True, help="run folder; made if it is not there")
-    parser.add_argument("--threads", type=int, default=1, help="for training and everything else")
     parser.add_argument("--seed", type=int, default=0, help="of heads, data order and halves")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)  # before training: its result depends on the number of threads
+    options = given(parser)
     folder = weights_folder()
     texts = read_sst2(options.data_root)
     splits = load_sst2(options.data_root, folder, seed=options.seed)
@@ -115,30 +110,10 @@ def typical_costs(model: MultiExitModel, sentences: TextDataset) -> CostTable:
     return CostTable(tuple(cost / 1e6 for cost in costs.cumulative), "MFLOPs", reference)
 
 
-def recorded(model: MultiExitModel, sentences: TextDataset, run: Path, split: str, costs: CostTable) -> ExitTable:
-    """Return what every exit says about a split, with the embeddings its heads read; recorded if not there yet."""
-    path = run / f"{split}.npz"
-    if not path.is_file():
-        seen: list[list[Tensor]] = [[] for _ in model.heads]
-        hooks = [
-            head.classify.register_forward_pre_hook(lambda _, args, parts=parts: parts.append(args[0].half()))
-            for head, parts in zip(model.heads, seen, strict=True)
-        ]
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                table = record(model, sentences, Path(scratch) / f"{split}.npz", split=split, costs=costs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        features = torch.stack([torch.cat(parts) for parts in seen], dim=1)
-        replace(table, features=features).save(path)
-    return ExitTable.load(path)
-
-
 def described(tables: dict[str, ExitTable], texts: dict[str, Texts], samples: dict[str, int]) -> dict[str, Any]:
     """Return what the exits cost and get right, as JSON values."""
     costs = tables["test"].require_costs()
-    right = {split: table.require_utility("accuracy").mean(dim=0).tolist() for split, table in tables.items()}
+    right = {split: table.require_utility("accuracy").mean(axis=0).tolist() for split, table in tables.items()}
     train = set(texts["train"].words)
     exits = [
         {"exit": k, "cost": cost} | {split: right[split][k] for split in tables}
@@ -170,7 +145,7 @@ def page(summary: dict[str, Any]) -> str:
         f"{samples['test']} test sentences."
     )
     table = markdown_table(("exit", summary["unit"], "calibration %", "test %"), rows)
-    return "\n".join([table, counts, "", *(f"* {caveat}" for caveat in summary["caveats"]), "", summary["machine"]])
+    return "\n".join([table, counts, "", bullets("Caveats", summary["caveats"]), "", summary["machine"]])
 
 
 if __name__ == "__main__":

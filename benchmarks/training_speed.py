@@ -10,16 +10,17 @@ itself wastes.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from common import command_line, given
 
-from eenet.data import ArrayDataset, random_crop_flip
-from eenet.models import MultiExitModel, cifar_resnet, conv_head
+from eenet.experiments.data import ArrayDataset, random_crop_flip
+from eenet.experiments.zoo import cifar_resnet
+from eenet.models import MultiExitModel, conv_head
 from eenet.training import TrainSettings, fit_exits, uniform_weights
 
 
@@ -68,21 +69,19 @@ def seconds(run: Callable[[], None]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=4, help="steps of each loop in a round")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    count = given.steps * given.batch_size
+    options = given(parser)
+    count = options.steps * options.batch_size
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
     data = ArrayDataset(images, torch.randint(0, 10, (count,)), mean=(0.5,) * 3, std=(0.25,) * 3)
-    loops = bare(data, given.batch_size), ours(data, given.batch_size)
+    loops = bare(data, options.batch_size), ours(data, options.batch_size)
     for loop in loops:
         loop()  # to warm up
     shares: dict[str, list[float]] = {name: [] for name in CLOCKS}
-    for turn in range(given.rounds):
+    for turn in range(options.rounds):
         order = loops if turn % 2 else loops[::-1]
         taken = {loop: seconds(loop) for loop in order}
         for name, share in shares.items():
@@ -92,8 +91,8 @@ def main() -> None:
     for name, share in shares.items():
         print(
             f"fit_exits reaches {statistics.median(share):.1%} of the bare loop's images per {name} (median of "
-            f"{given.rounds} rounds, {min(share):.1%} to {max(share):.1%}; {given.threads} thread(s), batches of "
-            f"{given.batch_size})"
+            f"{options.rounds} rounds, {min(share):.1%} to {max(share):.1%}; {options.threads} thread(s), batches of "
+            f"{options.batch_size})"
         )
 
 

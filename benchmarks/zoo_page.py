@@ -16,31 +16,32 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from eenet import cifar_resnet
-from eenet.core.files import atomic_path
-from eenet.inference.flops import measure_flops
-from eenet.models import (
-    MultiExitModel,
+from eenet.experiments.pages import write_page
+from eenet.experiments.zoo import (
     bert_classifier,
+    cifar_resnet,
     densenet121,
     densenet_cifar,
     hrnet_segmenter,
     msdnet_cifar,
     msdnet_imagenet,
 )
+from eenet.models import MultiExitModel
 from eenet.report import markdown_table
+from eenet.running.measuring import measure_flops
 
 INTRO = """# Ready-made models
 
-Functions of `eenet.models` that return a `MultiExitModel`, its weights as drawn. The layers of DenseNet and HRNet are
-those of torchvision and timm (`pip install "eenet[vision]"`), BERT is a model of transformers (`pip install
+Functions of `eenet.experiments.zoo` that return a `MultiExitModel`, with random weights. The layers of DenseNet and
+HRNet are those of torchvision and timm (`pip install "eenet[vision]"`), BERT is a model of transformers (`pip install
 "eenet[text]"`) whose weights are shared; `densenet_with_exits`, `hrnet_with_exits` and `bert_classifier` take nets
 with weights of your own.
 
 ```python
 import torch
 
-from eenet.models import densenet_cifar, pooled_linear
+from eenet.experiments.zoo import densenet_cifar
+from eenet.models import pooled_linear
 
 model = densenet_cifar(num_classes=10, depth=40, exits=4, heads=pooled_linear)
 print([tuple(logits.shape) for logits in model(torch.zeros(2, 3, 32, 32))])
@@ -99,7 +100,7 @@ class Row:
 
 
 def bert(**settings: int) -> nn.Module:
-    """Return a BERT, its weights as drawn."""
+    """Return a BERT, its weights as initialised."""
     from transformers import BertConfig, BertModel
 
     return BertModel(BertConfig(**settings), add_pooling_layer=False)
@@ -163,8 +164,7 @@ def main() -> None:
     """Count, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "zoo.md")
-    with atomic_path(parser.parse_args().out) as path:
-        path.write_text(page(), encoding="utf-8")
+    write_page(parser.parse_args().out, page(), measured=False)
 
 
 def page() -> str:

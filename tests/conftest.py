@@ -1,9 +1,14 @@
-"""Shared by every test: shapes and types are checked while the tests run, one thread, one seed, the data folder."""
+"""Shared by every test: shapes and types are checked while the tests run, one thread, one seed, the data folder.
 
+Where PyTorch is not installed, the test files that need it are left out.
+"""
+
+import ast
 import importlib
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -13,18 +18,46 @@ install_import_hook("eenet", "typechecking.check")  # before the first import of
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-import torch  # noqa: E402
+
+try:
+    import torch
+except ModuleNotFoundError:  # what needs no PyTorch is tested without it, too
+    torch = None
+NEED_TORCH = ("torch", "eenet.models", "eenet.training", "eenet.experiments")
 
 
 def pytest_configure() -> None:
     """Leave the other cores to the other test processes."""
-    torch.set_num_threads(1)
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what cannot be imported without PyTorch, where it is missing: files, and folders by their conftest."""
+    path = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    if torch is None and path != Path(__file__) and path.suffix == ".py" and path.is_file() and needs_torch(path):
+        return True
+    return None
+
+
+@cache
+def needs_torch(path: Path) -> bool:
+    """Tell whether a test file imports PyTorch, or something that does, at its top."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            own = Path(__file__).parent / "support" / f"{name}.py"
+            if f"{name}.".startswith(tuple(f"{one}." for one in NEED_TORCH)) or (own.is_file() and needs_torch(own)):
+                return True
+    return False
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Make a test that forgets its own seed repeatable all the same."""
-    torch.manual_seed(0)
+    if torch is not None:
+        torch.manual_seed(0)
     np.random.seed(0)
 
 

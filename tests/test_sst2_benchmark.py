@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from eenet.data.texts import TextDataset
 from eenet.models.model import MultiExitModel
 
 WIDTH, LAYERS = 16, 3
@@ -50,16 +48,3 @@ def test_word_embeddings_are_left_as_published(model: MultiExitModel) -> None:
     sum(logits.sum() for logits in model(sentences())).backward()
     untouched = {name.rsplit(".", 2)[0] for name, one in model.named_parameters() if one.grad is None}
     assert untouched == {"stages.0.0.embeddings"}
-
-
-@torch.no_grad()
-def test_tables_hold_the_embedding_each_head_reads(sst2: ModuleType, model: MultiExitModel, tmp_path: Path) -> None:
-    data = TextDataset(sentences(), torch.tensor([0, 1, 1]))
-    costs = sst2.typical_costs(model, data)
-    table = sst2.recorded(model, data, tmp_path, "test", costs)
-    assert table.features.shape == (3, LAYERS, WIDTH)
-    assert table.features.dtype == torch.float16
-    for k, head in enumerate(model.heads):
-        torch.testing.assert_close(
-            head.classify(table.features[:, k].float()), table.logits[:, k], rtol=1e-2, atol=1e-2
-        )

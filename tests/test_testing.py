@@ -1,10 +1,10 @@
 """The planted tables: their optimum is the optimum, and their samples are what they claim to be."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -12,13 +12,16 @@ from scipy.optimize import brentq
 from scipy.special import expit
 from scipy.stats import norm
 
-from eenet.core.costs import standard_budgets
-from eenet.core.policy import Policy, ScorePolicy
-from eenet.core.scorers import ConfidenceScorer
-from eenet.core.trace import Replayer
 from eenet.errors import BudgetError, InputError
+from eenet.policies.policy import Policy, ScorePolicy
+from eenet.policies.replay import Replayer
+from eenet.policies.scorers import ConfidenceScorer
+from eenet.policies.store import load_policy
 from eenet.schedulers import EENetScheduler, GeometricScheduler, JointScheduler, VoteScheduler, static_mix
+from eenet.tables.costs import standard_budgets
 from eenet.testing import (
+    check_policy,
+    check_scheduler,
     classwise_accuracies,
     classwise_optimum,
     classwise_table,
@@ -26,6 +29,7 @@ from eenet.testing import (
     gaussian_optimum,
     gaussian_table,
     measure_gain,
+    synthetic_table,
     typed_optimum,
     typed_table,
 )
@@ -67,18 +71,18 @@ def exit_utilities(name):
 
 def test_exits_are_as_good_as_their_evidence(name, large):
     table = PLANTED[name][0](100_000, seed=78)
-    assert table.require_utility("").mean(dim=0).tolist() == pytest.approx(exit_utilities(name), abs=0.006)
-    assert large.require_utility("").mean(dim=0).tolist() == pytest.approx(exit_utilities(name), abs=0.003)
+    assert table.require_utility("").mean(axis=0).tolist() == pytest.approx(exit_utilities(name), abs=0.006)
+    assert large.require_utility("").mean(axis=0).tolist() == pytest.approx(exit_utilities(name), abs=0.003)
 
 
 def test_outputs_are_calibrated_and_a_martingale(name):
     table = PLANTED[name][0](100_000, seed=79)
-    probs = table.log_probs(slice(None)).exp()
+    probs = np.exp(table.seen())
     for k in range(table.num_exits):
-        top, chosen = probs[:, k].max(dim=1)
+        top, chosen = probs[:, k].max(axis=1), probs[:, k].argmax(axis=1)
         for low in (0.5, 0.6, 0.7, 0.8, 0.9):
             inside = (top >= low) & (top < low + 0.1)
-            found = (chosen[inside] == table.labels[inside]).float().mean()
+            found = (chosen[inside] == table.labels[inside]).mean()
             assert float(found) == pytest.approx(float(top[inside].mean()), abs=4 * 0.5 / math.sqrt(int(inside.sum())))
     # what exit 0 says about a class is what the last exit will say on average
     first, last = probs[:, 0, 0], probs[:, -1, 0]
@@ -90,7 +94,7 @@ def test_outputs_are_calibrated_and_a_martingale(name):
 def test_confidences_at_exit_0_are_the_same_for_all_pairs_but_later_gains_are_not():
     table = classwise_table(80_000, seed=5, expected=True)
     pair = table.labels // 2
-    confidence = table.log_probs(slice(None))[:, 0].max(dim=1).values.exp()
+    confidence = np.exp(table.seen()[:, 0].max(axis=1))
     means = [float(confidence[pair == i].mean()) for i in range(4)]
     assert means == pytest.approx([right(1.5)] * 4, abs=0.004)
     gains = [float((table.utility[:, -1] - table.utility[:, 0])[pair == i].mean()) for i in range(4)]
@@ -129,7 +133,7 @@ def test_two_exits_agree_with_numerical_integration(budget):
     assert gaussian_optimum(budget, information=(v, w), costs=(1.0, 2.0)) == pytest.approx(best, abs=2e-5)
 
 
-def best_thresholds(information, costs, price):
+def best_thresholds(information, costs, multiplier):
     """Slow twin of the dynamic program: Gauss-Hermite steps on signed log-odds; leave where ``|L|`` reaches it."""
     grid = np.linspace(-25, 25, 5001)
     nodes, weights = np.polynomial.hermite_e.hermegauss(61)
@@ -143,37 +147,42 @@ def best_thresholds(information, costs, price):
             for x, w in zip(nodes, weights, strict=True)
             for chance, drift in ((expit(grid), v / 2), (expit(-grid), -v / 2))
         )
-        stays = ahead - price * (costs[k] - costs[k - 1]) > expit(np.abs(grid)) + 1e-12
+        stays = ahead - multiplier * (costs[k] - costs[k - 1]) > expit(np.abs(grid)) + 1e-12
         half = stays[2500:]
         assert np.array_equal(half, stays[2500::-1])  # the region is symmetric
         assert not (np.diff(half.astype(int)) > 0).any()  # and one interval around 0: a threshold on the largest chance
         thresholds.append(float(grid[2500:][~half][0]))
-        value = np.where(stays, ahead - price * (costs[k] - costs[k - 1]), expit(np.abs(grid)))
+        value = np.where(stays, ahead - multiplier * (costs[k] - costs[k - 1]), expit(np.abs(grid)))
     return thresholds[::-1]
 
 
 class Best(Policy):
-    """The best rule at a price: thresholds on the log-odds, of each pair its own."""
+    """The best rule at a Lagrange multiplier: thresholds on the log-odds, of each pair its own."""
 
-    def __init__(self, information, costs, price):
-        super().__init__(torch.tensor([0.0] * (len(costs) - 1) + [-math.inf]))
-        self.levels = torch.tensor([best_thresholds(row, costs, price) for row in information])
+    answers_newest = True
 
-    def score(self, seen, features=None):
-        pair = seen[:, -1].argmax(dim=1) // 2
-        inside = seen[:, -1].view(len(seen), -1, 2)[torch.arange(len(seen)), pair]
-        return (inside[:, 0] - inside[:, 1]).abs() - self.levels[pair, seen.shape[1] - 1]
+    def __init__(self, information, costs, multiplier):
+        self.num_exits = len(costs)
+        self.levels = np.array([best_thresholds(row, costs, multiplier) for row in information])
+
+    def leaves(self, seen, sample_ids):
+        pair = seen[:, -1].argmax(axis=1) // 2
+        inside = seen[:, -1].reshape(len(seen), -1, 2)[np.arange(len(seen)), pair]
+        return np.abs(inside[:, 0] - inside[:, 1]) >= self.levels[pair, seen.shape[1] - 1]
+
+    def answers(self, seen, sample_ids):
+        return seen[:, -1]
 
 
-@pytest.mark.parametrize("price", [0.02, 0.05, 0.09])
-def test_the_best_rule_reaches_the_optimum(name, large, price):
+@pytest.mark.parametrize("multiplier", [0.02, 0.05, 0.09])
+def test_the_best_rule_reaches_the_optimum(name, large, multiplier):
     optimum, costs = PLANTED[name][1], large.require_costs()
-    rule = Best(INFORMATION[name], costs.cumulative, price)
+    rule = Best(INFORMATION[name], costs.cumulative, multiplier)
     replayer = Replayer(large)
-    cost, utility = replayer.expected(rule, costs)
+    cost, utility = replayer.expected(rule)
     assert costs.low < cost < costs.high
     # with what the rule deducts for cost, noise of the two cancels
-    worth = replayer.utility(rule) - price * torch.tensor(costs.cumulative)[replayer.exit_index(rule)]
+    worth = replayer.utility(rule) - multiplier * replayer.cost(replayer.exit_index(rule))
     assert utility == pytest.approx(optimum(cost), abs=4 * float(worth.std()) / math.sqrt(large.num_samples))
     assert measure_gain(rule, large, optimum).share == pytest.approx(1, abs=0.03)
 
@@ -185,24 +194,24 @@ def test_no_scheduler_beats_the_optimum(name, large):
         dial = scheduler.sweep(val)
         for fraction in (0.15, 0.5):
             policy = dial.at(costs.low + fraction * (costs.high - costs.low))
-            cost, utility = replayer.expected(policy, costs)
+            cost, utility = replayer.expected(policy)
             noise = float(replayer.utility(policy).std()) / math.sqrt(large.num_samples)
             assert utility <= optimum(cost) + 4 * noise
 
 
-@pytest.mark.parametrize("price", [0.02, 0.05, 0.09])
+@pytest.mark.parametrize("multiplier", [0.02, 0.05, 0.09])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_joint_finds_the_optimum_of_its_class(price, seed):
+def test_joint_finds_the_optimum_of_its_class(multiplier, seed):
     # where it searched, it does at least as well as the best thresholds there are; all else is noise of the sample
     val = gaussian_table(5000, seed=seed)
     costs, replayer = val.require_costs(), Replayer(val)
-    cost, utility = replayer.expected(Best(INFORMATION["gaussian"], costs.cumulative, price), costs)
-    assert replayer.expected(JointScheduler().fit(val, budget=cost), costs)[1] >= utility - 1e-9
+    cost, utility = replayer.expected(Best(INFORMATION["gaussian"], costs.cumulative, multiplier))
+    assert replayer.expected(JointScheduler().fit(val, budget=cost))[1] >= utility - 1e-9
 
 
 def test_without_the_noise_of_labels_joint_reaches_the_optimum_on_fresh_data():
-    dial = JointScheduler().sweep(gaussian_table(5000, seed=1, expected=True))
-    test = gaussian_table(100_000, seed=2, expected=True)
+    dial = JointScheduler().sweep(gaussian_table(5000, seed=3, expected=True))
+    test = gaussian_table(100_000, seed=103, expected=True)
     budgets = standard_budgets(test.costs)
     gains = [measure_gain(dial.at(b), test, gaussian_optimum, accuracies=gaussian_accuracies()) for b in budgets]
     assert sum(gain.reached for gain in gains) / sum(gain.possible for gain in gains) > 0.97
@@ -218,7 +227,7 @@ def test_thresholds_on_a_confidence_are_not_the_best_where_the_class_decides():
 
 def static(k, exits):
     """Everybody leaves at exit ``k``."""
-    return ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([math.inf] * k + [-math.inf] * (exits - k)))
+    return ScorePolicy(ConfidenceScorer("max_prob"), np.array([math.inf] * k + [-math.inf] * (exits - k)))
 
 
 def test_the_gain_of_a_blind_policy_is_zero():
@@ -235,7 +244,7 @@ def test_the_gain_of_a_blind_policy_is_zero():
 )
 def test_accuracies_are_those_of_the_exits(draw, optimum, accuracies):
     test = draw(200_000, seed=8)
-    assert test.utility.mean(dim=0).tolist() == pytest.approx(accuracies, abs=0.005)
+    assert test.utility.mean(axis=0).tolist() == pytest.approx(accuracies, abs=0.005)
     costs = test.costs.cumulative
     assert accuracies[0] == pytest.approx(optimum(costs[0]), abs=1e-4)  # all leave at once, or all go to the end
     assert accuracies[-1] == pytest.approx(optimum(costs[-1]), abs=1e-4)
@@ -245,9 +254,9 @@ def test_the_gain_by_hand():
     # typed: exits are right for 0.5, 0.8 and 1 of all samples, at costs of 1, 2 and 4
     test = typed_table(1000)
     policy = JointScheduler().fit(test, budget=1.5)
-    cost, utility = Replayer(test).expected(policy, test.costs)
+    cost, utility = Replayer(test).expected(policy)
     blind = static_mix(test, test, test.costs, cost).utility
-    exact = {"accuracies": (0.5, 0.8, 1.0), "chances": torch.eye(4)[test.labels][:, None].expand(-1, 3, -1)}
+    exact = {"accuracies": (0.5, 0.8, 1.0), "chances": np.eye(4)[test.labels][:, None].repeat(3, axis=1)}
     assert measure_gain(policy, test, lambda _: utility).share == pytest.approx(1)
     assert measure_gain(policy, test, lambda _: 2 * utility - blind).share == pytest.approx(0.5)
     # the best policy gains 0.3 at a cost of 1.5, the best blind mix half of that
@@ -283,3 +292,55 @@ def test_tables_that_cannot_be_planted_are_refused():
         classwise_table(10, information=((0.0, 1.0),), costs=(1.0, 2.0))
     with pytest.raises(BudgetError, match="out of reach"):
         classwise_optimum(0.5)
+
+
+# what is checked of policies
+
+
+class Spoilt(Policy):
+    """Leaves everybody at exit 1, or breaks one promise."""
+
+    num_exits = 4
+
+    def __init__(self, broken=""):
+        self.broken = broken
+
+    def leaves(self, seen, sample_ids):
+        k = seen.shape[1] - 1
+        if self.broken == "batch":
+            return np.full(len(seen), k == (1 if len(seen) % 2 else 2))
+        if self.broken == "order":
+            return np.arange(len(seen)) % 2 + 1 == k
+        return np.full(len(seen), k == 1)
+
+    def answers(self, seen, sample_ids):
+        newest = seen[:, -1]
+        if self.broken == "last bit":
+            return newest if len(seen) == 1 else np.nextafter(newest, np.float32(-1e9))
+        return newest - 1 if self.broken == "sum" else newest
+
+
+def test_a_policy_that_keeps_its_promises_passes():
+    check_policy(Spoilt(), synthetic_table(500))
+
+
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [("batch", "decisions"), ("order", "decisions"), ("last bit", "answers change"), ("sum", "no log-probabilities")],
+)
+def test_a_broken_promise_is_found(broken, found):
+    with pytest.raises(AssertionError, match=found):
+        check_policy(Spoilt(broken), synthetic_table(500))
+
+
+def test_what_saving_changes_is_found(monkeypatch):
+    check_scheduler(GeometricScheduler())
+
+    def other(path):
+        saved = load_policy(path)
+        return dataclasses.replace(saved, policy=static(0, 4))
+
+    monkeypatch.setattr("eenet.testing.checks.load_policy", other)
+    with pytest.raises(AssertionError, match="saving and loading changes decisions"):
+        check_scheduler(GeometricScheduler())
+    check_scheduler(GeometricScheduler(confidence=lambda log_probs: log_probs.max(axis=1)))  # cannot be saved

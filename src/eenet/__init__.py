@@ -1,139 +1,97 @@
 """eenet: early-exit inference under a compute budget.
 
 The public names, in the order of the pipeline: a model with exits, its training, what its exits say and cost, where to
-leave, running it for real, judging it, shipping it.
+leave, running it for real, judging it, shipping it. Everything else stands in the packages.
+
+Nothing is loaded before it is used; PyTorch only by what needs it.
 """
 
-# 1 a model with exits, 2 its training
-from eenet.models.attach import attach
-from eenet.models.heads import conv_head, pooled_linear, token_head
-from eenet.models.model import MultiExitModel
-from eenet.models.zoo import cifar_resnet, load_cifar_resnet_weights, tiny_cnn
-from eenet.training.fit import fit_exits
-from eenet.training.settings import TrainSettings
+from __future__ import annotations
 
-# 3 what every exit says about every sample, and what leaving there costs
-from eenet.core.costs import CostTable, standard_budgets
-from eenet.core.table import ExitTable
-from eenet.inference.measure import Profile, load_costs, measure
-from eenet.inference.record import record
+from typing import TYPE_CHECKING
 
-# 4 where to leave
-from eenet.core.combined import MixedPolicy, TransformedPolicy
-from eenet.core.policy import Policy, ScorePolicy
-from eenet.core.scorers import ConfidenceScorer, Scorer
-from eenet.core.trace import ExitTrace, replay
-from eenet.core.transform import Transform
-from eenet.schedulers import (
-    AutoScheduler,
-    BudgetController,
-    Certificate,
-    Certified,
-    DeadlineScheduler,
-    Dial,
-    EENetScheduler,
-    EeroScheduler,
-    GeometricScheduler,
-    JointScheduler,
-    PatienceScheduler,
-    PceeScheduler,
-    Scheduler,
-    StoppingScheduler,
-    TransformedScheduler,
-    VoteScheduler,
-    certify,
-    fit_calibration,
-    fit_ensemble,
-    fit_geometric_ensemble,
-    load_policy,
-    oracle,
-    save_policy,
-    static_mix,
-)
+from eenet.lazy import lazy
 
-# 5 really stops early
-from eenet.inference.adaptive import AdaptiveModel, Prediction
-from eenet.inference.bench import bench
-from eenet.inference.engines import CompiledEngine, EagerEngine, Engine, OnnxEngine, OpenVinoEngine
+if TYPE_CHECKING:
+    from eenet.errors import EenetError as EenetError
+    from eenet.evaluation import advise as advise
+    from eenet.evaluation import compare as compare
+    from eenet.evaluation import evaluate as evaluate
+    from eenet.experiments.zoo import tiny_cnn as tiny_cnn
+    from eenet.models import MultiExitModel as MultiExitModel
+    from eenet.models import attach as attach
+    from eenet.policies import ConfidenceScorer as ConfidenceScorer
+    from eenet.policies import Dial as Dial
+    from eenet.policies import Policy as Policy
+    from eenet.policies import ScorePolicy as ScorePolicy
+    from eenet.policies import load_policy as load_policy
+    from eenet.policies import replay as replay
+    from eenet.policies import save_policy as save_policy
+    from eenet.running import AdaptiveModel as AdaptiveModel
+    from eenet.running import Bundle as Bundle
+    from eenet.running import EagerEngine as EagerEngine
+    from eenet.running import bench as bench
+    from eenet.running import export as export
+    from eenet.running import measure as measure
+    from eenet.running import record as record
+    from eenet.schedulers import AutoScheduler as AutoScheduler
+    from eenet.schedulers import BudgetController as BudgetController
+    from eenet.schedulers import DeadlineScheduler as DeadlineScheduler
+    from eenet.schedulers import EENetScheduler as EENetScheduler
+    from eenet.schedulers import GeometricScheduler as GeometricScheduler
+    from eenet.schedulers import JointScheduler as JointScheduler
+    from eenet.schedulers import Scheduler as Scheduler
+    from eenet.schedulers import StoppingScheduler as StoppingScheduler
+    from eenet.schedulers import certify as certify
+    from eenet.tables import CostTable as CostTable
+    from eenet.tables import ExitTable as ExitTable
+    from eenet.training import TrainSettings as TrainSettings
+    from eenet.training import fit_exits as fit_exits
 
-# 6 judging
-from eenet.evaluation import Advice, Comparison, Report, advise, compare, evaluate
+__version__ = "0.2.0.dev0"
 
-# 7 shipping
-from eenet.inference.bundle import Bundle
-from eenet.inference.export import export
+_PLACES = {
+    # 1 a model with exits, 2 its training
+    "attach": "eenet.models",
+    "MultiExitModel": "eenet.models",
+    "tiny_cnn": "eenet.experiments.zoo",
+    "TrainSettings": "eenet.training",
+    "fit_exits": "eenet.training",
+    # 3 what every exit says about every sample, and what leaving there costs
+    "CostTable": "eenet.tables",
+    "ExitTable": "eenet.tables",
+    "measure": "eenet.running",
+    "record": "eenet.running",
+    # 4 where to leave
+    "AutoScheduler": "eenet.schedulers",
+    "BudgetController": "eenet.schedulers",
+    "ConfidenceScorer": "eenet.policies",
+    "DeadlineScheduler": "eenet.schedulers",
+    "Dial": "eenet.policies",
+    "EENetScheduler": "eenet.schedulers",
+    "GeometricScheduler": "eenet.schedulers",
+    "JointScheduler": "eenet.schedulers",
+    "Policy": "eenet.policies",
+    "Scheduler": "eenet.schedulers",
+    "ScorePolicy": "eenet.policies",
+    "StoppingScheduler": "eenet.schedulers",
+    "certify": "eenet.schedulers",
+    "load_policy": "eenet.policies",
+    "replay": "eenet.policies",
+    "save_policy": "eenet.policies",
+    # 5 really stops early
+    "AdaptiveModel": "eenet.running",
+    "EagerEngine": "eenet.running",
+    "bench": "eenet.running",
+    # 6 judging
+    "advise": "eenet.evaluation",
+    "compare": "eenet.evaluation",
+    "evaluate": "eenet.evaluation",
+    # 7 shipping
+    "Bundle": "eenet.running",
+    "export": "eenet.running",
+    "EenetError": "eenet.errors",
+}
 
-from eenet.errors import EenetError
-
-__version__ = "0.1.0"
-
-__all__ = [
-    "attach",
-    "MultiExitModel",
-    "cifar_resnet",
-    "conv_head",
-    "load_cifar_resnet_weights",
-    "pooled_linear",
-    "tiny_cnn",
-    "token_head",
-    "TrainSettings",
-    "fit_exits",
-    "CostTable",
-    "ExitTable",
-    "Profile",
-    "load_costs",
-    "measure",
-    "record",
-    "standard_budgets",
-    "AutoScheduler",
-    "BudgetController",
-    "Certificate",
-    "Certified",
-    "ConfidenceScorer",
-    "DeadlineScheduler",
-    "Dial",
-    "EENetScheduler",
-    "EeroScheduler",
-    "ExitTrace",
-    "GeometricScheduler",
-    "JointScheduler",
-    "MixedPolicy",
-    "PatienceScheduler",
-    "PceeScheduler",
-    "Policy",
-    "Scheduler",
-    "ScorePolicy",
-    "Scorer",
-    "StoppingScheduler",
-    "Transform",
-    "TransformedPolicy",
-    "TransformedScheduler",
-    "VoteScheduler",
-    "certify",
-    "fit_calibration",
-    "fit_ensemble",
-    "fit_geometric_ensemble",
-    "load_policy",
-    "oracle",
-    "replay",
-    "save_policy",
-    "static_mix",
-    "AdaptiveModel",
-    "CompiledEngine",
-    "EagerEngine",
-    "Engine",
-    "OnnxEngine",
-    "OpenVinoEngine",
-    "Prediction",
-    "bench",
-    "Advice",
-    "Comparison",
-    "Report",
-    "advise",
-    "compare",
-    "evaluate",
-    "Bundle",
-    "export",
-    "EenetError",
-    "__version__",
-]
+__all__ = list(_PLACES)
+__getattr__, __dir__ = lazy(__name__, _PLACES)

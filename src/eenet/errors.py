@@ -18,18 +18,39 @@ A message reads ``<argument> <value with unit> <what is wrong>: <the fact that l
 
 from __future__ import annotations
 
+import importlib
+
 __all__ = [
     "AttachError",
     "BudgetError",
     "BundleError",
     "DataError",
+    "EXTRAS",
     "EenetError",
     "InputError",
     "MissingExtraError",
     "RunError",
     "ShapeError",
     "TableError",
+    "missing_extra",
+    "require",
 ]
+
+EXTRAS = {
+    "PIL": "vision",
+    "accelerate": "train",
+    "matplotlib": "report",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "openvino": "openvino",
+    "sklearn": "sklearn",
+    "timm": "vision",
+    "torch": "torch",
+    "torchvision": "vision",
+    "transformers": "text",
+}
+"""Optional packages, each with the extra of eenet that installs it."""
 
 
 class EenetError(Exception):
@@ -70,3 +91,28 @@ class MissingExtraError(InputError):
 
 class RunError(EenetError):
     """Work that started and could not be finished."""
+
+
+def require(*packages: str, reason: str = "it is needed here") -> None:
+    """Import optional packages before any work starts.
+
+    Args:
+        packages: Names as imported.
+        reason: What needs them, for the message.
+
+    Raises:
+        MissingExtraError: One of them is not installed.
+    """
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            raise missing_extra(error, reason) or error from error
+
+
+def missing_extra(error: ModuleNotFoundError, reason: str = "it is needed here") -> MissingExtraError | None:
+    """Return the error that names the extra to install; None where no extra contains the module."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return None
+    return MissingExtraError(f'{package} is not installed: {reason}. Run pip install "eenet[{EXTRAS[package]}]".')

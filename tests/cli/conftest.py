@@ -20,6 +20,8 @@ class Ran:
 
     @property
     def value(self) -> Any:
+        assert self.code == 0, self.stderr
+
         def refuse(constant: str) -> None:
             raise AssertionError(f"{constant} is no JSON")
 

@@ -37,7 +37,7 @@ def test_advice_is_printed_as_json_and_written(
     ran = eenet("advise", write_table(), "-b", "60%", "-b", "3", "--out", out, "--json", "-q")
     assert ran.code == 0 and ran.stderr == ""
     value = ran.value
-    assert list(value) == KEYS.split()
+    assert set(value) == set(KEYS.split())
     assert [row["budget_input"] for row in value["rows"]] == ["60%", "3"]
     assert [row["budget"] for row in value["rows"]] == pytest.approx([2.1, 3.0])
     assert value["kept"][-1] == 2 and sorted(value["kept"] + value["dropped"]) == [0, 1, 2]

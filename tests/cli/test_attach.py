@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from tests.cli.conftest import Ran
 
-from eenet.core.files import save_tensors
-from eenet.core.table import ExitTable
-from eenet.recipes import load_source, open_run
+from eenet.experiments.recipes import load_source, open_run
+from eenet.models.weights import save_tensors
+from eenet.tables.table import ExitTable
 
 MODULE = """
 import torch
@@ -99,7 +99,7 @@ def test_a_trained_run_is_a_run_like_any_other(data: str, eenet: Callable[..., R
     assert (described["recipe"], described["model"], described["exits"]) == ("attached", "users_own:make", ["1", "3"])
     assert eenet("record", "run", "--split", "val", "--out", "val.npz", "-q").code == 0
     table = ExitTable.load(here / "val.npz")
-    assert (table.num_exits, table.num_classes) == (3, 10)
+    assert (table.num_exits, table.num_columns) == (3, 10)
     assert table.num_samples == (500 if data == "digits" else 12)
     assert eenet("fit", "val.npz", "-b", "60%", "-p", "max_prob", "--out", "policy", "-q").code == 0
     ran = eenet("run", "run", "--policy", "policy", "split:test", "--json", "-q")
@@ -161,9 +161,9 @@ BAD = {
     "function fails": (("attach", "users_own:broken"), "KeyError: 'lost'"),
     "wrong input": (("attach", "users_own:make", "--input", "3,8,8"), "fails on it"),
     "default input": (("attach", "users_own:make"), "--input"),
-    "odd input": ((*OWN[:2], "--input", "1,eight"), "--input '1,eight' is no shape"),
+    "odd input": ((*OWN[:2], "--input", "1,eight"), "--input '1,eight' is no list of whole numbers above 0"),
     "unknown module to tap": ((*OWN, "--exits", "1,33"), "'33'"),
-    "too few exits": ((*OWN, "--exits", "1"), "exits 1 are too few"),
+    "too few exits": ((*OWN, "--exits", "1"), "exits 1"),
     "classes": ((*OWN, "--num-classes", "5"), "num_classes 5"),
     "no data": ((*OWN, "--out", "{new}"), "--data"),
     "no out": ((*OWN, "--data", "digits"), "--out"),

@@ -207,7 +207,7 @@ def test_a_full_disk_is_a_failure_in_one_line(
     def full(*words: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "policy.safetensors")
 
-    monkeypatch.setattr("eenet.schedulers.saved.save_tensors", full)
+    monkeypatch.setattr("eenet.policies.store.save_arrays", full)
     table = write_table()
     ran = eenet("fit", table, "-b", "60%", "-p", "max_prob", "--out", tmp_path / "new", "--quiet")
     assert (ran.code, ran.stdout, ran.stderr) == (1, "", "Error: No space left on device: policy.safetensors\n")
@@ -220,7 +220,7 @@ def test_an_unforeseen_error_is_one_line_too(
     def broken(*words: object, **more: object) -> None:
         raise KeyError("a\nb")
 
-    monkeypatch.setattr("eenet.cli.fit.fit_policy", broken)
+    monkeypatch.setattr("eenet.cli.fit._fitted", broken)
     ran = eenet("fit", write_table(), "-b", "60%", "--out", tmp_path / "new", "--quiet")
     assert ran.code == 1
     assert ran.stderr.count("\n") == 1 and ran.stderr.startswith("Error: unexpected KeyError")

@@ -1,58 +1,125 @@
-"""`eenet export`: from a run and a policy to a folder that the runtime opens; what is refused before work starts."""
+"""`eenet export` and what runs its folder: from a run and a policy to answers without PyTorch; what is refused."""
 
+import json
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import exporting
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from tests.cli.conftest import Ran
 
-import eenet.inference.export as module
-import eenet_runtime
 from eenet.cli import main
-from eenet.core.files import save_tensors, write_json
+from eenet.models.weights import save_tensors
+from eenet.running import AdaptiveModel, export, open_export
+from eenet.tables.files import write_json
+
+module = sys.modules[export.__module__]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of untrained weights and a policy."""
+    """A folder with a run of untrained weights, a policy, and an export of both."""
+    for engine in exporting.ENGINES:
+        exporting.need(engine)
     folder = tmp_path_factory.mktemp("made")
     write_json(folder / "run" / "recipe.json", {"recipe": "digits_tiny", "seed": 0, "data_root": None})
     save_tensors(folder / "run" / "model.safetensors", exporting.model().state_dict())
     assert main(["record", str(folder / "run"), "--split", "val", "--out", str(folder / "val.npz"), "-q"]) == 0
     fitting = ["fit", str(folder / "val.npz"), "-b", "60%", "-p", "max_prob", "--out", str(folder / "policy"), "-q"]
     assert main(fitting) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "stage_programs", lambda *_: exporting.programs())
+        words = ["export", str(folder / "run"), "--policy", str(folder / "policy"), "--engine", "onnxruntime"]
+        assert main([*words, "--out", str(folder / "exported"), "-q"]) == 0
     return folder
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the stages of this very model from where they were made already."""
-    for names in exporting.NEEDED.values():
-        for name in names:
-            pytest.importorskip(name)
+def test_a_run_becomes_a_folder_that_decides_alike(eenet: Callable[..., Ran], made: Path) -> None:
+    opened = open_export(made / "exported")
+    assert opened.manifest.classes == tuple(str(k) for k in range(10)) and opened.dial is not None
+    images = exporting.digits().images.numpy()
+    found = AdaptiveModel(made / "exported").predict_all([opened.prepare(images)])
+    value = eenet("run", made / "run", "--policy", made / "policy", "split:test", "--json", "-q").value
+    same = [sample["exit"] for sample in value["samples"]] == found.exit_index
+    assert same.mean() > 0.99 and float(found.cost.mean()) == pytest.approx(value["mean_cost"], rel=0.01)
+
+
+def test_an_export_runs_on_arrays_and_images(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    digits = exporting.digits()
+    raw = (digits.images[:40].numpy() * 255).round().astype(np.uint8)
+    np.savez(tmp_path / "raw.npz", images=raw, labels=digits.labels[:40].numpy())
+    np.save(tmp_path / "prepared.npy", digits.prepare(torch.from_numpy(raw)).numpy())
+    words = ("--batch-size", 7, "--json", "-q")
+    value = eenet("run", made / "exported", tmp_path / "raw.npz", *words, "--out", tmp_path / "rows.csv").value
+    assert (value["engine"], value["num_samples"], value["num_labelled"]) == ("onnxruntime", 40, 40)
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 41
+    prepared = eenet("run", made / "exported", tmp_path / "prepared.npy", "--no-regroup", "--threads", 1, *words).value
+    assert [s["exit"] for s in prepared["samples"]] == [s["exit"] for s in value["samples"]]
+    Image.fromarray(raw[0, 0]).save(tmp_path / "one.png")
+    one = eenet("run", made / "exported", tmp_path / "one.png", "--json", "-q").value["samples"][0]
+    assert one["prediction"] == value["samples"][0]["prediction"]
+
+
+def test_a_budget_turns_what_was_fitted(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", exporting.digits().inputs(slice(None)).contiguous().numpy())
+    for words in (
+        ("run", made / "exported", tmp_path / "x.npy"),
+        ("run", made / "run", "split:test", "-p", made / "policy"),
+    ):
+        costs = [
+            eenet(*words, "--budget", budget, "--json", "-q").value["mean_cost"] for budget in ("40%", "60%", "90%")
+        ]
+        assert costs == sorted(costs) and costs[0] < costs[2]
+        ran = eenet(*words, "--budget", "1%")
+        assert ran.code == 2 and "out of reach" in ran.stderr
+
+
+def test_running_an_export_imports_no_torch(made: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", exporting.digits().inputs(slice(0, 9)).contiguous().numpy())
+    code = (
+        "import sys; from eenet.cli import main; "
+        f"code = main(['run', {str(made / 'exported')!r}, {str(tmp_path / 'x.npy')!r}, '-q']); "
+        "sys.exit(code or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("{made}/exported", "{new}/x.npy", "-p", "{made}/policy"), "one too many"),
+        (("{made}/exported", "split:test"), "knows no data set"),
+        (("{made}/exported", "{new}/none.npy"), "none.npy"),
+        (("{made}/exported", "{new}/wrong.npz"), "do not fit"),
+        (("{made}/run", "split:test"), "--policy is missing"),
+        (("{made}/policy", "split:test", "-p", "{made}/policy"), "recipe.json"),
+        (("{new}/nothing", "x.npy"), "does not exist"),
+        (("{new}/damaged", "{new}/x.npy"), "changed"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(
+    words: tuple[str, ...], said: str, eenet: Callable[..., Ran], made: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 1, 8, 8), np.float32))
+    np.savez(tmp_path / "wrong.npz", a=np.zeros(2), b=np.zeros(2))
+    shutil.copytree(made / "exported", tmp_path / "damaged")
+    with (tmp_path / "damaged" / "stage_0.onnx").open("ab") as file:
+        file.write(b"x")
+    ran = eenet("run", *(word.format(made=made, new=tmp_path) for word in words), "-q")
+    assert (ran.code, ran.stdout) == (2, "") and said in ran.stderr and ran.stderr.count("\n") == 1
+
+
+def test_what_is_printed_and_what_stands_there_already(
+    eenet: Callable[..., Ran], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "stage_programs", lambda *_: exporting.programs())
-
-
-def test_a_run_becomes_a_folder_that_decides_alike(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
-    words = ("export", made / "run", "--policy", made / "policy", "--engine", "onnx", "--out", tmp_path / "exported")
-    ran = eenet(*words, "--json", "-q")
-    assert (ran.code, ran.stderr) == (0, "")
-    value = ran.value
-    assert (value["engine"], value["num_exits"], value["num_classes"]) == ("onnx", 3, 10)
-    assert [stage["file"] for stage in value["stages"]] == [f"stage_{k}.onnx" for k in range(3)]
-    assert value["error"] < 1e-4
-    model = eenet_runtime.load(value["out"])
-    ran = eenet("run", made / "run", "--policy", made / "policy", "split:test", "--json", "-q")
-    test = exporting.load_digits(seed=0).test
-    found = model.predict_all([model.prepare(test.images.numpy())])
-    assert found.exit_index.tolist() == [sample["exit"] for sample in ran.value["samples"]]
-    assert found.cost is not None and float(found.cost.mean()) == pytest.approx(ran.value["mean_cost"])
-    assert model.manifest.classes == tuple(str(k) for k in range(10))
-
-
-def test_what_is_said_and_what_stands_there_already(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
     words = (
         "export",
         made / "run",
@@ -68,6 +135,9 @@ def test_what_is_said_and_what_stands_there_already(eenet: Callable[..., Ran], m
         assert ran.code == 0 and "stage_2.xml" in ran.stdout and "logits within" in ran.stdout
         assert "Exporting 3 stages for openvino." in ran.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+    value = eenet(*words, "--json", "-q").value
+    assert (value["engine"], value["num_exits"], value["num_classes"]) == ("openvino", 3, 10)
+    assert json.loads((tmp_path / "exported" / "manifest.json").read_text())["engine"] == "openvino"
 
 
 def test_bad_input_is_refused_before_work_starts(
@@ -79,13 +149,13 @@ def test_bad_input_is_refused_before_work_starts(
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     (tmp_path / "bundle").mkdir()
     write_json(tmp_path / "bundle" / "manifest.json", {"format": "eenet bundle"})
-    given = {"run": made / "run", "policy": made / "policy", "engine": "onnx", "out": out}
+    given = {"run": made / "run", "policy": made / "policy", "engine": "onnxruntime", "out": out}
     refused: list[tuple[dict[str, object], str]] = [
-        ({"engine": "onnxruntime"}, "engine 'onnxruntime' is unknown: there is none of that name. Did you mean onnx?"),
+        ({"engine": "onnx"}, "engine 'onnx' is unknown"),
         ({"run": tmp_path / "none"}, "RUN"),
         ({"policy": tmp_path / "none"}, "--policy"),
-        ({"out": tmp_path / "thesis"}, "it is a folder that holds no export"),
-        ({"out": tmp_path / "bundle"}, "it is a folder that holds no export"),
+        ({"out": tmp_path / "thesis"}, "thesis"),
+        ({"out": tmp_path / "bundle"}, "bundle"),
         ({"out": tmp_path / "thesis" / "chapter.txt"}, "is a file"),
     ]
     for changes, said in refused:
@@ -95,4 +165,4 @@ def test_bad_input_is_refused_before_work_starts(
     monkeypatch.setitem(sys.modules, "openvino", None)
     ran = eenet("export", made / "run", "-p", made / "policy", "--engine", "openvino", "-o", out)
     assert ran.code == 2 and 'pip install "eenet[openvino]"' in ran.stderr
-    assert not out.exists()
+    assert not out.exists() and "exported" not in os.listdir(tmp_path)

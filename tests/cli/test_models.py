@@ -1,4 +1,4 @@
-"""The commands that run a model, on the tiny net with its weights as drawn: nothing here needs it to be good."""
+"""The commands that run a model, on the tiny net with its random weights: nothing here needs it to be good."""
 
 import csv
 import inspect
@@ -17,11 +17,12 @@ from PIL import Image
 from tests.cli.conftest import Ran, table_arrays
 
 from eenet.cli import main
-from eenet.core.files import save_tensors, write_json
-from eenet.core.table import ExitTable
-from eenet.core.trace import replay
-from eenet.recipes import RECIPES
-from eenet.schedulers import load_policy
+from eenet.experiments.recipes import RECIPES
+from eenet.models.weights import save_tensors
+from eenet.policies import load_policy, replay
+from eenet.running import Bundle
+from eenet.tables.files import write_json
+from eenet.tables.table import ExitTable
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_record_stores_outputs_labels_and_costs(made: Path) -> None:
     table = ExitTable.load(made / "val.npz")
-    assert (table.num_samples, table.num_exits, table.num_classes, table.split) == (500, 3, 10, "val")
+    assert (table.num_samples, table.num_exits, table.num_columns, table.split) == (500, 3, 10, "val")
     assert table.labels is not None and table.costs is not None and table.costs.reference is not None
 
 
@@ -87,13 +88,28 @@ def test_run_takes_images_folders_and_arrays(eenet: Callable[..., Ran], made: Pa
     assert len(same) == 2 and same[0]["prediction"] == same[1]["prediction"]
 
 
-def test_run_shows_a_table_of_few_and_a_summary_of_many(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+def test_run_shows_a_table_of_one_and_a_summary_of_many(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros((8, 8), np.uint8))
-    few = eenet("run", made / "run", "-p", made / "policy", tmp_path / "one.npy", "--out", tmp_path / "rows.json")
-    assert few.code == 0 and "one.npy:0" in few.stdout
+    one = eenet("run", made / "run", "-p", made / "policy", tmp_path / "one.npy", "--out", tmp_path / "rows.json")
+    assert one.code == 0 and "one.npy:0" in one.stdout
     assert json.loads((tmp_path / "rows.json").read_text())[0]["input"] == "one.npy:0"
     many = eenet("run", made / "run", "-p", made / "policy", "split:test")
     assert many.code == 0 and "test:0" not in many.stdout and "accuracy on 500" in many.stdout
+
+
+def test_a_bundle_runs_with_its_own_policy(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
+    saved, model = load_policy(made / "policy"), RECIPES["digits_tiny"].build()
+    shared = {"model": model, "policy": saved.policy, "costs": saved.costs, "dial": saved.dial}
+    Bundle(**shared, info={"recipe": "digits_tiny", "seed": 0}).save(tmp_path / "bundle")
+    value = eenet("run", tmp_path / "bundle", "split:test", "--json", "-q").value
+    assert (value["engine"], value["num_samples"]) == ("eager", 500)
+    turned = eenet("run", tmp_path / "bundle", "split:test", "--budget", "90%", "--json", "-q").value
+    assert turned["mean_cost"] > value["mean_cost"]
+    ran = eenet("run", tmp_path / "bundle", "split:test", "--policy", made / "policy")
+    assert ran.code == 2 and "one too many" in ran.stderr
+    Bundle(**shared, info={"made": "by hand"}).save(tmp_path / "own")
+    ran = eenet("run", tmp_path / "own", "split:test")
+    assert ran.code == 2 and "Bundle.load" in ran.stderr
 
 
 def test_profile_feeds_compare(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
@@ -232,7 +248,7 @@ def test_a_policy_for_other_classes_is_refused(eenet: Callable[..., Ran], made: 
     assert eenet("fit", tmp_path / "four.npz", "-b", "60%", "-p", "max_prob", "--out", tmp_path / "four").code == 0
     for words in (("run", made / "run", "split:test"), ("bench", made / "run")):
         ran = eenet(*words, "--policy", tmp_path / "four", "-q")
-        assert (ran.code, ran.stdout) == (2, "") and "fitted for 4 classes, this run's data set has 10" in ran.stderr
+        assert (ran.code, ran.stdout) == (2, "") and "fitted for 4 classes, this run has 10" in ran.stderr
 
 
 def test_damaged_weights_are_refused(eenet: Callable[..., Ran], made: Path, tmp_path: Path) -> None:
@@ -243,10 +259,10 @@ def test_damaged_weights_are_refused(eenet: Callable[..., Ran], made: Path, tmp_
 
 
 def shorten() -> None:
-    """Train for a few epochs only; also run by the other process of the next test."""
+    """Train for 4 epochs only; also run by the other process of the next test."""
     from dataclasses import replace
 
-    from eenet.recipes import RECIPES
+    from eenet.experiments.recipes import RECIPES
 
     recipe = RECIPES["digits_tiny"]
     RECIPES["digits_tiny"] = replace(recipe, settings=replace(recipe.settings, epochs=4))

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from tests.cli.conftest import Ran
 
-from eenet.core.table import ExitTable
-from eenet.core.trace import replay
-from eenet.schedulers import load_policy
+from eenet.policies import load_policy, replay
+from eenet.tables.table import ExitTable
 
 ROW_KEYS = {
     "policy",
@@ -64,13 +63,31 @@ def test_compare_by_default_leaves_out_what_a_utility_of_ones_own_does_not_suit(
     assert ran.code == 0 and "ztw" not in ran.value["area"] and "ztw is left out" in ran.stderr
 
 
+def test_features_with_costs_per_sample_go_through_all_commands(eenet: Callable[..., Ran], tmp_path: Path) -> None:
+    for name, seed in (("val", 0), ("test", 1)):
+        rng = np.random.default_rng(seed)
+        score, steps = rng.normal(size=(200, 3, 1)), rng.uniform(1e6, 2e6, size=(200, 3))
+        costs = {"costs": np.cumsum(steps, axis=1), "cost_unit": "FLOPs"}
+        arrays = {"features": score, "feature_names": np.array(["score"]), "utility": 1 / (1 + np.exp(-score[..., 0]))}
+        np.savez(tmp_path / f"{name}.npz", **arrays, **costs)
+    val, test = tmp_path / "val.npz", tmp_path / "test.npz"
+    ran = eenet("compare", val, test, "-b", "60%", "--json")
+    assert ran.value["unit"] == "MFLOPs" and {"auto", "stopping", "eenet", "oracle"} <= set(ran.value["area"])
+    assert "joint is left out: the table has no feature 'max_prob'" in ran.stderr
+    value = eenet("fit", val, "-b", "60%", "-p", "stopping", "--out", tmp_path / "policy", "--json").value
+    assert value["fit_cost"] <= value["budget"] * (1 + 1e-9) and "num_classes" not in value
+    assert eenet("advise", val, "--confidence", "score", "--json").value["unit"] == "MFLOPs"
+    ran = eenet("fit", val, "-b", "60%", "--deadline", "80%", "-p", "stopping", "--out", tmp_path / "policy")
+    assert ran.code == 2 and "deadline" in ran.stderr
+
+
 def test_operations_are_asked_for_in_the_same_unit_everywhere(
     eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
 ) -> None:
     costs = {"costs": np.array([1e6, 2e6, 4e6]), "cost_unit": "FLOPs", "cost_reference": None}
     val, test = (write_table(f"{name}.npz", seed=seed, **costs) for seed, name in enumerate(("val", "test")))
-    told = eenet("fit", val, "-b", "2.5", "-p", "max_prob", "--out", tmp_path / "policy", "--json").value
-    assert (told["unit"], told["budget"]) == ("MFLOPs", 2.5)
+    said = eenet("fit", val, "-b", "2.5", "-p", "max_prob", "--out", tmp_path / "policy", "--json").value
+    assert (said["unit"], said["budget"]) == ("MFLOPs", 2.5)
     for words in (("compare", val, test, "-p", "max_prob"), ("advise", val)):
         value = eenet(*words, "-b", "2.5", "--json").value
         assert (value["unit"], {row["budget"] for row in value["rows"]}) == ("MFLOPs", {2.5})
@@ -98,7 +115,7 @@ def test_compare_shows_tables_and_writes_a_folder(
     eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
     ran = eenet("compare", *tables, "-b", "60%", *QUICK, "--out", tmp_path / "a" / "b")
-    assert ran.code == 0 and "random (bound)" in ran.stdout and "max_prob" in ran.stdout
+    assert ran.code == 0 and "random (the best static mix) and oracle" in ran.stdout and "max_prob" in ran.stdout
     assert "60% of the original model without exits = 2.1 ms" in ran.stderr
     written = {path.name for path in (tmp_path / "a" / "b").iterdir()}
     assert written == {"comparison.json", "utility_cost.png", "gain.png", "exits.png", "report.html"}
@@ -112,18 +129,17 @@ def test_compare_prints_costs_asked_and_realised_differences_and_who_pays(
 ) -> None:
     words = ("compare", *tables, "-b", "60%", *QUICK, "-p", "margin", "--splits", splits, "--quiet")
     shown, value = eenet(*words).stdout, eenet(*words, "--json").value
-    for heading in ("asked ms", "cost val ms", "cost test ms", "fit s", "95 % interval", "significant"):
+    for heading in ("asked [ms]", "val cost [ms]", "test cost [ms]", "fit [s]", "95 % interval", "significant"):
         assert heading in shown
     best = max((name for name in value["area"] if name not in ("random", "oracle")), key=value["area"].__getitem__)
-    for base in {best, "max_prob"}:
-        assert f"minus {base}" in shown
     for pair in value["pairs"]:
-        if pair["b"] in {best, "max_prob"}:
-            assert f"{pair['difference']:+.2f}" in shown and f"{pair['low']:+.2f} to {pair['high']:+.2f}" in shown
+        sign = -1 if pair["b"] == best else 1
+        low, high = sorted((sign * pair["low"], sign * pair["high"]))
+        assert f"{sign * pair['difference']:+.2f}" in shown and f"{low:+.2f} to {high:+.2f}" in shown
     assert value["pairs"][0]["method"] in shown and ("±" in shown) == (splits > 1)
-    assert "hardest hit class" in shown
+    assert "hardest hit" in shown and "class " in shown
     for entry in value["groups"]:
-        assert any(line.split()[:3] == ["60%", entry["policy"], f"{entry['loss']:.2f}"] for line in shown.splitlines())
+        assert any(line.split()[:3] == [entry["policy"], "60%", f"{entry['loss']:.2f}"] for line in shown.splitlines())
 
 
 def test_groups_come_from_a_file(eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path) -> None:
@@ -137,7 +153,7 @@ def test_groups_come_from_a_file(eenet: Callable[..., Ran], tables: tuple[Path, 
     losses = [sorted(group["loss"] for group in found[1]["groups"]) for found in (by_name, by_number)]
     assert losses[0] == losses[1]
     ran = eenet(*words, "--groups", tmp_path / "groups.csv", "--out", tmp_path / "out")
-    assert "hardest hit group" in ran.stdout
+    assert "group night" in ran.stdout or "group day" in ran.stdout
     assert f"--groups {tmp_path / 'groups.csv'}" in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -231,14 +247,14 @@ def test_fit_with_a_guarantee_prints_and_keeps_the_certificate(
 ) -> None:
     words = ("fit", write_table(samples=2000), "--budget", "60%", "--policy", "max_prob", "--out", tmp_path / "policy")
     ran = eenet(*words, "--guarantee", "budget", "--delta", "0.05", "--json")
-    told = ran.value["certificate"]
-    assert (told["guarantee"], told["delta"], told["epsilon"], told["fell_back"]) == ("budget", 0.05, None, False)
-    assert told["budget"] == pytest.approx(2.1) and told["mean_cost"] < told["bound"] <= 2.1
-    assert (told["n_fit"], told["n_certify"]) == (1000, 1000) and abs(told["price"]) < 0.1
-    assert "at most 2.1 ms" in told["statement"] and "drawn like the calibration table" in told["statement"]
-    assert load_policy(tmp_path / "policy").info["certificate"] == told
+    said = ran.value["certificate"]
+    assert (said["guarantee"], said["delta"], said["epsilon"], said["fell_back"]) == ("budget", 0.05, None, False)
+    assert said["budget"] == pytest.approx(2.1) and said["mean_cost"] < said["bound"] <= 2.1
+    assert (said["n_fit"], said["n_certify"]) == (1000, 1000) and abs(said["price"]) < 0.1
+    assert "at most 2.1 ms" in said["statement"] and "same distribution as the calibration set" in said["statement"]
+    assert load_policy(tmp_path / "policy").info["certificate"] == said
     shown = eenet(*words, "--guarantee", "budget").stdout
-    assert "certified mean cost, at most" in shown and "price of the promise in utility" in shown
+    assert "certified mean cost, at most" in shown and "utility lost to the guarantee" in shown
     assert "With confidence 90 % (delta 0.1), the mean cost per sample is at most 2.1 ms." in shown
 
 
@@ -247,11 +263,11 @@ def test_fit_can_promise_accuracy_without_a_budget(
 ) -> None:
     words = ("fit", write_table(samples=2000), "-p", "joint", "--guarantee", "accuracy", "--out", tmp_path / "policy")
     value = eenet(*words, "--epsilon", "0.05", "--json").value
-    told = value["certificate"]
-    assert (value["budget"], told["budget"], told["epsilon"]) == (None, None, 0.05) and told["bound"] <= 0.05
-    assert "at most 0.05 below that of the full model" in told["statement"]
+    said = value["certificate"]
+    assert (value["budget"], said["budget"], said["epsilon"]) == (None, None, 0.05) and said["bound"] <= 0.05
+    assert "at most 0.05 below that of the full model" in said["statement"]
     bounded = eenet(*words, "--epsilon", "0.05", "--budget", "3.5ms", "--json").value["certificate"]
-    assert bounded["budget"] == 3.5 and bounded["mean_cost"] > told["mean_cost"]
+    assert bounded["budget"] == 3.5 and bounded["mean_cost"] > said["mean_cost"]
     assert "certified loss of utility, at most" in eenet(*words).stdout
 
 
@@ -278,7 +294,7 @@ def test_the_default_policy_can_be_saved_under_a_deadline(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "said"),
     [
         ((), "--budget is missing: only --guarantee accuracy goes without one"),
         (("--guarantee", "budget"), "budget is missing"),
@@ -286,9 +302,9 @@ def test_the_default_policy_can_be_saved_under_a_deadline(
         (("-b", "60%", "--guarantee", "budget", "--delta", "0"), "delta 0 is no chance"),
         (("-b", "60%", "--guarantee", "budget", "--delta", "1.5"), "delta 1.5 is no chance"),
         (("--guarantee", "accuracy", "--epsilon", "0"), "epsilon 0 is no loss"),
-        (("-b", "60%", "--delta", "0.2"), "--delta 0.2 promises nothing"),
-        (("-b", "60%", "--epsilon", "0.2"), "--epsilon 0.2 promises nothing"),
-        (("-b", "60%", "--guarantee", "budget", "--epsilon", "0.2"), "--epsilon 0.2 promises nothing"),
+        (("-b", "60%", "--delta", "0.2"), "--delta 0.2 has no meaning"),
+        (("-b", "60%", "--epsilon", "0.2"), "--epsilon 0.2 has no meaning"),
+        (("-b", "60%", "--guarantee", "budget", "--epsilon", "0.2"), "--epsilon 0.2 has no meaning"),
         (("-b", "60%", "--deadline", "0.5"), "deadline 0.5 ms per sample is out of reach"),
         (("-b", "60%", "--deadline", "soon"), "deadline 'soon' is no cost per sample"),
         (("-b", "0.5", "--guarantee", "accuracy"), "budget 0.5 ms per sample is out of reach"),
@@ -296,11 +312,11 @@ def test_the_default_policy_can_be_saved_under_a_deadline(
     ids=" ".join,
 )
 def test_a_promise_that_makes_no_sense_is_refused(
-    words: tuple[str, ...], told: str, eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
+    words: tuple[str, ...], said: str, eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
     ran = eenet("fit", tables[0], *words, "--out", tmp_path / "new", "--quiet")
     assert (ran.code, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
-    assert told in ran.stderr and not (tmp_path / "new").exists()
+    assert said in ran.stderr and not (tmp_path / "new").exists()
 
 
 def test_a_promise_needs_samples_and_must_be_possible(

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
-from eenet.core.costs import CostTable
-from eenet.core.policy import ScorePolicy
-from eenet.core.scorers import ConfidenceScorer
-from eenet.core.table import ExitTable
-from eenet.schedulers.base import Dial, Scheduler
+from eenet.policies.dial import Dial
+from eenet.policies.policy import ScorePolicy
+from eenet.policies.scorers import ConfidenceScorer
+from eenet.schedulers.base import Scheduler
+from eenet.tables.costs import CostTable
+from eenet.tables.table import ExitTable
 
 NEVER = float("inf")
 
@@ -20,9 +21,9 @@ class Fixed(Scheduler):
     thresholds: tuple[float, ...]
     fit_cost: float = 1.25
 
-    def sweep(self, table, costs=None, budgets=None):
-        policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([*self.thresholds, -NEVER]))
-        return Dial((policy,), (self.fit_cost,), (0.0,), costs)
+    def dial(self, table, budgets):
+        policy = ScorePolicy(ConfidenceScorer("max_prob"), np.array([*self.thresholds, -NEVER]))
+        return Dial((policy,), (self.fit_cost,), (0.0,), table.require_costs())
 
 
 def by_hand(reference=None):
@@ -30,22 +31,41 @@ def by_hand(reference=None):
 
     The log-odds at exit 0 are 4, 3, 2 and 1.
     """
-    first = torch.tensor([[4.0, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
-    last = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    first = [[4.0, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]]
+    last = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
     return ExitTable(
-        logits=torch.stack([first, last], dim=1),
-        labels=torch.tensor([0, 0, 1, 1]),
+        logits=np.stack([first, last], axis=1),
+        labels=[0, 0, 1, 1],
         costs=CostTable((1.0, 2.0), "ms", reference),
     )
 
 
 def planted(samples, seed, exits=3, classes=4):
     """Random labels; later exits see them more clearly, some samples are hard at all exits."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, (samples,), generator=generator)
-    noise = (
-        torch.randn(samples, exits, classes, generator=generator) * torch.rand(samples, 1, 1, generator=generator) * 3
-    )
-    signal = torch.linspace(0.5, 2.5, exits).view(1, exits, 1) * torch.nn.functional.one_hot(labels, classes)[:, None]
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(classes, size=samples)
+    noise = generator.standard_normal((samples, exits, classes)) * generator.random((samples, 1, 1)) * 3
+    signal = np.linspace(0.5, 2.5, exits)[:, None] * np.eye(classes)[labels][:, None]
     costs = CostTable(tuple(float(k + 1) for k in range(exits)), "MFLOPs", reference=float(exits) - 0.2)
     return ExitTable(logits=noise + signal, labels=labels, costs=costs)
+
+
+def dense_table(samples=300, classes=5, seed=0):
+    """A table as recording maps leaves it: summaries as named features, utility near the mean confidence."""
+    generator = np.random.default_rng(seed)
+    ease = generator.random((samples, 1))
+    gain = np.array([0.0, 0.15, 0.25, 0.3]) * (1 - ease) * 2
+    worth = (0.45 + 0.4 * ease + 0.6 * gain).clip(0.3, 0.97)
+    first = (worth + 0.04 * generator.standard_normal(worth.shape)).clip(0.3, 0.98)
+    rest = generator.random((*worth.shape, classes - 1))
+    rest *= (1 - first)[:, :, None] / rest.sum(axis=2, keepdims=True)
+    probs = -np.sort(-np.concatenate([first[:, :, None], rest], axis=2), axis=2)
+    top, second = probs[:, :, 0], probs[:, :, 1]
+    certainty = 1 + (probs * np.log(probs)).sum(axis=2) / np.log(classes)
+    return ExitTable(
+        features=np.concatenate([np.stack([np.log(top / (1 - top)), top - second, certainty], axis=2), probs], axis=2),
+        feature_names=("max_prob", "margin", "certainty", *(f"p{i}" for i in range(classes))),
+        utility=worth,
+        costs=CostTable((1.0, 2.0, 3.0, 4.0), "ms"),
+        split="dense",
+    )

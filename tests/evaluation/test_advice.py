@@ -6,22 +6,22 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.evaluation.tables import dense_table
 
-from eenet.core.costs import CostTable
-from eenet.core.table import ExitTable
 from eenet.errors import BudgetError, InputError, ShapeError, TableError
 from eenet.evaluation import CostParts, StaticModel, advise
-from eenet.evaluation.subsets import Samples, choose_exits, fit_frontier, held_out, mixed, worth
+from eenet.evaluation.exits import Samples, apply, choose_exits, fit_frontier, mixed
+from eenet.tables.costs import CostTable
+from eenet.tables.table import ExitTable
 from eenet.testing import gaussian_optimum, gaussian_table, typed_table
 
 COSTS = (1.0, 2.0, 3.0, 4.0)
 NEVER = float("inf")
 
 
-def quick(table, costs=None, budgets=(), **more):
+def advised(table, costs=None, budgets=(), **more):
     return advise(table, costs, budgets, resamples=200, **more)
 
 
@@ -36,22 +36,22 @@ def with_a_copy(samples=800, seed=0):
 
 def of_chance(samples=600, early=3, seed=0, right=0.9):
     """Early exits that answer at random, a last one that is mostly right."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(4, (samples,), generator=generator)
-    logits = torch.randn(samples, early + 1, 4, generator=generator)
-    knows = torch.rand(samples, generator=generator) < right
-    logits[knows, -1] += 8.0 * torch.nn.functional.one_hot(labels[knows], 4)
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(4, size=samples)
+    logits = generator.standard_normal((samples, early + 1, 4))
+    knows = generator.random(samples) < right
+    logits[knows, -1] += 8.0 * np.eye(4)[labels[knows]]
     return ExitTable(logits=logits, labels=labels, costs=CostTable(COSTS[: early + 1], "ms", 3.9))
 
 
 def unsure_of_what(samples, seed=0):
     """Exits that are right on 60, 70 and 80 of 100 samples, and as sure where they are wrong."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(2, (samples,), generator=generator)
-    right = torch.rand(samples, 3, generator=generator) < torch.tensor([0.6, 0.7, 0.8])
-    answers = torch.where(right, labels[:, None], 1 - labels[:, None])
-    sureness = 1.0 + torch.rand(samples, 3, generator=generator)
-    logits = torch.nn.functional.one_hot(answers, 2) * sureness[:, :, None]
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(2, size=samples)
+    right = generator.random((samples, 3)) < (0.6, 0.7, 0.8)
+    answers = np.where(right, labels[:, None], 1 - labels[:, None])
+    sureness = 1.0 + generator.random((samples, 3))
+    logits = np.eye(2)[answers] * sureness[:, :, None]
     return ExitTable(logits=logits, labels=labels, costs=CostTable((1.0, 2.0, 3.0), "ms", 3.0))
 
 
@@ -136,23 +136,21 @@ def test_parts_that_cannot_be_added_up_are_refused(wrong):
         CostParts(**wrong)
 
 
-def samples_of(table, guess=0.0):
-    scores = torch.log_softmax(table.logits.float(), dim=-1).amax(dim=2)
-    return Samples(
-        scores=scores, utility=table.utility.double(), guess=torch.full((table.num_samples,), guess).double()
-    )
+def samples_of(table, majority=0.0):
+    scores = table.seen().max(axis=2)
+    return Samples(scores=scores, utility=table.utility, majority=np.full(table.num_samples, majority))
 
 
-def test_held_out_samples_leave_and_mix_as_one_by_one():
-    samples = samples_of(gaussian_table(40, information=(1.0, 1.0, 1.0), costs=(1.0, 2.0, 3.0)), guess=0.25)
+def test_other_samples_leave_and_mix_as_one_by_one():
+    samples = samples_of(gaussian_table(40, information=(1.0, 1.0, 1.0), costs=(1.0, 2.0, 3.0)), majority=0.25)
     costs = (1.0, 2.0, 3.0)
     fitted = fit_frontier(samples, costs)
     thresholds, level, gain = fitted
     budgets = (0.5, 1.0, 1.7, 2.2, 9.0)
-    held = held_out(fitted, samples, costs, budgets)
+    found = apply(fitted, samples, costs, budgets)
     for row, budget in enumerate(budgets):
         for i in range(len(samples)):
-            outcomes = [(0.0, float(samples.guess[i]))]
+            outcomes = [(0.0, float(samples.majority[i]))]
             for candidate in thresholds.tolist():
                 k = next(k for k in range(3) if k == 2 or float(samples.scores[i, k]) >= candidate[k])
                 outcomes.append((costs[k], float(samples.utility[i, k])))
@@ -162,29 +160,28 @@ def test_held_out_samples_leave_and_mix_as_one_by_one():
             low = outcomes[-1] if above is None else outcomes[above - 1]
             high = outcomes[-1] if above is None else outcomes[above]
             wanted = [(1 - share) * a + share * b for a, b in zip(low, high, strict=True)]
-            assert [float(held.cost[row, i]), float(held.utility[row, i])] == pytest.approx(wanted, abs=1e-6)
+            assert [found.costs[row, i], found.utilities[row, i]] == pytest.approx(wanted, abs=1e-6)
     met = [min(budget, float(level[-1])) for budget in budgets]  # where it was fitted
-    assert held.cost.mean(dim=1).tolist() == pytest.approx(met, abs=1e-6)
+    assert found.costs.mean(axis=1).tolist() == pytest.approx(met, abs=1e-6)
     assert gain.tolist() == sorted(gain.tolist())
 
 
-def test_worth_is_utility_less_overspending_at_the_going_price():
-    cost, gain = torch.tensor([1.0, 3.0]), torch.tensor([0.4, 0.8])
-    spent = torch.tensor([[1.0, 1.0], [5.0, 3.0]])  # on these samples the second candidate costs 4, not 3
-    earned = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
-    held = mixed(spent, earned, cost, gain, guess=torch.zeros(2), budgets=(2.0,))
-    assert held.cost.tolist() == [pytest.approx([3.0, 2.0])]
-    assert held.slope.tolist() == pytest.approx([0.2])
-    assert worth(held, (2.0,)).tolist() == pytest.approx([0.5 - 0.2 * 1.0, 1.0])
+def test_worth_is_utility_less_overspending_charged_at_the_slope():
+    cost, gain = np.array([1.0, 3.0]), np.array([0.4, 0.8])
+    spent = np.array([[1.0, 1.0], [5.0, 3.0]])  # on these samples the second candidate costs 4, not 3
+    earned = np.array([[0.0, 1.0], [1.0, 1.0]])
+    found = mixed(spent, earned, cost, gain, majority=np.zeros(2), budgets=(2.0,))
+    assert found.costs.tolist() == [pytest.approx([3.0, 2.0])]
+    assert found.worth.tolist() == [pytest.approx([0.5 - 0.2 * 1.0, 1.0])]
 
 
-def test_the_quick_fit_is_hardly_worse_than_the_search():
+def test_the_approximate_fit_is_hardly_worse_than_the_search():
     table = gaussian_table(2000, information=(0.8, 0.6, 1.4, 1.5), costs=COSTS, expected=True)
     fit, judge = (samples_of(table.select(slice(start, None, 2))) for start in (0, 1))
     wanted = (1.3, 2.0, 2.7, 3.4)
     reached = {
-        speed: float(worth(held_out(fit_frontier(fit, COSTS, quick=speed), judge, COSTS, wanted), wanted).mean())
-        for speed in (True, False)
+        fast: float(apply(fit_frontier(fit, COSTS, approximate=fast), judge, COSTS, wanted).worth.mean())
+        for fast in (True, False)
     }
     best = np.mean([gaussian_optimum(b, information=(0.8, 0.6, 1.4, 1.5), costs=COSTS) for b in wanted])
     assert reached[True] > reached[False] - 0.004
@@ -193,17 +190,17 @@ def test_the_quick_fit_is_hardly_worse_than_the_search():
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000))
-def test_the_quick_frontier_rises_and_holds_every_static_exit(seed):
+def test_the_approximate_frontier_rises_and_holds_every_static_exit(seed):
     samples = samples_of(gaussian_table(100, information=(1.0, 1.0, 1.0), costs=(1.0, 2.0, 3.0), seed=seed))
-    _, cost, gain = fit_frontier(samples, (1.0, 2.0, 3.0), quick=True)
+    _, cost, gain = fit_frontier(samples, (1.0, 2.0, 3.0), approximate=True)
     assert all(a < b for a, b in pairwise(cost.tolist())) and all(a < b for a, b in pairwise(gain.tolist()))
-    at = np.interp((1.0, 2.0, 3.0), cost.numpy(), gain.numpy())
-    assert (at >= samples.utility.mean(dim=0).numpy() - 1e-9).all()
+    at = np.interp((1.0, 2.0, 3.0), cost, gain)
+    assert (at >= samples.utility.mean(axis=0) - 1e-9).all()
 
 
 def test_an_exit_that_says_nothing_new_is_dropped():
     table, parts = with_a_copy()
-    advice = quick(table, parts=parts)
+    advice = advised(table, parts=parts)
     assert 1 in advice.dropped and 0 in advice.kept and advice.kept[-1] == 3
     assert advice.costs.cumulative == pytest.approx(parts.cumulative(advice.kept))
     assert advice.costs.high < table.require_costs().high - 0.4  # its head is saved
@@ -214,8 +211,8 @@ def test_exits_that_all_help_are_kept_while_their_heads_are_cheap():
     samples, wanted = samples_of(table), (1.2, 1.5, 2.0, 2.5)
     cheap = CostParts(stages=(0.99, 0.99, 1.0), heads=(0.01, 0.01, 0.0))
     assert choose_exits(samples, cheap, wanted) == (0, 1, 2)
-    dear = CostParts(stages=(1.0, 0.1, 1.0), heads=(0.01, 0.9, 0.0))  # same costs of leaving; exit 1 is all head
-    assert choose_exits(samples, dear, wanted) == (0, 2)
+    costly = CostParts(stages=(1.0, 0.1, 1.0), heads=(0.01, 0.9, 0.0))  # same costs of leaving; exit 1 is all head
+    assert choose_exits(samples, costly, wanted) == (0, 2)
 
 
 def test_the_cheapest_kept_exit_is_within_reach():
@@ -227,7 +224,7 @@ def test_the_cheapest_kept_exit_is_within_reach():
 
 
 def test_it_pays_where_early_exits_know_what_they_know():
-    advice = quick(typed_table(600))
+    advice = advised(typed_table(600))
     assert advice.pays and advice.verdict.startswith("Early exit pays here: ")
     assert advice.difference[0] > advice.difference[1] > 0.05
     assert advice.saving == pytest.approx(0.5, abs=0.06)  # 0.5 * 1 + 0.3 * 2 + 0.2 * 4 = 1.9 of 4
@@ -238,7 +235,7 @@ def test_it_pays_where_early_exits_know_what_they_know():
 
 
 def test_it_does_not_pay_where_early_exits_guess():
-    advice = quick(of_chance())
+    advice = advised(of_chance())
     assert not advice.pays and advice.verdict.startswith("Early exit does not pay here, because ")
     assert "as good within the interval" in advice.verdict or "is better" in advice.verdict
     assert "know hardly anything" in advice.verdict
@@ -246,14 +243,14 @@ def test_it_does_not_pay_where_early_exits_guess():
 
 
 def test_it_does_not_pay_where_nobody_knows_who_may_leave():
-    advice = quick(unsure_of_what(600), budgets=["60%", "80%"])
+    advice = advised(unsure_of_what(600), budgets=["60%", "80%"])
     assert not advice.pays and advice.difference[1] <= 0
     assert [row.budget_input for row in advice.rows] == ["60%", "80%"]
 
 
 def test_it_does_not_pay_where_the_first_exit_comes_late():
     table = typed_table(600).with_costs(CostTable((3.7, 3.9, 4.3), "ms", 4.0))
-    advice = quick(table)
+    advice = advised(table)
     assert not advice.pays
     assert (
         "already costs 92.5 %" in advice.verdict and "add 7.5 %" in advice.verdict and "less than 5 %" in advice.verdict
@@ -263,12 +260,12 @@ def test_it_does_not_pay_where_the_first_exit_comes_late():
 def test_a_smaller_model_may_be_the_better_answer():
     table = typed_table(600)
     smaller = StaticModel(name="small", cost=1.2, utility=0.99)
-    advice = quick(table, budgets=["1.5"], statics=[smaller])
-    assert quick(table, budgets=["1.5"]).pays and not advice.pays
+    advice = advised(table, budgets=["1.5"], statics=[smaller])
+    assert advised(table, budgets=["1.5"]).pays and not advice.pays
     assert "is better" in advice.verdict and "(small)" in advice.verdict
     assert advice.rows[0].best_static == "small" and advice.rows[0].static == pytest.approx(0.99, abs=3e-3)
     weak = StaticModel(name="weak", cost=3.0, utility=0.4)
-    assert quick(table, budgets=["1.5"], statics=[weak]).rows[0].static < 0.7
+    assert advised(table, budgets=["1.5"], statics=[weak]).rows[0].static < 0.7
 
 
 def test_an_exit_as_good_as_the_last_needs_no_policy():
@@ -276,33 +273,39 @@ def test_an_exit_as_good_as_the_last_needs_no_policy():
     table = ExitTable(
         logits=table.logits[:, [0, 1, 1]], labels=table.labels, costs=CostTable((1.0, 2.0, 4.0), "ms", 4.0)
     )
-    advice = quick(table, budgets=["60%"])
+    advice = advised(table, budgets=["60%"])
     assert not advice.pays and "exit 1 alone is within one point" in advice.verdict and "50.0 %" in advice.verdict
 
 
 def test_what_was_assumed_is_said():
     table, parts = with_a_copy(60)
-    assert not quick(table, parts=parts).notes
-    (note,) = quick(table).notes
+    assert not advised(table, parts=parts).notes
+    (note,) = advised(table).notes
     assert "Pass a profile" in note
-    assert any("exact" in note for note in quick(table, statics=[StaticModel(name="x", cost=1, utility=0.5)]).notes)
+    assert any("exact" in note for note in advised(table, statics=[StaticModel(name="x", cost=1, utility=0.5)]).notes)
 
 
 def test_advice_is_the_same_for_the_same_seed_and_in_another_unit():
     table, parts = with_a_copy(60)
-    first = quick(table, parts=parts)
-    assert json.loads(json.dumps(first.to_dict(), allow_nan=False)) == quick(table, parts=parts).to_dict() | {
-        key: json.loads(json.dumps(first.to_dict()[key])) for key in ("statics", "rows", "frontier")
-    }
-    other = quick(table, table.require_costs().convert("us"), parts=parts.scaled(1000.0))
+    first = advised(table, parts=parts)
+    again = advised(table, parts=parts)
+    assert json.dumps(first.to_dict(), allow_nan=False) == json.dumps(again.to_dict(), allow_nan=False)
+    other = advised(table, table.require_costs().convert("us"), parts=parts.scaled(1000.0))
     assert (other.kept, other.pays) == (first.kept, first.pays)
-    assert other.difference == pytest.approx(first.difference, abs=1e-6)
+    assert other.difference == pytest.approx(first.difference, rel=1e-9)
+
+
+def test_tables_of_maps_are_advised_on_by_their_columns():
+    table = dense_table(300)
+    assert advised(table).kept == advised(table, confidence="margin").kept == (0, 1, 2, 3)
+    with pytest.raises(InputError, match="'sure'"):
+        advised(table, confidence="sure")
 
 
 def test_utility_without_labels_will_do():
     table = typed_table(300)
     unlabelled = replace(table, labels=None)
-    assert unlabelled.labels is None and quick(unlabelled).pays
+    assert unlabelled.labels is None and advised(unlabelled).pays
 
 
 def test_what_cannot_be_advised_on_is_refused():

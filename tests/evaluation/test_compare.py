@@ -4,19 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.evaluation.tables import Fixed, by_hand, planted
 
-from eenet.core.costs import CostTable, standard_budgets
-from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer
-from eenet.errors import BudgetError, InputError, TableError
+from eenet.errors import BudgetError, InputError, ShapeError, TableError
 from eenet.evaluation import compare
-from eenet.evaluation.sides import draw_sides
+from eenet.evaluation.compare import random_splits
+from eenet.policies.replay import Replayer
 from eenet.schedulers.bounds import oracle
 from eenet.schedulers.heuristics import GeometricScheduler, PatienceScheduler
+from eenet.tables.arrays import log_softmax
+from eenet.tables.costs import CostTable, standard_budgets
+from eenet.tables.table import ExitTable
 
 MAX_PROB = {"max_prob": GeometricScheduler()}
 BOTH = {**MAX_PROB, "patience": PatienceScheduler()}
@@ -72,13 +72,13 @@ def test_slow_twin():
     val, test = planted(50, 1), planted(20, 2)
     found = compare(val, test, BOTH, [1.7])
     asked = sorted({1.7, *standard_budgets(val.costs)})
-    log_probs = torch.log_softmax(test.logits, dim=2)
+    log_probs = log_softmax(test.logits)
     for name, scheduler in BOTH.items():
         dial = scheduler.sweep(val, val.costs, asked)
         points = {budget: walk(dial.at(budget), log_probs, test) for budget in asked}
         row = next(row for row in found.rows if row.policy == name)
         assert (row.test_cost, row.test_utility) == pytest.approx(points[1.7])
-        anchor = (1.0, float((log_probs[:, 0].argmax(dim=1) == test.labels).double().mean()))
+        anchor = (1.0, float((log_probs[:, 0].argmax(axis=1) == test.labels).mean()))
         joined = sorted([anchor, *points.values()])
         assert row.utility_at_budget == pytest.approx(read(joined, 1.7))
         area = sum(read(joined, budget) for budget in standard_budgets(val.costs)) / 10
@@ -90,7 +90,7 @@ def walk(policy, log_probs, table):
     cost = right = 0.0
     for n in range(table.num_samples):
         for k in range(table.num_exits):
-            if bool(policy.leaves(log_probs[n : n + 1, : k + 1], torch.tensor([n]))):
+            if bool(policy.leaves(log_probs[n : n + 1, : k + 1], np.array([n]))):
                 cost += table.costs.cumulative[k]
                 right += float(int(log_probs[n, k].argmax()) == int(table.labels[n]))
                 break
@@ -160,10 +160,10 @@ def test_pairs_are_in_points_while_areas_are_fractions():
 def test_pairs_over_splits_carry_the_corrected_interval_of_paired_differences():
     val, test = planted(50, 1), planted(30, 2)
     (pair, *_) = compare(val, test, BOTH, ["60%"], splits=4, seed=4).pairs
-    singles = [compare(*sides, BOTH, ["60%"], resamples=2) for sides in draw_sides(val, test, 4, 4)]
-    drawn = [100 * (single.area["max_prob"] - single.area["patience"]) for single in singles]
-    mean = sum(drawn) / 4
-    variance = sum((one - mean) ** 2 for one in drawn) / 3
+    singles = [compare(*tables, BOTH, ["60%"], resamples=2) for tables in random_splits(val, test, 4, 4)]
+    differences = [100 * (single.area["max_prob"] - single.area["patience"]) for single in singles]
+    mean = sum(differences) / 4
+    variance = sum((one - mean) ** 2 for one in differences) / 3
     half = 3.182446 * (variance * (1 / 4 + 30 / 50)) ** 0.5  # t with 3 degrees of freedom; judged on 30, fitted on 50
     assert (pair.a, pair.b) == ("max_prob", "patience")
     assert (pair.difference, pair.low, pair.high) == pytest.approx((mean, mean - half, mean + half), rel=1e-5)
@@ -176,7 +176,7 @@ def test_pairs_over_splits_carry_the_corrected_interval_of_paired_differences():
 def test_splits_are_means_with_sd_over_redrawn_sides():
     val, test = planted(50, 1), planted(30, 2)
     found = compare(val, test, MAX_PROB, ["60%"], splits=3, seed=4)
-    singles = [compare(*sides, MAX_PROB, ["60%"], resamples=2) for sides in draw_sides(val, test, 3, 4)]
+    singles = [compare(*tables, MAX_PROB, ["60%"], resamples=2) for tables in random_splits(val, test, 3, 4)]
     row = found.rows[0]
     utilities = [single.rows[0].utility_at_budget for single in singles]
     assert row.utility_at_budget == pytest.approx(np.mean(utilities))
@@ -196,13 +196,13 @@ def test_splits_are_means_with_sd_over_redrawn_sides():
 
 def test_every_split_uses_every_sample_once_and_the_seed_draws_it():
     val, test = planted(20, 1), planted(10, 2)
-    drawn = [torch.cat([side.logits for side in sides]) for sides in draw_sides(val, test, 2, 0)]
-    pool = torch.cat([val.logits, test.logits])
-    for logits in drawn:
-        assert torch.equal(logits.flatten(1).sum(1).sort().values, pool.flatten(1).sum(1).sort().values)
-    assert not torch.equal(drawn[0], drawn[1])
-    again = next(iter(draw_sides(val, test, 2, 0)))
-    assert torch.equal(torch.cat([side.logits for side in again]), drawn[0])
+    splits = [np.concatenate([table.logits for table in tables]) for tables in random_splits(val, test, 2, 0)]
+    pool = np.concatenate([val.logits, test.logits])
+    for logits in splits:
+        assert np.array_equal(np.sort(logits.sum(axis=(1, 2))), np.sort(pool.sum(axis=(1, 2))))
+    assert not np.array_equal(splits[0], splits[1])
+    again = next(iter(random_splits(val, test, 2, 0)))
+    assert np.array_equal(np.concatenate([table.logits for table in again]), splits[0])
 
 
 # contract
@@ -235,18 +235,11 @@ def test_the_json_has_the_keys_and_types_of_the_contract(splits):
     assert set(value["pairs"][0]) == {"a", "b", "difference", "low", "high", "significant", "method"}
 
 
-def test_the_table_has_the_same_headings_in_every_row():
-    shown = compare(planted(40, 1), planted(40, 2), MAX_PROB, ["60%"], splits=2).table()
-    assert len(shown) == 3
-    assert len({tuple(row) for row in shown}) == 1
-    assert all("±" in row["area [%]"] for row in shown)
-
-
 def test_progress_counts_every_policy_and_the_bounds():
-    told = []
-    compare(by_hand(), by_hand(), MAX_PROB, splits=2, progress=lambda *step: told.append(step))
-    assert [step[1:] for step in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert told[-1][0] == "bounds (split 2)"
+    steps = []
+    compare(by_hand(), by_hand(), MAX_PROB, splits=2, progress=lambda *step: steps.append(step))
+    assert [step[1:] for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps[-1][0] == "bounds (split 2)"
 
 
 def test_costs_given_replace_those_of_the_tables():
@@ -255,22 +248,67 @@ def test_costs_given_replace_those_of_the_tables():
     assert [exit_["cost"] for exit_ in found.exits] == [10.0, 30.0]
 
 
+# costs that differ from sample to sample, and tables without classes
+
+
+def test_per_sample_costs_are_realised_and_budgets_refer_to_the_means_over_val():
+    hand = by_hand()
+    val = replace(hand, cost=np.array([[1.0, 2.0]] * 2 + [[3.0, 6.0]] * 2))  # means 2 and 4
+    test = replace(hand, cost=np.array([[1.0, 5.0], [1.0, 5.0], [1.0, 5.0], [1.0, 9.0]]))
+    found = compare(val, test, {"fixed": Fixed(thresholds=(1.5,), fit_cost=2.75)}, ["75%"], resamples=50)
+    fixed, random, oracle_ = found.rows
+    assert (fixed.budget, found.full["cost"]) == (3.0, 4.0)
+    assert (fixed.val_cost, fixed.test_cost, fixed.test_utility) == (2.75, 3.0, 0.75)  # sample 3 goes on
+    assert [exit_["cost"] for exit_ in found.exits] == [1.0, 6.0]
+    assert (random.val_cost, random.test_cost) == (3.0, pytest.approx(3.5))  # half leave at once, half do not
+    assert (oracle_.test_cost, oracle_.test_utility) == (3.0, 0.875)  # sample 2 costs 4 more, half of sample 3 costs 4
+    assert any("differ from sample to sample" in note for note in found.notes)
+    (entry,) = found.groups
+    assert {group.name: group.cost for group in entry.groups} == {"0": 1.0, "1": 5.0}
+
+
+def test_per_sample_costs_over_splits():
+    val, test = planted(40, 1), planted(30, 2)
+    costs = [np.cumsum(0.5 + np.random.default_rng(n).random((n, 3)), axis=1) for n in (40, 30)]
+    val, test = (replace(table, cost=cost) for table, cost in zip((val, test), costs, strict=True))
+    found = compare(val, test, MAX_PROB, splits=3)
+    assert (found.splits, found.n_val, found.n_test) == (3, 40, 30)
+    with pytest.raises(TableError, match="cost_unit: MFLOPs and ms"):
+        compare(val, replace(test, costs=CostTable((1.0, 2.0, 3.0), "ms")), MAX_PROB)
+
+
+def test_tables_of_features_are_compared_by_their_columns():
+    classes = [planted(80, seed) for seed in (1, 2)]
+    confidence = [np.sort(table.seen(), axis=2)[:, :, -1:] for table in classes]
+    features = [
+        ExitTable(features=column, feature_names=("sure",), utility=table.utility, costs=table.costs)
+        for table, column in zip(classes, confidence, strict=True)
+    ]
+    by_column = compare(*features, {"sure": GeometricScheduler(confidence="sure")}, ["60%"], resamples=20)
+    by_class = compare(*classes, {"sure": GeometricScheduler()}, ["60%"], resamples=20)
+    assert by_column.groups == () and by_class.groups != ()
+    assert by_column.area["sure"] == pytest.approx(by_class.area["sure"])  # the order is the same
+
+
 # notes
 
 
 def test_notes_name_leaks_overspending_and_budgets_beyond_the_last_exit():
-    found = compare(by_hand(), by_hand(), {"dear": Fixed(thresholds=(9.0,))}, [5.0])
+    found = compare(by_hand(), by_hand(), {"costly": Fixed(thresholds=(9.0,))}, [5.0])
     notes = " ".join(found.notes)
     assert "start with the same samples" in notes
-    assert "dear costs 2 ms on VAL where 1.05 was asked" in notes
+    assert "costly costs 2 ms on VAL where 1.05 was asked" in notes
     assert "Budget 5 is above the last exit" in notes
+    assert "do not name their source" in notes
+    named = replace(by_hand(), source="abc")
+    assert not any("source" in note for note in compare(named, named, MAX_PROB).notes)
 
 
 # refused
 
 
 def test_sides_that_disagree_are_refused_naming_what_differs():
-    base = planted(20, 1)
+    base = replace(planted(20, 1), source="abc")
     cases = [
         ("exits: 3 and 2", planted(20, 2, exits=2)),
         ("classes: 4 and 5", planted(20, 2, classes=5)),
@@ -278,7 +316,8 @@ def test_sides_that_disagree_are_refused_naming_what_differs():
         ("costs of exit 1: 2 and 2.5", replace(base, costs=CostTable((1.0, 2.5, 3.0), "MFLOPs", 2.8))),
         ("cost_reference: 2.8 and 2.9", replace(base, costs=CostTable((1.0, 2.0, 3.0), "MFLOPs", 2.9))),
         ("cost_reference: 2.8 and none", replace(base, costs=CostTable((1.0, 2.0, 3.0), "MFLOPs"))),
-        ("features: none and 6", replace(base, features=torch.zeros(20, 3, 6))),
+        ("source: abc and abd", replace(base, source="abd")),
+        ("outputs: logits and features", ExitTable(features=base.logits, utility=base.utility, costs=base.costs)),
     ]
     for message, other in cases:
         with pytest.raises(TableError, match=message):
@@ -293,7 +332,7 @@ def test_what_cannot_be_compared_is_refused():
         compare(hand, bare, MAX_PROB)
     with pytest.raises(TableError, match="costs"):
         compare(free, free, MAX_PROB)
-    with pytest.raises(TableError, match="costs of 3 exits"):
+    with pytest.raises(ShapeError, match="costs of 3 exits"):
         compare(hand, hand, MAX_PROB, costs=CostTable((1.0, 2.0, 3.0), "ms"))
     with pytest.raises(BudgetError, match="out of reach"):
         compare(hand, hand, MAX_PROB, [0.5])
@@ -310,7 +349,7 @@ def test_costs_of_one_side_serve_both():
 
 
 def test_nothing_is_replayed_twice_for_one_scorer():
-    # all budgets of a score policy share one scorer: the scores are computed once per side
+    # all budgets of a score policy share one scorer: the scores are computed once per table
     calls = []
     original = Replayer.scores
 

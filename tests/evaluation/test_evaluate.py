@@ -1,22 +1,24 @@
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.evaluation.tables import NEVER, by_hand, planted
 
-from eenet.core.costs import CostTable
-from eenet.core.policy import ScorePolicy
-from eenet.core.scorers import ConfidenceScorer
-from eenet.core.table import ExitTable
 from eenet.errors import BudgetError, ShapeError, TableError
 from eenet.evaluation import evaluate
+from eenet.policies.policy import ScorePolicy
+from eenet.policies.scorers import ConfidenceScorer
 from eenet.schedulers.heuristics import GeometricScheduler
+from eenet.tables.arrays import log_softmax
+from eenet.tables.costs import CostTable
+from eenet.tables.table import ExitTable
 
 
 def policy(*thresholds):
-    return ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([*thresholds, -NEVER]))
+    return ScorePolicy(ConfidenceScorer("max_prob"), np.array([*thresholds, -NEVER]))
 
 
 def test_by_hand():
@@ -51,11 +53,11 @@ def test_slow_twin():
     val, test = planted(80, 1), planted(60, 2)
     fitted = GeometricScheduler(seed=3).fit(val, budget=2.0)
     report = evaluate(fitted, test)
-    log_probs = torch.log_softmax(test.logits, dim=2)
+    log_probs = log_softmax(test.logits)
     cost = right = 0.0
     for n in range(60):
         for k in range(3):
-            if bool(fitted.leaves(log_probs[n : n + 1, : k + 1], torch.tensor([n]))):
+            if bool(fitted.leaves(log_probs[n : n + 1, : k + 1], np.array([n]))):
                 cost += test.costs.cumulative[k]
                 right += float(int(log_probs[n, k].argmax()) == int(test.labels[n]))
                 break
@@ -66,13 +68,21 @@ def test_slow_twin():
 @given(seed=st.integers(0, 100), first=st.floats(-3, 3), second=st.floats(-3, 3))
 def test_shares_sum_to_one_and_the_order_of_samples_does_not_matter(seed, first, second):
     table = planted(30, seed)
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
-    report, shuffled = (evaluate(policy(first, second), side) for side in (table, table.select(order)))
+    order = np.random.default_rng(seed).permutation(30)
+    report, shuffled = (evaluate(policy(first, second), rows) for rows in (table, table.select(order)))
     assert sum(report.exit_distribution) == pytest.approx(1.0)
     assert report.exit_distribution == shuffled.exit_distribution
     assert report.utility == pytest.approx(shuffled.utility)
     weighted = sum(s * u for s, u in zip(report.exit_distribution, report.exit_utility, strict=True) if u is not None)
     assert weighted == pytest.approx(report.utility)
+
+
+def test_per_sample_costs_are_those_of_every_sample():
+    table = replace(by_hand(), cost=np.array([[1.0, 2.0], [2.0, 9.0], [3.0, 9.0], [4.0, 10.0]]))
+    report = evaluate(policy(1.5), table, budget="50%")
+    assert report.exit_costs == (2.5, 7.5) and report.budget == 3.75
+    assert report.cost == report.expected_cost == (1 + 2 + 3 + 10) / 4
+    assert {group.name: group.cost for group in report.by_group} == {"0": 1.5, "1": 6.5}
 
 
 def test_what_is_missing_or_does_not_fit_is_refused():
@@ -82,7 +92,7 @@ def test_what_is_missing_or_does_not_fit_is_refused():
         evaluate(policy(1.5), bare)
     with pytest.raises(TableError, match="labels"):
         evaluate(policy(1.5), bare, hand.costs)
-    with pytest.raises(ShapeError, match="policy of 3 exits"):
+    with pytest.raises(ShapeError, match="policy with 3 exits"):
         evaluate(policy(1.5, 1.5), hand)
     with pytest.raises(ShapeError, match="costs of 3 exits"):
         evaluate(policy(1.5), hand, CostTable((1.0, 2.0, 3.0), "ms"))

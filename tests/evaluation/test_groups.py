@@ -3,30 +3,34 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.evaluation.tables import NEVER, Fixed, by_hand, planted
 
-from eenet.core.policy import ScorePolicy
-from eenet.core.scorers import ConfidenceScorer
-from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer
 from eenet.errors import InputError, ShapeError
 from eenet.evaluation import compare, evaluate
-from eenet.evaluation.groups import Grouping, class_grouping, group_rows, group_stats, grouping
-from eenet.evaluation.results import PolicyGroups
-from eenet.evaluation.sides import draw_sides
+from eenet.evaluation.compare import random_splits
+from eenet.evaluation.groups import Grouping, PolicyGroups, class_grouping, group_rows, group_stats, grouping
+from eenet.policies.policy import ScorePolicy
+from eenet.policies.replay import Replayer
+from eenet.policies.scorers import ConfidenceScorer
 from eenet.schedulers.heuristics import GeometricScheduler, VoteScheduler
+from eenet.tables.costs import CostTable
+from eenet.tables.table import ExitTable
 
 MAX_PROB = {"max_prob": GeometricScheduler()}
-LEAVES_AT_1_5 = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([1.5, -NEVER]))
+LEAVES_AT_1_5 = ScorePolicy(ConfidenceScorer("max_prob"), np.array([1.5, -NEVER]))
 
 
-def rows_of(exit_index, utility, full, groups, num_exits=2, prices=(1.0, 2.0)):
+def rows_of(exit_index, utility, full, groups, num_exits=2, costs=(1.0, 2.0)):
     known = grouping(groups, len(exit_index))
-    stats = group_stats(np.array(exit_index), np.array(utility), np.array(full), known, num_exits)
-    return group_rows(known.names, [stats], prices)
+    return group_rows(known.names, [stats_of(exit_index, utility, full, known, costs[:num_exits])])
+
+
+def stats_of(exit_index, utility, full, groups, costs=(1.0, 2.0)):
+    earned = np.array([utility] * (len(costs) - 1) + [full], dtype=float).T
+    table = ExitTable(features=earned[:, :, None], utility=earned, costs=CostTable(costs, "ms"))
+    return group_stats(groups, table, np.array(exit_index), np.array(utility, dtype=float))
 
 
 # by hand
@@ -68,15 +72,15 @@ def test_without_labels_there_are_only_the_groups_given():
     assert evaluate(LEAVES_AT_1_5, bare).by_group == ()
     named = evaluate(LEAVES_AT_1_5, bare, groups=["x", "y", "x", "y"]).by_group
     assert [(group.name, group.loss) for group in named] == [("x", 50.0), ("y", 0.0)]
-    found = compare(bare, bare, MAX_PROB, [1.5], groups=torch.tensor([3, 3, 1, 1]))
+    found = compare(bare, bare, MAX_PROB, [1.5], groups=np.array([3, 3, 1, 1]))
     assert [(entry.policy, entry.by, len(entry.groups)) for entry in found.groups] == [("max_prob", "group", 2)]
     assert compare(bare, bare, MAX_PROB, [1.5]).groups == ()
 
 
 def test_a_class_nobody_has_is_left_out():
-    labels = np.array([0, 0, 2])
-    stats = group_stats(np.zeros(3, int), np.ones(3), np.ones(3), class_grouping(labels, 4), 2)
-    assert [group.name for group in group_rows(["0", "1", "2", "3"], [stats], [1.0, 2.0])] == ["0", "2"]
+    known = class_grouping(ExitTable(logits=np.zeros((3, 2, 4)), labels=[0, 0, 2]))
+    stats = stats_of(np.zeros(3, int), np.ones(3), np.ones(3), known)
+    assert [group.name for group in group_rows(known.names, [stats])] == ["0", "2"]
 
 
 def test_splits_are_means_over_the_samples_of_a_group():
@@ -84,14 +88,14 @@ def test_splits_are_means_over_the_samples_of_a_group():
     first = Grouping(by="class", names=("a", "b"), index=np.array([0]))
     second = Grouping(by="class", names=("a", "b"), index=np.array([0, 0, 0, 1]))
     stats = [
-        group_stats(np.array([1]), np.array([1.0]), np.array([1.0]), first, 2),
-        group_stats(np.array([0, 0, 0, 0]), np.array([0.0, 1.0, 1.0, 1.0]), np.ones(4), second, 2),
+        stats_of([1], [1.0], [1.0], first, (1.0, 3.0)),
+        stats_of([0, 0, 0, 0], [0.0, 1.0, 1.0, 1.0], np.ones(4), second, (1.0, 3.0)),
     ]
-    rows = {group.name: group for group in group_rows(("a", "b"), stats, (1.0, 3.0))}
+    rows = {group.name: group for group in group_rows(("a", "b"), stats)}
     assert (rows["a"].num_samples, rows["a"].exit_distribution, rows["a"].cost) == (2.0, (0.75, 0.25), 1.5)
     assert (rows["a"].utility, rows["a"].loss) == (0.75, 25.0)
     assert (rows["b"].num_samples, rows["b"].exit_distribution) == (0.5, (1.0, 0.0))
-    assert rows["b"].high == pytest.approx(100 * stats[1].high[1])
+    assert rows["b"].high == pytest.approx(stats[1]["high"][1])
 
 
 # slow twin
@@ -130,8 +134,8 @@ def test_groups_add_up_to_the_row_over_splits_too():
         assert sizes @ [group.utility for group in entry.groups] / 40 == pytest.approx(row.test_utility)
         full = found.exits[-1]["utility_test"]
         assert entry.loss == pytest.approx(100 * (full - row.test_utility))
-    sides = list(draw_sides(val, test, 3, 0))
-    assert sizes.sum() == pytest.approx(np.mean([side.num_samples for _, side in sides]))
+    splits = list(random_splits(val, test, 3, 0))
+    assert sizes.sum() == pytest.approx(np.mean([part.num_samples for _, part in splits]))
 
 
 # property
@@ -147,7 +151,7 @@ def test_groups_add_up_to_the_row_over_splits_too():
 def test_the_interval_holds_the_loss_and_the_order_of_samples_does_not_matter(samples, order):
     mixed = list(samples)
     order.shuffle(mixed)
-    found = [rows_of(*zip(*listed, strict=True), num_exits=3, prices=(1.0, 2.0, 3.0)) for listed in (samples, mixed)]
+    found = [rows_of(*zip(*listed, strict=True), num_exits=3, costs=(1.0, 2.0, 3.0)) for listed in (samples, mixed)]
     for group, again in zip(*(sorted(rows, key=lambda group: group.name) for rows in found), strict=True):
         assert sum(group.exit_distribution) == pytest.approx(1.0)
         assert 1.0 <= group.cost <= 3.0 + 1e-9
@@ -164,14 +168,15 @@ def test_the_interval_holds_the_loss_and_the_order_of_samples_does_not_matter(sa
 def test_all_intervals_hold_at_once_in_95_of_100_draws(size, lose, win):
     generator, draws, number = np.random.default_rng(3), 300, 8
     known = Grouping(by="group", names=tuple("abcdefgh"), index=np.repeat(np.arange(number), size))
-    held = 0
+    covered = 0
     for _ in range(draws):
-        drawn = generator.random(number * size)
-        utility = 0.5 - 0.5 * (drawn < lose) + 0.5 * (drawn > 1 - win)
-        full = 0.5 + 0.5 * (drawn < lose) - 0.5 * (drawn > 1 - win)
-        stats = group_stats(np.zeros(number * size, int), utility, full, known, 2)
-        held += bool(((stats.low <= lose - win) & (lose - win <= stats.high)).all())
-    assert held / draws >= 0.95 - 3 * (0.95 * 0.05 / draws) ** 0.5
+        uniform = generator.random(number * size)
+        utility = 0.5 - 0.5 * (uniform < lose) + 0.5 * (uniform > 1 - win)
+        full = 0.5 + 0.5 * (uniform < lose) - 0.5 * (uniform > 1 - win)
+        stats = stats_of(np.zeros(number * size, int), utility, full, known)
+        loss = 100 * (lose - win)
+        covered += bool(((stats["low"] <= loss) & (loss <= stats["high"])).all())
+    assert covered / draws >= 0.95 - 3 * (0.95 * 0.05 / draws) ** 0.5
 
 
 # contract
@@ -179,8 +184,8 @@ def test_all_intervals_hold_at_once_in_95_of_100_draws(size, lose, win):
 
 def test_the_json_lists_up_to_fifty_groups_and_of_more_the_worst_ten():
     hand = by_hand()
-    few = compare(hand, hand, {"fixed": Fixed(thresholds=(1.5,))}, [1.25, "1250us"], groups=["a", "a", "b", "b"])
-    value = json.loads(json.dumps(few.to_dict(), allow_nan=False))["groups"]
+    two = compare(hand, hand, {"fixed": Fixed(thresholds=(1.5,))}, [1.25, "1250us"], groups=["a", "a", "b", "b"])
+    value = json.loads(json.dumps(two.to_dict(), allow_nan=False))["groups"]
     assert [(entry["by"], entry["budget_input"]) for entry in value] == [("class", "1.25"), ("group", "1.25")]
     assert set(value[0]) == {
         "policy",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from eenet.errors import InputError
 from eenet.evaluation.statistics import (
     SampledCurve,
-    bootstrap_areas,
+    bootstrap,
     bootstrap_interval,
     curve,
     nadeau_bengio,
@@ -18,16 +18,16 @@ from eenet.evaluation.statistics import (
 
 
 def test_a_curve_joins_its_points_from_the_anchor_and_is_flat_beyond_the_last():
-    drawn = curve(np.array([3.0, 2.0]), np.array([0.9, 0.7]), anchor=(1.0, 0.5))
-    assert drawn.costs.tolist() == [1.0, 2.0, 3.0]
-    assert [drawn.at(cost) for cost in (1.0, 1.5, 2.0, 2.5, 3.0, 9.0)] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 0.9])
-    assert drawn.area([1.5, 2.5, 9.0]) == pytest.approx((0.6 + 0.8 + 0.9) / 3)
+    joined = curve(np.array([3.0, 2.0]), np.array([0.9, 0.7]), anchor=(1.0, 0.5))
+    assert joined.costs.tolist() == [1.0, 2.0, 3.0]
+    assert [joined.at(cost) for cost in (1.0, 1.5, 2.0, 2.5, 3.0, 9.0)] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 0.9])
+    assert joined.area([1.5, 2.5, 9.0]) == pytest.approx((0.6 + 0.8 + 0.9) / 3)
 
 
 def test_points_of_equal_cost_are_averaged_not_picked():
-    drawn = curve(np.array([2.0, 2.0, 1.0]), np.array([0.6, 0.8, 0.7]), anchor=(1.0, 0.5))
-    assert drawn.costs.tolist() == [1.0, 2.0]
-    assert drawn.utilities.tolist() == pytest.approx([0.6, 0.7])
+    joined = curve(np.array([2.0, 2.0, 1.0]), np.array([0.6, 0.8, 0.7]), anchor=(1.0, 0.5))
+    assert joined.costs.tolist() == [1.0, 2.0]
+    assert joined.utilities.tolist() == pytest.approx([0.6, 0.7])
 
 
 def test_nadeau_bengio_by_hand():
@@ -42,25 +42,25 @@ def test_nadeau_bengio_needs_two_splits():
         nadeau_bengio(np.array([0.1]), num_fit=1, num_test=1)
 
 
-def test_bootstrap_areas_equal_resampling_by_loops():
+def test_the_bootstrap_equals_resampling_by_loops():
     generator = np.random.default_rng(1)
     costs, utilities = generator.uniform(1, 3, (4, 7)), generator.uniform(0, 1, (4, 7))
     anchor, budgets = generator.uniform(0, 1, 7), [1.2, 1.9, 2.5]
-    areas = bootstrap_areas(
+    found = bootstrap(
         {"a": SampledCurve(costs=costs, utilities=utilities)},
-        anchor_cost=1.0,
-        anchor_utility=anchor,
+        anchor=SampledCurve(costs=np.linspace(0.5, 1.0, 7)[None], utilities=anchor[None]),
+        num_samples=7,
         budgets=budgets,
         resamples=5,
         seed=3,
     )["a"]
-    redraw = np.random.default_rng(3)
-    for area in areas:
-        drawn = redraw.integers(7, size=7).tolist()
-        points = [(1.0, sum(anchor[i] for i in drawn) / 7)]
+    again = np.random.default_rng(3)
+    for row in found:
+        rows = again.integers(7, size=7).tolist()
+        points = [(sum(np.linspace(0.5, 1.0, 7)[i] for i in rows) / 7, sum(anchor[i] for i in rows) / 7)]
         for point in range(4):
-            points.append((sum(costs[point, i] for i in drawn) / 7, sum(utilities[point, i] for i in drawn) / 7))
-        assert area == pytest.approx(sum(read(sorted(points), budget) for budget in budgets) / 3)
+            points.append((sum(costs[point, i] for i in rows) / 7, sum(utilities[point, i] for i in rows) / 7))
+        assert row == pytest.approx([read(sorted(points), budget) for budget in budgets])
 
 
 def read(points, cost):
@@ -73,16 +73,15 @@ def read(points, cost):
 
 def test_the_interval_of_a_constant_lead_is_that_lead():
     base = np.random.default_rng(0).normal(size=200)
-    assert bootstrap_interval(base + 0.25, base) == pytest.approx((0.25, 0.25))
+    assert bootstrap_interval(base + 0.25 - base) == pytest.approx((0.25, 0.25))
 
 
 def test_identical_policies_differ_by_nothing():
     generator = np.random.default_rng(2)
     same = SampledCurve(costs=generator.uniform(1, 2, (3, 50)), utilities=generator.uniform(0, 1, (3, 50)))
-    areas = bootstrap_areas(
-        {"a": same, "b": same}, anchor_cost=1.0, anchor_utility=np.ones(50), budgets=[1.5], resamples=20
-    )
-    assert bootstrap_interval(areas["a"], areas["b"]) == (0.0, 0.0)
+    first = SampledCurve(costs=np.ones((1, 50)), utilities=np.ones((1, 50)))
+    found = bootstrap({"a": same, "b": same}, anchor=first, num_samples=50, budgets=[1.5], resamples=20)
+    assert bootstrap_interval((found["a"] - found["b"])[:, 0]) == (0.0, 0.0)
 
 
 # property
@@ -113,17 +112,17 @@ def test_the_bootstrap_interval_covers_the_true_difference_as_often_as_it_says()
     covered = 0
     for draw in range(200):
         right = generator.random((2, 300)) < np.array([[0.80], [0.75]])
-        areas = bootstrap_areas(
+        found = bootstrap(
             {
                 name: SampledCurve(costs=np.full((1, 300), 2.0), utilities=right[i : i + 1].astype(float))
                 for i, name in enumerate("ab")
             },
-            anchor_cost=1.0,
-            anchor_utility=np.zeros(300),
+            anchor=SampledCurve(costs=np.ones((1, 300)), utilities=np.zeros((1, 300))),
+            num_samples=300,
             budgets=[2.0],
             resamples=500,
             seed=draw,
         )
-        low, high = bootstrap_interval(areas["a"], areas["b"])
+        low, high = bootstrap_interval((found["a"] - found["b"])[:, 0])
         covered += low <= 0.05 <= high
     assert covered / 200 >= 0.95 - 3 * (0.95 * 0.05 / 200) ** 0.5

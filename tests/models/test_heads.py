@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from eenet.errors import ShapeError
-from eenet.inference.flops import measure_flops
 from eenet.models import (
     MultiExitModel,
     attention_linear,
@@ -15,6 +14,7 @@ from eenet.models import (
     residual_head,
     token_head,
 )
+from eenet.running.measuring import measure_flops
 
 IMAGE_HEADS = [
     pooled_linear,

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from eenet.errors import ShapeError
-from eenet.models import MultiExitModel, tiny_cnn
+from eenet.experiments.zoo import tiny_cnn
+from eenet.models import MultiExitModel
 from eenet.models.inputs import evaluating
 
 
 class Times(nn.Module):
-    """Multiplies a state held in a dictionary and counts its own calls in a part that is no tensor."""
+    """Multiplies a state in a dictionary and counts its own calls in a part that is no tensor."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -77,9 +78,9 @@ def test_tiny_has_the_exits_asked_for(exits: int) -> None:
 
 
 def test_refuses_stages_and_heads_that_do_not_fit() -> None:
-    with pytest.raises(ShapeError, match="stages 1 are too few"):
+    with pytest.raises(ShapeError, match="stages 1 "):
         MultiExitModel([nn.Identity()], [nn.Identity()])
-    with pytest.raises(ShapeError, match="heads 1 do not fit"):
+    with pytest.raises(ShapeError, match="heads 1 "):
         MultiExitModel([nn.Identity()] * 2, [nn.Identity()])
 
 

@@ -1,26 +1,214 @@
-"""EENet's functions and losses, by hand and against slow twins; each known fault of the public code has its test."""
+"""EENet's functions and losses against torch's gradients; each known fault of the public code has its test."""
 
 import dataclasses
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer
 from eenet.errors import InputError
-from eenet.schedulers import EENetScheduler
-from eenet.schedulers.eenet import EENetScorer, exit_features
-from eenet.schedulers.eenet_fit import _assignment_loss, _Networks, _score_loss, fit_networks
-from eenet.testing import synthetic_table
+from eenet.policies import EENetScorer, Replayer
+from eenet.policies.learned import constant_beside, exit_features
+from eenet.schedulers import EENetScheduler, StoppingScheduler
+from eenet.schedulers.eenet import _fit, _inputs, _start, _train
+from eenet.schedulers.eenet_fit import Adam, AssignmentNetworks, score_gradient, score_members
+from eenet.tables import CostTable, ExitTable
+from eenet.testing import check_policy, synthetic_table
 
 SHORT = dataclasses.replace(EENetScheduler.published(), epochs=4, alternate_every=1, learning_rate=1e-2)
+BOTH = pytest.mark.parametrize("assignment", ["sum", "softmax"])
 
 
-def networks(table, members=2, settings=SHORT):
-    x = exit_features(table.log_probs(slice(None)))
-    return x, _Networks(x.shape, table.num_classes, members, settings)
+def inputs(table):
+    return exit_features(table.seen()).astype(np.float32)
+
+
+def networks(x, goals, assignment="sum", *, pulls=(1e-3, 1e-2, 1.0), hidden_ratio=0.5, seed=0):
+    return AssignmentNetworks(
+        np.array(goals, dtype=np.float32),
+        x.shape[1:],
+        hidden_ratio=hidden_ratio,
+        assignment=assignment,
+        pulls=pulls,
+        generator=np.random.default_rng(seed),
+    )
+
+
+def random_case(assignment="sum", seed=0, *, pulls=(0.3, 0.7, 1.3), members=3):
+    """Everything training looks at, at random: many scores clip, at both ends."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(7, 4, 5)).astype(np.float32)
+    weight = 0.4 * generator.normal(size=(4, members, 8)).astype(np.float32)
+    utility = (generator.random((7, 4)) < 0.5).astype(np.float32)
+    costs = generator.random((7, 4)).cumsum(axis=1).astype(np.float32)
+    goals = np.linspace(0.8, 1.7, members)
+    return x, weight, utility, costs, networks(x, goals, assignment, pulls=pulls, hidden_ratio=1.5, seed=seed)
+
+
+# --- the slow twin: the same in torch, samples first ------------------------------------------------------------------
+
+
+def twin_scores(weight, x):
+    """Clipped scores ``[member, sample, exit]``; earlier scores enter later ones as constants."""
+    scores = []
+    for k in range(x.shape[1]):
+        earlier = [score.detach()[:, :, None] for score in scores]
+        seen = torch.cat([x[None, :, k].expand(weight.shape[1], -1, -1), *earlier], dim=2)
+        scores.append((seen @ weight[k, :, : seen.shape[2], None]).squeeze(2).clamp(0.0, 1.0))
+    return torch.stack(scores, dim=2)
+
+
+def twin_shares(parameters, x, scores, assignment):
+    """Shares ``[member, sample, exit]`` of the assignment networks."""
+    own, earlier, bias, second, second_bias = parameters
+    raw = []
+    for k in range(x.shape[1]):
+        seen = torch.cat([x[None, :, k].expand(own.shape[1], -1, -1), scores.detach()[:, :, :k]], dim=2)
+        first = torch.cat([own[k], earlier[k, :, :, :k]], dim=2)
+        hidden = torch.relu(seen @ first.transpose(1, 2) + bias[k, :, None])
+        raw.append((hidden @ second[k, :, :, None]).squeeze(2) + second_bias[k, :, None])
+    stacked = torch.stack(raw, dim=2)
+    if assignment == "softmax":
+        return torch.softmax(torch.sigmoid(stacked), dim=2)
+    positive = torch.nn.functional.softplus(stacked)
+    return positive / positive.sum(dim=2, keepdim=True)
+
+
+def twin_score_loss(scores, utility, shares):
+    """``L_q``: cross-entropy of score against utility, samples weighted by how likely they are to leave there."""
+    clipped = scores.clamp(1e-6, 1 - 1e-6)
+    loss = torch.nn.functional.binary_cross_entropy(clipped, utility.expand_as(clipped), reduction="none")
+    omega = 1 / scores.shape[1] if shares is None else (shares / shares.sum(dim=1, keepdim=True)).detach()
+    return (omega * loss).sum(dim=1).mean(dim=1).sum()
+
+
+def twin_assignment_loss(shares, scores, costs, goals, pulls):
+    """``L_r``: pull towards the exits with the larger scores, and towards the budget."""
+    alpha_kl, alpha_cost, beta = pulls
+    target = (scores.detach() + 1e-6) ** beta
+    target = target / target.sum(dim=2, keepdim=True)
+    divergence = (target * (target / shares).log()).sum(dim=2).mean(dim=1)
+    distance = ((shares * costs).sum(dim=2).mean(dim=1) - goals).abs() / goals
+    return (alpha_kl * divergence + alpha_cost * distance).sum()
+
+
+def tensors(*arrays):
+    return [torch.from_numpy(array.copy()) for array in arrays]
+
+
+def twin_parameters(net):
+    return [p.requires_grad_() for p in tensors(net.own, net.earlier, net.bias, net.second, net.second_bias)]
+
+
+def flat(parameters):
+    return torch.cat([p.grad.flatten() for p in parameters]).numpy()
+
+
+@BOTH
+def test_scores_and_shares_equal_the_slow_twin(assignment):
+    x, weight, _, _, net = random_case(assignment)
+    scores = score_members(weight, x)
+    slow = twin_scores(*tensors(weight, x))
+    assert ((scores == 0) | (scores == 1)).mean() > 0.2
+    assert np.allclose(scores.swapaxes(1, 2), slow.numpy(), atol=1e-6)
+    shares = net.assign(x, scores).shares
+    assert shares.shape == (3, 4, 7)  # no silent broadcast over samples
+    twin = twin_shares(twin_parameters(net), torch.from_numpy(x), slow, assignment).detach().numpy()
+    assert np.allclose(shares.swapaxes(1, 2), twin, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_of_the_score_loss_equals_torchs(weighted, seed):
+    x, weight, utility, _, net = random_case(seed=seed)
+    scores = score_members(weight, x)
+    shares = net.assign(x, scores).shares if weighted else None
+    twin_weight, twin_x, twin_utility = tensors(weight, x, utility)
+    given = torch.from_numpy(shares.swapaxes(1, 2).copy()) if weighted else None
+    twin_score_loss(twin_scores(twin_weight.requires_grad_(), twin_x), twin_utility, given).backward()
+    found = score_gradient(x, scores, utility, shares)
+    assert np.abs(found).max() > 0.01
+    assert np.allclose(found, twin_weight.grad.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("pulls", [(0.3, 0.7, 1.3), (1.0, 0.0, 1.0), (0.0, 1.0, 2.0)])
+def test_the_gradient_of_the_assignment_loss_equals_torchs(assignment, seed, pulls):
+    x, weight, _, costs, net = random_case(assignment, seed, pulls=pulls)
+    scores = score_members(weight, x)
+    parameters, (twin_x, twin_costs, goals) = twin_parameters(net), tensors(x, costs, net.goals)
+    slow = torch.from_numpy(scores.swapaxes(1, 2).copy())
+    twin_assignment_loss(twin_shares(parameters, twin_x, slow, assignment), slow, twin_costs, goals, pulls).backward()
+    found = net.gradient(x, scores, costs)
+    assert np.abs(found).max() > 1e-3
+    assert np.allclose(found, flat(parameters), rtol=1e-4, atol=1e-6)
+
+
+def test_adam_equals_torchs():
+    generator = np.random.default_rng(0)
+    ours = generator.normal(size=(3, 4)).astype(np.float32)
+    (theirs,) = tensors(ours)
+    optimizer = torch.optim.Adam([theirs.requires_grad_()], lr=0.01, weight_decay=0.1)
+    schedule, adam = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30), Adam(ours, 0.1)
+    for step in range(30):
+        gradient = generator.normal(size=(3, 4)).astype(np.float32)
+        theirs.grad = torch.from_numpy(gradient.copy())
+        optimizer.step()
+        schedule.step()
+        adam.step(gradient, 0.01 * (1 + math.cos(math.pi * step / 30)) / 2)
+    assert np.allclose(ours, theirs.detach().numpy(), atol=1e-6)
+
+
+def twin_train(weight, net, data, settings, generator):
+    """Train as `_train` does, by torch's gradients and optimisers; return the weights and the parameters."""
+    x, utility, costs = tensors(*data)
+    weight = torch.from_numpy(weight.copy()).requires_grad_()
+    rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    scoring = torch.optim.Adam([weight], **rates)
+    if net is None:
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(scoring, settings.epochs)
+    else:
+        parameters, goals = twin_parameters(net), torch.from_numpy(net.goals)
+        assigning = torch.optim.Adam(parameters, **rates)
+    for epoch in range(settings.epochs):
+        for rows in torch.split(torch.from_numpy(generator.permutation(len(x))), settings.batch_size):
+            scores = twin_scores(weight, x[rows])
+            shares = None if net is None else twin_shares(parameters, x[rows], scores, net.assignment)
+            if net is None or epoch // settings.alternate_every % 2 == 0:
+                optimizer, loss = scoring, twin_score_loss(scores, utility[rows], shares)
+            else:
+                optimizer = assigning
+                loss = twin_assignment_loss(shares, scores, costs[rows], goals, net.pulls)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if net is None:
+            schedule.step()
+    return weight.detach().numpy(), None if net is None else [p.detach().numpy() for p in parameters]
+
+
+@pytest.mark.parametrize("assignment", [None, "sum", "softmax"])
+def test_training_equals_torchs(assignment):
+    table = synthetic_table(150, num_exits=3)
+    settings = dataclasses.replace(SHORT, batch_size=64, weight_decay=0.01)
+    x, members = inputs(table), 1 if assignment is None else 4
+    data = (x, table.utility.astype(np.float32), table.leaving_costs.astype(np.float32))
+    weight = np.repeat(_start(table, *data[:2])[:, None], members, axis=1)
+    net = None if assignment is None else networks(x, [1.2, 1.8, 2.2, 2.9], assignment)
+    slow_weight, parameters = twin_train(weight, net, data, settings, np.random.default_rng(1))
+    start = weight.copy()
+    _train(weight, net, data, settings, np.random.default_rng(1))
+    assert np.abs(weight - start).max() > 0.03
+    assert np.allclose(weight, slow_weight, atol=1e-4)
+    if net is not None:
+        for one, other in zip((net.own, net.earlier, net.bias, net.second, net.second_bias), parameters, strict=True):
+            assert np.allclose(one, other, atol=1e-4)
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
 
 
 def test_published_settings_are_the_papers():
@@ -31,39 +219,17 @@ def test_published_settings_are_the_papers():
     assert (published.hidden_ratio, published.assignment, published.thresholds) == (0.5, "sum", "assigned")
 
 
-def test_training_and_inference_compute_the_same_scores():
-    table = synthetic_table(50)
-    x, network = networks(table)
-    torch.nn.init.normal_(network.weight.data, std=0.5)  # many scores clip, at both ends
-    trained = network.scores(x)
-    assert ((trained == 0) | (trained == 1)).float().mean() > 0.1
-    for member in range(2):
-        scorer = EENetScorer(table.num_exits, table.num_classes, network.weight[member])
-        for k in range(table.num_exits):
-            score = scorer(table.log_probs(slice(None))[:, : k + 1])
-            inside = (trained[member, :, k] > 0) & (trained[member, :, k] < 1)
-            assert torch.allclose(score[inside], trained[member, inside, k], atol=1e-5)
-            assert (score[trained[member, :, k] == 1] >= 1).all()
-            assert (score[trained[member, :, k] == 0] <= 0).all()
-
-
-def test_scores_start_at_the_largest_probability():
-    table = synthetic_table(50)
-    x, network = networks(table, members=1, settings=EENetScheduler())
-    assert torch.allclose(network.scores(x)[0], table.log_probs(slice(None)).exp().amax(dim=2), atol=1e-6)
-
-
-def test_score_loss_by_hand():
+def test_the_score_loss_by_hand():
     scores = torch.tensor([[[0.5, 0.8], [0.25, 1.0]]])
     utility = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
     shares = torch.tensor([[[0.9, 0.1], [0.3, 0.7]]])
     # omega: columns normalised over samples: exit 0 (.75, .25), exit 1 (.125, .875)
     exit_0 = 0.75 * -math.log(0.5) + 0.25 * -math.log(0.75)
     exit_1 = 0.125 * -math.log(0.8) + 0.875 * -math.log(1 - 1e-6)
-    assert float(_score_loss(scores, utility, shares)) == pytest.approx((exit_0 + exit_1) / 2, rel=1e-5)
+    assert float(twin_score_loss(scores, utility, shares)) == pytest.approx((exit_0 + exit_1) / 2, rel=1e-5)
 
 
-def test_assignment_loss_equals_the_slow_twin():
+def test_the_assignment_loss_by_hand():
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(3, 7, 4, generator=generator)
     shares = torch.softmax(torch.randn(3, 7, 4, generator=generator), dim=2)
@@ -77,101 +243,155 @@ def test_assignment_loss_equals_the_slow_twin():
             divergence += sum(t * math.log(t / float(p)) for t, p in zip(target, shares[m, n], strict=True)) / 7
             cost += sum(float(p) * float(c) for p, c in zip(shares[m, n], costs, strict=True)) / 7
         total += 1e-3 * divergence + 1e-2 * abs(cost - float(goal[m])) / float(goal[m])
-    assert float(_assignment_loss(shares, scores, costs, goal, SHORT)) == pytest.approx(total, rel=1e-4)
+    assert float(twin_assignment_loss(shares, scores, costs, goal, (1e-3, 1e-2, 1.0))) == pytest.approx(total, rel=1e-4)
 
 
-@pytest.mark.parametrize("assignment", ["sum", "softmax"])
-def test_assignment_equals_the_slow_twin(assignment):
-    table = synthetic_table(6, num_exits=3)
-    x, network = networks(table, settings=dataclasses.replace(SHORT, assignment=assignment))
-    scores = network.scores(x)
-    shares = network.assign(x, scores)
-    assert shares.shape == (2, 6, 3)  # no silent broadcast over samples
-    for m in range(2):
-        for n in range(6):
-            raw = []
-            for k in range(3):
-                inputs = torch.cat([x[n, k], scores[m, n, :k], torch.zeros(2 - k)])
-                hidden = torch.relu(inputs @ network.first[m, k] + network.first_bias[m, 0, k])
-                raw.append(hidden @ network.second[m, k] + network.second_bias[m, 0, k])
-            stacked = torch.stack(raw)
-            positive = torch.nn.functional.softplus(stacked)
-            twin = positive / positive.sum() if assignment == "sum" else torch.softmax(torch.sigmoid(stacked), dim=0)
-            assert torch.allclose(shares[m, n], twin, atol=1e-5)
+def test_training_and_inference_compute_the_same_scores():
+    table = synthetic_table(50)
+    x = inputs(table)
+    weight = 0.5 * np.random.default_rng(0).normal(size=(4, 2, x.shape[2] + 3)).astype(np.float32)
+    trained = score_members(weight, x)
+    assert ((trained == 0) | (trained == 1)).mean() > 0.1
+    for member in range(2):
+        scorer = EENetScorer(weight=weight[:, member], num_columns=table.num_columns)
+        for k in range(table.num_exits):
+            score = scorer(table.seen()[:, : k + 1])
+            inside = (trained[member, k] > 0) & (trained[member, k] < 1)
+            assert np.allclose(score[inside], trained[member, k, inside], atol=1e-5)
+            assert (score[trained[member, k] == 1] >= 1).all()
+            assert (score[trained[member, k] == 0] <= 0).all()
+
+
+def test_scores_start_at_the_largest_probability():
+    table = synthetic_table(50)
+    x = inputs(table)
+    start = score_members(_start(table, x, table.utility.astype(np.float32))[:, None], x)[0]
+    assert np.allclose(start.T, np.exp(table.seen()).max(axis=2), atol=1e-6)
 
 
 def test_softmax_assignment_cannot_reach_tight_budgets():
-    table = synthetic_table(200)
-    reach = {}
+    x, reach = inputs(synthetic_table(200)), {}
     for assignment in ("sum", "softmax"):
-        x, network = networks(table, members=1, settings=dataclasses.replace(SHORT, assignment=assignment))
-        network.second_bias.data[..., 0], network.second_bias.data[..., 1:] = 50.0, -50.0  # all its weight on exit 0
-        reach[assignment] = float(network.assign(x, network.scores(x)).detach()[0, :, 0].mean())
+        net = networks(x, [1.0], assignment)
+        net.second_bias[0], net.second_bias[1:] = 50.0, -50.0  # all its weight on exit 0
+        reach[assignment] = net.assign(x, np.zeros((1, 4, 200), dtype=np.float32)).shares[0, 0].mean()
     assert reach["sum"] > 0.99
     assert reach["softmax"] == pytest.approx(math.e / (math.e + 3), abs=0.01)
 
 
-def test_gradients_of_the_two_losses_do_not_mix():
-    table = synthetic_table(100)
-    x, network = networks(table)
-    scores = network.scores(x)
-    loss = _assignment_loss(network.assign(x, scores), scores, torch.arange(1.0, 5.0), torch.full((2,), 2.0), SHORT)
-    loss.backward()
-    assert network.weight.grad is None  # scores enter the assignment as constants
-    network = networks(table)[1]
-    scores = network.scores(x)
-    _score_loss(scores, table.utility, network.assign(x, scores).detach()).backward()
-    assert all(parameter.grad is None for parameter in network.assignment_parameters())
+def test_extreme_outputs_leave_shares_and_gradients_finite():
+    x, weight, _, costs, net = random_case()
+    scores = score_members(weight, x)
+    for biases in ((1e4, -1e4, -1e4, -1e4), (-1e4, -1e4, -1e4, -1e4)):
+        net.second_bias[:] = np.array(biases)[:, None]
+        assert np.isfinite(net.assign(x, scores).shares).all()
+        assert np.isfinite(net.gradient(x, scores, costs)).all()
+
+
+# --- fits -------------------------------------------------------------------------------------------------------------
 
 
 def test_training_brings_the_mean_cost_to_the_budget():
     table = synthetic_table(500)
-    costs = table.costs
     settings = dataclasses.replace(
         EENetScheduler.published(), epochs=200, learning_rate=1e-2, restarts=1, weight_decay=0.0
     )
-    fitted = fit_networks(table, costs, [1.4, 3.0], exit_features, settings)
-    spent = fitted.shares.double() @ torch.tensor(costs.cumulative, dtype=torch.float64)
-    untrained = fit_networks(table, costs, [1.4, 3.0], exit_features, dataclasses.replace(settings, epochs=1))
-    before = untrained.shares.double() @ torch.tensor(costs.cumulative, dtype=torch.float64)
-    for goal, now, then in zip((1.4, 3.0), spent, before, strict=True):
-        assert abs(float(now) - goal) < 0.5 * abs(float(then) - goal) + 0.05
+    now, then = (
+        _fit(table, (1.4, 3.0), one)[1] @ table.costs.cumulative
+        for one in (settings, dataclasses.replace(settings, epochs=1))
+    )
+    assert (np.abs(now - (1.4, 3.0)) < 0.5 * np.abs(then - (1.4, 3.0)) + 0.05).all()
 
 
-def test_what_is_returned_is_a_copy():
-    fitted = fit_networks(synthetic_table(60), synthetic_table(60).costs, None, exit_features, EENetScheduler(epochs=1))
-    assert not fitted.weight.requires_grad
-    again = fit_networks(synthetic_table(60), synthetic_table(60).costs, None, exit_features, EENetScheduler(epochs=1))
-    assert torch.equal(fitted.weight, again.weight)
-    assert fitted.weight.data_ptr() != again.weight.data_ptr()
+def test_restarts_of_a_budget_stand_side_by_side_and_the_first_is_the_plain_start():
+    still = dataclasses.replace(SHORT, restarts=2, epochs=1, learning_rate=1e-9)
+    weight, shares = _fit(synthetic_table(100), (1.4, 3.0), still)
+    assert weight.shape == (4, 4, 11) and shares.shape == (4, 4)
+    assert np.allclose(shares.sum(axis=1), 1, atol=1e-5)
+    plain = np.arange(11) == 5  # the largest probability
+    assert np.allclose(weight[::2], plain, atol=1e-6)
+    assert (np.abs(weight[1::2] - plain).max(axis=(1, 2)) > 0.01).all()
+
+
+def test_fitting_twice_gives_the_same():
+    once, twice = (_fit(synthetic_table(60), None, EENetScheduler(epochs=1))[0] for _ in range(2))
+    assert np.array_equal(once, twice)
 
 
 @pytest.mark.parametrize("scheduler", [EENetScheduler(epochs=3), SHORT])
 def test_saturated_and_hopeless_outputs_train_without_nan(scheduler):
     # certain and right, certain and wrong, and every probability but one exactly 0
-    label = torch.arange(40) % 3
-    logits = 200.0 * torch.nn.functional.one_hot(label, 3)[:, None].repeat(1, 3, 1)
-    logits[::2] = logits[::2].roll(1, dims=2)
-    table = ExitTable(logits=logits, labels=label, costs=dataclasses.replace(synthetic_table(2, num_exits=3).costs))
-    policy = scheduler.fit(table, budget=2.0)
-    cost, utility = Replayer(table).expected(policy, table.costs)
+    label = np.arange(40) % 3
+    logits = 200.0 * np.eye(3)[label][:, None].repeat(3, axis=1)
+    logits[::2] = np.roll(logits[::2], 1, axis=2)
+    table = ExitTable(logits=logits, labels=label, costs=synthetic_table(2, num_exits=3).costs)
+    cost, utility = Replayer(table).expected(scheduler.fit(table, budget=2.0))
     assert cost <= 2.0
     assert math.isfinite(utility)
 
 
-def test_fitting_leaves_the_global_generator_alone():
-    before = torch.random.get_rng_state()
-    EENetScheduler(epochs=1).fit(synthetic_table(60), budget=2.0)
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
 @pytest.mark.parametrize("scheduler", [EENetScheduler(epochs=5), EENetScheduler(epochs=5, thresholds="assigned")])
-def test_slow_fits_tell_how_far_they_are(scheduler, monkeypatch):
-    clock = itertools.count(step=1.5)  # an epoch seems to take this long: every other one is told of
-    monkeypatch.setattr("eenet.schedulers.eenet_fit.monotonic", lambda: next(clock))
-    told = []
-    dataclasses.replace(scheduler, progress=lambda *news: told.append(news[1:])).fit(synthetic_table(60), budget=2.0)
-    assert told and all(total == 5 for _, total in told) and [done for done, _ in told] == sorted({d for d, _ in told})
+def test_slow_fits_report_how_far_they_are(scheduler, monkeypatch):
+    clock = itertools.count(step=1.5)  # an epoch seems to take this long: every other one is reported
+    monkeypatch.setattr("eenet.schedulers.eenet.monotonic", lambda: next(clock))
+    news = []
+    dataclasses.replace(scheduler, progress=lambda *one: news.append(one[1:])).fit(synthetic_table(60), budget=2.0)
+    assert news and all(total == 5 for _, total in news) and [done for done, _ in news] == sorted({d for d, _ in news})
+
+
+# --- features and costs of the user's own -----------------------------------------------------------------------------
+
+
+def telling_table(num_samples, seed):
+    """Two features of each exit say, added up, how likely it is right; their scales differ, a third is constant."""
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(num_samples, 3, 3))
+    chance = np.clip(0.5 + 0.15 * features[:, :, 0] + 0.15 * features[:, :, 1] + [0.0, 0.1, 0.3], 0, 1)
+    features *= [100.0, 0.01, 0.0]
+    features += [5000.0, 3.0, 7.0]
+    return ExitTable(features=features, utility=chance, costs=CostTable((1.0, 2.0, 3.0), "ms"))
+
+
+@pytest.mark.parametrize("assigned", [False, True])
+def test_features_are_learnt_from_whatever_their_scale(assigned):
+    val, test = telling_table(1500, 0), telling_table(3000, 1)
+    scheduler = EENetScheduler(thresholds="assigned" if assigned else "joint", epochs=30)
+    policy = scheduler.fit(val, budget=1.8)
+    cost, utility = Replayer(test).expected(policy)
+    assert cost == pytest.approx(1.8, abs=0.06)
+    best = Replayer(test).expected(StoppingScheduler().fit(val, budget=cost))[1]
+    assert utility >= best - 0.01
+    assert best > Replayer(test).utility(policy, np.zeros(3000, dtype=int)).mean() + 0.1
+    check_policy(policy, test)
+
+
+def test_standardising_is_folded_back_into_the_weights():
+    table = telling_table(200, 0)
+    weight, _ = _fit(table, None, EENetScheduler(epochs=1, learning_rate=1e-12, weight_decay=0.0))
+    assert (weight[0, :, 2] == 0).all()  # the constant feature
+    x = constant_beside(table.seen())
+    scores = np.einsum("nkd,kd->nk", x, weight[0, :, :4])  # earlier scores have no weight yet
+    standard, _, _ = _inputs(table)
+    assert np.allclose(standard[:, :, :2].mean(axis=0), 0, atol=1e-3)
+    assert np.allclose(standard[:, :, :2].std(axis=0), 1, atol=1e-3)
+    start = _start(table, standard, table.utility.astype(np.float32))
+    assert np.allclose(scores, np.einsum("nkd,kd->nk", standard, start[:, :4]), atol=1e-3)
+    assert np.allclose(np.clip(scores, 0, 1), table.utility, atol=0.15)  # a regression of the utility
+
+
+def test_costs_of_each_sample_decide_what_the_assignment_plans():
+    # the first class costs 1 more at the last exit, the second 5: the shares are those of the realised cost
+    table = synthetic_table(400, num_exits=2, num_classes=2)
+    cost = np.stack([np.ones(400), 2.0 + 4.0 * table.labels], axis=1)
+    priced = ExitTable(logits=table.logits, labels=table.labels, cost=cost)
+    scheduler = EENetScheduler(thresholds="assigned", epochs=20)
+    policy = scheduler.fit(priced, budget=2.0)
+    spent, _ = Replayer(priced).expected(policy)
+    assert spent == pytest.approx(2.0, abs=1e-6)
+    x, weight, _, costs, net = random_case(pulls=(0.0, 1.0, 1.0))
+    scores = score_members(weight, x)
+    even = np.broadcast_to(costs.mean(axis=0), costs.shape).astype(np.float32)
+    assert not np.allclose(net.gradient(x, scores, costs), net.gradient(x, scores, even), atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -2,21 +2,21 @@
 
 import sys
 
+import numpy as np
 import torch
-from foreign import FAMILIES, check_engine, rows_of
+from foreign import FAMILIES, check_engine
+from replaying import quantile_policy
 from torch._dynamo.utils import counters
 
-from eenet.core.policy import ScorePolicy
-from eenet.core.scorers import ConfidenceScorer
-from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer
-from eenet.inference.adaptive import AdaptiveModel
-from eenet.inference.engines import CompiledEngine, Engine
-from eenet.inference.record import outputs
+from eenet.experiments.zoo import tiny_cnn
 from eenet.models.attach import attach
-from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
-from eenet.models.zoo import tiny_cnn
+from eenet.policies.replay import Replayer
+from eenet.running.adaptive import AdaptiveModel
+from eenet.running.engines import CompiledEngine, Engine
+from eenet.running.inputs import Inputs, rows_of
+from eenet.running.recording import outputs
+from eenet.tables.table import ExitTable
 
 
 def convolutional() -> tuple[MultiExitModel, Inputs]:
@@ -32,7 +32,7 @@ def attached(family: str) -> tuple[MultiExitModel, Inputs]:
 
 def more_of(inputs: Inputs, count: int) -> Inputs:
     """Return many samples, no two of them alike where they are numbers."""
-    many = rows_of(inputs, torch.arange(count) % 3)
+    many = rows_of(inputs, np.arange(count) % 3)
     if isinstance(many, dict):
         return {key: leaf + torch.randn_like(leaf) if leaf.is_floating_point() else leaf for key, leaf in many.items()}
     return many + torch.randn_like(many)
@@ -41,9 +41,7 @@ def more_of(inputs: Inputs, count: int) -> Inputs:
 def check_decisions(engine: Engine, many: Inputs, count: int) -> None:
     """Check that running decides as replay, whatever the batch size, and that nothing is compiled for it."""
     table = ExitTable(logits=outputs(engine, many))
-    scorer, log_probs = ConfidenceScorer("max_prob"), torch.log_softmax(table.logits, dim=-1)
-    halves = [scorer(log_probs[:, : k + 1]).quantile(0.5).item() for k in range(engine.num_exits - 1)]
-    policy = ScorePolicy(scorer, torch.tensor([*halves, -torch.inf]))
+    policy = quantile_policy(table.logits, "max_prob", 0.5)
     wanted = Replayer(table).exit_index(policy)
     before = counters["stats"]["unique_graphs"]
     for size in (count, 20, 7, 1):

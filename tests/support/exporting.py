@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from eenet import CostTable, ScorePolicy
-from eenet.core.combined import MixedPolicy
-from eenet.core.scorers import ConfidenceScorer
-from eenet.data import load_digits
-from eenet.data.dataset import ArrayDataset
-from eenet.inference.engines.onnx import stage_programs
-from eenet.inference.export import Exported, Preparation, export
+from eenet.experiments.data import load_digits
+from eenet.experiments.data.dataset import ArrayDataset
+from eenet.experiments.recipes import RECIPES
 from eenet.models.model import MultiExitModel
-from eenet.recipes import RECIPES
+from eenet.policies import ConfidenceScorer, Dial, MixedPolicy, ScorePolicy
+from eenet.running.engines.graphs import GRAPH_ENGINES
+from eenet.running.engines.programs import stage_programs
+from eenet.running.exporting import Exported, Preparation, export
+from eenet.tables import CostTable, log_softmax
 
 COSTS = CostTable((1.0, 2.0, 4.0), "ms", 3.5)
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-ENGINES = ("onnx", "openvino")
-NEEDED = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino")}
+ENGINES = GRAPH_ENGINES
+SUFFIXES = {"onnxruntime": "onnx", "openvino": "xml"}
+LAST = -np.inf
 
 _folder = tempfile.TemporaryDirectory(prefix="exports")
+atexit.register(_folder.cleanup)
+
+
+def need(engine: str) -> None:
+    """Skip the test where an engine, or what writes its graphs, is not installed."""
+    for name in ("onnx", "onnxscript", engine):
+        pytest.importorskip(name)
 
 
 @functools.cache
@@ -37,33 +49,43 @@ def digits() -> ArrayDataset:
 
 @functools.cache
 def model() -> MultiExitModel:
-    """Return the model of the recipe ``digits_tiny``, its weights as drawn; nobody needs it to be good."""
+    """Return the model of the recipe ``digits_tiny``, its weights random; nobody needs it to be good."""
     return RECIPES["digits_tiny"].build().eval()
 
 
-def quantile_policy(logits: Tensor, confidence: str, share: float) -> ScorePolicy:
+def log_probs(of: MultiExitModel, inputs: Tensor | Mapping[str, Tensor]) -> np.ndarray:
+    """Return what every exit says, as policies see it."""
+    with torch.no_grad():
+        return log_softmax(torch.stack(of(inputs), dim=1).numpy())
+
+
+def quantile_policy(seen: np.ndarray, confidence: str, share: float) -> ScorePolicy:
     """Return a policy that lets about a share of all samples go at each exit."""
-    scorer, seen = ConfidenceScorer(confidence), torch.log_softmax(logits, dim=-1)
-    scores = [scorer(seen[:, : k + 1]) for k in range(logits.shape[1] - 1)]
-    return ScorePolicy(scorer, torch.tensor([*(score.quantile(1 - share).item() for score in scores), -torch.inf]))
+    scorer = ConfidenceScorer(confidence)
+    scores = [scorer(seen[:, : k + 1]) for k in range(seen.shape[1] - 1)]
+    return ScorePolicy(scorer, np.array([*(np.quantile(score, 1 - share) for score in scores), LAST]))
 
 
 @functools.cache
 def mixed() -> MixedPolicy:
     """Return a policy that tosses a coin."""
-    with torch.no_grad():
-        logits = torch.stack(model()(digits().inputs(slice(None))), dim=1)
-    return MixedPolicy(
-        quantile_policy(logits, "max_prob", 0.25), quantile_policy(logits, "certainty", 0.6), 0.4, seed=3
-    )
+    seen = log_probs(model(), digits().inputs(slice(None)))
+    return MixedPolicy(quantile_policy(seen, "max_prob", 0.25), quantile_policy(seen, "certainty", 0.6), 0.4, seed=3)
+
+
+@functools.cache
+def dial() -> Dial:
+    """Return a dial with two ends: everybody leaves at exit 0, nobody leaves early."""
+    scorer = ConfidenceScorer("max_prob")
+    ends = (ScorePolicy(scorer, np.full(3, LAST)), ScorePolicy(scorer, np.array([np.inf, np.inf, LAST])))
+    return Dial(policies=ends, fit_costs=(1.0, 4.0), fit_utilities=(0.1, 0.2), costs=COSTS)
 
 
 @functools.cache
 def exported(engine: str) -> Exported:
     """Return the export, made once; the test is skipped where the engine is not installed."""
-    for name in NEEDED[engine]:
-        pytest.importorskip(name)
-    with mock.patch("eenet.inference.export.stage_programs", lambda *_: programs()):
+    need(engine)
+    with mock.patch.object(sys.modules[export.__module__], "stage_programs", lambda *_: programs()):
         return export(
             model(),
             mixed(),
@@ -73,6 +95,7 @@ def exported(engine: str) -> Exported:
             costs=COSTS,
             classes=CLASSES,
             preparation=Preparation(mean=digits().mean, std=digits().std, size=(8, 8)),
+            dial=dial(),
         )
 
 
@@ -85,10 +108,9 @@ def programs() -> list[bytes]:
 @functools.cache
 def exported_by_name() -> Exported:
     """Return the export of `by_name`, made once."""
-    for name in NEEDED["onnx"]:
-        pytest.importorskip(name)
+    need("onnxruntime")
     made, batch = by_name()
-    policy = ScorePolicy(ConfidenceScorer("max_prob"), torch.tensor([-0.5, -torch.inf]))
+    policy = ScorePolicy(ConfidenceScorer("max_prob"), np.array([-0.5, LAST]))
     return export(made, policy, batch, Path(_folder.name, "by_name"))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eenet.core.costs import CostTable
-from eenet.core.table import ExitTable
 from eenet.models.model import MultiExitModel
+from eenet.tables.costs import CostTable
+from eenet.tables.table import ExitTable
 
 CLASSES = 4
 SIZE = (32, 48)
@@ -94,19 +95,22 @@ def trained_segmenter(steps: int = 100, seed: int = 0) -> MultiExitModel:
 
 
 def dense_table(num_samples: int = 300, *, num_classes: int = 5, seed: int = 0) -> ExitTable:
-    """A table as recording maps leaves it: summaries in order, utility near the mean confidence, no labels."""
-    generator = torch.Generator().manual_seed(seed)
-    ease = torch.rand(num_samples, 1, generator=generator)
-    gain = torch.tensor([0.0, 0.15, 0.25, 0.3]) * (1 - ease) * 2
-    worth = (0.45 + 0.4 * ease + 0.6 * gain).clamp(0.3, 0.97)
-    confidence = (worth + 0.04 * torch.randn(worth.shape, generator=generator)).clamp(0.3, 0.98)
-    rest = torch.rand(*worth.shape, num_classes - 1, generator=generator).sort(dim=2, descending=True).values
-    rest = rest / rest.sum(dim=2, keepdim=True) * (1 - confidence)[:, :, None]
-    probs = torch.cat([confidence[:, :, None], rest], dim=2).sort(dim=2, descending=True).values
+    """A table as recording maps leaves it: summaries, utility near the mean confidence, no labels."""
+    rng = np.random.default_rng(seed)
+    ease = rng.random((num_samples, 1))
+    gain = np.array([0.0, 0.15, 0.25, 0.3]) * (1 - ease) * 2
+    worth = (0.45 + 0.4 * ease + 0.6 * gain).clip(0.3, 0.97)
+    confidence = (worth + 0.04 * rng.standard_normal(worth.shape)).clip(0.3, 0.98)
+    rest = -np.sort(-rng.random((*worth.shape, num_classes - 1)), axis=2)
+    rest = rest / rest.sum(axis=2, keepdims=True) * (1 - confidence)[:, :, None]
+    p = -np.sort(-np.concatenate([confidence[:, :, None], rest], axis=2), axis=2)
+    odds = np.log(p[..., 0] / p[..., 1:].sum(axis=2))
+    certainty = 1 + (p * np.log(np.maximum(p, 1e-30))).sum(axis=2) / np.log(num_classes)
+    columns = np.stack([odds, p[..., 0] - p[..., 1], certainty], axis=2)
     return ExitTable(
-        logits=probs.clamp_min(1e-30).log(),
+        features=np.concatenate([columns, p], axis=2).astype(np.float32),
+        feature_names=("max_prob", "margin", "certainty", *(f"p{i}" for i in range(num_classes))),
         utility=worth,
-        confidence=probs[:, :, 0],
         costs=CostTable((1.0, 2.0, 3.0, 4.0), "ms"),
         split="dense",
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from eenet.data import ArrayDataset, load_digits, random_crop_flip
-from eenet.models import MultiExitModel, cascaded, grid_linear, pooled_linear, tiny_cnn
+from eenet.experiments.data import ArrayDataset, load_digits, random_crop_flip
+from eenet.experiments.zoo import tiny_cnn
+from eenet.models import MultiExitModel, cascaded, grid_linear, pooled_linear
 from eenet.training import (
     History,
     TrainSettings,

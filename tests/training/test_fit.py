@@ -11,10 +11,11 @@ import torch
 from tests.training import resumable
 from torch import nn
 
-from eenet.core.files import load_tensors
-from eenet.data import ArrayDataset, load_digits
 from eenet.errors import InputError, RunError, ShapeError
-from eenet.models import MultiExitModel, attach, pooled_linear, tiny_cnn
+from eenet.experiments.data import ArrayDataset, load_digits
+from eenet.experiments.zoo import tiny_cnn
+from eenet.models import MultiExitModel, attach, pooled_linear
+from eenet.models.weights import load_tensors
 from eenet.training import TrainSettings, fit_exits, uniform_weights
 from eenet.training.losses import log_shares
 

@@ -15,8 +15,8 @@ import torch
 from tests.training import resumable
 from torch import Tensor
 
-from eenet.core.files import load_tensors
 from eenet.errors import InputError
+from eenet.models.weights import load_tensors
 from eenet.training import adamw, fit, fit_exits
 
 STEPS = 48
@@ -169,6 +169,15 @@ def test_refuses_to_resume_with_other_settings(change, said, tmp_path) -> None:
     settings = dataclasses.replace(resumable.SETTINGS, **change)
     with pytest.raises(InputError, match=said):
         fit_exits(resumable.make_model(), resumable.make_data(), settings, out=tmp_path, progress=False)
+
+
+def test_a_training_resumes_whose_functions_have_moved_to_another_module(tmp_path, uninterrupted) -> None:
+    resumable.run(tmp_path)
+    path = tmp_path / "checkpoint.json"
+    described = path.read_text(encoding="utf-8")
+    assert "eenet.training.schedule.cosine_decay" in described
+    path.write_text(described.replace("eenet.training.schedule.", "eenet.training.rates."), encoding="utf-8")
+    assert_same(resumable.run(tmp_path)[0], uninterrupted)
 
 
 def test_refuses_to_resume_with_other_data(tmp_path) -> None:

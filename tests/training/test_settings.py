@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eenet.data import random_crop_flip
-from eenet.data.augment import Augment, random_flip
 from eenet.errors import InputError
+from eenet.experiments.data import Augment, random_crop_flip, random_flip
 from eenet.training import TrainSettings, expected_exit_weights, rescaled_gradients, step_decay, uniform_weights
 from eenet.training.settings import Schedule
 
@@ -67,9 +66,9 @@ def test_settings_are_frozen_and_described_by_plain_values() -> None:
         settings.epochs = 2
     described = settings.to_dict()
     assert described["weighting"] == "eenet.training.losses.uniform_weights"
-    assert described["augment"] == "eenet.data.augment.random_crop_flip"
+    assert described["augment"] == "eenet.experiments.data.augment.random_crop_flip"
     assert described["epochs"] == 1
-    assert described["schedule"] == "eenet.training.rates.cosine_decay"
+    assert described["schedule"] == "eenet.training.schedule.cosine_decay"
 
 
 def test_functions_with_arguments_are_described_with_them() -> None:
@@ -80,9 +79,9 @@ def test_functions_with_arguments_are_described_with_them() -> None:
         sample_weighting=partial(expected_exit_weights, share=0.25),
     )
     described = settings.to_dict()
-    assert described["schedule"] == "eenet.training.rates.step_decay(milestones=(0.3, 0.9))"
-    assert described["gradients"] == "eenet.training.gradients.rescaled_gradients"
-    assert described["sample_weighting"] == "eenet.training.weighting.expected_exit_weights(share=0.25)"
+    assert described["schedule"] == "eenet.training.schedule.step_decay(milestones=(0.3, 0.9))"
+    assert described["gradients"] == "eenet.training.losses.rescaled_gradients"
+    assert described["sample_weighting"] == "eenet.training.losses.expected_exit_weights(share=0.25)"
 
 
 class Cropped:
@@ -117,7 +116,7 @@ def test_functions_without_a_name_are_described_by_what_they_do() -> None:
 def test_objects_and_functions_given_to_functions_have_no_addresses() -> None:
     steps = (partial(random_crop_flip, pad=2), random_flip, Cropped(3))
     described = TrainSettings(epochs=1, augment=partial(chained, steps=steps)).to_dict()["augment"]
-    here, theirs = __name__, "eenet.data.augment"
+    here, theirs = __name__, "eenet.experiments.data.augment"
     inside = f"({theirs}.random_crop_flip(pad=2), {theirs}.random_flip, {here}.Cropped(pad=3))"
     assert described == f"{here}.chained(steps={inside})"
 

@@ -1,7 +1,5 @@
 """The command line: every command parses, makes one library call and prints."""
 
-from __future__ import annotations
-
-from eenet.cli.app import main
+from eenet.cli.entry import main
 
 __all__ = ["main"]

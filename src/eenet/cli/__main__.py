@@ -1,9 +1,7 @@
 """`python -m eenet.cli` is the same as `eenet`."""
 
-from __future__ import annotations
-
 import sys
 
-from eenet.cli.app import main
+from eenet.cli.entry import main
 
 sys.exit(main())

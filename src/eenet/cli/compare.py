@@ -2,61 +2,47 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from eenet.cli import loading, names, paths
-from eenet.cli.options import (
-    BudgetsOption,
-    CostBatchOption,
-    CostDtypeOption,
-    CostEngineOption,
-    CostsOption,
-    DebugFlag,
-    GroupsOption,
-    JsonFlag,
-    PoliciesOption,
-    QuietFlag,
-    SeedOption,
-    TableArgument,
-)
-from eenet.cli.output import Output
-from eenet.cli.show import comparison_tables
-
-if TYPE_CHECKING:
-    from eenet.evaluation import Comparison
+from eenet.cli import loading, names
+from eenet.cli.interrupt import require
+from eenet.cli.loading import Costs
+from eenet.cli.options import BudgetsOption, SeedOption, TableArgument, file_in, folder_out, place
+from eenet.cli.output import Output, Result, comparison_parts
+from eenet.errors import InputError
+from eenet.tables.files import write_json
 
 
 def compare(
     val: TableArgument,
-    test: Annotated[Path, typer.Argument(metavar="TEST", help="Exit table to judge on.")],
+    test: Annotated[Path, place("TEST", "Exit table to judge on.")],
     *,
     budget: BudgetsOption = None,
-    policy: PoliciesOption = None,
-    costs: CostsOption = None,
-    batch_size: CostBatchOption = None,
-    engine: CostEngineOption = None,
-    dtype: CostDtypeOption = None,
-    splits: Annotated[int, typer.Option("--splits", min=1, help="Redraw VAL and TEST from their pool this often.")] = 1,
-    groups: GroupsOption = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for JSON, plots, page.")
+    policy: Annotated[
+        list[str] | None, typer.Option("--policy", "-p", metavar="NAME", help="Name of a policy. Repeatable.")
     ] = None,
+    costs: Costs,
+    splits: Annotated[
+        int, typer.Option("--splits", min=1, help="Pool VAL and TEST and split them anew this often.")
+    ] = 1,
+    groups: Annotated[
+        Path | None,
+        file_in("--groups", "Group of every TEST sample, to see who pays: .npy, or text, a number or name per line."),
+    ] = None,
+    out: Annotated[Path | None, folder_out("Folder for JSON, plots, page.")] = None,
     seed: SeedOption = 0,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    debug: DebugFlag = False,
-) -> None:
+    output: Output,
+) -> Result:
     """Compare policies at equal cost: fitted on VAL, judged on TEST.
 
-    Without --budget the ten standard budgets are shown. Without --policy all but the slow eenet_published, and those
+    Without --budget the ten standard budgets are listed. Without --policy all but the slow eenet_published, and those
     that cannot be fitted on VAL, are compared; the bounds random and oracle always are. With --splits, VAL and TEST are
-    pooled and redrawn: training must have seen neither. Who pays for leaving early is told for every class, and for
-    other groups with --groups. Tables recorded from maps are judged by the mean IoU of TEST.
+    pooled and split anew: training must have seen neither. What early exit costs each class is reported, and other
+    groups with --groups. Tables recorded from maps are judged by the mean IoU of TEST.
 
     Examples:
 
@@ -64,76 +50,55 @@ def compare(
 
         eenet compare val.npz test.npz -b 2.5ms -p eenet -p joint --costs costs.json --batch-size 1 --json
     """
-    output = Output(as_json=as_json, quiet=quiet)
+    from eenet import evaluation
+    from eenet.evaluation.segmentation import find_confusion
+
     chosen = names.schedulers(policy, seed)
     if out is not None:
-        paths.output_folder(out)
-    val_table, test_table = loading.read_table(val, "VAL"), loading.read_table(test, "TEST")
+        require("matplotlib")
+    val_table = costs.read_table(val)
+    known = val_table.require_costs()
+    test_table = costs.read_table(test, known.unit)
     for name, reason in names.unsuited(val_table).items() if policy is None else ():
         del chosen[name]
         output.note(f"{name} is left out: {reason}.")
-    confusion = loading.read_confusion(test, splits=splits, grouped=groups is not None)
-    cost_table = loading.pick_costs(val_table, costs, batch_size, engine, dtype)
-    asked = [cost_table.budget(text) for text in budget or []]
-    told_apart = None if groups is None else loading.read_groups(groups)
+    confusion = find_confusion(test)
+    if confusion is not None and (splits > 1 or groups is not None):
+        option = f"--splits {splits}" if groups is None else "--groups"
+        raise InputError(
+            f"{option} cannot be used here: {str(test)!r} was recorded from maps, which are compared on TEST as it is, "
+            "by one number for all images. Leave it out."
+        )
+    asked = [known.budget(text) for text in budget or []]
+    grouping = None if groups is None else loading.read_groups(groups)
     for one in asked:
         output.note(f"Budget per sample: {one.meaning}.")
-    shared: dict[str, Any] = {"seed": seed, "progress": output.step, "costs": None if costs is None else cost_table}
-
-    from eenet import evaluation
-
+    shared: dict[str, Any] = {"seed": seed, "progress": output.step}
     if confusion is not None:
         comparison = evaluation.compare_dense(val_table, test_table, confusion, chosen, asked, **shared)
     else:
-        shared |= {"splits": splits, "groups": told_apart}
+        shared |= {"splits": splits, "groups": grouping}
         comparison = evaluation.compare(val_table, test_table, chosen, asked, **shared)
     value = comparison.to_dict()
     if out is not None:
-        options = {
-            "--budget": budget,
-            "--policy": policy,
-            "--costs": costs,
-            "--batch-size": batch_size,
-            "--engine": engine,
-            "--dtype": dtype,
-            "--splits": splits if splits > 1 else None,
-            "--groups": groups,
-            "--seed": seed or None,
-        }
-        for path in write_comparison(value, out, command=_command(val, test, options)):
+        for path in write_comparison(value, out, command=output.line):
             output.note(f"wrote {path}")
-    output.result(value, *comparison_tables(value), *_notes(comparison))
+    return value, [*comparison_parts(value), *(f"Note: {note}" for note in comparison.notes)]
 
 
 def write_comparison(value: Mapping[str, Any], out: Path, **page: Any) -> list[Path]:  # noqa: ANN401 - passed through
     """Write a comparison as JSON, plots and page, and return the files.
 
     Args:
-        value: The contract JSON of `eenet compare`.
+        value: The JSON of `eenet compare`.
         out: Folder to write into.
-        **page: Passed on to `eenet.report.comparison.comparison_page`.
+        **page: Passed on to `eenet.report.comparison_page`.
     """
-    from eenet.core.files import write_json
-    from eenet.report import plots
-    from eenet.report.comparison import comparison_page
-    from eenet.report.html import write_page
+    from eenet import report
 
     files = [out / name for name in ("comparison.json", "utility_cost.png", "gain.png", "exits.png", "report.html")]
     write_json(files[0], dict(value))
-    for path, draw in zip(files[1:], (plots.utility_cost, plots.gain_over_random, plots.exit_shares), strict=False):
-        plots.save_figure(draw(value), path)
-    write_page(files[-1], comparison_page(value, **page))
+    for path, draw in zip(files[1:], (report.utility_cost, report.gain_over_random, report.exit_shares), strict=False):
+        report.save_figure(draw(value), path)
+    report.write_page(files[-1], report.comparison_page(value, **page))
     return files
-
-
-def _command(val: Path, test: Path, options: Mapping[str, object]) -> str:
-    """Return the command line again; options that were not given are None or empty."""
-    parts = ["eenet", "compare", str(val), str(test)]
-    for name, value in options.items():
-        values = value if isinstance(value, list) else [] if value is None else [value]
-        parts += [word for one in values for word in (name, str(one))]
-    return shlex.join(parts)
-
-
-def _notes(comparison: Comparison) -> list[str]:
-    return [f"Note: {note}" for note in comparison.notes]

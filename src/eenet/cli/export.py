@@ -3,92 +3,81 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import RenderableType
 
-from eenet.cli import loading, names, paths
-from eenet.cli.options import DataRootOption, DebugFlag, JsonFlag, PolicyFolderOption, QuietFlag, RunArgument
-from eenet.cli.output import Output, text_table
+from eenet.cli import loading, names
+from eenet.cli.interrupt import require
+from eenet.cli.options import POLICY_OPTION, DataRootOption, RunArgument, folder_out
+from eenet.cli.output import Columns, Output, Result, text_table
 
 if TYPE_CHECKING:
-    from eenet.data.dataset import LabelledDataset
-    from eenet.inference.export import Exported, Preparation
+    from eenet.experiments.data.dataset import LabelledDataset
+    from eenet.running.exports import Preparation
 
-_SAMPLES = 16  # on which the exported stages are held against the model
+_SAMPLES = 16  # on which the exported stages are compared with the model
 
 
 def export(
     run: RunArgument,
     *,
-    policy: PolicyFolderOption,
-    engine: Annotated[str, typer.Option("--engine", metavar="E", help="What shall run it: onnx or openvino.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Write the export here.")],
+    policy: Annotated[Path, POLICY_OPTION],
+    engine: Annotated[str, typer.Option("--engine", metavar="E", help="What shall run it: onnxruntime or openvino.")],
+    out: Annotated[Path, folder_out("Write the export here.")],
     data_root: DataRootOption = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    debug: DebugFlag = False,
-) -> None:
-    """Write a model and its policy as a folder that runs without torch, one graph per stage.
+    output: Output,
+) -> Result:
+    """Write a model and its policy as a folder that runs without torch.
 
-    Where it runs, `pip install "eenet-runtime[onnxruntime]"` (or `[openvino]`) is all that is needed:
-    `eenet_runtime.load` opens the folder, `python -m eenet_runtime` runs it on arrays. The stages are checked against
+    Where it runs, `pip install "eenet[onnx]"` (or `"eenet[openvino]"`) is all that is needed: `AdaptiveModel(folder)`
+    opens it in Python, `eenet run` on the command line. There is one graph per stage; the stages are checked against
     the model on test samples.
 
     Examples:
 
-        eenet export run --policy policy --engine onnx --out exported
+        eenet export run --policy policy --engine onnxruntime --out exported
 
-        python -m eenet_runtime exported inputs.npz
+        eenet run exported inputs.npz
     """
-    output = Output(as_json=as_json, quiet=quiet)
-    from eenet.inference.export import EXPORT_ENGINES, require_engine
-    from eenet.inference.export import export as write
+    from eenet.running.engines.graphs import GRAPH_ENGINES
 
-    chosen = next((known for known in EXPORT_ENGINES if known == engine), None)
-    if chosen is None:
-        raise names.unknown("engine", engine, EXPORT_ENGINES)
-    require_engine(chosen)
-    paths.output_folder(out)  # `export` itself replaces exports only
+    names.known("engine", engine, GRAPH_ENGINES)
+    require("torch", "onnx", "onnxscript", engine)
+    from eenet import running
+
     opened = loading.open_run(run, data_root)
     saved, model = loading.open_policy(policy, opened)
     samples = opened.splits.test
-    output.note(f"Exporting {model.num_exits} stages for {chosen}.")
-    exported = write(
+    output.note(f"Exporting {model.num_exits} stages for {engine}.")
+    exported = running.export(
         model,
         saved.policy,
         samples.inputs(slice(0, _SAMPLES)),
         out,
-        engine=chosen,
+        engine="openvino" if engine == "openvino" else "onnxruntime",
         costs=saved.costs,
+        dial=saved.dial,
         classes=opened.splits.classes,
         preparation=_preparation(samples),
     )
-    output.result(_value(exported), *_shown(exported))
+    manifest, size, error = exported.manifest, exported.size, exported.error
+    value = {key: manifest[key] for key in ("engine", "num_exits", "num_classes", "inputs", "stages")}
+    columns: Columns = {
+        "file": "file",
+        "inputs": lambda stage: len(stage["inputs"]),
+        "outputs": lambda stage: len(stage["outputs"]),
+        "bytes": lambda stage: (out / stage["file"]).stat().st_size,
+    }
+    written = f"wrote {out}: {size} bytes, logits within {error:.1g} of the model's"
+    stages = text_table("Stages", manifest["stages"], columns)
+    return {"out": str(out), **value, "bytes": size, "error": error}, [stages, written]
 
 
 def _preparation(dataset: LabelledDataset) -> Preparation:
-    from eenet.data.dataset import as_images
-    from eenet.inference.export import Preparation
+    from eenet.experiments.data.dataset import as_images
+    from eenet.running.exports import Preparation
 
     samples = as_images(dataset)
-    height, width = samples.size or loading.image_shape(samples)[1:]
+    height, width = samples.size or samples.images.shape[2:]
     return Preparation(mean=samples.mean, std=samples.std, size=(height, width))
-
-
-def _value(exported: Exported) -> dict[str, Any]:
-    told = ("engine", "num_exits", "num_classes", "inputs", "stages")
-    value = {name: exported.manifest[name] for name in told}
-    return {"out": str(exported.path), **value, "bytes": exported.size, "error": exported.error}
-
-
-def _shown(exported: Exported) -> list[RenderableType]:
-    rows = [
-        (stage["file"], len(stage["inputs"]), len(stage["outputs"]), (exported.path / stage["file"]).stat().st_size)
-        for stage in exported.manifest["stages"]
-    ]
-    return [
-        text_table("Stages", ("file", "inputs", "outputs", "bytes"), rows),
-        f"wrote {exported.path}: {exported.size} bytes, logits within {exported.error:.1g} of the model's",
-    ]

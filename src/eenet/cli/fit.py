@@ -1,50 +1,25 @@
-"""`eenet fit`: where to leave, learnt from a table, with a promise if one is asked for."""
+"""`eenet fit`: where to leave, learnt from a table, with a guarantee if one is asked for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eenet.cli import loading, names, paths
-from eenet.cli.options import (
-    CostBatchOption,
-    CostDtypeOption,
-    CostEngineOption,
-    CostsOption,
-    DebugFlag,
-    JsonFlag,
-    QuietFlag,
-    SeedOption,
-    TableArgument,
-)
-from eenet.cli.output import Output, percent, text_table
+from eenet.cli import loading, names
+from eenet.cli.loading import Costs
+from eenet.cli.options import SeedOption, TableArgument, folder_out
+from eenet.cli.output import Output, Result, facts_table, percent
 from eenet.errors import InputError
+from eenet.tables.costs import Budget, CostTable
+from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
-    from eenet.core.costs import Budget, CostTable
-    from eenet.core.policy import Policy
-    from eenet.core.table import ExitTable
+    from eenet.policies import Dial, Policy
     from eenet.schedulers import Scheduler
 
 DELTA, EPSILON = 0.1, 0.01
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promise:
-    """What shall hold beyond the table.
-
-    Attributes:
-        guarantee: `budget` or `accuracy`.
-        delta: Chance that the promise is wrong.
-        epsilon: Utility that may be lost against the full model.
-    """
-
-    guarantee: Literal["budget", "accuracy"]
-    delta: float = DELTA
-    epsilon: float = EPSILON
 
 
 def fit(
@@ -56,14 +31,16 @@ def fit(
             "--budget", "-b", metavar="B", help="Mean cost per sample: 3.2, 2.5ms or 60%. Needed but for accuracy."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="POLICY", help="Folder for the fitted policy.")],
+    out: Annotated[
+        Path, folder_out("Folder for the fitted policy.", "POLICY", replaces=("policy.json", "policy.safetensors"))
+    ],
     policy: Annotated[str, typer.Option("--policy", "-p", metavar="NAME", help="Which policy to fit.")] = "auto",
     guarantee: Annotated[
         str | None,
-        typer.Option("--guarantee", metavar="budget|accuracy", help="What to promise beyond VAL; default: nothing."),
+        typer.Option("--guarantee", metavar="budget|accuracy", help="What shall hold beyond VAL; default: nothing."),
     ] = None,
     delta: Annotated[
-        float | None, typer.Option("--delta", help=f"Chance that the promise is wrong; default: {DELTA:g}.")
+        float | None, typer.Option("--delta", help=f"Chance that the guarantee is wrong; default: {DELTA:g}.")
     ] = None,
     epsilon: Annotated[
         float | None,
@@ -78,21 +55,16 @@ def fit(
             "--exits", metavar="K,K,...|FILE", help="Early exits to keep, or the file of eenet advise; default: all."
         ),
     ] = None,
-    costs: CostsOption = None,
-    batch_size: CostBatchOption = None,
-    engine: CostEngineOption = None,
-    dtype: CostDtypeOption = None,
+    costs: Costs,
     seed: SeedOption = 0,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    debug: DebugFlag = False,
-) -> None:
+    output: Output,
+) -> Result:
     """Learn where to leave: fit a policy on recorded outputs so that it meets a budget.
 
     Without --policy, the scheduler that does best on held-out parts of VAL is chosen. The budget holds on VAL. With
     --guarantee half of VAL is set aside to certify the policy, so that the budget (or, with accuracy, a distance to the
-    full model of at most --epsilon) holds beyond VAL as well, on data drawn like it. With --exits the policy steers a
-    model that has these exits only: run, bench and export then leave the other heads out.
+    full model of at most --epsilon) holds beyond VAL as well, on data of the same distribution. With --exits the policy
+    is for a model that has these exits only: run, bench and export then leave the other heads out.
 
     Examples:
 
@@ -108,124 +80,79 @@ def fit(
 
         eenet fit val.npz --budget 60% --exits 1,3 --out policy
     """
-    output = Output(as_json=as_json, quiet=quiet)
-    chosen = names.scheduler(policy, seed)
-    promise = _promise(guarantee, delta, epsilon, budget)
-    paths.output_folder(out, replaces=("policy.json", "policy.safetensors"))
-    table = loading.read_table(val, "VAL")
-    cost_table = loading.pick_costs(table, costs, batch_size, engine, dtype)
+    scheduler = names.scheduler(policy, seed, output.step)
+    wanted = _guarantee(guarantee, delta, epsilon, budget)
+    table = costs.read_table(val)
     kept = None if exits is None else loading.read_exits(exits, table.num_exits)
     if kept is not None:
-        table, cost_table = _keeping(table, cost_table, kept, costs)
-    asked = None if budget is None else cost_table.budget(budget)
-    limit = None if deadline is None else _deadline(deadline, chosen, cost_table)
+        table = _keeping(table, kept, costs)
+    known = table.require_costs()
+    asked, limit = None if budget is None else known.budget(budget), None
+    if deadline is not None:
+        from eenet.schedulers import DeadlineScheduler
+
+        scheduler = DeadlineScheduler(scheduler=scheduler, deadline=deadline, seed=seed)
+        limit = scheduler.limit(known)
     output.note(f"Fitting {policy} on {table.num_samples} samples and {table.num_exits} exits.")
-    chosen = names.with_progress(chosen, output.step)
     if asked is not None:
         output.note(f"Budget per sample: {asked.meaning}.")
     if limit is not None:
         output.note(f"Deadline of every sample: {limit.meaning}.")
-    facts = fit_policy(table, cost_table, asked, policy, chosen, out, promise=promise, deadline=limit, exits=kept)
-    told = [facts["reason"]] if facts["reason"] else []
-    told += [facts["certificate"]["statement"]] if "certificate" in facts else []
-    shown = text_table(f"{policy}, written to {out}", ("what", "value"), _lines(facts))
-    output.result({**facts, "out": str(out)}, shown, *told)
 
+    from eenet.policies import Replayer, save_policy
 
-def fit_policy(
-    table: ExitTable,
-    costs: CostTable,
-    budget: Budget | None,
-    name: str,
-    scheduler: Scheduler,
-    out: Path,
-    *,
-    promise: Promise | None = None,
-    deadline: Budget | None = None,
-    exits: tuple[int, ...] | None = None,
-) -> dict[str, Any]:
-    """Fit a policy, write it to a folder and return what is known about it.
-
-    Args:
-        table: The fitting side.
-        costs: What leaving at each exit costs.
-        budget: Mean cost per sample; None only where accuracy is promised.
-        name: The policy's name, for the record.
-        scheduler: What fits it.
-        out: Folder to write.
-        promise: What shall hold beyond the table.
-        deadline: What no sample may exceed.
-        exits: Which exits of the model the table has; None: all.
-    """
-    from eenet import schedulers
-    from eenet.core.trace import Replayer
-
-    fitted, known = _fitted(table, costs, budget, scheduler, promise, deadline)
-    cost, utility = Replayer(table).expected(fitted, costs)
+    fitted, dial, reasons = _fitted(scheduler, table, asked, wanted)
+    cost, utility = Replayer(table).expected(fitted)
     facts = {
-        "policy": name,
-        "seed": scheduler.seed,
-        "unit": costs.unit,
-        **_named("budget", budget),
-        **({} if deadline is None else _named("deadline", deadline)),
+        "policy": policy,
+        "seed": seed,
+        "unit": known.unit,
+        **_named("budget", asked),
+        **({} if limit is None else _named("deadline", limit)),
         "num_samples": table.num_samples,
         "num_exits": table.num_exits,
-        **({} if exits is None else {"exits": list(exits)}),
-        "num_classes": table.num_classes,
+        **({} if kept is None else {"exits": list(kept)}),
+        **({"num_classes": table.num_columns} if table.has_classes else {}),
         "fit_cost": float(cost),
         "fit_utility": float(utility),
-        **known,
+        **reasons,
     }
-    schedulers.save_policy(fitted, out, costs=costs, info=facts, exits=exits)
-    return facts
+    save_policy(fitted, out, costs=known, info=facts, exits=kept, dial=dial, source=table.source)
+    return {**facts, "out": str(out)}, [
+        facts_table(f"{policy}, written to {out}", _printed(facts)),
+        *([facts["reason"]] if facts["reason"] else []),
+        *([facts["certificate"]["statement"]] if "certificate" in facts else []),
+    ]
 
 
 def _fitted(
-    table: ExitTable,
-    costs: CostTable,
-    budget: Budget | None,
-    scheduler: Scheduler,
-    promise: Promise | None,
-    deadline: Budget | None,
-) -> tuple[Policy, dict[str, Any]]:
-    """Return the policy, why it was chosen where there was a choice, and its certificate if something was promised."""
-    from eenet.schedulers.certify import certify
-    from eenet.schedulers.deadline import DeadlineScheduler
+    scheduler: Scheduler, table: ExitTable, budget: Budget | None, guarantee: dict[str, Any] | None
+) -> tuple[Policy, Dial, dict[str, Any]]:
+    """Return the policy, the fit for other budgets (never certified), why they were chosen, and the certificate."""
+    from eenet.schedulers import certify
 
-    if deadline is not None:
-        scheduler = DeadlineScheduler(scheduler=scheduler, deadline=deadline, seed=scheduler.seed)
-    if promise is not None:
-        certified = certify(
-            scheduler,
-            table,
-            costs,
-            budget=budget,
-            guarantee=promise.guarantee,
-            delta=promise.delta,
-            epsilon=promise.epsilon,
-            seed=scheduler.seed,
-        )
-        return certified.policy, {"reason": certified.reason, "certificate": certified.certificate.to_dict()}
-    if budget is None:
-        raise InputError("budget is missing: without a promise of accuracy one is needed. Pass a mean cost per sample.")
-    dial = scheduler.sweep(table, costs, [budget])
-    return dial.at(budget), {"reason": dial.reason}
+    if guarantee is None:
+        assert budget is not None  # or `_guarantee` had refused
+        dial = scheduler.sweep(table, budgets=[budget])
+        return dial.at(budget), dial, {"reason": dial.reason}
+    certified = certify(scheduler, table, budget=budget, seed=scheduler.seed, **guarantee)
+    dial = certified.dial
+    return certified.policy, dial, {"reason": dial.reason, "certificate": certified.certificate.to_dict()}
 
 
-def _keeping(
-    table: ExitTable, costs: CostTable, exits: tuple[int, ...], path: Path | None
-) -> tuple[ExitTable, CostTable]:
-    """Return table and costs of some exits only: without the other heads, where a profile says what these cost."""
-    from eenet.core.costs import CostTable
-
-    parts = loading.cost_parts(path, costs)
-    kept = None if parts is None else CostTable(parts.cumulative(exits), costs.unit, costs.reference)
-    smaller = table.with_costs(costs).keeping(exits, kept)
-    return smaller, smaller.require_costs()
+def _keeping(table: ExitTable, exits: tuple[int, ...], costs: Costs) -> ExitTable:
+    """Return the table of some exits only: without the other heads' cost, where a profile says what these cost."""
+    known = table.require_costs()
+    parts = costs.parts(known)
+    return table.keeping(
+        exits, None if parts is None else CostTable(parts.cumulative(exits), known.unit, known.reference)
+    )
 
 
-def _promise(guarantee: str | None, delta: float | None, epsilon: float | None, budget: str | None) -> Promise | None:
-    """Return what the command line asks for, None if nothing is to be promised."""
+def _guarantee(
+    guarantee: str | None, delta: float | None, epsilon: float | None, budget: str | None
+) -> dict[str, Any] | None:
+    """Return the guarantee that is asked for, as `certify` takes it; None without one."""
     from eenet.schedulers.certify import check_promise
 
     chance, loss = DELTA if delta is None else delta, EPSILON if epsilon is None else epsilon
@@ -236,18 +163,10 @@ def _promise(guarantee: str | None, delta: float | None, epsilon: float | None, 
             "--budget is missing: only --guarantee accuracy goes without one. Pass a mean cost per sample, such as 60%."
         )
     elif delta is not None:
-        raise InputError(f"--delta {delta:g} promises nothing: there is no --guarantee. Add it.")
+        raise InputError(f"--delta {delta:g} has no meaning: there is no --guarantee. Add it.")
     if epsilon is not None and guarantee != "accuracy":
-        raise InputError(f"--epsilon {epsilon:g} promises nothing: it belongs to --guarantee accuracy. Add that.")
-    if guarantee is None:
-        return None
-    return Promise(guarantee=cast(Literal["budget", "accuracy"], guarantee), delta=chance, epsilon=loss)
-
-
-def _deadline(text: str, scheduler: Scheduler, costs: CostTable) -> Budget:
-    from eenet.schedulers.deadline import DeadlineScheduler
-
-    return DeadlineScheduler(scheduler=scheduler, deadline=text).limit(costs)
+        raise InputError(f"--epsilon {epsilon:g} has no meaning: it belongs to --guarantee accuracy. Add that.")
+    return None if guarantee is None else {"guarantee": guarantee, "delta": chance, "epsilon": loss}
 
 
 def _named(name: str, value: Budget | None) -> dict[str, Any]:
@@ -257,22 +176,26 @@ def _named(name: str, value: Budget | None) -> dict[str, Any]:
     return {name: value.value, f"{name}_input": value.text, f"{name}_meaning": value.meaning}
 
 
-def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the rows of the printed table."""
+def _printed(facts: dict[str, Any]) -> dict[str, str | None]:
+    """Return what is printed about a policy."""
     unit, certificate = facts["unit"], facts.get("certificate")
-    lines = [
-        ("budget per sample", facts["budget_meaning"]),
-        ("deadline of every sample", facts.get("deadline_meaning")),
-        ("cost on VAL", f"{facts['fit_cost']:.5g} {unit}"),
-        ("utility on VAL", percent(facts["fit_utility"])),
-    ]
-    if certificate is not None:
-        bound = certificate["bound"]
-        lines += [
-            ("certified mean cost, at most", f"{bound:.5g} {unit}")
-            if certificate["guarantee"] == "budget"
-            else ("certified loss of utility, at most", percent(bound)),
-            ("price of the promise in utility", percent(certificate["price"])),
-            ("price of the promise in cost", f"{certificate['price_cost']:.5g} {unit}"),
-        ]
-    return [(what, value) for what, value in lines if value is not None]
+    printed = {
+        "budget per sample": facts["budget_meaning"],
+        "deadline of every sample": facts.get("deadline_meaning"),
+        "cost on VAL": f"{facts['fit_cost']:.5g} {unit}",
+        "utility on VAL": percent(facts["fit_utility"]),
+    }
+    if certificate is None:
+        return printed
+    bound = certificate["bound"]
+    certified = (
+        {"certified mean cost, at most": f"{bound:.5g} {unit}"}
+        if certificate["guarantee"] == "budget"
+        else {"certified loss of utility, at most": percent(bound)}
+    )
+    return {
+        **printed,
+        **certified,
+        "utility lost to the guarantee": percent(certificate["price"]),
+        "cost added by the guarantee": f"{certificate['price_cost']:.5g} {unit}",
+    }

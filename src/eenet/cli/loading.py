@@ -1,137 +1,143 @@
-"""What the commands that run models read first: the run, its images, a policy that fits it."""
+"""What commands read before any work starts: tables with the costs that count, runs, and policies that fit them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from eenet.cli import paths
+import numpy as np
+import typer
+
+from eenet.cli.interrupt import require
+from eenet.cli.options import existing, existing_folder, file_in, output_folder
 from eenet.errors import InputError
+from eenet.tables.costs import CostTable
+from eenet.tables.files import read_json
+from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from eenet.core.costs import CostTable
-    from eenet.core.table import ExitTable
-    from eenet.data.dataset import LabelledDataset
     from eenet.evaluation import CostParts
+    from eenet.experiments.recipes import Recipe, Run
     from eenet.models.model import MultiExitModel
-    from eenet.recipes import Recipe, Run
-    from eenet.schedulers import SavedPolicy
+    from eenet.policies import SavedPolicy
 
 
-def prepare_data(recipe: Recipe, data_root: Path | None, *, download: bool) -> None:
-    """Check the folder of a recipe's data before any work starts, after fetching them where that is asked for.
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """The options that say which costs count: those of a profile, else a table's own."""
 
-    Raises:
-        InputError: It is no folder, is missing, or the data cannot be fetched.
-        RunError: The download failed.
+    costs: Annotated[Path | None, file_in("--costs", "Costs written by `eenet profile`; replaces the table's own.")] = (
+        None
+    )
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", min=1, metavar="b", help="Which batch size's latency of --costs to use (unit ms)."
+        ),
+    ] = None
+    engine: Annotated[
+        str | None, typer.Option("--engine", metavar="E", help="Which engine's latency of --costs to use.")
+    ] = None
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="D", help="Which number format's latency of --costs to use.")
+    ] = None
+
+    def read_table(self, path: Path, unit: str | None = None) -> ExitTable:
+        """Read an exit table, with the costs that count.
+
+        Args:
+            path: The file or folder.
+            unit: Of its own costs, where they can be converted; default: a readable one for operations.
+
+        Raises:
+            InputError: A file is missing, damaged or malformed; there are no costs, or those of another model; or a
+                choice is made where there is nothing to choose.
+        """
+        measured, table = self._measured(), ExitTable.load(path)
+        if measured is None and table.costs is None:
+            raise InputError(
+                "costs are missing: the table has no key 'costs' and there is no --costs. "
+                "Pass --costs FILE (written by `eenet profile`), or record the table again."
+            )
+        if measured is not None and measured.num_exits != table.num_exits:
+            raise InputError(
+                f"--costs of {measured.num_exits} exits does not fit: the table has {table.num_exits}. "
+                "Profile the model that the table was recorded from."
+            )
+        if table.costs is not None:
+            own = readable(table.costs, unit)
+            factor = own.low / table.costs.low
+            table = replace(table, costs=own, cost=None if table.cost is None else table.cost * factor)
+        return table.priced(measured)
+
+    def _measured(self) -> CostTable | None:
+        chosen: dict[str, Any] = {"batch_size": self.batch_size, "engine": self.engine, "dtype": self.dtype}
+        if self.costs is not None:
+            from eenet.running import load_costs
+
+            return readable(load_costs(self.costs, **chosen))
+        if any(choice is not None for choice in chosen.values()):
+            raise InputError(
+                "--batch-size, --engine and --dtype choose among measured costs: there is no --costs. Pass --costs."
+            )
+        return None
+
+    def parts(self, costs: CostTable) -> CostParts | None:
+        """Return what costs are made of, where there is a profile that says so."""
+        from eenet.evaluation import CostParts
+
+        return None if self.costs is None else CostParts.of_profile(read_json(self.costs, "costs"), costs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The options that say where a recipe's data set is."""
+
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", metavar="DIR", help="Folder that contains the recipe's data set.")
+    ] = None
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download", help="Fetch the data set into --data-root where it is not there (CIFAR-10, CIFAR-100)."
+        ),
+    ] = False
+
+    def prepare(self, recipe: Recipe) -> None:
+        """Check the folder before any work starts, after fetching the data where that is asked for.
+
+        Raises:
+            InputError: It is no folder, is missing, or the data cannot be fetched.
+            RunError: The download failed.
+        """
+        if self.download and self.data_root is None:
+            raise InputError("--download has nowhere to go: the data set needs a folder. Pass --data-root with one.")
+        if self.download and self.data_root is not None:
+            recipe.download(output_folder(self.data_root, "--data-root"))
+        elif self.data_root is not None:
+            existing_folder(self.data_root, "--data-root")
+
+
+def readable(costs: CostTable, unit: str | None = None) -> CostTable:
+    """Return operation counts in a unit, or in the largest one in which the full cost is at least 1.
+
+    Costs in anything but FLOPs stay as they are.
     """
-    if download and data_root is None:
-        raise InputError("--download has nowhere to go: the data set needs a folder. Pass --data-root with one.")
-    if download and data_root is not None:
-        recipe.download(paths.output_folder(data_root, "--data-root"))
-    elif data_root is not None:
-        paths.existing_folder(data_root, "--data-root")
-
-
-def open_run(path: Path, data_root: Path | None = None) -> Run:
-    """Return the run in a folder.
-
-    Raises:
-        InputError: There is no finished run.
-    """
-    from eenet import recipes
-
-    if data_root is not None:
-        paths.existing_folder(data_root, "--data-root")
-    return recipes.open_run(paths.existing_folder(path, "RUN"), data_root=data_root)
-
-
-def open_policy(path: Path, opened: Run) -> tuple[SavedPolicy, MultiExitModel]:
-    """Return a fitted policy and the model it steers: the run's, without the exits it was not fitted for.
-
-    Raises:
-        InputError: It is missing, damaged, or was fitted for another number of exits or classes.
-    """
-    from eenet.inference.record_dense import holds_masks
-    from eenet.schedulers import load_policy
-
-    model, classes = opened.model, len(opened.splits.classes)
-    saved = load_policy(paths.existing_folder(path, "--policy"))
-    exits = tuple(range(saved.policy.num_exits)) if saved.exits is None else saved.exits
-    last = model.num_exits - 1
-    if exits[-1] != last:
-        raise InputError(
-            f"--policy {str(path)!r} does not fit: it was fitted for a model of {exits[-1] + 1} exits, this "
-            f"one has {model.num_exits}. Fit a policy on a table recorded from this run."
-        )
-    fitted = saved.info.get("num_classes", classes)
-    if fitted != classes and not holds_masks(opened.splits.test):  # of maps, policies see summaries
-        raise InputError(
-            f"--policy {str(path)!r} does not fit: it was fitted for {fitted} classes, this run's data set has "
-            f"{classes}. Fit a policy on a table recorded from this run."
-        )
-    dropped = [k for k in range(last) if k not in exits]
-    return saved, model.without(dropped) if dropped else model
-
-
-def image_shape(dataset: LabelledDataset) -> tuple[int, int, int]:
-    """Return channels, height and width of a data set's images."""
-    from eenet.data.dataset import as_images
-
-    channels, height, width = as_images(dataset).images.shape[1:]
-    return channels, height, width
-
-
-def preparation(dataset: LabelledDataset) -> Callable[[Tensor], Tensor]:
-    """Return the function that turns raw images into what the model takes."""
-    from eenet.data.dataset import as_images
-
-    return as_images(dataset).prepare
-
-
-def read_table(path: Path, what: str) -> ExitTable:
-    """Read an exit table from a file or folder named by the user; operations come in a readable unit.
-
-    Raises:
-        InputError: It is missing, damaged or malformed.
-    """
-    from eenet.core.table import ExitTable
-
-    table = ExitTable.load(paths.existing(path, what))
-    return table if table.costs is None else table.with_costs(readable(table.costs))
-
-
-def read_confusion(path: Path, *, splits: int, grouped: bool) -> Tensor | None:
-    """Read the confusion counts of a table recorded from maps; None for other tables.
-
-    Raises:
-        InputError: They are damaged, or a comparison of maps was asked for what it cannot tell.
-    """
-    from eenet.evaluation.segmentation import find_confusion
-
-    confusion = find_confusion(path)
-    if confusion is not None and (splits > 1 or grouped):
-        option = "--groups" if grouped else f"--splits {splits}"
-        raise InputError(
-            f"{option} cannot be used here: {str(path)!r} was recorded from maps, which are compared on TEST as it is, "
-            "by one number for all images. Leave it out."
-        )
-    return confusion
+    sizes = {"GFLOPs": 1e9, "MFLOPs": 1e6, "kFLOPs": 1e3}
+    if costs.unit != "FLOPs":
+        return costs
+    if unit not in sizes:
+        unit = next((name for name, size in sizes.items() if costs.high >= size), "FLOPs")
+    return costs.convert(unit)
 
 
 def read_groups(path: Path) -> np.ndarray:
     """Read groups of samples named by the user: an array, or text with one group per line.
 
     Raises:
-        InputError: The file is missing, damaged, or a line holds nothing or more than one value.
+        InputError: The file is damaged, or a line holds nothing or more than one value.
     """
-    import numpy as np
-
-    paths.existing(path, "--groups")
     try:
         if path.suffix.lower() == ".npy":
             loaded: np.ndarray = np.load(path, allow_pickle=False)
@@ -149,60 +155,15 @@ def read_groups(path: Path) -> np.ndarray:
     return np.array([line.strip() for line in lines], dtype=np.str_)
 
 
-def pick_costs(
-    table: ExitTable, costs: Path | None, batch_size: int | None, engine: str | None, dtype: str | None = None
-) -> CostTable:
-    """Return the costs of a profile file if one is given, else the table's own; operations in a readable unit.
-
-    Raises:
-        InputError: There are none, or they have another number of exits than the table.
-    """
-    from eenet.inference.measure import load_costs
-
-    if costs is None:
-        if any(choice is not None for choice in (batch_size, engine, dtype)):
-            raise InputError(
-                "--batch-size, --engine and --dtype choose among measured costs: there is no --costs. Pass --costs."
-            )
-        if table.costs is None:
-            raise InputError(
-                "costs are missing: the table has no key 'costs' and there is no --costs. "
-                "Pass --costs FILE (written by `eenet profile`), or record the table again."
-            )
-        return table.costs
-    chosen = load_costs(paths.existing(costs, "--costs"), batch_size=batch_size, engine=engine, dtype=dtype)
-    if chosen.num_exits != table.num_exits:
-        raise InputError(
-            f"--costs {str(costs)!r} does not fit: it has {chosen.num_exits} exits, the table {table.num_exits}. "
-            "Profile the model that the table was recorded from."
-        )
-    return readable(chosen)
-
-
-def cost_parts(path: Path | None, costs: CostTable) -> CostParts | None:
-    """Return what costs are made of, where a profile says so.
-
-    Args:
-        path: The profile; None where the costs are the table's own.
-        costs: As `pick_costs` returned them.
-    """
-    from eenet.core.files import read_json
-    from eenet.evaluation import CostParts
-
-    return None if path is None else CostParts.of_profile(read_json(path, "costs"), costs)
-
-
 def read_exits(text: str, num_exits: int) -> tuple[int, ...]:
     """Read which exits stay, with the last one: numbers separated by commas, or the file of `eenet advise --out`.
 
     Raises:
         InputError: It names no early exit of the table, or none at all.
     """
-    from eenet.core.files import read_json
-
     words: list[object] = [word.strip() for word in text.split(",")]
     if text.lower().endswith(".json"):
-        value = read_json(paths.existing(Path(text), "--exits"), "--exits")
+        value = read_json(existing(Path(text), "--exits"), "--exits")
         words = value["kept"] if isinstance(value, dict) and isinstance(value.get("kept"), list) else []
     last = num_exits - 1
     numbers = {int(str(word)) if str(word).isdecimal() else -1 for word in words} | {last}
@@ -214,11 +175,36 @@ def read_exits(text: str, num_exits: int) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def readable(costs: CostTable) -> CostTable:
-    """Return operation counts in the largest unit in which the full cost is at least 1; other costs as they are."""
-    if costs.unit != "FLOPs":
-        return costs
-    for unit, size in (("GFLOPs", 1e9), ("MFLOPs", 1e6), ("kFLOPs", 1e3)):
-        if costs.high >= size:
-            return costs.convert(unit)
-    return costs
+def open_run(path: Path, data_root: Path | None = None) -> Run:
+    """Return the run in a folder.
+
+    Raises:
+        InputError: There is no finished run.
+        MissingExtraError: torch is not installed.
+    """
+    require("torch")
+    from eenet.experiments import recipes
+
+    return recipes.open_run(path, data_root=data_root)
+
+
+def open_policy(path: Path, opened: Run) -> tuple[SavedPolicy, MultiExitModel]:
+    """Return a fitted policy and the model that it decides for: the run's, without the exits it was not fitted for.
+
+    Raises:
+        InputError: It is missing, damaged, or was fitted for another number of exits or classes.
+    """
+    from eenet.policies import load_policy
+
+    model, classes = opened.model, len(opened.splits.classes)
+    saved = load_policy(path)
+    exits = tuple(range(saved.policy.num_exits)) if saved.exits is None else saved.exits
+    needed = {"exits": exits[-1] + 1, "classes": saved.info.get("num_classes", classes)}
+    for what, there in (("exits", model.num_exits), ("classes", classes)):
+        if needed[what] != there:
+            raise InputError(
+                f"--policy {str(path)!r} does not fit: it was fitted for {needed[what]} {what}, this run has {there}. "
+                "Fit a policy on a table recorded from this run."
+            )
+    dropped = [k for k in range(model.num_exits) if k not in exits]
+    return saved, model.without(dropped) if dropped else model

@@ -2,58 +2,78 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eenet.cli import loading, names, paths
+from eenet.cli import loading, names
 from eenet.cli.options import (
-    BatchSizesOption,
+    POLICY_OPTION,
     DataRootOption,
-    DebugFlag,
-    DtypesOption,
-    EnginesOption,
-    JsonFlag,
-    PassesOption,
-    PolicyFolderOption,
-    QuietFlag,
     RunArgument,
     SeedOption,
+    file_out,
     whole_numbers,
 )
-from eenet.cli.output import Output
-from eenet.cli.show import bench_table, profile_tables
+from eenet.cli.output import Output, Result, section_parts
 from eenet.errors import InputError
+from eenet.report import bench_section, costs_section
 
 if TYPE_CHECKING:
-    from eenet.data.dataset import LabelledDataset
-    from eenet.inference.engines import Engine
-    from eenet.models.model import MultiExitModel
-    from eenet.recipes import Run
+    from eenet.training.dataset import LabelledDataset
+
+PassesOption = Annotated[int, typer.Option("--passes", min=1, help="How often everything is timed.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """The options that say what is timed."""
+
+    run: RunArgument
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", metavar="N,N,...", help="Batch sizes to measure, separated by commas.")
+    ] = "1,32,128"
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine",
+            metavar="E",
+            help="Engine to measure: eager (default), onnxruntime, openvino, compiled. Repeatable.",
+        ),
+    ] = None
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option("--dtype", metavar="D", help="Number format to measure: float32 (default), bfloat16. Repeatable."),
+    ] = None
+    data_root: DataRootOption = None
+    seed: SeedOption = 0
+
+    def open(self, policy: Path | None) -> tuple[LabelledDataset, dict[str, Any]]:
+        """Return the test samples, and what `measure` and `bench` take by name."""
+        sizes = list(dict.fromkeys(whole_numbers(self.batch_size, "--batch-size")))
+        chosen = names.engines(self.engine, self.dtype)
+        opened = loading.open_run(self.run, self.data_root)
+        saved, model = (None, opened.model) if policy is None else loading.open_policy(policy, opened)
+        decides = None if saved is None else saved.policy
+        example = opened.splits.test.inputs(slice(0, 2))
+        engines = [names.engine(name, model, example, dtype) for name, dtype in chosen]
+        settings = {"model": model, "policy": decides, "batch_sizes": sizes, "engines": engines, "seed": self.seed}
+        return opened.splits.test, settings
 
 
 def profile(
-    run: RunArgument,
+    timing: Timing,
     *,
-    batch_size: BatchSizesOption = "1,32,128",
-    engine: EnginesOption = None,
-    dtype: DtypesOption = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option("--policy", "-p", metavar="POLICY", help="Time this policy's decisions; default: a threshold."),
-    ] = None,
+    policy: Annotated[Path | None, POLICY_OPTION] = None,
     passes: PassesOption = 15,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the costs here, as JSON.")
-    ] = None,
-    data_root: DataRootOption = None,
-    seed: SeedOption = 0,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    debug: DebugFlag = False,
-) -> None:
+    out: Annotated[Path | None, file_out("Write the costs here, as JSON.")] = None,
+    output: Output,
+) -> Result:
     """Measure what leaving at each exit costs: operations, and time at every batch size.
+
+    With --policy, that policy's decisions are timed; without, those of a threshold.
 
     Examples:
 
@@ -61,102 +81,47 @@ def profile(
 
         eenet profile run --engine eager --engine openvino --dtype float32 --out costs.json
     """
-    output = Output(as_json=as_json, quiet=quiet)
-    sizes = whole_numbers(batch_size, "--batch-size")
-    chosen = names.engines(engine, dtype)
-    if out is not None:
-        paths.output_file(out)
-    opened = loading.open_run(run, data_root)
-    saved, model = (None, opened.model) if policy is None else loading.open_policy(policy, opened)
-    inputs = opened.splits.test.inputs(slice(0, max(sizes)))
-    engines = _engines(opened, model, chosen)
+    test, settings = timing.open(policy)
+    inputs = test.inputs(slice(0, max(settings["batch_sizes"])))
 
-    from eenet.inference.measure import measure
+    from eenet.running import measure
 
-    measured = measure(
-        model,
-        inputs,
-        batch_sizes=sizes,
-        engines=engines,
-        passes=passes,
-        policy=None if saved is None else saved.policy,
-        seed=seed,
-        progress=not quiet,
-    )
+    measured = measure(example_inputs=inputs, passes=passes, progress=not output.quiet, **settings)
     if measured.flops.uncounted:
         output.note(f"Note: operations not counted: {', '.join(measured.flops.uncounted)}.")
-    if out is not None:
-        measured.save(out)
-        output.note(f"wrote {out}")
     value = measured.to_dict()
-    output.result(value, *profile_tables(value), *value["notes"])
+    output.save(value, out)
+    heading = "Time per sample: {engine} {dtype} on {device}, batch size {batch_size}, {threads} threads"
+    times = [replace(costs_section(row), heading=heading.format(**row)) for row in value["latency"]]
+    return value, [*section_parts(costs_section(value["flops"]), *times), *value["notes"]]
 
 
 def bench(
-    run: RunArgument,
+    timing: Timing,
     *,
-    policy: PolicyFolderOption,
-    batch_size: BatchSizesOption = "1,32,128",
-    engine: EnginesOption = None,
-    dtype: DtypesOption = None,
+    policy: Annotated[Path, POLICY_OPTION],
     passes: PassesOption = 7,
     samples: Annotated[int, typer.Option("--samples", min=1, help="How many test samples a pass covers.")] = 512,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the result here, as JSON.")
-    ] = None,
-    data_root: DataRootOption = None,
-    seed: SeedOption = 0,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    debug: DebugFlag = False,
-) -> None:
+    out: Annotated[Path | None, file_out("Write the result here, as JSON.")] = None,
+    output: Output,
+) -> Result:
     """Time the adaptive model against the original one without exits, on the test samples.
 
     Examples:
 
         eenet bench run --policy policy --batch-size 1,32,128
     """
-    output = Output(as_json=as_json, quiet=quiet)
-    sizes = whole_numbers(batch_size, "--batch-size")
-    chosen = names.engines(engine, dtype)
-    if out is not None:
-        paths.output_file(out)
-    opened = loading.open_run(run, data_root)
-    saved, model = loading.open_policy(policy, opened)
-    engines = _engines(opened, model, chosen)
-    dataset = _enough(opened.splits.test, sizes, samples)
-
-    from eenet.core.files import write_json
-    from eenet.inference.bench import bench as time_passes
-
-    output.note(f"Timing {passes} passes over {len(dataset)} test samples.")
-    report = time_passes(
-        model,
-        saved.policy,
-        dataset.inputs(slice(None)),
-        batch_sizes=sizes,
-        engines=engines,
-        passes=passes,
-        seed=seed,
-        progress=not quiet,
-    )
-    value = report.to_dict()
-    if out is not None:
-        write_json(out, value)
-        output.note(f"wrote {out}")
-    output.result(value, bench_table(value))
-
-
-def _enough(dataset: LabelledDataset, sizes: list[int], samples: int) -> LabelledDataset:
-    """Return the first samples, as many as asked for and at least one whole batch of the largest size."""
-    if max(sizes) > len(dataset):
+    test, settings = timing.open(policy)
+    largest = max(settings["batch_sizes"])
+    if largest > len(test):
         raise InputError(
-            f"--batch-size {max(sizes)} cannot be filled: there are {len(dataset)} test samples. Pass smaller sizes."
+            f"--batch-size {largest} cannot be filled: there are {len(test)} test samples. Pass smaller sizes."
         )
-    return dataset.select(slice(0, max(samples, *sizes)))
+    inputs = test.inputs(slice(0, max(samples, largest)))
 
+    from eenet import running
 
-def _engines(opened: Run, model: MultiExitModel, chosen: list[tuple[str, str]]) -> list[Engine]:
-    """Return the engines to measure, each in its number format."""
-    example = opened.splits.test.inputs(slice(0, 2))
-    return [names.engine(name, model, example, dtype) for name, dtype in chosen]
+    output.note(f"Timing {passes} passes over {min(len(test), max(samples, largest))} test samples.")
+    value = running.bench(inputs=inputs, passes=passes, progress=not output.quiet, **settings).to_dict()
+    output.save(value, out)
+    return value, section_parts(bench_section(value))

@@ -1,165 +1,80 @@
-"""Names of policies, recipes, experiments and engines: the only place where a name turns into an object."""
+"""Names of policies, engines, recipes and experiments: the only place where a name turns into an object."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from eenet.errors import InputError
 
 if TYPE_CHECKING:
-    from eenet.core.table import ExitTable
-    from eenet.inference.engines import Engine
     from eenet.models.inputs import Inputs
     from eenet.models.model import MultiExitModel
-    from eenet.recipes import Recipe
-    from eenet.reproduce import Experiment
+    from eenet.running.engines.base import Engine
     from eenet.schedulers import Scheduler
+    from eenet.tables.table import ExitTable
 
+# name -> "module:callable setting=value ..."; called with seed=..., it returns the scheduler
+POLICIES = {
+    "auto": "eenet.schedulers:AutoScheduler",
+    "stopping": "eenet.schedulers:StoppingScheduler",
+    "eenet": "eenet.schedulers:EENetScheduler",
+    "eenet_published": "eenet.schedulers:EENetScheduler.published",
+    "max_prob": "eenet.schedulers:GeometricScheduler confidence=max_prob",
+    "certainty": "eenet.schedulers:GeometricScheduler confidence=certainty",
+    "margin": "eenet.schedulers:GeometricScheduler confidence=margin",
+    "joint": "eenet.schedulers:JointScheduler",
+    "patience": "eenet.schedulers:PatienceScheduler",
+    "vote": "eenet.schedulers:VoteScheduler",
+    "pcee": "eenet.schedulers:PceeScheduler",
+    "eero": "eenet.schedulers:EeroScheduler",
+    "ztw": "eenet.cli.names:ztw",
+}
 BOUNDS = ("random", "oracle")
+DEFAULT_POLICIES = tuple(name for name in POLICIES if name != "eenet_published")
+
+ENGINES = {
+    "eager": ("float32", "bfloat16"),
+    "onnxruntime": ("float32",),
+    "openvino": ("float32", "bfloat16"),
+    "compiled": ("float32",),
+}
+"""Engines, each with the number formats it offers."""
 
 
-def _eenet(seed: int) -> Scheduler:
-    from eenet.schedulers import EENetScheduler
-
-    return EENetScheduler(seed=seed)
-
-
-def _eenet_published(seed: int) -> Scheduler:
-    from eenet.schedulers import EENetScheduler
-
-    return EENetScheduler.published(seed=seed)
-
-
-def _geometric(confidence: str) -> Callable[[int], Scheduler]:
-    def make(seed: int) -> Scheduler:
-        from eenet.schedulers import GeometricScheduler
-
-        return GeometricScheduler(confidence=confidence, seed=seed)
-
-    return make
-
-
-def _joint(seed: int) -> Scheduler:
-    from eenet.schedulers import JointScheduler
-
-    return JointScheduler(seed=seed)
-
-
-def _patience(seed: int) -> Scheduler:
-    from eenet.schedulers import PatienceScheduler
-
-    return PatienceScheduler(seed=seed)
-
-
-def _pcee(seed: int) -> Scheduler:
-    from eenet.schedulers import PceeScheduler
-
-    return PceeScheduler(seed=seed)
-
-
-def _eero(seed: int) -> Scheduler:
-    from eenet.schedulers import EeroScheduler
-
-    return EeroScheduler(seed=seed)
-
-
-def _ztw(seed: int) -> Scheduler:
+def ztw(seed: int) -> Scheduler:
+    """Zero Time Waste: a geometric ensemble of the exits, thresholds on its confidence."""
     from eenet.schedulers import GeometricScheduler, TransformedScheduler, fit_geometric_ensemble
 
     inner = GeometricScheduler(seed=seed)
     return TransformedScheduler(scheduler=inner, fit_transform=fit_geometric_ensemble, seed=seed)
 
 
-def _stopping(seed: int) -> Scheduler:
-    from eenet.schedulers import StoppingScheduler
+def known(kind: str, name: str, names: Iterable[str]) -> str:
+    """Return a name if it is one of those known.
 
-    return StoppingScheduler(seed=seed)
-
-
-def _auto(seed: int) -> Scheduler:
-    from eenet.schedulers import AutoScheduler
-
-    return AutoScheduler(seed=seed)
-
-
-def _vote(seed: int) -> Scheduler:
-    from eenet.schedulers import VoteScheduler
-
-    return VoteScheduler(seed=seed)
+    Raises:
+        InputError: It is not; the near ones (or all) are in the message.
+    """
+    ordered = sorted(names)
+    if name in ordered:
+        return name
+    near = difflib.get_close_matches(name.lower(), ordered, n=3, cutoff=0.5)
+    advice = f"Did you mean {' or '.join(near)}?" if near else f"Pass one of {', '.join(ordered)}."
+    raise InputError(f"{kind} {name!r} is unknown: there is none of that name. {advice}")
 
 
-def _eager(model: MultiExitModel, example_inputs: Inputs, dtype: str) -> Engine:
-    import torch
-
-    from eenet.inference.engines import EagerEngine
-
-    if dtype == "float32":
-        return EagerEngine(model)
-    return EagerEngine(model, dtype=torch.bfloat16)
-
-
-def _onnxruntime(model: MultiExitModel, example_inputs: Inputs, dtype: str) -> Engine:
-    from eenet.inference.engines import OnnxEngine
-
-    return OnnxEngine(model, example_inputs)
-
-
-def _openvino(model: MultiExitModel, example_inputs: Inputs, dtype: str) -> Engine:
-    from eenet.inference.engines import OpenVinoEngine
-
-    return OpenVinoEngine(model, example_inputs, dtype="bfloat16" if dtype == "bfloat16" else "float32")
-
-
-def _compiled(model: MultiExitModel, example_inputs: Inputs, dtype: str) -> Engine:
-    from eenet.inference.engines import CompiledEngine
-
-    return CompiledEngine(model, example_inputs)
-
-
-POLICIES: Mapping[str, Callable[[int], Scheduler]] = {
-    "auto": _auto,
-    "stopping": _stopping,
-    "eenet": _eenet,
-    "eenet_published": _eenet_published,
-    "max_prob": _geometric("max_prob"),
-    "certainty": _geometric("certainty"),
-    "margin": _geometric("margin"),
-    "joint": _joint,
-    "patience": _patience,
-    "vote": _vote,
-    "pcee": _pcee,
-    "eero": _eero,
-    "ztw": _ztw,
-}
-DEFAULT_POLICIES = tuple(name for name in POLICIES if name != "eenet_published")
-ENGINES: Mapping[str, Callable[[MultiExitModel, Inputs, str], Engine]] = {
-    "eager": _eager,
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-    "compiled": _compiled,
-}
-DTYPES: Mapping[str, tuple[str, ...]] = {
-    "eager": ("float32", "bfloat16"),
-    "onnxruntime": ("float32",),
-    "openvino": ("float32", "bfloat16"),
-    "compiled": ("float32",),
-}
-DEFAULT_ENGINES = ("eager",)
-DEFAULT_DTYPES = ("float32",)
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """Make the error for a name that is not known, with the near ones (or all) in it."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    advice = f"Did you mean {' or '.join(near)}?" if near else f"Pass one of {', '.join(names)}."
-    return InputError(f"{kind} {name!r} is unknown: there is none of that name. {advice}")
-
-
-def scheduler(name: str, seed: int) -> Scheduler:
+def scheduler(name: str, seed: int, progress: Callable[[str, int, int], None] | None = None) -> Scheduler:
     """Return the scheduler of a policy's name.
+
+    Args:
+        name: A key of `POLICIES`.
+        seed: Of everything random.
+        progress: Called with what is done, where fitting takes long enough for that to matter.
 
     Raises:
         InputError: The name is unknown, or belongs to a bound, which is no policy.
@@ -169,18 +84,13 @@ def scheduler(name: str, seed: int) -> Scheduler:
             f"policy {name!r} is a bound: it is computed on tables and cannot decide for new samples. "
             f"Pass one of {', '.join(POLICIES)}."
         )
-    if name not in POLICIES:
-        raise unknown("policy", name, POLICIES)
-    return POLICIES[name](seed)
-
-
-def with_progress(scheduler: Scheduler, progress: Callable[[str, int, int], None]) -> Scheduler:
-    """Return the same scheduler, telling how far it is if it takes long enough for that to matter."""
-    from dataclasses import replace
-
-    from eenet.schedulers import AutoScheduler, EENetScheduler
-
-    return replace(scheduler, progress=progress) if isinstance(scheduler, AutoScheduler | EENetScheduler) else scheduler
+    path, *settings = POLICIES[known("policy", name, POLICIES)].split()
+    module, _, attribute = path.partition(":")
+    make = attrgetter(attribute)(importlib.import_module(module))
+    made: Scheduler = make(seed=seed, **dict(setting.split("=", 1) for setting in settings))
+    if progress is not None and "progress" in {field.name for field in fields(made)}:
+        return replace(made, progress=progress)  # type: ignore[call-arg]  # looked up in the line above
+    return made
 
 
 def schedulers(names: Sequence[str] | None, seed: int) -> dict[str, Scheduler]:
@@ -191,10 +101,7 @@ def schedulers(names: Sequence[str] | None, seed: int) -> dict[str, Scheduler]:
     Raises:
         InputError: A name is unknown.
     """
-    asked = list(dict.fromkeys(names or DEFAULT_POLICIES))
-    for name in asked:
-        if name not in POLICIES and name not in BOUNDS:
-            raise unknown("policy", name, (*POLICIES, *BOUNDS))
+    asked = [known("policy", name, (*POLICIES, *BOUNDS)) for name in names or DEFAULT_POLICIES]
     return {name: scheduler(name, seed) for name in asked if name not in BOUNDS}
 
 
@@ -203,18 +110,22 @@ def unsuited(table: ExitTable) -> dict[str, str]:
     found: dict[str, str] = {}
     if not table.combinable:
         found["ztw"] = "combining exits needs labels, and a utility that says whether answers are right"
-    if table.holds_summaries:
-        found |= dict.fromkeys(("patience", "vote"), "summaries of maps name no classes")
+    if not table.has_classes:
+        found |= dict.fromkeys(("patience", "vote"), "the table holds features, which name no classes")
+        read = {"joint": "max_prob", "pcee": "max_prob", "eero": "max_prob"}
+        read |= {name: name for name in ("max_prob", "certainty", "margin")}
+        absent = {name: column for name, column in read.items() if column not in table.feature_names}
+        found |= {name: f"the table has no feature {column!r}" for name, column in absent.items()}
     return found
 
 
 def engines(names: Sequence[str] | None, dtypes: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Return every engine with every number format that was asked for, the default ones if none is given.
+    """Return every engine with every number format that was asked for: eager in float32 by default.
 
     Raises:
         InputError: A name is unknown, or an engine does not offer a format.
     """
-    pairs = [(name, dtype) for name in names or DEFAULT_ENGINES for dtype in dtypes or DEFAULT_DTYPES]
+    pairs = [(name, dtype) for name in names or ("eager",) for dtype in dtypes or ("float32",)]
     for name, dtype in pairs:
         _check_engine(name, dtype)
     return list(dict.fromkeys(pairs))
@@ -228,45 +139,24 @@ def engine(name: str, model: MultiExitModel, example_inputs: Inputs, dtype: str 
         MissingExtraError: It needs something that is not installed.
     """
     _check_engine(name, dtype)
-    return ENGINES[name](model, example_inputs, dtype)
+    import torch
+
+    from eenet import running
+
+    if name == "eager":
+        return running.EagerEngine(model, dtype=None if dtype == "float32" else getattr(torch, dtype))
+    if name == "openvino":
+        return running.OpenVinoEngine(model, example_inputs, dtype="bfloat16" if dtype == "bfloat16" else "float32")
+    kind = running.OnnxEngine if name == "onnxruntime" else running.CompiledEngine
+    return kind(model, example_inputs)
 
 
 def _check_engine(name: str, dtype: str) -> None:
     """Refuse an engine that is not there, or not in this number format."""
-    if name not in ENGINES:
-        raise unknown("engine", name, ENGINES)
-    known = sorted({one for offered in DTYPES.values() for one in offered})
-    if dtype not in known:
-        raise unknown("dtype", dtype, known)
-    if dtype not in DTYPES[name]:
-        able = " and ".join(other for other, offered in DTYPES.items() if dtype in offered)
+    offered = ENGINES[known("engine", name, ENGINES)]
+    if known("dtype", dtype, {one for formats in ENGINES.values() for one in formats}) not in offered:
+        able = " and ".join(other for other, formats in ENGINES.items() if dtype in formats)
         raise InputError(
-            f"dtype {dtype!r} is not offered by the engine {name}: it computes in {' and '.join(DTYPES[name])}. "
+            f"dtype {dtype!r} is not offered by the engine {name}: it computes in {' and '.join(offered)}. "
             f"Use one of these, or the engines {able}."
         )
-
-
-def recipe(name: str, seed: int) -> Recipe:
-    """Return a recipe by name, with a seed.
-
-    Raises:
-        InputError: The name is unknown.
-    """
-    from eenet.recipes import RECIPES
-
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    return RECIPES[name].with_seed(seed)
-
-
-def experiment(name: str) -> Experiment:
-    """Return an experiment by name.
-
-    Raises:
-        InputError: The name is unknown.
-    """
-    from eenet.reproduce import EXPERIMENTS
-
-    if name not in EXPERIMENTS:
-        raise unknown("experiment", name, EXPERIMENTS)
-    return EXPERIMENTS[name]

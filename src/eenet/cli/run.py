@@ -1,39 +1,88 @@
-"""`eenet run`: adaptive inference for real."""
+"""`eenet run`: adaptive inference, from a run, a bundle or an export."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import RenderableType
 
-from eenet.cli import loading, paths
-from eenet.cli.inputs import Source, batches, open_inputs
-from eenet.cli.options import DataRootOption, DebugFlag, JsonFlag, PolicyFolderOption, QuietFlag, RunArgument
-from eenet.cli.output import Output, percent, plain, shares, text_table
+from eenet.cli import loading, names
+from eenet.cli.interrupt import require
+from eenet.cli.options import POLICY_OPTION, DataRootOption, ThreadsOption, existing_folder, file_out, place
+from eenet.cli.output import Columns, Output, Result, cell, facts_table, percent, plain, shares, text_table
+from eenet.cli.samples import ARRAY_SUFFIXES, Images, Source, read_arrays
 from eenet.errors import InputError
+from eenet.tables.files import atomic_path, read_json, read_object, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from eenet.experiments.recipes import Run
+    from eenet.models.model import MultiExitModel
+    from eenet.policies import SavedPolicy
+    from eenet.running import AdaptiveModel, Prediction
 
-    from eenet.inference.adaptive import AdaptiveModel, Prediction
-    from eenet.recipes import Run
-
-SHOWN_SAMPLES = 50
+LISTED_SAMPLES = 50
 OUT_SUFFIXES = (".csv", ".json")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A model that stops early, and what is known about its inputs and answers.
+
+    Attributes:
+        adaptive: The model with its policy.
+        split: Returns a split of its own data by name.
+        array: Returns the samples of an array file.
+        images: Returns how images become inputs; None where that is not known.
+        classes: Names of the classes, where known.
+        exits: What the exits are called, where the model has some of the original's only.
+    """
+
+    adaptive: AdaptiveModel
+    split: Callable[[str], Source]
+    array: Callable[[Path], Source]
+    images: Callable[[], Images | None]
+    classes: Sequence[str] | None
+    exits: tuple[int, ...] | None = None
+
+    def read(self, words: Sequence[str]) -> list[Source]:
+        """Return the inputs that the user named: splits, then array files, then all images."""
+        splits = [word for word in words if word.startswith("split:")]
+        arrays = [word for word in words if Path(word).suffix.lower() in ARRAY_SUFFIXES and word not in splits]
+        files = [word for word in words if word not in (*splits, *arrays)]
+        sources = [self.split(word.removeprefix("split:")) for word in splits]
+        sources += [self.array(Path(word)) for word in arrays]
+        if files:
+            images = self.images()
+            if images is None:
+                raise InputError(
+                    f"input {files[0]!r} cannot be read: the export does not say how images are prepared. Pass arrays."
+                )
+            sources.append(images.files(files))
+        return sources
+
+
 def run(
-    run_folder: RunArgument,
+    target: Annotated[
+        Path, place("TARGET", "A run, a bundle, or a folder written by `eenet export` (no torch).", existing_folder)
+    ],
     inputs: Annotated[
         list[str],
         typer.Argument(metavar="INPUTS...", help="Images, folders of images, .npy or .npz arrays, or split:test."),
     ],
     *,
-    policy: PolicyFolderOption,
+    policy: Annotated[Path | None, POLICY_OPTION] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", "-b", metavar="B", help="Another budget than the policy was fitted for: 2.5ms, 60%."),
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples per forward pass.")] = 32,
     regroup: Annotated[
         bool,
@@ -42,121 +91,178 @@ def run(
             help="Let samples that stay wait for a full batch before each stage; same answers.",
         ),
     ] = True,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Per-sample rows, .csv or .json.")
-    ] = None,
+    threads: ThreadsOption = None,
+    out: Annotated[Path | None, file_out("Per-sample rows, .csv or .json.")] = None,
     data_root: DataRootOption = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    debug: DebugFlag = False,
-) -> None:
-    """Run a model with a policy: every sample stops where the policy lets it go.
+    output: Output,
+) -> Result:
+    """Run a model with a policy: every sample stops where the policy lets it.
 
     Arrays hold images as (sample, channel, height, width): uint8 from 0 to 255 or floats from 0 to 1; an .npz has them
-    under `images`, and the true classes, if known, under `labels`.
+    under `images`, and the true classes, if known, under `labels`. An export takes arrays by the names of its inputs,
+    as the model reads them; uint8 images are prepared as the export says.
 
     Examples:
 
         eenet run run --policy policy photos/ cat.png
 
-        eenet run run --policy policy split:test --out rows.csv
+        eenet run run --policy policy split:test --budget 40% --out rows.csv
+
+        eenet run exported inputs.npz --json
     """
-    output = Output(as_json=as_json, quiet=quiet)
-    if out is not None and paths.output_file(out).suffix.lower() not in OUT_SUFFIXES:
+    if out is not None and out.suffix.lower() not in OUT_SUFFIXES:
         raise InputError(
             f"--out {str(out)!r} is of no known kind: rows are written as {' or '.join(OUT_SUFFIXES)}. Rename it."
         )
-    opened = loading.open_run(run_folder, data_root)
-    saved, model = loading.open_policy(policy, opened)
-    sources = open_inputs(inputs, opened.splits.get, loading.image_shape(opened.splits.test))
-
-    from eenet.inference.adaptive import AdaptiveModel
-
+    opened = _open(target, policy, data_root, threads)
+    sources = opened.read(inputs)
+    adaptive = opened.adaptive
+    if budget is not None:
+        if adaptive.dial is None:
+            raise InputError(
+                f"--budget {budget!r} cannot be met: the policy was saved without its dial. Fit it again with eenet "
+                "fit."
+            )
+        output.note(f"Budget per sample: {adaptive.dial.costs.budget(budget).meaning}.")
+        adaptive = adaptive.at(budget)
     output.note(f"Running {sum(len(source.names) for source in sources)} samples in batches of {batch_size}.")
-    samples = predict(
-        AdaptiveModel(model, saved.policy, saved.costs),
-        opened,
-        sources,
-        batch_size,
-        regroup=regroup,
-        exits=saved.exits,
-        progress=not quiet,
-    )
-    unit = None if saved.costs is None else saved.costs.unit
-    summary = summarise(samples, opened.model.num_exits, unit)
-    if out is not None:
-        write_rows(samples, out)
-        output.note(f"wrote {len(samples)} rows to {out}")
-    output.result({**summary, "samples": samples}, *_shown(summary, samples))
 
-
-def predict(
-    adaptive: AdaptiveModel,
-    opened: Run,
-    sources: Sequence[Source],
-    batch_size: int,
-    *,
-    regroup: bool = True,
-    exits: Sequence[int] | None = None,
-    progress: bool = False,
-) -> list[dict[str, Any]]:
-    """Run every sample of the sources and return one row for each.
-
-    Args:
-        adaptive: The model with its policy.
-        opened: The run the model belongs to: it knows how images are prepared and what classes are called.
-        sources: Where the samples come from.
-        batch_size: Samples per forward pass.
-        regroup: Let samples that stay wait for a full batch before each stage.
-        exits: What the exits are called, where the adaptive model has some of the run's only.
-        progress: Show a bar on stderr if it takes more than two seconds.
-    """
-    from eenet.inference.progress import track
+    from eenet.running.progress import track
 
     total = sum(-(-len(source.names) // batch_size) for source in sources)
-    names: list[str] = []
-    labels: list[int | None] = []
-    prepare, classes = loading.preparation(opened.splits.test), opened.splits.classes
+    batches = (batch for source in sources for batch in source.batches(batch_size))
+    tracked = track(batches, total, "running", enabled=not output.quiet)
+    samples = list(_rows(adaptive.predict_all(tracked, regroup=regroup), sources, opened))
+    value = _summary(samples, adaptive, opened)
+    if out is not None:
+        _write_rows(samples, out)
+        output.note(f"wrote {len(samples)} rows to {out}")
+    return {**value, "samples": samples}, _tables(value, samples)
 
-    def prepared() -> Iterator[Tensor]:
-        for batch_names, images, batch_labels in track(
-            batches(sources, batch_size), total, "running", enabled=progress
-        ):
-            names.extend(batch_names)
-            labels.extend([None] * len(batch_names) if batch_labels is None else batch_labels.tolist())
-            yield prepare(images)
 
-    prediction = adaptive.predict_all(prepared(), regroup=regroup)
-    samples: list[dict[str, Any]] = []
-    for row, (name, label) in enumerate(zip(names, labels, strict=True)):
-        sample = {"sample": row, "input": name, **_sample(prediction, row, classes)}
-        if exits is not None:
-            sample["exit"] = exits[sample["exit"]]
-        if label is not None:
+def _open(target: Path, policy: Path | None, data_root: Path | None, threads: int | None) -> Opened:
+    """Open a run with a policy, a bundle or an export, whichever a folder is."""
+    manifest = target / "manifest.json"
+    kind = read_object(manifest, "manifest").get("format") if manifest.is_file() else "eenet run"
+    if kind == "eenet run":
+        if policy is None:
+            raise InputError(f"--policy is missing: the run {str(target)!r} has none. Pass what `eenet fit` wrote.")
+        opened = loading.open_run(target, data_root)
+        return _of_run(opened, *loading.open_policy(policy, opened), threads)
+    if policy is not None:
+        raise InputError(f"--policy {str(policy)!r} is one too many: {str(target)!r} has its own. Leave it out.")
+    return _of_bundle(target, data_root, threads) if kind == "eenet bundle" else _of_export(target, threads)
+
+
+def _of_run(opened: Run, saved: SavedPolicy, model: MultiExitModel, threads: int | None) -> Opened:
+    import torch
+
+    from eenet.experiments.data.dataset import as_images
+    from eenet.running import AdaptiveModel
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    def images() -> Images:
+        data = as_images(opened.splits.test)
+        channels, height, width = data.images.shape[1:]
+        return Images((channels, height, width), lambda raw: data.prepare(torch.from_numpy(raw)))
+
+    return Opened(
+        adaptive=AdaptiveModel(model, saved.policy, saved.costs, dial=saved.dial),
+        split=partial(_split, opened),
+        array=lambda path: images().array(path),
+        images=images,
+        classes=opened.splits.classes,
+        exits=saved.exits,
+    )
+
+
+def _of_bundle(target: Path, data_root: Path | None, threads: int | None) -> Opened:
+    require("torch")
+    from eenet.experiments.recipes import RECIPES, Run
+    from eenet.policies import SavedPolicy
+    from eenet.running import Bundle
+
+    info = read_json(target / "info.json", "bundle file")
+    if not isinstance(info, dict) or "recipe" not in info:
+        raise InputError(
+            f"bundle {str(target)!r} cannot be opened here: its info names no recipe that makes the model. Open it in "
+            "Python, with Bundle.load and what makes it."
+        )
+    recipe = RECIPES[names.known("recipe", str(info["recipe"]), RECIPES)].with_seed(int(info.get("seed", 0)))
+    bundle = Bundle.load(target, build=lambda _: recipe.build())
+    opened = Run(recipe=recipe, model=bundle.model, path=target, data_root=data_root)
+    return _of_run(opened, SavedPolicy(bundle.policy, bundle.costs, dial=bundle.dial), bundle.model, threads)
+
+
+def _of_export(target: Path, threads: int | None) -> Opened:
+    from eenet.running import AdaptiveModel, open_export
+
+    opened = open_export(target, threads)
+    preparation = opened.manifest.preparation
+
+    def split(name: str) -> Source:
+        raise InputError(f"input 'split:{name}' cannot be read: an export knows no data set. Pass arrays or images.")
+
+    def array(path: Path) -> Source:
+        arrays, labels = opened.samples(read_arrays(path), path)
+        count = len(next(iter(arrays.values())))
+
+        def read(rows: slice) -> dict[str, np.ndarray]:
+            return next(opened.batches({name: array[rows] for name, array in arrays.items()}, count))
+
+        return Source([f"{path.name}:{row}" for row in range(count)], read, labels)
+
+    return Opened(
+        adaptive=AdaptiveModel(opened.engine, opened.policy, opened.costs, dial=opened.dial),
+        split=split,
+        array=array,
+        images=lambda: None if preparation is None else Images(preparation.shape, preparation),
+        classes=opened.manifest.classes,
+    )
+
+
+def _split(opened: Run, name: str) -> Source:
+    data = opened.splits.get(name)
+    try:
+        labels = data.labels.numpy()
+    except InputError:  # masks: a class per pixel, none of the sample
+        labels = None
+    return Source([f"{name}:{row}" for row in range(len(data))], data.inputs, labels)
+
+
+def _rows(prediction: Prediction, sources: Sequence[Source], opened: Opened) -> Iterator[dict[str, Any]]:
+    """Yield one row per sample."""
+    labels = chain.from_iterable(
+        repeat(None, len(source.names)) if source.labels is None else source.labels.tolist() for source in sources
+    )
+    inputs = [name for source in sources for name in source.names]
+    for row, (name, label) in enumerate(zip(inputs, labels, strict=True)):
+        k = int(prediction.exit_index[row])
+        sample: dict[str, Any] = {"sample": row, "input": name}
+        if prediction.log_probs is not None:
+            found = int(prediction.log_probs[row].argmax())
+            sample["prediction"] = found
+            sample["class"] = str(found) if opened.classes is None else opened.classes[found]
+            sample["probability"] = float(np.exp(np.float64(prediction.log_probs[row, found])))
+        sample["exit"] = k if opened.exits is None else opened.exits[k]
+        sample["cost"] = None if prediction.cost is None else float(prediction.cost[row])
+        if label is not None and prediction.log_probs is not None:
             sample["label"] = label
             sample["right"] = sample["prediction"] == label
-        samples.append(sample)
-    return samples
+        yield sample
 
 
-def _sample(prediction: Prediction, row: int, classes: Sequence[str]) -> dict[str, Any]:
-    predicted = int(prediction.log_probs[row].argmax())
-    return {
-        "prediction": predicted,
-        "class": classes[predicted],
-        "probability": float(prediction.log_probs[row, predicted].exp()),
-        "exit": int(prediction.exit_index[row]),
-        "cost": None if prediction.cost is None else float(prediction.cost[row]),
-    }
-
-
-def summarise(samples: Sequence[dict[str, Any]], num_exits: int, unit: str | None) -> dict[str, Any]:
+def _summary(samples: Sequence[dict[str, Any]], adaptive: AdaptiveModel, opened: Opened) -> dict[str, Any]:
     """Return what the samples cost on average, where they left, and how many were right if that is known."""
     costs = [sample["cost"] for sample in samples if sample["cost"] is not None]
     known = [sample["right"] for sample in samples if "right" in sample]
+    num_exits = adaptive.policy.num_exits if opened.exits is None else opened.exits[-1] + 1
     return {
         "num_samples": len(samples),
-        "unit": unit,
+        "engine": adaptive.engine.name,
+        "unit": None if adaptive.costs is None else adaptive.costs.unit,
         "mean_cost": sum(costs) / len(costs) if costs else None,
         "exit_distribution": [sum(s["exit"] == k for s in samples) / len(samples) for k in range(num_exits)],
         "num_labelled": len(known),
@@ -164,10 +270,8 @@ def summarise(samples: Sequence[dict[str, Any]], num_exits: int, unit: str | Non
     }
 
 
-def write_rows(samples: Sequence[dict[str, Any]], out: Path) -> None:
+def _write_rows(samples: Sequence[dict[str, Any]], out: Path) -> None:
     """Write per-sample rows as CSV or JSON, atomically."""
-    from eenet.core.files import atomic_path, write_json
-
     if out.suffix.lower() == ".json":
         write_json(out, plain(samples))
         return
@@ -178,17 +282,20 @@ def write_rows(samples: Sequence[dict[str, Any]], out: Path) -> None:
         writer.writerows(samples)
 
 
-def _shown(summary: dict[str, Any], samples: Sequence[dict[str, Any]]) -> list[RenderableType]:
-    unit = summary["unit"] or "cost"
-    tables: list[RenderableType] = []
-    if len(samples) <= SHOWN_SAMPLES:
-        rows = [(s["input"], s["class"], percent(s["probability"]), s["exit"], s["cost"]) for s in samples]
-        tables.append(text_table("", ("input", "prediction", "probability", "exit", unit), rows))
-    lines: list[tuple[str, object]] = [
-        ("samples", summary["num_samples"]),
-        (f"mean cost ({unit})", summary["mean_cost"]),
-        ("left at exits, %", shares(summary["exit_distribution"])),
-    ]
-    if summary["accuracy"] is not None:
-        lines.append((f"accuracy on {summary['num_labelled']} labelled", percent(summary["accuracy"])))
-    return [*tables, text_table("Summary", ("what", "value"), lines)]
+def _tables(summary: dict[str, Any], samples: Sequence[dict[str, Any]]) -> list[RenderableType]:
+    unit, known = summary["unit"] or "cost", summary["num_labelled"]
+    facts = {
+        "samples": summary["num_samples"],
+        f"mean cost ({unit})": cell(summary["mean_cost"]),
+        "left at exits, %": shares(summary["exit_distribution"]),
+        f"accuracy on {known} labelled": percent(summary["accuracy"]) if known else None,
+    }
+    columns: Columns = {
+        "input": "input",
+        "prediction": lambda sample: sample.get("class"),
+        "probability": lambda sample: percent(sample.get("probability")),
+        "exit": "exit",
+        unit: "cost",
+    }
+    listed = [text_table("", samples, columns)] if len(samples) <= LISTED_SAMPLES else []
+    return [*listed, facts_table("Summary", facts)]

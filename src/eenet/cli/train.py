@@ -10,31 +10,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eenet.cli import loading, names, paths
-from eenet.cli.loading import readable
-from eenet.cli.options import DataRootOption, DebugFlag, DownloadFlag, JsonFlag, QuietFlag, RunArgument, SeedOption
-from eenet.cli.output import Output, error_line, percent, text_table
+from eenet.cli import loading, names
+from eenet.cli.interrupt import require
+from eenet.cli.options import DataRootOption, RunArgument, SeedOption, file_in, folder_out, output_file, output_folder
+from eenet.cli.output import Output, Result, error_line, percent, text_table
 from eenet.errors import InputError
+from eenet.tables.costs import CostTable
+from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
-    from eenet.core.costs import CostTable
-    from eenet.core.table import ExitTable
-    from eenet.inference.record import Batches
-    from eenet.recipes import Run
+    from eenet.experiments.recipes import Recipe, Run
+    from eenet.training.dataset import LabelledDataset
 
 
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, for example digits_tiny.")],
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder for the run.")],
-    data_root: DataRootOption = None,
-    download: DownloadFlag = False,
+    out: Annotated[Path, folder_out("Folder for the run.", "RUN")],
+    data: loading.Data,
     seed: SeedOption = 0,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    debug: DebugFlag = False,
-) -> None:
-    """Train a multi-exit model. A run that was stopped goes on where it was when the command is given again.
+    output: Output,
+) -> Result:
+    """Train a multi-exit model; a run that was stopped continues when the command is repeated.
 
     Examples:
 
@@ -44,23 +41,28 @@ def train(
 
         eenet train cifar100-densenet121 --data-root data --download --out run
     """
-    output = Output(as_json=as_json, quiet=quiet)
-    chosen = names.recipe(recipe, seed)
-    paths.output_folder(out)
-    loading.prepare_data(chosen, data_root, download=download)
+    require("torch")
+    from eenet.experiments import recipes
 
-    from eenet import recipes
-
+    chosen = recipes.RECIPES[names.known("recipe", recipe, recipes.RECIPES)].with_seed(seed)
+    data.prepare(chosen)
     output.note(f"Training {recipe}: {chosen.summary}.")
-    try:
-        run = recipes.train(chosen, out, data_root=data_root, progress=not quiet)
-    except KeyboardInterrupt:
-        root = "" if data_root is None else f" --data-root {shlex.quote(str(data_root))}"
-        again = f"eenet train {recipe}{root} --out {shlex.quote(str(out))} --seed {seed}"
-        error_line(f"The state is kept in {out}. To go on: {again}", start="")
-        raise
+    root = "" if data.data_root is None else f" --data-root {shlex.quote(str(data.data_root))}"
+    again = f"To go on: eenet train {recipe}{root} --out {shlex.quote(str(out))} --seed {seed}"
+    run = train_run(chosen, out, data.data_root, output, again)
     facts = {"run": str(out), "recipe": recipe, "seed": seed, "num_exits": run.model.num_exits}
-    output.result(facts, f"Trained {recipe} with {run.model.num_exits} exits: {out}")
+    return facts, [f"Trained {recipe} with {run.model.num_exits} exits: {out}"]
+
+
+def train_run(recipe: Recipe, out: Path, data_root: Path | None, output: Output, again: str) -> Run:
+    """Train a recipe into a folder; when interrupted, say how to go on."""
+    from eenet.experiments import recipes
+
+    try:
+        return recipes.train(recipe, out, data_root=data_root, progress=not output.quiet)
+    except KeyboardInterrupt:
+        error_line(f"The state is kept in {out}. {again}", start="")
+        raise
 
 
 def record(
@@ -68,10 +70,7 @@ def record(
     *,
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="val, test or train.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="TABLE", help="File .npz, or a folder.")],
-    costs: Annotated[
-        Path | None,
-        typer.Option("--costs", metavar="FILE", help="Costs to store, from `eenet profile`; default: FLOPs."),
-    ] = None,
+    costs: Annotated[Path | None, file_in("--costs", "Costs to store, from `eenet profile`; default: FLOPs.")] = None,
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", min=1, help="Samples per forward pass; default: 128, or 8 where masks are known."),
@@ -83,11 +82,9 @@ def record(
         ),
     ] = None,
     data_root: DataRootOption = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    debug: DebugFlag = False,
-) -> None:
-    """Record what every exit says about every sample of a split: the table that fit and compare work on.
+    output: Output,
+) -> Result:
+    """Record what every exit says about every sample of a split: the table of fit and compare.
 
     Policies are fitted on val and judged on test; neither took part in training. Where the data set has masks, maps are
     recorded in short, with what is needed for the mean IoU.
@@ -98,11 +95,10 @@ def record(
 
         eenet record run --split test --out test.npz
     """
-    output = Output(as_json=as_json, quiet=quiet)
     if out.suffix == ".npz":
-        paths.output_file(out)
+        output_file(out)
     else:
-        paths.output_folder(out, replaces=("*.npy",))
+        output_folder(out, replaces=("*.npy",))
     opened = loading.open_run(run, data_root)
     dataset = opened.splits.get(split)
     write_record = _recording(dataset, utility, batch_size)
@@ -111,23 +107,24 @@ def record(
     if split == "train":
         output.note("Note: the model has seen these samples; a policy fitted on them would trust early exits too much.")
     output.note(f"Recording {len(dataset)} samples of split {split}.")
-    table = write_record(opened.model, dataset, out, split=split, costs=cost_table, progress=not quiet)
-    worth = {"utility": table.require_utility("record").mean(dim=0).tolist(), **_data_set_worth(out)}
-    shown = [map(percent, column) for column in worth.values()]
-    rows = list(zip(map(str, range(table.num_exits)), cost_table.cumulative, *shown, strict=True))
-    facts = {"out": str(out), "split": split, "num_samples": table.num_samples, **worth}
-    output.result(
-        {**facts, "costs": cost_table.to_dict()},
-        text_table(
-            f"{table.num_samples} samples of {split}, written to {out}", ("exit", cost_table.unit, *worth), rows
-        ),
-    )
+    table = write_record(opened.model, dataset, out, split=split, costs=cost_table, progress=not output.quiet)
+
+    from eenet.evaluation.segmentation import find_confusion, mean_iou
+
+    worth = {"utility": table.require_utility("record").mean(axis=0).tolist()}
+    if (confusion := find_confusion(out)) is not None:
+        worth["miou"] = mean_iou(confusion.sum(axis=0)).tolist()
+    facts = {"out": str(out), "split": split, "num_samples": table.num_samples, **worth, "costs": cost_table.to_dict()}
+    columns = {"exit": map(str, range(table.num_exits)), cost_table.unit: cost_table.cumulative}
+    columns |= {name: map(percent, values) for name, values in worth.items()}
+    rows = zip(*columns.values(), strict=True)
+    title = f"{table.num_samples} samples of {split}, written to {out}"
+    return facts, [text_table(title, rows, {name: index for index, name in enumerate(columns)})]
 
 
-def _recording(dataset: Batches, utility: str | None, batch_size: int | None) -> Callable[..., ExitTable]:
+def _recording(dataset: LabelledDataset, utility: str | None, batch_size: int | None) -> Callable[..., ExitTable]:
     """Return what records a data set: maps where it has masks, classes where it has labels."""
-    from eenet.inference.record import record
-    from eenet.inference.record_dense import dense_utility, holds_masks, record_dense
+    from eenet.running.recording import dense_utility, holds_masks, record, record_dense
 
     size: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     if holds_masks(dataset):
@@ -140,22 +137,13 @@ def _recording(dataset: Batches, utility: str | None, batch_size: int | None) ->
     return partial(record, **size)
 
 
-def _data_set_worth(out: Path) -> dict[str, list[float]]:
-    """Return what a data set's maps are worth at every exit, where counts were recorded."""
-    from eenet.evaluation.segmentation import find_confusion, mean_iou
-
-    confusion = find_confusion(out)
-    return {} if confusion is None else {"miou": mean_iou(confusion.sum(dim=0)).tolist()}
-
-
 def _costs(run: Run, path: Path | None) -> CostTable:
     """Return the costs of a file, or count the operations of the run's model."""
-    from eenet.inference.flops import measure_flops
-    from eenet.inference.measure import load_costs
+    from eenet.running.measuring import load_costs, measure_flops
 
     if path is None:
-        return readable(measure_flops(run.model, run.splits.test.inputs(slice(0, 2))).costs())
-    costs = load_costs(paths.existing(path, "--costs"))
+        return loading.readable(measure_flops(run.model, run.splits.test.inputs(slice(0, 2))).costs())
+    costs = load_costs(path)
     if costs.num_exits != run.model.num_exits:
         raise InputError(
             f"--costs {str(path)!r} does not fit: it has {costs.num_exits} exits, the model {run.model.num_exits}. "

@@ -3,12 +3,20 @@
 `evaluate_dense`, `compare_dense` and `dense_curve` do the same for tables of maps, on a data set's mean IoU.
 """
 
-from eenet.evaluation.advice import Advice, CostParts, StaticModel, advise
-from eenet.evaluation.compare import Comparison, compare
-from eenet.evaluation.compare_dense import compare_dense
+from eenet.evaluation.advise import Advice, advise
+from eenet.evaluation.compare import compare
 from eenet.evaluation.evaluate import Report, evaluate
 from eenet.evaluation.groups import Group
-from eenet.evaluation.segmentation import DenseReport, dense_curve, evaluate_dense, load_confusion, miou
+from eenet.evaluation.parts import CostParts, StaticModel
+from eenet.evaluation.results import Comparison
+from eenet.evaluation.segmentation import (
+    DenseReport,
+    compare_dense,
+    dense_curve,
+    evaluate_dense,
+    load_confusion,
+    miou,
+)
 
 __all__ = [
     "Advice",

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, count
-from typing import Any
+from dataclasses import replace
+from itertools import count
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 
-from eenet.core.costs import Budget, BudgetLike, CostTable, standard_budgets
-from eenet.core.table import ExitTable
-from eenet.evaluation.groups import Grouping, GroupsLike, class_grouping, group_rows, grouping
-from eenet.evaluation.results import BOOTSTRAP, Comparison, Pair, PolicyGroups, Row
-from eenet.evaluation.runs import Progress, SplitRun, run_split
-from eenet.evaluation.sides import agreed_costs, check_sides, draw_sides
-from eenet.evaluation.statistics import bootstrap_areas, bootstrap_interval, nadeau_bengio
+from eenet.errors import InputError, TableError
+from eenet.evaluation.groups import (
+    Grouping,
+    GroupsLike,
+    GroupStats,
+    PolicyGroups,
+    class_grouping,
+    group_rows,
+    group_stats,
+    grouping,
+)
+from eenet.evaluation.results import Budgets, Comparison, PolicyRun, SplitRun, summarise
+from eenet.evaluation.statistics import SampledCurve, bootstrap
+from eenet.policies.replay import Replayer, exit_distribution
 from eenet.schedulers.base import Scheduler
+from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
+from eenet.tables.costs import BudgetLike, CostTable
+from eenet.tables.table import ExitTable
 
-__all__ = ["Comparison", "asked_budgets", "budget_values", "compare", "counter", "gathered"]
+__all__ = ["BOUNDS", "Progress", "compare", "compared", "counter", "random_splits"]
+
+BOUNDS = ("random", "oracle")
+"""Rows that are no policies: the lower and the upper bound."""
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what was just finished, how many steps are done and how many there are."""
+
+_COST_TOLERANCE = 1e-6  # files may hold float32
 
 
 def compare(
@@ -34,261 +54,272 @@ def compare(
     progress: Progress | None = None,
     resamples: int = 1000,
 ) -> Comparison:
-    """Compare schedulers: fitted on one side, judged on the other, at equal realised cost.
+    """Compare schedulers: fitted on one table, judged on the other, at equal realised cost.
 
     Every scheduler is fitted by one sweep over the asked budgets and the ten standard ones. Its curve is the realised
     (test cost, test utility) points, joined linearly from exit 0 and flat beyond the last; policies are compared on
     their curves, never at the nominal budget. The bounds ``random`` (best static mix chosen on ``val``) and
-    ``oracle`` (knows the test utilities) are always among the rows.
+    ``oracle`` (knows the test utilities) are always among the rows. Where costs differ from sample to sample, budgets
+    refer to the means over ``val``, and each table's realised costs are its own.
 
-    With one split, pairs carry a paired bootstrap interval over the test samples: it knows the luck of the test data,
-    not that of fitting. With more, both sides are pooled and redrawn at their sizes, which is fair only where
+    With one split, pairs carry a paired bootstrap interval over the test samples: it covers the chance in the test
+    data, not that in fitting. With more, both tables are pooled and split anew at their sizes, which is fair only where
     training saw neither; rows are means, and pairs carry the corrected resampled t interval of Nadeau and Bengio.
 
-    Who pays for early exit is told for every class (where there are labels) and every group, at the asked budgets.
+    Who pays for early exit is listed for every class (where there are labels) and every group, at the asked budgets.
 
     Args:
-        val: Fitting side; needs labels or utility.
-        test: Judging side; same exits, classes and costs.
+        val: Calibration set; needs labels or utility.
+        test: Test set; same exits, columns and costs.
         schedulers: By the name they shall go under.
-        budgets: Mean costs per sample to show as rows; empty = the ten standard ones.
+        budgets: Mean costs per sample to list as rows; empty = the ten standard ones.
         costs: Instead of the tables' own.
-        splits: How often the two sides are drawn; 1 = as given.
+        splits: How many random splits; 1 = the tables as given.
         groups: Group of every sample of ``test``, a whole number or a name; only with one split.
         seed: Of the splits and of the bootstrap; the schedulers have their own.
-        progress: Told what was finished, steps done and steps in all.
+        progress: Called with what was finished, steps done and steps in all.
         resamples: Of the bootstrap.
-
-    Returns:
-        Rows, areas, pairs and curves.
 
     Raises:
         TableError: The tables disagree, or lack costs or utility.
         BudgetError: A budget is below the cost of exit 0.
         InputError: ``splits`` below 1, groups with several splits, or a scheduler is named like a bound.
-        ShapeError: There is not one group per sample of ``test``.
+        ShapeError: There is not one group per sample of ``test``, or costs are of another number of exits.
     """
-    check_sides(val, test, schedulers, splits, grouped=groups is not None)
+    if splits < 1:
+        raise InputError(f"splits {splits} is too few: the tables are used at least once. Pass splits >= 1.")
+    if groups is not None and splits > 1:
+        raise InputError(
+            f"groups with splits {splits} cannot be told apart: they belong to the samples of TEST, and splits mix "
+            "these with others. Pass splits=1."
+        )
     given = None if groups is None else grouping(groups, test.num_samples)
-    costs = agreed_costs(val, test, costs)
-    standard = tuple(standard_budgets(costs))
-    asked = asked_budgets(costs, budgets)
-    values = budget_values(costs, asked)
+    shared: dict[str, Any] = {"seed": seed, "progress": progress, "resamples": resamples}
+    return compared(val, test, schedulers, budgets, costs, splits=splits, given=given, **shared)
+
+
+def compared(
+    val: ExitTable,
+    test: ExitTable,
+    schedulers: Mapping[str, Scheduler],
+    budgets: Sequence[BudgetLike],
+    costs: CostTable | None,
+    *,
+    splits: int = 1,
+    given: Grouping | None = None,
+    judged: Callable[[SplitRun, ExitTable], SplitRun] = lambda run, test: run,
+    notes: Sequence[str] = (),
+    seed: int,
+    progress: Progress | None,
+    resamples: int,
+) -> Comparison:
+    """Compare schedulers as `compare` does, by any measure.
+
+    ``given`` are the groups, checked; ``judged`` is called with each split's run and its test set and returns the same
+    judged by another measure; ``notes`` stand before the others.
+    """
+    _check_tables(val, test, schedulers)
+    val, test = _priced(val, test, costs)
+    asked = Budgets.read(val.require_costs(), budgets)
     step = counter(progress, len(schedulers) + 1, splits)
     runs = [
-        run_split(
-            val_side,
-            test_side,
-            schedulers,
-            costs,
-            values,
-            keep_samples=splits == 1,
-            groupings=_groupings(test_side, given),
-            grouped_at={budget.value for budget in asked},
-            progress=step,
-        )
-        for val_side, test_side in draw_sides(val, test, splits, seed)
+        judged(_Split(*tables, asked, _groupings(tables[1], given), keep=splits == 1).run(schedulers, step), tables[1])
+        for tables in random_splits(val, test, splits, seed)
     ]
-    return gathered(
-        runs,
-        (val, test),
-        costs,
-        asked,
-        seed=seed,
-        redrawn=_redrawn(runs[0], standard, seed, resamples) if splits == 1 else {},
-        groups=tuple(_groups(runs, asked, costs, _groupings(test, given))),
-    )
+    resampled = {}
+    if splits == 1:
+        resampled = bootstrap(
+            {name: one.resampled for name, one in runs[0].runs.items() if one.resampled is not None},
+            anchor=runs[0].anchor,
+            num_samples=test.num_samples,
+            budgets=asked.standard,
+            resamples=resamples,
+            seed=seed,
+        )
+    found = tuple(_groups(runs, asked, _groupings(test, given)))
+    every = (*notes, *_notes(val, test, runs, asked))
+    return summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=every)
 
 
-def gathered(
-    runs: Sequence[SplitRun],
-    sides: tuple[ExitTable, ExitTable],
-    costs: CostTable,
-    asked: Sequence[Budget],
-    *,
-    seed: int,
-    redrawn: Mapping[str, np.ndarray],
-    groups: tuple[PolicyGroups, ...] = (),
-    notes: Sequence[str] = (),
-) -> Comparison:
-    """Return what the runs of all splits amount to.
+def _check_tables(val: ExitTable, test: ExitTable, schedulers: Mapping[str, Scheduler]) -> None:
+    """Refuse what cannot be compared, before anything is fitted."""
+    for key, a, b in (
+        ("outputs", *("logits" if table.has_classes else "features" for table in (val, test))),
+        ("exits", val.num_exits, test.num_exits),
+        ("classes" if val.has_classes else "features", val.num_columns, test.num_columns),
+        ("source", val.source or test.source, test.source or val.source),
+    ):
+        if a != b:
+            raise TableError(f"VAL and TEST disagree in {key}: {a} and {b}. Record both from the same model.")
+    val.require_utility("compare")
+    test.require_utility("compare")
+    for name in BOUNDS:
+        if name in schedulers:
+            raise InputError(f"scheduler {name!r} has a bound's name: {name} is always compared. Give it another name.")
 
-    Args:
-        runs: One per split, at the asked and the standard budgets.
-        sides: The tables as they were given.
-        costs: Of both.
-        asked: Budgets shown as rows.
-        seed: Of the splits and of the bootstrap.
-        redrawn: With one split, areas of every policy on the same resamples.
-        groups: Who pays.
-        notes: Said before all others.
+
+def _priced(val: ExitTable, test: ExitTable, costs: CostTable | None) -> tuple[ExitTable, ExitTable]:
+    """Return both tables with the costs they are judged by: those of one table serve both, those of two must agree.
+
+    Where they differ from sample to sample, only the unit must be the same.
     """
-    val, test = sides
-    standard = tuple(standard_budgets(costs))
-    values = budget_values(costs, asked)
-    areas = {name: np.array([run.curve(name).area(standard) for run in runs]) for name in runs[0].runs}
-    return Comparison(
-        unit=costs.unit,
-        reference=costs.reference,
-        n_val=val.num_samples,
-        n_test=test.num_samples,
-        splits=len(runs),
-        seed=seed,
-        exits=_exits(runs, costs),
-        full={"cost": costs.full, "utility_test": float(np.mean([run.static_utility[-1] for run in runs]))},
-        rows=tuple(_rows(runs, asked, values)),
-        area={name: float(area.mean()) for name, area in areas.items()},
-        area_sd={name: _sd(area) for name, area in areas.items()} if len(runs) > 1 else {},
-        pairs=tuple(_pairs(runs, areas, redrawn, num_fit=val.num_samples)),
-        groups=groups,
-        curves={name: _mean_curve(runs, name) for name in runs[0].runs},
-        standard_budgets=standard,
-        notes=(*notes, *_notes(val, test, costs, runs, asked)),
-    )
+    first, second = val.costs, test.costs
+    if costs is not None or first is None or second is None:
+        shared = costs or first or second
+        return val.priced(shared), test.priced(shared)
+    if first.unit != second.unit:
+        raise TableError(
+            f"VAL and TEST disagree in cost_unit: {first.unit} and {second.unit}. Record both with one profile."
+        )
+    if val.cost is not None or test.cost is not None:
+        return val, test
+    pairs = zip((*first.cumulative, first.reference), (*second.cumulative, second.reference), strict=True)
+    for k, (a, b) in enumerate(pairs):
+        if not (a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_COST_TOLERANCE))):
+            key = f"costs of exit {k}" if k < first.num_exits else "cost_reference"
+            both = " and ".join("none" if value is None else f"{value:g}" for value in (a, b))
+            raise TableError(f"VAL and TEST disagree in {key}: {both} {first.unit}. Record both with one profile.")
+    return val, test.priced(first)
 
 
-def asked_budgets(costs: CostTable, budgets: Sequence[BudgetLike]) -> list[Budget]:
-    """Return the budgets to be shown, each once; the ten standard ones where none is named."""
-    return list(dict.fromkeys(costs.budget(budget) for budget in (budgets or standard_budgets(costs))))
+def random_splits(val: ExitTable, test: ExitTable, splits: int, seed: int) -> Iterator[tuple[ExitTable, ExitTable]]:
+    """Yield calibration and test set of every split: as given for one, else chosen at random from both pooled."""
+    if splits == 1:
+        yield val, test
+        return
+    pool = ExitTable.concat([val, test])
+    for split in range(splits):
+        order = np.random.default_rng([seed, split]).permutation(pool.num_samples)
+        yield pool.select(np.sort(order[: val.num_samples])), pool.select(np.sort(order[val.num_samples :]))
 
 
-def budget_values(costs: CostTable, asked: Sequence[Budget]) -> list[float]:
-    """Return the budgets that policies are fitted for: the standard ones and those asked for."""
-    return sorted({*standard_budgets(costs), *(budget.value for budget in asked)})
-
-
-def counter(progress: Progress | None, steps: int, splits: int) -> Callable[[str], None]:
-    """Return what tells ``progress`` how far the comparison is, whenever a step of a split is done."""
+def counter(progress: Progress | None, steps: int, splits: int = 1) -> Callable[[str], None]:
+    """Return a function that reports to ``progress`` whenever a step of a split is done."""
     done = count(1)
 
     def step(name: str) -> None:
         index = next(done)
         if progress is not None:
-            shown = name if splits == 1 else f"{name} (split {(index - 1) // steps + 1})"
-            progress(shown, index, steps * splits)
+            label = name if splits == 1 else f"{name} (split {(index - 1) // steps + 1})"
+            progress(label, index, steps * splits)
 
     return step
 
 
+class _Split:
+    """Fits on VAL and judges on TEST, groups told apart at the asked budgets, samples kept only for the bootstrap."""
+
+    def __init__(
+        self, val: ExitTable, test: ExitTable, budgets: Budgets, groupings: Sequence[Grouping], *, keep: bool
+    ) -> None:
+        self.val, self.test, self.budgets, self.groupings, self.keep = val, test, budgets, groupings, keep
+        self.costs, self.utility = val.require_costs(), test.require_utility("compare")
+        # the mean cost of exit 0 of a random split may be above a budget, where costs differ from sample to sample
+        self.values = [max(value, self.costs.low) for value in budgets.values]
+        self.replayers = Replayer(val), Replayer(test)
+
+    def run(self, schedulers: Mapping[str, Scheduler], step: Callable[[str], None]) -> SplitRun:
+        """Fit every scheduler once and replay the policy of every budget; the bounds come last."""
+        runs = {}
+        for name, scheduler in schedulers.items():
+            runs[name] = self._fitted(scheduler)
+            step(name)
+        random = self._bound(lambda table, value: static_mix(self.val, table, self.costs, value))
+        if self.keep:
+            shares = random.points["exit_distribution"]  # its samples in expectation over its coin
+            costs, utilities = (
+                (shares @ each.T).astype(np.float32) for each in (self.test.leaving_costs, self.utility)
+            )
+            random = replace(random, resampled=SampledCurve(costs=costs, utilities=utilities))
+        runs |= {"random": random, "oracle": self._bound(lambda table, value: oracle(table, self.costs, value))}
+        step("bounds")
+        return SplitRun(
+            runs=runs,
+            static_cost=np.array(self.test.require_costs().cumulative),
+            static_utility=self.utility.mean(axis=0),
+            anchor=SampledCurve(costs=self.test.leaving_costs[:, :1].T, utilities=self.utility[:, :1].T),
+        )
+
+    def _fitted(self, scheduler: Scheduler) -> PolicyRun:
+        started = time.perf_counter()
+        dial = scheduler.sweep(self.val, budgets=self.values)
+        policies = [dial.at(value) for value in self.values]
+        seconds = time.perf_counter() - started
+        on_val, on_test = self.replayers
+        on_val.prepare(policies)
+        on_test.prepare(policies)
+        asked = {budget.value for budget in self.budgets.asked}
+        points, kept = [], []
+        groups: dict[tuple[str, float], GroupStats] = {}
+        for budget, policy in zip(self.budgets.values, policies, strict=True):
+            exit_index = on_test.exit_index(policy)
+            utility = on_test.utility(policy, exit_index)
+            expected = sum(share * on_val.mean_cost(on_val.exit_index(part)) for share, part in policy.components())
+            shares = exit_distribution(exit_index, self.test.num_exits)
+            points.append((expected, on_test.mean_cost(exit_index), float(utility.mean()), shares))
+            if self.keep:
+                cost = on_test.cost(exit_index)
+                kept.append((cost.astype(np.float32), utility.astype(np.float32), exit_index.astype(np.int16)))
+            for known in self.groupings if budget in asked else ():
+                groups[known.by, budget] = group_stats(known, self.test, exit_index, utility)
+        resampled = exits = None
+        if self.keep:
+            costs, utilities, exits = (np.stack(column) for column in zip(*kept, strict=True))
+            resampled = SampledCurve(costs=costs, utilities=utilities)
+        return PolicyRun(fit_seconds=seconds, points=_columns(points), resampled=resampled, exits=exits, groups=groups)
+
+    def _bound(self, reached: Callable[[ExitTable, float], BoundPoint]) -> PolicyRun:
+        """Return what a bound reaches on both tables at every budget."""
+        started = time.perf_counter()
+        found = [[reached(table, value) for table in (self.val, self.test)] for value in self.values]
+        points = [(on_val.cost, on_test.cost, on_test.utility, on_test.distribution) for on_val, on_test in found]
+        return PolicyRun(fit_seconds=time.perf_counter() - started, points=_columns(points))
+
+
+def _columns(points: Sequence[tuple[Any, ...]]) -> dict[str, np.ndarray]:
+    """Return the points of a `PolicyRun` from what they are at every budget."""
+    names = ("val_cost", "test_cost", "test_utility", "exit_distribution")
+    return {name: np.array(column) for name, column in zip(names, zip(*points, strict=True), strict=True)}
+
+
 def _groupings(test: ExitTable, given: Grouping | None) -> list[Grouping]:
-    """Return what the samples of a side are told apart by: their classes where known, and the groups given."""
-    classes = [] if test.labels is None else [class_grouping(test.labels.numpy(), test.num_classes)]
-    return classes if given is None else [*classes, given]
+    """Return what test samples are told apart by: their classes where known, and the groups given."""
+    return [known for known in (class_grouping(test), given) if known is not None]
 
 
-def _groups(
-    runs: Sequence[SplitRun], asked: Sequence[Budget], costs: CostTable, groupings: Sequence[Grouping]
-) -> Iterator[PolicyGroups]:
+def _groups(runs: Sequence[SplitRun], budgets: Budgets, groupings: Sequence[Grouping]) -> Iterator[PolicyGroups]:
     """Yield what every policy did to every grouping at every asked budget, typed twice or not."""
-    first = {budget.value: budget for budget in reversed(asked)}
-    for value in sorted(first):
+    first = {budget.value: budget.text for budget in reversed(budgets.asked)}
+    for value, text in sorted(first.items()):
         for name, run in runs[0].runs.items():
             for known in groupings if run.groups else ():
-                stats = [split.runs[name].groups[known.by, value] for split in runs]
-                yield PolicyGroups(
-                    policy=name,
-                    budget=value,
-                    budget_input=first[value].text,
-                    by=known.by,
-                    groups=group_rows(known.names, stats, costs.cumulative),
-                )
+                rows = group_rows(known.names, [split.runs[name].groups[known.by, value] for split in runs])
+                yield PolicyGroups(policy=name, budget=value, budget_input=text, by=known.by, groups=rows)
 
 
-def _sd(values: np.ndarray) -> float:
-    """Return the standard deviation over splits."""
-    return float(values.std(ddof=1))
-
-
-def _exits(runs: Sequence[SplitRun], costs: CostTable) -> tuple[dict[str, Any], ...]:
-    """Return cost and test utility of every exit alone."""
-    utility = np.array([run.static_utility for run in runs])
-    exits: list[dict[str, Any]] = []
-    for k, cost in enumerate(costs.cumulative):
-        exits.append({"cost": cost, "utility_test": float(utility[:, k].mean())})
-        if len(runs) > 1:
-            exits[-1]["sd"] = {"utility_test": _sd(utility[:, k])}
-    return tuple(exits)
-
-
-def _rows(runs: Sequence[SplitRun], asked: Sequence[Budget], values: Sequence[float]) -> Iterator[Row]:
-    """Yield one row per asked budget and policy: means over the splits."""
-    for budget in asked:
-        index = values.index(budget.value)
-        for name in runs[0].runs:
-            fields: dict[str, list[Any]] = {
-                "val_cost": [run.runs[name].points[index].val_cost for run in runs],
-                "test_cost": [run.runs[name].points[index].test_cost for run in runs],
-                "test_utility": [run.runs[name].points[index].test_utility for run in runs],
-                "utility_at_budget": [run.curve(name).at(budget.value) for run in runs],
-                "exit_distribution": [run.runs[name].points[index].exit_distribution for run in runs],
-                "fit_seconds": [run.runs[name].fit_seconds for run in runs],
-            }
-            means = {key: np.mean(column, axis=0).tolist() for key, column in fields.items()}
-            means["exit_distribution"] = tuple(means["exit_distribution"])
-            sd = (
-                {key: np.std(column, axis=0, ddof=1).tolist() for key, column in fields.items()}
-                if len(runs) > 1
-                else None
-            )
-            yield Row(policy=name, budget=budget.value, budget_input=budget.text, sd=sd, **means)
-
-
-def _redrawn(run: SplitRun, standard: Sequence[float], seed: int, resamples: int) -> dict[str, np.ndarray]:
-    """Return every policy's area on the same resamples of the test samples."""
-    return bootstrap_areas(
-        {name: one.samples for name, one in run.runs.items() if one.samples is not None},
-        anchor_cost=run.anchor_cost,
-        anchor_utility=run.anchor_utility,
-        budgets=standard,
-        resamples=resamples,
-        seed=seed,
-    )
-
-
-def _pairs(
-    runs: Sequence[SplitRun], areas: Mapping[str, np.ndarray], redrawn: Mapping[str, np.ndarray], *, num_fit: int
-) -> Iterator[Pair]:
-    """Yield every pair of policies, and every policy against `random`, with its interval."""
-    single = len(runs) == 1
-    names = [name for name in areas if name != "oracle"]  # the order of the schedulers, then random
-    for a, b in combinations(names, 2):
-        differences = 100 * (areas[a] - areas[b])  # in points
-        if single:
-            interval = bootstrap_interval(100 * redrawn[a], 100 * redrawn[b])
-        else:
-            interval = nadeau_bengio(differences, num_fit=num_fit, num_test=len(runs[0].anchor_utility))
-        method = BOOTSTRAP if single else "corrected resampled t (Nadeau-Bengio)"
-        yield Pair.of(a, b, float(differences.mean()), interval, method)
-
-
-def _mean_curve(runs: Sequence[SplitRun], name: str) -> tuple[dict[str, float], ...]:
-    """Return the anchor and a policy's points by rising cost, each the mean over the splits."""
-    anchor = (runs[0].anchor_cost, float(np.mean([run.static_utility[0] for run in runs])))
-    costs = np.mean([[point.test_cost for point in run.runs[name].points] for run in runs], axis=0)
-    utilities = np.mean([[point.test_utility for point in run.runs[name].points] for run in runs], axis=0)
-    points = sorted([anchor, *zip(costs.tolist(), utilities.tolist(), strict=True)])
-    return tuple({"cost": cost, "utility": utility} for cost, utility in points)
-
-
-def _notes(
-    val: ExitTable, test: ExitTable, costs: CostTable, runs: Sequence[SplitRun], asked: Sequence[Budget]
-) -> Iterator[str]:
+def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: Budgets) -> Iterator[str]:
     """Yield what a reader should know before believing the numbers."""
     if len(runs) == 1:
-        yield "Intervals know the luck of the test samples, not that of fitting: the policies were fitted once."
+        yield "Intervals cover the chance in the test samples, not that in fitting: the policies were fitted once."
     else:
-        yield f"VAL and TEST were pooled and redrawn {len(runs)} times: fair only if training saw neither of them."
+        yield f"VAL and TEST were pooled and split anew {len(runs)} times: fair only if training saw neither of them."
     yield "Significance is per pair and not corrected for the number of pairs."
-    if val.num_samples == test.num_samples and torch.equal(val.logits[:16], test.logits[:16]):
+    if not (val.source and test.source):
+        yield "VAL, TEST or both do not name their source: that they come from the same model was not checked."
+    if val.num_samples == test.num_samples and np.array_equal(val.outputs[:16], test.outputs[:16]):
         yield "VAL and TEST start with the same samples: if they are the same data, these are fitting numbers."
+    if val.cost is not None or test.cost is not None:
+        yield "Costs differ from sample to sample: budgets and percentages refer to the means over VAL."
+    unit, asked = budgets.costs.unit, np.array(budgets.values)
     for name, run in runs[0].runs.items():
-        over = [point for point in run.points if point.val_cost > point.budget * (1 + 1e-6)]
-        if over:
-            worst = max(over, key=lambda point: point.val_cost / point.budget)
+        cost = run.points["val_cost"]
+        over = cost / asked
+        if over.max() > 1 + 1e-6:
+            worst = int(over.argmax())
             yield (
-                f"{name} costs {worst.val_cost:.4g} {costs.unit} on VAL where {worst.budget:.4g} was asked "
-                f"(over budget at {len(over)} of {len(run.points)} budgets)."
+                f"{name} costs {cost[worst]:.4g} {unit} on VAL where {asked[worst]:.4g} was asked "
+                f"(over budget at {int((over > 1 + 1e-6).sum())} of {len(asked)} budgets)."
             )
-    for budget in asked:
-        if budget.value > costs.high:
-            yield f"Budget {budget.text} is above the last exit ({costs.high:.4g} {costs.unit}): it limits nothing."
+    for budget in budgets.asked:
+        if budget.value > budgets.costs.high:
+            yield f"Budget {budget.text} is above the last exit ({budgets.costs.high:.4g} {unit}): it limits nothing."

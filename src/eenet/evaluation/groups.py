@@ -1,26 +1,40 @@
-"""Who pays for early exit: exits, utility and loss of every class, or of any other groups of samples.
-
-Arithmetic on arrays, like `eenet.evaluation.statistics`: no tables, no policies.
-"""
+"""Who pays for early exit: exits, utility and loss of every class, or of any other groups of samples."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from eenet.errors import InputError, ShapeError
+from eenet.tables.arrays import as_array
+from eenet.tables.table import ExitTable
 
-__all__ = ["Group", "GroupStats", "Grouping", "GroupsLike", "class_grouping", "group_rows", "group_stats", "grouping"]
+__all__ = [
+    "Group",
+    "GroupStats",
+    "Grouping",
+    "GroupsLike",
+    "PolicyGroups",
+    "class_grouping",
+    "group_rows",
+    "group_stats",
+    "grouping",
+]
 
+_LISTED = 50  # groups listed in full in the JSON; of more, only the first _WORST
+_WORST = 10
 
-GroupsLike = Sequence[int] | Sequence[str] | np.ndarray | Tensor
-"""One group per sample: whole numbers or names."""
+GroupsLike: TypeAlias = Any
+"""One group per sample, whole numbers or names: a sequence, an array or a tensor."""
+
+GroupStats: TypeAlias = dict[str, np.ndarray]
+"""The numbers of `Group` as arrays ``[group, ...]``, so that splits can be averaged; 0 where a group has no samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,49 +85,64 @@ class Group:
     significant: bool
     pays_more: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the group as JSON-ready values."""
-        return asdict(self) | {"exit_distribution": list(self.exit_distribution)}
-
 
 @dataclass(frozen=True, kw_only=True)
-class GroupStats:
-    """All groups as arrays, so that splits can be averaged; zeros where a group has no samples.
+class PolicyGroups:
+    """Who pays for one policy at one asked budget.
 
     Attributes:
-        counts: Samples of every group.
-        shares: Exit distribution of every group.
-        utility: Mean utility under the policy.
-        full_utility: Mean utility of the last exit.
-        low: Lower end of the interval of the loss, a fraction.
-        high: Upper end.
+        policy: Name; the bounds have no groups.
+        budget: Mean cost per sample asked for.
+        budget_input: The same as it was typed.
+        by: What the groups are: ``class`` or ``group``.
+        groups: All of them, those that surely lose most first.
     """
 
-    counts: Float[np.ndarray, " group"]
-    shares: Float[np.ndarray, "group exit"]
-    utility: Float[np.ndarray, " group"]
-    full_utility: Float[np.ndarray, " group"]
-    low: Float[np.ndarray, " group"]
-    high: Float[np.ndarray, " group"]
+    policy: str
+    budget: float
+    budget_input: str
+    by: str
+    groups: tuple[Group, ...]
+
+    @property
+    def loss(self) -> float:
+        """What the policy takes from all samples, in points."""
+        return self._mean([group.loss for group in self.groups])
+
+    def _mean(self, values: Sequence[float]) -> float:
+        return float(np.average(values, weights=[group.num_samples for group in self.groups]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values with a summary; of more than 50 groups only the first 10 are listed.
+
+        The spread is the standard deviation of the groups' losses, weighted by their size, in points.
+        """
+        listed = self.groups if len(self.groups) <= _LISTED else self.groups[:_WORST]
+        return vars(self) | {
+            "num_groups": len(self.groups),
+            "loss": self.loss,
+            "largest_loss": max(group.loss for group in self.groups),
+            "spread": math.sqrt(self._mean([(group.loss - self.loss) ** 2 for group in self.groups])),
+            "pays_more": sum(group.pays_more for group in self.groups),
+            "groups": [dict(vars(group)) for group in listed],
+        }
 
 
-def class_grouping(labels: Int[np.ndarray, " sample"], num_classes: int) -> Grouping:
-    """Return the classes as groups."""
-    return Grouping(by="class", names=tuple(str(label) for label in range(num_classes)), index=labels)
+def class_grouping(table: ExitTable) -> Grouping | None:
+    """Return the classes of a table's samples as groups, None where they are not known."""
+    if table.labels is None or not table.has_classes:
+        return None
+    return Grouping(by="class", names=tuple(str(label) for label in range(table.num_columns)), index=table.labels)
 
 
 def grouping(groups: GroupsLike, num_samples: int) -> Grouping:
     """Return the groups of some samples by number or name, in sorted order.
 
-    Args:
-        groups: One whole number or text per sample.
-        num_samples: How many there must be.
-
     Raises:
-        ShapeError: There are more or fewer.
+        ShapeError: There is not one per sample.
         InputError: They are neither whole numbers nor texts.
     """
-    array = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+    array = as_array(groups)
     if array.shape != (num_samples,):
         raise ShapeError(
             f"groups of shape {array.shape} do not fit: the table has {num_samples} samples. Give one group per sample."
@@ -127,11 +156,7 @@ def grouping(groups: GroupsLike, num_samples: int) -> Grouping:
 
 
 def group_stats(
-    exit_index: Int[np.ndarray, " sample"],
-    utility: Float[np.ndarray, " sample"],
-    full_utility: Float[np.ndarray, " sample"],
-    groups: Grouping,
-    num_exits: int,
+    groups: Grouping, table: ExitTable, exit_index: Int[np.ndarray, " sample"], utility: Float[np.ndarray, " sample"]
 ) -> GroupStats:
     """Return exits, utility and the interval of the loss of every group.
 
@@ -140,39 +165,38 @@ def group_stats(
     of the lot: it stays honest where few samples, or none, changed their answer.
 
     Args:
+        groups: Which group every sample belongs to.
+        table: With costs, and the utility of the last exit.
         exit_index: Where every sample left.
         utility: What it earned there, in [0, 1].
-        full_utility: What it would have earned at the last exit.
-        groups: Which group it belongs to.
-        num_exits: Exits of the model.
 
     Source:
         Bonett and Price, Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired
         Data, Journal of Educational and Behavioral Statistics 37, 2012.
     """
-    size = len(groups.names)
+    full, number, exits = table.require_utility("groups")[:, -1], len(groups.names), table.num_exits
 
-    def sums(values: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " group"]:
-        return np.bincount(groups.index, weights=values, minlength=size)
+    def sums(values: Float[np.ndarray, " sample"] | None = None) -> Float[np.ndarray, " group"]:
+        return np.bincount(groups.index, weights=values, minlength=number).astype(np.float64)
 
-    counts = np.bincount(groups.index, minlength=size).astype(np.float64)
-    held = counts.clip(min=1)
-    leaving = np.bincount(groups.index * num_exits + exit_index, minlength=size * num_exits)
-    loss = full_utility - utility
+    counts, loss = sums(), full - utility
+    sizes = counts.clip(min=1)
+    leaving = np.bincount(groups.index * exits + exit_index, minlength=number * exits).reshape(number, exits)
     mean, square = sums(loss) / (counts + 2), (sums(loss**2) + 2) / (counts + 2)
     quantile = NormalDist().inv_cdf(1 - 0.025 / max(1, int((counts > 0).sum())))
     half = quantile * np.sqrt((square - mean**2) / (counts + 2))
-    return GroupStats(
-        counts=counts,
-        shares=leaving.reshape(size, num_exits) / held[:, None],
-        utility=sums(utility) / held,
-        full_utility=sums(full_utility) / held,
-        low=(mean - half).clip(min=-1),
-        high=(mean + half).clip(max=1),
-    )
+    return {
+        "num_samples": counts,
+        "exit_distribution": leaving / sizes[:, None],
+        "cost": sums(table.leaving_costs[np.arange(len(exit_index)), exit_index]) / sizes,
+        "utility": sums(utility) / sizes,
+        "full_utility": sums(full) / sizes,
+        "low": 100 * (mean - half).clip(min=-1),
+        "high": 100 * (mean + half).clip(max=1),
+    }
 
 
-def group_rows(names: Sequence[str], stats: Sequence[GroupStats], prices: Sequence[float]) -> tuple[Group, ...]:
+def group_rows(names: Sequence[str], stats: Sequence[GroupStats]) -> tuple[Group, ...]:
     """Return the groups that have samples, those that surely lose most first.
 
     The order is that of the lower end of the interval: a large loss of a few samples, mostly luck, does not come
@@ -182,33 +206,18 @@ def group_rows(names: Sequence[str], stats: Sequence[GroupStats], prices: Sequen
     Args:
         names: Of the groups.
         stats: One per split.
-        prices: Cost of leaving at each exit.
     """
-    counts = np.stack([split.counts for split in stats])
+    counts = np.stack([split["num_samples"] for split in stats])
     weights = counts / counts.sum(axis=0).clip(min=1)
+    mean = {key: np.einsum("sg,sg...->g...", weights, np.stack([split[key] for split in stats])) for key in stats[0]}
+    sizes = mean["num_samples"] = counts.mean(axis=0)
+    mean["loss"] = 100 * (mean["full_utility"] - mean["utility"])
+    overall = float(np.average(mean["loss"], weights=sizes))
 
-    def mean(field: str) -> Float[np.ndarray, "group *rest"]:  # noqa: F821 - a shape, not an expression
-        values = np.stack([getattr(split, field) for split in stats])
-        total: np.ndarray = np.einsum("sg,sg...->g...", weights, values)
-        return total
+    def group(g: int) -> Group:
+        own: dict[str, Any] = {key: column[g].tolist() for key, column in mean.items()}
+        own["exit_distribution"] = tuple(own["exit_distribution"])
+        significant = own["low"] > 0 or own["high"] < 0
+        return Group(name=names[g], significant=significant, pays_more=own["low"] > overall, **own)
 
-    shares, utility, full = mean("shares"), mean("utility"), mean("full_utility")
-    low, high, sizes = mean("low"), mean("high"), counts.mean(axis=0)
-    overall = float(sizes @ (full - utility)) / float(sizes.sum())
-    order = [int(g) for g in np.argsort(-low, kind="stable") if sizes[g] > 0]
-    return tuple(
-        Group(
-            name=names[g],
-            num_samples=float(sizes[g]),
-            exit_distribution=tuple(shares[g].tolist()),
-            cost=float(shares[g] @ np.asarray(prices)),
-            utility=float(utility[g]),
-            full_utility=float(full[g]),
-            loss=100 * float(full[g] - utility[g]),
-            low=100 * float(low[g]),
-            high=100 * float(high[g]),
-            significant=bool(low[g] > 0 or high[g] < 0),
-            pays_more=bool(low[g] > overall),
-        )
-        for g in order
-    )
+    return tuple(group(g) for g in np.argsort(-mean["low"], kind="stable").tolist() if sizes[g] > 0)

@@ -1,19 +1,21 @@
-"""What the costs of exits are made of."""
+"""What advice starts from: the costs of exits in parts, and models that could be used instead."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from eenet.core.costs import CostTable
-from eenet.errors import EenetError, ShapeError, TableError
+from eenet.errors import EenetError, InputError, ShapeError, TableError
+from eenet.tables.costs import CostTable
 
-__all__ = ["CostParts"]
+__all__ = ["CostParts", "StaticModel"]
+
+_PARTS = ("stages", "heads", "decisions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class CostParts:
                 f"costs of {exits} stages, {len(self.heads)} heads and {len(self.decisions)} decisions do not fit: "
                 "each of at least 2 stages has one head, and each early exit may have one decision. Give one cost each."
             )
-        for name in ("stages", "heads", "decisions"):
+        for name in _PARTS:
             for k, value in enumerate(getattr(self, name)):
                 if not (math.isfinite(value) and value >= 0):
                     raise TableError(
@@ -69,8 +71,7 @@ class CostParts:
         Raises:
             TableError: The record is damaged.
         """
-        records = [profile.get("flops"), *profile.get("latency", ())]
-        for record in records:
+        for record in (profile.get("flops"), *profile.get("latency", ())):
             factor = _factor(record, costs)
             if factor is not None:
                 return cls._of_record(record).scaled(factor)
@@ -79,36 +80,52 @@ class CostParts:
     @classmethod
     def _of_record(cls, record: Mapping[str, Any]) -> CostParts:
         try:
-            start = _number(record["start"]) + _number(record.get("answer", 0.0))
-            first, *others = (_number(value) for value in record["stages"])
+            first, *others = map(_number, record["stages"])
             return cls(
-                stages=(start + first, *others),
-                heads=tuple(_number(value) for value in record["heads"]),
-                decisions=tuple(_number(value) for value in record.get("decisions", ())),
+                stages=(_number(record["start"]) + _number(record.get("answer", 0.0)) + first, *others),
+                heads=tuple(map(_number, record["heads"])),
+                decisions=tuple(map(_number, record.get("decisions", ()))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TableError(f"costs are damaged: {error} in stages or heads. Profile the model again.") from error
 
     def scaled(self, factor: float) -> CostParts:
         """Return the same in another unit."""
-        return CostParts(
-            stages=tuple(factor * value for value in self.stages),
-            heads=tuple(factor * value for value in self.heads),
-            decisions=tuple(factor * value for value in self.decisions),
-            known=self.known,
-        )
+        parts: dict[str, Any] = {name: tuple(factor * value for value in getattr(self, name)) for name in _PARTS}
+        return replace(self, **parts)
 
     def cumulative(self, kept: Sequence[int]) -> tuple[float, ...]:
         """Return what leaving at each kept exit costs in a model that has only these; the last exit is one of them."""
         stage = list(accumulate(self.stages))
-        asides = [
-            self.heads[k] + (self.decisions[k] if self.decisions and k < len(self.stages) - 1 else 0.0) for k in kept
-        ]
-        return tuple(stage[k] + aside for k, aside in zip(kept, accumulate(asides), strict=True))
+        asides = accumulate(self.heads[k] + (self.decisions[k] if k < len(self.decisions) else 0.0) for k in kept)
+        return tuple(stage[k] + aside for k, aside in zip(kept, asides, strict=True))
 
     def alone(self, k: int) -> float:
         """Return the cost of a model that ends at an exit and has no other."""
         return sum(self.stages[: k + 1]) + self.heads[k]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticModel:
+    """A model without early exits that could be used instead.
+
+    Attributes:
+        name: What it is called.
+        cost: Per sample, in the unit of the costs.
+        utility: What its answers are worth on data like the table's, a fraction.
+    """
+
+    name: str
+    cost: float
+    utility: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no model."""
+        if not (math.isfinite(self.cost) and self.cost > 0 and 0 <= self.utility <= 1):
+            raise InputError(
+                f"static model {self.name!r} of cost {self.cost:g} and utility {self.utility:g} is not possible: costs "
+                "are positive, utilities from 0 to 1. Correct it."
+            )
 
 
 def _factor(record: object, costs: CostTable) -> float | None:

@@ -1,21 +1,88 @@
-"""What a comparison found, as values: rows, pairs and the contract's JSON."""
+"""What a comparison found, as values: policies on every split, and the rows, pairs and JSON made of them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
-from eenet.evaluation.groups import Group
+import numpy as np
+from jaxtyping import Float, Int
 
-__all__ = ["BOOTSTRAP", "Comparison", "Pair", "PolicyGroups", "Row"]
+from eenet.evaluation.groups import GroupStats, PolicyGroups
+from eenet.evaluation.statistics import Curve, Resampled, bootstrap_interval, curve, nadeau_bengio
+from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
+from eenet.tables.table import ExitTable
 
-BOOTSTRAP = "paired bootstrap"
-"""How an interval is made where the two sides are given."""
+__all__ = ["Budgets", "Comparison", "Pair", "PolicyRun", "Row", "SplitRun", "summarise"]
 
-_LISTED = 50  # groups listed in full in the JSON; of more, only the first _WORST
-_WORST = 10
+
+@dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """The budgets of a comparison, read once.
+
+    Attributes:
+        costs: What they were read with: those of VAL.
+        asked: Those that are listed as rows, each once.
+        standard: The ten that the area is taken over.
+        values: All of them, rising: what policies are fitted for.
+    """
+
+    costs: CostTable
+    asked: tuple[Budget, ...]
+    standard: tuple[float, ...]
+    values: tuple[float, ...]
+
+    @classmethod
+    def read(cls, costs: CostTable, budgets: Sequence[BudgetLike]) -> Budgets:
+        """Read the budgets a user asked for; none stand for the ten standard ones."""
+        standard = standard_budgets(costs)
+        asked = tuple(dict.fromkeys(costs.budget(budget) for budget in (budgets or standard)))
+        values = sorted({*standard, *(budget.value for budget in asked)})
+        return cls(costs=costs, asked=asked, standard=standard, values=tuple(values))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PolicyRun:
+    """One policy at all budgets of one split, in the order of the budgets.
+
+    Attributes:
+        fit_seconds: Wall time of the whole sweep over the budgets.
+        points: ``val_cost, test_cost, test_utility, exit_distribution`` as in `Row`, each ``[budget, ...]``.
+        resampled: The points on resamples of TEST, None where these are not needed, and for the oracle.
+        exits: Where every sample of TEST left, None where that was not to be kept, and for bounds.
+        groups: What the policy did to classes and other groups, by what the groups are and budget; empty for bounds.
+    """
+
+    fit_seconds: float
+    points: dict[str, np.ndarray]
+    resampled: Resampled | None = None
+    exits: Int[np.ndarray, "point sample"] | None = None
+    groups: dict[tuple[str, float], GroupStats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SplitRun:
+    """All policies and both bounds on one split.
+
+    Attributes:
+        runs: By policy name, the bounds last.
+        static_cost: Mean cost on TEST of leaving at each exit.
+        static_utility: Mean utility on TEST of answering everything at each exit.
+        anchor: Exit 0 for all samples, on resamples of TEST: where every curve begins.
+    """
+
+    runs: dict[str, PolicyRun]
+    static_cost: Float[np.ndarray, " exit"]
+    static_utility: Float[np.ndarray, " exit"]
+    anchor: Resampled
+
+    def curve(self, name: str) -> Curve:
+        """Return a policy's curve: its points joined from exit 0."""
+        points = self.runs[name].points
+        first = float(self.static_cost[0]), float(self.static_utility[0])
+        return curve(points["test_cost"], points["test_utility"], anchor=first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +93,11 @@ class Row:
         policy: Name; ``random`` and ``oracle`` are the bounds.
         budget: Mean cost per sample asked for, in the comparison's unit.
         budget_input: The same as it was typed.
-        val_cost: What the policy costs on the fitting side, in expectation over its coin.
-        test_cost: Realised mean cost on the test side.
-        test_utility: Realised mean utility on the test side, a fraction.
+        val_cost: What the policy costs on VAL, in expectation over its coin.
+        test_cost: Realised mean cost on TEST.
+        test_utility: Realised mean utility on TEST, a fraction.
         utility_at_budget: Read off the policy's own curve at the budget: what may be compared between policies.
-        exit_distribution: Share of the test side leaving at each exit.
+        exit_distribution: Share of TEST leaving at each exit.
         fit_seconds: Wall time of fitting all budgets at once.
         sd: Standard deviations over the splits, by field; None with one split.
     """
@@ -48,10 +115,7 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON-ready values, ``sd`` only where there is one."""
-        values = asdict(self) | {"exit_distribution": list(self.exit_distribution)}
-        if self.sd is None:
-            del values["sd"]
-        return values
+        return {key: value for key, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,62 +140,6 @@ class Pair:
     significant: bool
     method: str
 
-    @classmethod
-    def of(cls, a: str, b: str, difference: float, interval: tuple[float, float], method: str) -> Pair:
-        """Return a pair that is significant if its interval leaves out 0."""
-        low, high = interval
-        return cls(a=a, b=b, difference=difference, low=low, high=high, significant=low > 0 or high < 0, method=method)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyGroups:
-    """Who pays for one policy at one asked budget.
-
-    Attributes:
-        policy: Name; the bounds have no groups.
-        budget: Mean cost per sample asked for.
-        budget_input: The same as it was typed.
-        by: What the groups are: ``class`` or ``group``.
-        groups: All of them, those that surely lose most first.
-    """
-
-    policy: str
-    budget: float
-    budget_input: str
-    by: str
-    groups: tuple[Group, ...]
-
-    @property
-    def loss(self) -> float:
-        """What the policy takes from all samples, in points."""
-        return self._mean([group.loss for group in self.groups])
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the groups' losses, weighted by their size, in points."""
-        mean = self.loss
-        return math.sqrt(self._mean([(group.loss - mean) ** 2 for group in self.groups]))
-
-    def _mean(self, values: Sequence[float]) -> float:
-        sizes = [group.num_samples for group in self.groups]
-        return sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values with a summary; of more than 50 groups only the first 10 are listed."""
-        listed = self.groups if len(self.groups) <= _LISTED else self.groups[:_WORST]
-        return {
-            "policy": self.policy,
-            "budget": self.budget,
-            "budget_input": self.budget_input,
-            "by": self.by,
-            "num_groups": len(self.groups),
-            "loss": self.loss,
-            "largest_loss": max(group.loss for group in self.groups),
-            "spread": self.spread,
-            "pays_more": sum(group.pays_more for group in self.groups),
-            "groups": [group.to_dict() for group in listed],
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -140,9 +148,9 @@ class Comparison:
     Attributes:
         unit: Of all costs, per sample.
         reference: Cost of the original model without exits, where known.
-        n_val: Samples of the fitting side.
-        n_test: Samples of the test side.
-        splits: How often the two sides were drawn; 1 = as given.
+        n_val: Samples of VAL, the calibration set.
+        n_test: Samples of TEST.
+        splits: How often the two were chosen anew; 1 = as given.
         seed: Of the splits and of the bootstrap.
         exits: Cost and test utility of answering everything at each exit (with ``sd`` over several splits).
         full: Cost and test utility of running everything to the last exit.
@@ -175,47 +183,102 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of ``eenet compare --json``: utilities and areas as fractions, differences in points."""
-        return {
-            "unit": self.unit,
-            "reference": self.reference,
-            "n_val": self.n_val,
-            "n_test": self.n_test,
-            "splits": self.splits,
-            "seed": self.seed,
-            "exits": list(self.exits),
-            "full": self.full,
+        values = vars(self) | {
             "rows": [row.to_dict() for row in self.rows],
-            "area": self.area,
-            **({"area_sd": self.area_sd} if self.area_sd else {}),
-            "pairs": [asdict(pair) for pair in self.pairs],
+            "pairs": [dict(vars(pair)) for pair in self.pairs],
             "groups": [groups.to_dict() for groups in self.groups],
-            "curves": {name: list(points) for name, points in self.curves.items()},
-            "standard_budgets": list(self.standard_budgets),
-            "notes": list(self.notes),
         }
+        if not self.area_sd:
+            del values["area_sd"]
+        return values
 
-    def table(self) -> list[dict[str, str]]:
-        """Return the rows for showing: one dictionary of column heading to text per row, all with the same headings.
 
-        Utilities are in percent, ``±`` is the standard deviation over the splits.
-        """
-        return [self._shown(row) for row in self.rows]
+def summarise(
+    runs: Sequence[SplitRun],
+    val: ExitTable,
+    test: ExitTable,
+    budgets: Budgets,
+    *,
+    seed: int,
+    resampled: Mapping[str, np.ndarray],
+    groups: Sequence[PolicyGroups] = (),
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """Return what the runs of all splits amount to.
 
-    def _shown(self, row: Row) -> dict[str, str]:
-        sd = row.sd or {}
+    With one split, ``resampled`` is what every curve reads at the standard budgets on the same resamples.
+    """
+    several = len(runs) > 1
+    areas = {name: np.array([run.curve(name).area(budgets.standard) for run in runs]) for name in runs[0].runs}
+    exits: list[dict[str, Any]] = [
+        {"cost": cost, "utility_test": float(column.mean())}
+        | ({"sd": {"utility_test": _sd(column)}} if several else {})
+        for cost, column in zip(
+            test.require_costs().cumulative, np.array([run.static_utility for run in runs]).T, strict=True
+        )
+    ]
+    return Comparison(
+        unit=budgets.costs.unit,
+        reference=budgets.costs.reference,
+        n_val=val.num_samples,
+        n_test=test.num_samples,
+        splits=len(runs),
+        seed=seed,
+        exits=tuple(exits),
+        full={"cost": budgets.costs.full, "utility_test": exits[-1]["utility_test"]},
+        rows=tuple(_rows(runs, budgets)),
+        area={name: float(area.mean()) for name, area in areas.items()},
+        area_sd={name: _sd(area) for name, area in areas.items()} if several else {},
+        pairs=tuple(_pairs(areas, resampled, num_fit=val.num_samples, num_test=test.num_samples)),
+        groups=tuple(groups),
+        curves={name: _mean_curve(runs, name) for name in runs[0].runs},
+        standard_budgets=budgets.standard,
+        notes=tuple(notes),
+    )
 
-        def percent(value: float, spread: float | None) -> str:
-            return f"{100 * value:.2f}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
 
-        return {
-            "policy": row.policy,
-            "budget": row.budget_input,
-            f"asked [{self.unit}]": f"{row.budget:.4g}",
-            f"val cost [{self.unit}]": f"{row.val_cost:.4g}",
-            f"test cost [{self.unit}]": f"{row.test_cost:.4g}",
-            "utility [%]": percent(row.test_utility, sd.get("test_utility")),
-            "at budget [%]": percent(row.utility_at_budget, sd.get("utility_at_budget")),
-            "area [%]": percent(self.area[row.policy], self.area_sd.get(row.policy)),
-            "exits [%]": " ".join(f"{100 * share:.0f}" for share in row.exit_distribution),
-            "fit [s]": f"{row.fit_seconds:.2f}",
-        }
+def _sd(values: np.ndarray) -> Any:  # noqa: ANN401 - a number, or a list of them
+    """Return the standard deviation over splits."""
+    return np.std(values, axis=0, ddof=1).tolist()
+
+
+def _rows(runs: Sequence[SplitRun], budgets: Budgets) -> Iterator[Row]:
+    """Yield one row per asked budget and policy: means over the splits."""
+    for budget in budgets.asked:
+        index = budgets.values.index(budget.value)
+        for name in runs[0].runs:
+            own = [run.runs[name] for run in runs]
+            columns = {key: np.array([one.points[key][index] for one in own]) for key in own[0].points}
+            columns["utility_at_budget"] = np.array([run.curve(name).at(budget.value) for run in runs])
+            columns["fit_seconds"] = np.array([one.fit_seconds for one in own])
+            means = {key: column.mean(axis=0).tolist() for key, column in columns.items()}
+            means["exit_distribution"] = tuple(means["exit_distribution"])
+            sd = {key: _sd(column) for key, column in columns.items()} if len(runs) > 1 else None
+            yield Row(policy=name, budget=budget.value, budget_input=budget.text, sd=sd, **means)
+
+
+def _pairs(
+    areas: Mapping[str, np.ndarray], resampled: Mapping[str, np.ndarray], *, num_fit: int, num_test: int
+) -> Iterator[Pair]:
+    """Yield every pair of policies, and every policy against `random`, with its interval."""
+    names = [name for name in areas if name != "oracle"]  # the order of the schedulers, then random
+    for a, b in combinations(names, 2):
+        differences = 100 * (areas[a] - areas[b])  # in points
+        if resampled:
+            method = "paired bootstrap"
+            low, high = bootstrap_interval(100 * (resampled[a] - resampled[b]).mean(axis=1))
+        else:
+            method = "corrected resampled t (Nadeau-Bengio)"
+            low, high = nadeau_bengio(differences, num_fit=num_fit, num_test=num_test)
+        mean, significant = float(differences.mean()), low > 0 or high < 0
+        yield Pair(a=a, b=b, difference=mean, low=low, high=high, significant=significant, method=method)
+
+
+def _mean_curve(runs: Sequence[SplitRun], name: str) -> tuple[dict[str, float], ...]:
+    """Return exit 0 and a policy's points by rising cost, each the mean over the splits."""
+    anchor = np.mean([(run.static_cost[0], run.static_utility[0]) for run in runs], axis=0)
+    costs, utilities = (
+        np.mean([run.runs[name].points[key] for run in runs], axis=0) for key in ("test_cost", "test_utility")
+    )
+    points = sorted([tuple(anchor.tolist()), *zip(costs.tolist(), utilities.tolist(), strict=True)])
+    return tuple({"cost": cost, "utility": utility} for cost, utility in points)

@@ -1,11 +1,12 @@
-"""Models with exits: the multi-exit model, heads, and a small zoo."""
+"""Models with exits: the multi-exit model, attaching exits, and heads."""
 
 from eenet.models.attach import attach
-from eenet.models.branchheads import BranchHeadFactory, branch_head
 from eenet.models.cascade import cascaded
 from eenet.models.heads import (
+    BranchHeadFactory,
     HeadFactory,
     attention_linear,
+    branch_head,
     conv_head,
     grid_linear,
     mixed_linear,
@@ -14,39 +15,11 @@ from eenet.models.heads import (
     token_head,
 )
 from eenet.models.model import MultiExitModel
-from eenet.models.zoo import (
-    bert_classifier,
-    cifar_resnet,
-    densenet121,
-    densenet_cifar,
-    densenet_with_exits,
-    hrnet_segmenter,
-    hrnet_with_exits,
-    load_cifar_resnet_weights,
-    mean_of_words,
-    msdnet,
-    msdnet_cifar,
-    msdnet_imagenet,
-    reading,
-    tiny_cnn,
-)
 
 __all__ = [
     "attach",
     "MultiExitModel",
     "cascaded",
-    "cifar_resnet",
-    "densenet121",
-    "densenet_cifar",
-    "densenet_with_exits",
-    "hrnet_segmenter",
-    "hrnet_with_exits",
-    "msdnet",
-    "msdnet_cifar",
-    "msdnet_imagenet",
-    "bert_classifier",
-    "tiny_cnn",
-    "load_cifar_resnet_weights",
     "BranchHeadFactory",
     "HeadFactory",
     "branch_head",
@@ -57,6 +30,4 @@ __all__ = [
     "pooled_linear",
     "residual_head",
     "token_head",
-    "mean_of_words",
-    "reading",
 ]

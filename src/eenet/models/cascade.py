@@ -1,4 +1,4 @@
-"""Early heads that build on what the exit before them said.
+"""Cascaded early heads: each also reads the logits of the exit before it.
 
 Source: M. Wołczyk et al., *Zero time waste: recycling predictions in early exit neural networks*, NeurIPS 2021 (arXiv
 2106.05409), section on cascade connections.
@@ -19,9 +19,6 @@ class Recall(nn.Module):
     """What a head adds for the logits of the exit before: a linear layer on them, normalised and detached.
 
     It begins with zeros, so that a cascade begins as its plain heads.
-
-    Args:
-        num_classes: number of classes C.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -37,12 +34,9 @@ class Recall(nn.Module):
 
 
 class CascadeStage(nn.Module):
-    """A stage with the early head behind it: hands on its state and the logits of its exit.
+    """A stage together with its early head: passes on its state and the logits of its exit.
 
-    Args:
-        stage: the stage.
-        head: the early head, without what it recalls.
-        num_classes: number of classes C; None for the first exit, which has nothing to recall.
+    ``num_classes`` is None for the first exit, which has no exit before it.
     """
 
     def __init__(self, stage: nn.Module, head: nn.Module, num_classes: int | None) -> None:
@@ -50,20 +44,20 @@ class CascadeStage(nn.Module):
         self.stage, self.head = stage, head
         self.recall = None if num_classes is None else Recall(num_classes)
 
-    def says(self, shown: State, earlier: Tensor | None) -> Tensor:
+    def logits(self, state: State, earlier: Tensor | None) -> Tensor:
         """Return the exit's logits from what its head reads and the logits of the exit before."""
-        logits: Tensor = self.head(shown)
+        logits: Tensor = self.head(state)
         return logits if self.recall is None else logits + self.recall(earlier)
 
     def forward(self, state: State) -> tuple[State, Tensor]:
         """Return the next state: the stage's own, and the logits of the exit."""
         inner, earlier = (state, None) if self.recall is None else state
         inner = self.stage(inner)
-        return inner, self.says(inner, earlier)
+        return inner, self.logits(inner, earlier)
 
 
 class LastStage(nn.Module):
-    """The stage in front of the original output, which recalls nothing."""
+    """The stage before the original output, which reads no earlier logits."""
 
     def __init__(self, stage: nn.Module) -> None:
         super().__init__()
@@ -75,42 +69,41 @@ class LastStage(nn.Module):
 
 
 class Newest(nn.Module):
-    """The head of a cascade: the logits that its stage has worked out already."""
+    """The head of a cascade: the logits that its stage has computed already."""
 
     def forward(self, state: tuple[State, Tensor]) -> Tensor:
         """Return the logits."""
         return state[1]
 
 
-class CascadeWhole(nn.Module):
-    """A model that runs in one go, and the heads of a cascade on what it shows."""
+class CascadeReads:
+    """What each head of a cascade reads, from what the model that runs in one go returns: its taps, its answer last."""
 
-    def __init__(self, whole: nn.Module, stages: list[CascadeStage]) -> None:
-        super().__init__()
-        self.whole, self.stages = whole, nn.ModuleList(stages)
+    def __init__(self, stages: list[CascadeStage]) -> None:
+        self.stages = stages  # those of the model: no names of their own
 
-    def forward(self, inputs: State) -> list[State]:
-        """Return what each head of the cascade reads, and the model's answer last."""
-        *shown, answer = self.whole(inputs)
-        states: list[State] = []
+    def __call__(self, states: list[State]) -> list[State]:
+        """Return tap and logits for each early head, and the model's answer."""
+        *taps, answer = states
+        found: list[State] = []
         earlier: Tensor | None = None
-        for stage, one in zip(self.stages, shown, strict=True):
-            earlier = stage.says(one, earlier)  # type: ignore[operator]
-            states.append((one, earlier))
-        return [*states, answer]
+        for stage, tap in zip(self.stages, taps, strict=True):
+            earlier = stage.logits(tap, earlier)
+            found.append((tap, earlier))
+        return [*found, answer]
 
 
 def cascaded(model: MultiExitModel, num_classes: int) -> MultiExitModel:
-    """Return a model whose early heads also see the logits of the exit before them, its modules shared.
+    """Return a model whose early heads also read the logits of the exit before them, its modules shared.
 
-    To the logits of early exit k > 0 a learnt linear map of the (layer-normalised) logits of exit k - 1 is added, as if
-    they were further features of the head's last layer. No gradient goes back through them, and the map begins at zero:
-    before training, the answers are those of ``model``. The original output stays what it is.
+    A learnt linear map of the (layer-normalised) logits of exit k - 1 is added to the logits of early exit k > 0, as if
+    they were further features of the head's last layer. No gradient flows back through them, and the map begins at
+    zero: before training, the answers are those of ``model``. The original output does not change.
 
     As the next exit needs a head's logits, each early head is computed inside its stage. Inference stage by stage,
-    `MultiExitModel.select`, export and the engines work as ever. But: the operations of early heads are counted among
+    `MultiExitModel.select`, export and the engines work as usual. But: the operations of early heads are counted among
     the stages', so the cost of "the original model without exits" includes them; and `MultiExitModel.without` closes
-    exits without saving their heads, which the later ones still read.
+    exits without saving the cost of their heads, which later heads still read.
 
     Args:
         model: a model with at least two early exits, its logits ``[sample, class]``, or ``[sample, class, height,
@@ -123,7 +116,8 @@ def cascaded(model: MultiExitModel, num_classes: int) -> MultiExitModel:
         [*stages, LastStage(model.stages[-1])],
         [*(Newest() for _ in stages), model.heads[-1]],
         start=model.entry,
-        whole=None if model.whole is None else CascadeWhole(model.whole, stages),
+        whole=model.whole,
+        reads=CascadeReads(stages),
     )
 
 

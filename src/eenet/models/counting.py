@@ -1,4 +1,4 @@
-"""Counting the floating point operations of a call, and noticing what cannot be counted."""
+"""Counting floating point operations, and noticing what cannot be counted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
-__all__ = ["counter", "counted", "plain_attention"]
+from eenet.models.inputs import Inputs, batch_size, evaluating
+from eenet.models.model import MultiExitModel
+
+__all__ = ["counter", "operations", "plain_attention"]
 
 _aten = torch.ops.aten
 
-# one or a few operations per element, or none: zero by the usual convention, as element-wise operations are
+# some operations per element, or none: zero by the usual convention, as element-wise operations are
 _NAMES = """
     _adaptive_avg_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d _local_scalar_dense _log_softmax
     _native_batch_norm_legit _native_batch_norm_legit_no_training _safe_softmax _softmax _to_copy _unsafe_view
@@ -31,12 +34,32 @@ _NAMES = """
 _NEGLIGIBLE = frozenset(_NAMES.split())
 
 
-def counted(
+def operations(
+    model: MultiExitModel, inputs: Inputs
+) -> tuple[float, tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
+    """Return the operations per sample of the start, of every stage and of every head, and what was not counted.
+
+    The model runs once, in evaluation mode, on a batch of any size; its flags are restored.
+    """
+    count = batch_size(inputs)
+    uncounted: set[str] = set()
+    stages: list[float] = []
+    heads: list[float] = []
+    with evaluating(model), torch.no_grad(), plain_attention():
+        state, start = _counted(model.start, inputs, uncounted)
+        for stage, head in zip(model.stages, model.heads, strict=True):
+            state, flops = _counted(stage, state, uncounted)
+            stages.append(flops / count)
+            heads.append(_counted(head, state, uncounted)[1] / count)
+    return start / count, tuple(stages), tuple(heads), tuple(sorted(uncounted))
+
+
+def _counted(
     function: Callable[[Any], Any],
     value: Any,  # noqa: ANN401
     uncounted: set[str],
 ) -> tuple[Any, int]:
-    """Run a function; return what it returned and its operations, and note what could not be counted."""
+    """Run a function; return what it returned and its operations, and note what cannot be counted."""
     counting = counter()
     with _Watch(uncounted), counting:  # the watch is outermost: it sees operators as the counter leaves them
         result = function(value)
@@ -75,14 +98,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = str(packet).rpartition(".")[2]
         free = func.is_view or torch.Tag.pointwise in func.tags or name in _NEGLIGIBLE
         result = func(*args, **(kwargs or {}))
-        if not free and packet not in flop_registry and packet not in _FORMULAS and isinstance(_first(result), Tensor):
+        first = result[0] if isinstance(result, tuple | list) and result else result
+        if not free and packet not in flop_registry and packet not in _FORMULAS and isinstance(first, Tensor):
             self._uncounted.add(str(packet))
         return result
-
-
-def _first(result: Any) -> Any:  # noqa: ANN401
-    """Return the first of several results."""
-    return result[0] if isinstance(result, tuple | list) and result else result
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Heads for early exits, as plain functions from the shape of a feature tensor to a module.
 
-Any function ``(shape, num_classes) -> nn.Module`` is a head; the ones here cover images and sequences.
+Any function ``(shape, num_classes) -> nn.Module`` is a head; the ones here cover images, sequences and maps.
 """
 
 from __future__ import annotations
@@ -17,49 +17,32 @@ from eenet.errors import ShapeError
 
 HeadFactory: TypeAlias = Callable[[Sequence[int], int], nn.Module]
 """From (shape of the features, batch first; number of classes) to a module that returns logits."""
+BranchHeadFactory: TypeAlias = Callable[[Sequence[Sequence[int]], int], nn.Module]
+"""From (shapes of the branches, the finest first; number of classes) to a module that returns logits per pixel."""
 
 
 def pooled_linear(shape: Sequence[int], num_classes: int) -> nn.Module:
     """Return global average pooling followed by one linear layer, the cheapest head for images.
 
-    Args:
-        shape: shape of the features, ``(sample, channel, height, width)``.
-        num_classes: number of classes C.
-
     Raises:
-        ShapeError: the features are not images.
+        ShapeError: the features are not images; so with all heads that read images.
     """
-    _check_rank(shape, 4, "pooled_linear", "(sample, channel, height, width)")
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[1], num_classes))
+    return _on_grid(nn.AdaptiveAvgPool2d, 1, "pooled_linear")(shape, num_classes)
 
 
 def grid_linear(size: int) -> HeadFactory:
     """Return a head factory: average pooling to a grid of ``size`` x ``size`` cells, then one linear layer.
 
-    Keeps roughly where something was seen, which matters where few layers came before.
-
-    Args:
-        size: cells along each side.
+    Keeps roughly where in the image something is, which matters after only a small number of layers.
 
     Raises:
         ShapeError: a size below 1.
     """
-    _check_size(size)
-
-    def build(shape: Sequence[int], num_classes: int) -> nn.Module:
-        _check_rank(shape, 4, "grid_linear", "(sample, channel, height, width)")
-        linear = nn.Linear(shape[1] * size * size, num_classes)
-        return nn.Sequential(nn.AdaptiveAvgPool2d(size), nn.Flatten(), linear)
-
-    return build
+    return _on_grid(nn.AdaptiveAvgPool2d, size, "grid_linear")
 
 
 class MixedPool(nn.Module):
-    """A learnt mix of the largest and of the mean value in each cell of a grid; it begins half and half.
-
-    Args:
-        size: cells along each side.
-    """
+    """A learnt mix of the largest and of the mean value in each cell of a square grid; it begins half and half."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -69,18 +52,15 @@ class MixedPool(nn.Module):
     def forward(self, x: Float[Tensor, "sample channel h w"]) -> Float[Tensor, "sample channel cell cell"]:
         """Return the pooled features."""
         mean = self.mean(x)
-        pooled: Tensor = mean + torch.sigmoid(self.mix) * (self.largest(x) - mean)
-        return pooled
+        return mean + torch.sigmoid(self.mix) * (self.largest(x) - mean)
 
 
 def mixed_linear(size: int = 1) -> HeadFactory:
     """Return a head factory: mixed pooling to a grid of ``size`` x ``size`` cells, then one linear layer.
 
     The mix of largest and mean value is learnt, one number per head: the largest keeps what is rare and strong in an
-    image, as early features often are. Pooling costs twice that of `grid_linear`, which is little beside a stage.
-
-    Args:
-        size: cells along each side; the paper has 4 where the features are larger.
+    image, as early features often are. Pooling costs twice that of `grid_linear`, which is little beside a stage. The
+    paper has a size of 4 where the features are larger.
 
     Raises:
         ShapeError: a size below 1.
@@ -88,21 +68,25 @@ def mixed_linear(size: int = 1) -> HeadFactory:
     Source: Y. Kaya, S. Hong, T. Dumitras, *Shallow-deep networks: understanding and mitigating network overthinking*,
     ICML 2019 (arXiv 1810.07052), section on internal classifiers. There the mix is any number, here within 0 and 1.
     """
-    _check_size(size)
+    return _on_grid(MixedPool, size, "mixed_linear")
+
+
+def _on_grid(pool: Callable[[int], nn.Module], size: int, name: str) -> HeadFactory:
+    """Return a head factory: pooling to ``size`` x ``size`` cells, then one linear layer."""
+    if size < 1:
+        raise ShapeError(
+            f"size {size} is not usable: the grid needs at least 1 cell in each direction. Pass 1 or more."
+        )
 
     def build(shape: Sequence[int], num_classes: int) -> nn.Module:
-        _check_rank(shape, 4, "mixed_linear", "(sample, channel, height, width)")
-        return nn.Sequential(MixedPool(size), nn.Flatten(), nn.Linear(shape[1] * size * size, num_classes))
+        _check_rank(shape, 4, name)
+        return nn.Sequential(pool(size), nn.Flatten(), nn.Linear(shape[1] * size * size, num_classes))
 
     return build
 
 
 class AttentionPool(nn.Module):
-    """The mean over positions, weighted by a softmax over what a learnt query finds there; it begins as the plain mean.
-
-    Args:
-        features: size of the vector at each position.
-    """
+    """The mean over positions, weighted by a softmax of what a learnt query finds; it begins as the plain mean."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -113,19 +97,14 @@ class AttentionPool(nn.Module):
         """Return the pooled features of images (channels second) or of sequences (features last)."""
         places = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
         weights = self.query(places).softmax(dim=1)
-        pooled: Tensor = (weights.transpose(1, 2) @ places).squeeze(1)
-        return pooled
+        return (weights.transpose(1, 2) @ places).squeeze(1)
 
 
 def attention_linear(shape: Sequence[int], num_classes: int) -> nn.Module:
     """Return attention pooling followed by one linear layer: the head learns where to look.
 
-    The query is one vector, the same for every input: 4 operations per feature and position, next to 1 of the mean.
-    For sequences too, where every token takes part, padding included.
-
-    Args:
-        shape: shape of the features, ``(sample, channel, height, width)`` or ``(sample, token, feature)``.
-        num_classes: number of classes C.
+    The query is one vector, the same for every input: 4 operations per feature and position, next to 1 of the mean. For
+    sequences, ``(sample, token, feature)``, as well as for images; every token takes part, padding included.
 
     Raises:
         ShapeError: the features are neither images nor sequences.
@@ -134,7 +113,7 @@ def attention_linear(shape: Sequence[int], num_classes: int) -> nn.Module:
     attention), with a single query and head and without projections.
     """
     if len(shape) != 3:
-        _check_rank(shape, 4, "attention_linear", "(sample, channel, height, width) or (sample, token, feature)")
+        _check_rank(shape, 4, "attention_linear")
     features = shape[1] if len(shape) == 4 else shape[2]
     return nn.Sequential(AttentionPool(features), nn.Linear(features, num_classes))
 
@@ -164,25 +143,25 @@ def conv_head(strides: Sequence[int] = (2, 2), width: float = 2.0) -> HeadFactor
         )
 
     def build(shape: Sequence[int], num_classes: int) -> nn.Module:
-        _check_rank(shape, 4, "conv_head", "(sample, channel, height, width)")
+        _check_rank(shape, 4, "conv_head")
         layers: list[nn.Module] = []
         channels = shape[1]
         for stride in strides:
             out = channels if stride == 1 else max(1, round(channels * width))
-            conv = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
-            layers += [conv, nn.BatchNorm2d(out), nn.ReLU()]
+            layers += _convolution(channels, out, stride)
             channels = out
         return nn.Sequential(*layers, pooled_linear((shape[0], channels, 1, 1), num_classes))
 
     return build
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm beside the identity.
+def _convolution(channels: int, out: int, stride: int) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+    return [conv, nn.BatchNorm2d(out), nn.ReLU()]
 
-    Args:
-        channels: of the features, which keep their shape.
-    """
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm beside the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -199,10 +178,8 @@ def residual_head(channels: int) -> HeadFactory:
 
     Each step halves the image, doubles the channels and adds a residual block. Early features of deep narrow nets know
     little; a small net that starts from them is worth more, at the same cost, than the same number of the deep net's
-    own layers. Use it for one early exit: everybody who goes on has paid for it.
-
-    Args:
-        channels: those of the backbone's last features, say.
+    own layers. Use it for one early exit: everybody who goes on has paid for it. ``channels`` are those of the
+    backbone's last features, say.
 
     Raises:
         ShapeError: fewer than 1 channel.
@@ -211,13 +188,12 @@ def residual_head(channels: int) -> HeadFactory:
         raise ShapeError(f"channels {channels} are not usable: the last features need some. Pass 1 or more.")
 
     def build(shape: Sequence[int], num_classes: int) -> nn.Module:
-        _check_rank(shape, 4, "residual_head", "(sample, channel, height, width)")
+        _check_rank(shape, 4, "residual_head")
         layers: list[nn.Module] = []
         present = shape[1]
         while present < channels:
             wider = min(2 * present, channels)
-            conv = nn.Conv2d(present, wider, 3, stride=2, padding=1, bias=False)
-            layers += [conv, nn.BatchNorm2d(wider), nn.ReLU(), ResidualBlock(wider)]
+            layers += [*_convolution(present, wider, 2), ResidualBlock(wider)]
             present = wider
         return nn.Sequential(*layers, pooled_linear((shape[0], present, 1, 1), num_classes))
 
@@ -225,13 +201,7 @@ def residual_head(channels: int) -> HeadFactory:
 
 
 class TokenHead(nn.Module):
-    """Classifies a sequence by one of its tokens: linear, tanh, linear.
-
-    Args:
-        features: size of a token's vector.
-        num_classes: number of classes C.
-        place: of the token that is read: 0 for the first, -1 for the last.
-    """
+    """Classifies a sequence by one of its tokens (``place`` 0: the first, -1: the last): linear, tanh, linear."""
 
     def __init__(self, features: int, num_classes: int, place: int = 0) -> None:
         super().__init__()
@@ -241,30 +211,80 @@ class TokenHead(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "sample token feature"]) -> Float[Tensor, "sample class"]:
         """Return the logits read off the token."""
-        return self.classify(self.pool(tokens[:, self.place]).tanh())  # type: ignore[no-any-return]
+        return self.classify(self.pool(tokens[:, self.place]).tanh())
 
 
 def token_head(shape: Sequence[int], num_classes: int) -> nn.Module:
-    """Return a head for sequences that reads the first token, as BERT's pooler does.
-
-    Args:
-        shape: shape of the features, ``(sample, token, feature)``.
-        num_classes: number of classes C.
+    """Return a head for sequences, ``(sample, token, feature)``, that reads the first token, as BERT's pooler does.
 
     Raises:
         ShapeError: the features are not sequences.
     """
-    _check_rank(shape, 3, "token_head", "(sample, token, feature)")
+    _check_rank(shape, 3, "token_head")
     return TokenHead(shape[2], num_classes)
 
 
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise ShapeError(f"size {size} is not usable: the grid needs at least 1 cell a side. Pass 1 or more.")
+# --- dense prediction from several branches, each of another resolution ---------------------------------------------
 
 
-def _check_rank(shape: Sequence[int], rank: int, name: str, wanted: str) -> None:
+class BranchHead(nn.Module):
+    """Classifies every pixel of the finest branch by all branches, the finest first.
+
+    The head of HRNetV2 brings every branch to the finest resolution, joins their channels and applies a 1x1 convolution
+    to ``width`` channels. A 1x1 convolution and a bilinear resizing may change places, so here each branch passes its
+    own part of that convolution at its own resolution and the results are added: the same output, with a fraction of
+    the multiplications.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int, num_classes: int) -> None:
+        super().__init__()
+        self.mix = nn.ModuleList(nn.Conv2d(count, width, 1, bias=False) for count in channels)
+        self.norm = nn.BatchNorm2d(width)
+        self.classify = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, branches: list[Tensor]) -> Float[Tensor, "sample class h w"]:
+        """Return the logits of every pixel of the finest branch."""
+        mixed = self.mix[0](branches[0])
+        for i, mix in enumerate(self.mix[1:], start=1):
+            mixed = mixed + resized(mix(branches[i]), branches[0])
+        return self.classify(F.relu(self.norm(mixed)))
+
+
+def branch_head(width: int | None = None) -> BranchHeadFactory:
+    """Return a head factory for branches: all of them mixed by a 1x1 convolution, then one more to the classes.
+
+    ``width`` is that of channels between the two; None: as many as the branches have together, which is the head of
+    HRNetV2.
+
+    Raises:
+        ShapeError: a width below 1.
+
+    Source: K. Sun et al., *High-resolution representations for labeling pixels and regions*, arXiv 1904.04514, section
+    3.
+    """
+    if width is not None and width < 1:
+        raise ShapeError(f"width {width} is not usable: the head needs at least 1 channel. Pass 1 or more.")
+
+    def build(shapes: Sequence[Sequence[int]], num_classes: int) -> nn.Module:
+        if not shapes or any(len(shape) != 4 for shape in shapes):
+            raise ShapeError(
+                f"shapes {[tuple(shape) for shape in shapes]} do not fit branch_head: it reads branches of shape "
+                "(sample, channel, height, width). Use it on a list of such features."
+            )
+        channels = [shape[1] for shape in shapes]
+        return BranchHead(channels, width or sum(channels), num_classes)
+
+    return build
+
+
+def resized(x: Float[Tensor, "sample channel h w"], like: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return features brought to the height and width of others, bilinearly."""
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _check_rank(shape: Sequence[int], rank: int, name: str) -> None:
     if len(shape) != rank:
+        wanted = {3: "(sample, token, feature)", 4: "(sample, channel, height, width)"}[rank]
         raise ShapeError(
             f"shape {tuple(shape)} does not fit {name}: it has {len(shape)} axes and {rank} are needed. Use {name} "
             f"on features of shape {wanted}."

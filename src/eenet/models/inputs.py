@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from eenet.core.inputs import Inputs
-from eenet.errors import InputError
+from eenet.tables.arrays import batch_size
 
-__all__ = ["Inputs", "State", "batch_size", "evaluating", "renew"]
+__all__ = ["IGNORED", "Inputs", "State", "batch_size", "evaluating", "plain", "renew"]
 
 _LOCK = threading.Lock()
 _EVALUATED: WeakKeyDictionary[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
+Inputs: TypeAlias = Tensor | Mapping[str, Tensor]
+"""A batch: a tensor, or keyword tensors by name (a dictionary, a BatchEncoding); the samples are their first axis."""
+IGNORED = -100
+"""Target of a pixel that is neither learnt from nor evaluated."""
 State: TypeAlias = Any
 """What travels between stages: a tensor or a pytree of tensors, batch first."""
 
 
-def batch_size(inputs: Inputs) -> int:
-    """Return how many samples a batch holds.
-
-    Raises:
-        InputError: No tensor, no sample, or tensors that disagree on the number of samples.
-    """
-    if isinstance(inputs, Tensor) and inputs.dim() and len(inputs):  # the usual case, and the loop is a hot one
-        return len(inputs)
-    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in leaves}
-    if len(sizes) != 1 or 0 in sizes:
-        found = "no tensor" if not leaves else f"{sorted(sizes)} samples"
-        raise InputError(
-            f"inputs hold {found}: a batch needs one number of samples, at least 1. Pass tensors, batch first."
-        )
-    return sizes.pop()
+def plain(inputs: State) -> State:
+    """Return a batch whose keyword tensors, in whichever mapping they came, are in a dictionary."""
+    return dict(inputs) if isinstance(inputs, Mapping) and type(inputs) is not dict else inputs
 
 
 def renew(model: nn.Module) -> None:
-    """Make modules forget what they have worked out from their weights for evaluation, inside `evaluating`."""
+    """Make modules discard what they have computed from their weights and cached for evaluation.
+
+    Call it inside `evaluating`, which restores the flags.
+    """
     try:
         model.train()
         model.eval()

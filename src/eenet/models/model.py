@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import final
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from eenet.errors import InputError, ShapeError
-from eenet.models.inputs import State
+from eenet.models.inputs import Inputs, State, plain
+
+__all__ = ["CUT", "MultiExitModel"]
+
+CUT = "eenet cut"
+"""Marks, in the ``meta`` of a graph module, a stage that was cut from a recording of the whole model."""
+
+# names of version 0.1: what `without` and `cascaded` wrapped around the whole model, and the weights of cut stages
+_OLD_NAMES = (
+    (re.compile(r"^whole\.whole\."), "whole."),
+    (re.compile(r"^whole\.stages\."), "stages."),
+    (re.compile(r"^stages\.\d+\.(?:.+?\.)??weights\."), "whole.model."),
+)
 
 
 @final
@@ -19,16 +32,21 @@ class MultiExitModel(nn.Module):
     """A backbone cut into stages, with a head after every stage.
 
     Stage ``k`` maps a state to the next state, head ``k`` maps the state after stage ``k`` to logits. The last head is
-    the backbone's own classifier (or the identity where the last stage holds it), so that the last exit is the original
-    output to the bit. Samples never influence each other, which is what allows samples that leave to be dropped between
-    stages: every tensor in a state has the samples in its first axis.
+    the backbone's own classifier (or the identity where the last stage contains it), so that the last exit is the
+    original output to the bit. Samples never influence each other, which is what allows samples that leave to be
+    dropped between stages: every tensor in a state has the samples in its first axis.
+
+    ``state_dict`` names every tensor once. Weights that occur in several places (the stages of an attached model are
+    cut from the original model and share its weights; weights may be tied) are saved under one name, those of the
+    original model under its own names after ``whole.model.``, and are shared again after loading, ``assign=True`` too.
 
     Args:
         stages: the K pieces of the backbone, in order.
         heads: the K heads, the last one being the original output.
         start: maps the inputs to the first state; the inputs themselves are the first state when it is not given.
-        whole: maps the inputs to what every head reads, in one go: a model from elsewhere that runs as its authors
+        whole: maps the inputs to what every head reads, in one go: somebody else's model that runs as its authors
             wrote it, in training too, while the stages serve inference. Default: the stages in a row.
+        reads: maps what ``whole`` returns to what every head reads, where that differs.
 
     Raises:
         ShapeError: fewer than two stages, or another number of heads than of stages.
@@ -48,54 +66,50 @@ class MultiExitModel(nn.Module):
         heads: Sequence[nn.Module],
         start: nn.Module | None = None,
         whole: nn.Module | None = None,
+        reads: Callable[[list[State]], list[State]] | None = None,
     ) -> None:
         super().__init__()
         if len(stages) < 2:
-            raise ShapeError(f"stages {len(stages)} are too few: leaving early needs at least 2. Pass one more stage.")
+            raise ShapeError(
+                f"stages {len(stages)} are not enough: leaving early needs at least 2. Pass one more stage."
+            )
         if len(heads) != len(stages):
             raise ShapeError(
                 f"heads {len(heads)} do not fit the stages: there are {len(stages)} stages and each needs one head. "
                 "Pass as many heads as stages, the last one being the original output (nn.Identity() if a stage "
-                "holds it)."
+                "contains it)."
             )
+        self.whole = whole  # first: its names are those that shared weights are known by
         self.stages = nn.ModuleList(stages)
         self.heads = nn.ModuleList(heads)
         self.entry = nn.Identity() if start is None else start
-        self.whole = whole
+        self.reads = reads
 
     @property
     def num_exits(self) -> int:
         """The number of exits K, the original output included."""
         return len(self.stages)
 
-    def start(self, inputs: State) -> State:
+    def start(self, inputs: Inputs | State) -> State:
         """Return the state that stage 0 expects, made from the model's inputs."""
-        return self.entry(inputs)
+        return self.entry(plain(inputs))
 
     def select(self, state: State, rows: Int[Tensor, " kept"] | Bool[Tensor, " sample"]) -> State:
         """Return the state of some samples only: every tensor in it is indexed along its first axis.
 
-        Args:
-            state: what a stage returned, a tensor or a pytree holding tensors; anything else in it is passed on as it
-                is.
-            rows: indices of the samples to keep, or one flag per sample.
+        ``rows`` are indices of the samples to keep, or one flag per sample. What is no tensor is passed on as it is.
         """
         return tree_map(lambda leaf: _rows(leaf, rows) if isinstance(leaf, Tensor) else leaf, state)
 
     def join(self, states: Sequence[State]) -> State:
-        """Return the states of several batches as one: every tensor in them is joined along its first axis.
+        """Return the states of several batches after one stage as one: every tensor is joined along its first axis.
 
-        Args:
-            states: of the same stage and of the same shapes apart from the number of samples; anything else in them
-                is taken from the first.
+        The shapes are the same apart from the number of samples; what is no tensor is taken from the first.
         """
         return tree_map(lambda leaf, *more: torch.cat((leaf, *more)) if isinstance(leaf, Tensor) else leaf, *states)
 
     def without(self, exits: Sequence[int]) -> MultiExitModel:
         """Return a model that cannot leave at some exits: their stages join the next ones, weights are shared.
-
-        Args:
-            exits: early exits to drop.
 
         Raises:
             InputError: there is no such early exit.
@@ -106,36 +120,153 @@ class MultiExitModel(nn.Module):
             raise InputError(f"exits {strange} cannot be dropped: early exits are 0 to {last - 1}. Name some of these.")
         kept = [k for k in range(self.num_exits) if k not in exits]
         runs = [range(first, k + 1) for first, k in zip([0, *(k + 1 for k in kept)], kept, strict=False)]
-        stages = [_joined([self.stages[j] for j in run]) for run in runs]
-        return MultiExitModel(
-            stages,
-            [self.heads[k] for k in kept],
-            start=self.entry,
-            whole=None if self.whole is None else _Picked(self.whole, kept),
-        )
+        stages = [
+            self.stages[run[0]] if len(run) == 1 else nn.Sequential(*(self.stages[j] for j in run)) for run in runs
+        ]
+        heads = [self.heads[k] for k in kept]
+        return MultiExitModel(stages, heads, start=self.entry, whole=self.whole, reads=_Picked(self.reads, kept))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiExitModel:
-        """Move or convert all tensors; buffers that stages and the whole share stay shared, as parameters do."""
-        owners: dict[int, list[tuple[nn.Module, str]]] = {}
-        for module in self.modules():
-            for name, buffer in module._buffers.items():
-                owners.setdefault(id(buffer), []).append((module, name))
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for (first, own), *others in owners.values():
-            for module, name in others:
-                module._buffers[name] = first._buffers[own]
-        return self
+    def forward(self, inputs: Inputs | State = None, **named: Any) -> list[Tensor]:  # noqa: ANN401 - tensors
+        """Return the logits of every exit, each of shape ``[sample, class]``, the original output last.
 
-    def forward(self, inputs: State) -> list[Tensor]:
-        """Return the logits of every exit, each of shape ``[sample, class]``, the original output last."""
+        The batch is a tensor, a mapping of keyword tensors (a tokeniser's ``BatchEncoding``, say), or these themselves.
+
+        Raises:
+            InputError: neither, or both.
+        """
+        if (inputs is None) != bool(named):
+            found = "are missing" if inputs is None else f"and keyword tensors {sorted(named)} were both given"
+            raise InputError(f"inputs {found}: a batch is one or the other. Pass model(inputs) or model(**inputs).")
+        state = plain(named or inputs)
         if self.whole is not None:
-            return [head(shown) for head, shown in zip(self.heads, self.whole(inputs), strict=True)]
+            states = self.whole(state) if self.reads is None else self.reads(self.whole(state))
+            return [head(state) for head, state in zip(self.heads, states, strict=True)]
         outputs: list[Tensor] = []
-        state = self.start(inputs)
+        state = self.entry(state)
         for stage, head in zip(self.stages, self.heads, strict=True):
             state = stage(state)
             outputs.append(head(state))
         return outputs
+
+    # --- shared tensors: moved together, saved once, shared again after loading --------------------------------------
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiExitModel:
+        """Move or convert all tensors; those that occur in several places stay shared."""
+        owners: dict[int, list[tuple[dict[str, Any], str]]] = {}
+        for module in self.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        owners.setdefault(id(tensor), []).append((tensors, name))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for (first, own), *others in owners.values():
+            for tensors, name in others:
+                tensors[name] = first[own]
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # noqa: ANN401
+        """Return the tensors by name, each of them once."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
+        for name, saved_as in self._saved_names().items():
+            if saved_as != name:
+                state.pop(prefix + name, None)
+        return state
+
+    def _saved_names(self) -> dict[str, str | None]:
+        """Return the name each tensor is saved under, by every name it has; None for constants of cut stages."""
+        cut = [
+            f"stages.{path}."
+            for path, module in self.stages.named_modules()
+            if self.whole is not None and isinstance(module, fx.GraphModule) and CUT in module.meta
+        ]
+        first: dict[object, str] = {}
+        found: dict[str, str | None] = {}
+        for name, tensor in super().state_dict(keep_vars=True).items():
+            if not isinstance(tensor, Tensor):  # extra state of somebody's module
+                continue
+            key = _identity(tensor)
+            if not name.startswith(tuple(cut)):
+                first.setdefault(key, name)
+            found[name] = first.get(key)
+        return found
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        *args: Any,  # noqa: ANN401 - as of nn.Module
+    ) -> None:
+        """Give a shared tensor's value to all its names, before the modules inside take their own."""
+        errors: list[str] = args[-1]
+        saved_as, own = self._saved_names(), super().state_dict(keep_vars=True)
+        values = _values_by_saved_name(state_dict, prefix, saved_as, errors)
+        for name, value in values.items():
+            bare = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+            if local_metadata.get("assign_to_params_buffers") and bare and isinstance(own[name], nn.Parameter):
+                values[name] = nn.Parameter(value, requires_grad=own[name].requires_grad)
+            state_dict[prefix + name] = values[name]
+        for alias, source in saved_as.items():
+            if alias != source:  # one value for all; the present one where none came, or where its shape is refused
+                value = values.get(source or "")
+                fits = isinstance(value, Tensor) and value.shape == own[alias].shape
+                state_dict[prefix + alias] = value if fits else own[alias]
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def _values_by_saved_name(
+    state_dict: dict[str, Any], prefix: str, saved_as: Mapping[str, str | None], errors: list[str]
+) -> dict[str, Any]:
+    """Take the values of known tensors out of a state dict; names that are not known are left in it.
+
+    A tensor that occurs under several names with different values is reported in ``errors``.
+    """
+    values: dict[str, Any] = {}
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        known, name = _resolved(key[len(prefix) :], saved_as)
+        if not known:
+            continue
+        value = state_dict.pop(key)
+        if name is None:
+            continue
+        if name in values and not _equal(values[name], value):
+            errors.append(
+                f"{key} is ambiguous: the tensor {prefix}{name} is in the file under several names and with different "
+                "values, but the model has it once. Keep the entry that is right, under that name, and delete the "
+                "others."
+            )
+        values.setdefault(name, value)
+    return values
+
+
+def _resolved(name: str, saved_as: Mapping[str, str | None]) -> tuple[bool, str | None]:
+    """Return whether a name is known, older names included, and under which name its tensor is saved."""
+    if name in saved_as:
+        return True, saved_as[name]
+    for pattern, replacement in _OLD_NAMES if any(key.startswith("whole.") for key in saved_as) else ():
+        newer = pattern.sub(replacement, name)
+        if newer != name:
+            known, found = _resolved(newer, saved_as)
+            if known:
+                return True, found
+            if replacement == "whole.model.":
+                return True, None  # a constant of a cut stage, which is recorded anew
+    return False, None
+
+
+def _identity(tensor: Tensor) -> object:
+    """Return a key that is equal for tensors that are the same numbers in memory."""
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta or not tensor.numel():
+        return id(tensor)
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _equal(a: Any, b: Any) -> bool:  # noqa: ANN401
+    """Return whether two values of a state dict are the same, NaN included."""
+    if a is b or not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return a is b
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
@@ -145,17 +276,12 @@ def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
     return tensor[rows]
 
 
-def _joined(stages: list[nn.Module]) -> nn.Module:
-    return stages[0] if len(stages) == 1 else nn.Sequential(*stages)
-
-
-class _Picked(nn.Module):
+class _Picked:
     """What some of the heads read."""
 
-    def __init__(self, whole: nn.Module, kept: list[int]) -> None:
-        super().__init__()
-        self.whole, self.kept = whole, kept
+    def __init__(self, reads: Callable[[list[State]], list[State]] | None, kept: list[int]) -> None:
+        self.reads, self.kept = reads, kept
 
-    def forward(self, inputs: State) -> list[State]:
-        shown = self.whole(inputs)
-        return [shown[k] for k in self.kept]
+    def __call__(self, states: list[State]) -> list[State]:
+        states = states if self.reads is None else self.reads(states)
+        return [states[k] for k in self.kept]

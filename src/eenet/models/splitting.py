@@ -1,20 +1,29 @@
-"""Cutting a recorded model into stages: who needs what, and what has to travel from one stage to the next."""
+"""Cutting a recorded model into stages, and the check that samples do not influence each other.
+
+A cut must know which values each stage needs, and which have to travel from one stage to the next.
+"""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
 
 from eenet.errors import AttachError
+from eenet.models.inputs import Inputs, batch_size
+from eenet.models.model import CUT
 from eenet.models.tracing import Recording, module_of
 
-__all__ = ["batch_axis", "cut", "varying"]
+__all__ = ["check_samples_apart", "cut"]
+
+_TOLERANCE = 1e-4  # of the largest number in a value
 
 _ARITHMETIC: dict[Any, Callable[..., Any]] = {
     sympy.Add: operator.add,
@@ -27,52 +36,50 @@ _ARITHMETIC: dict[Any, Callable[..., Any]] = {
 }
 
 
-def varying(recording: Recording) -> set[fx.Node]:
+def _varying(recording: Recording) -> set[fx.Node]:
     """Return the nodes whose values depend on the inputs' values; numbers made of sizes do not count."""
     found = set(recording.inputs.values())
     for node in recording.nodes:
-        if _is_tensor(node) and any(source in found for source in node.all_input_nodes):
+        if isinstance(node.meta.get("val"), Tensor | tuple | list) and not found.isdisjoint(node.all_input_nodes):
             found.add(node)
     return found
 
 
-def batch_axis(node: fx.Node, batch: sympy.Symbol) -> tuple[int, int] | None:
+def _batch_axis(node: fx.Node, batch: sympy.Symbol) -> tuple[int, int] | None:
     """Return the axis of a value along which its samples lie and how many entries each has, None without such an axis.
 
     Raises:
         AttachError: The number of samples shows in more than one axis, or in a way that does not divide.
     """
-    axes = []
-    for axis, size in enumerate(node.meta["val"].shape):
-        if isinstance(size, torch.SymInt) and batch in size.node.expr.free_symbols:
-            each = sympy.simplify(size.node.expr / batch)
-            axes.append((axis, int(each) if each.is_Integer else 0))
+    shape = node.meta["val"].shape
+    sizes = {axis: size.node.expr for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)}
+    axes = [(axis, sympy.simplify(size / batch)) for axis, size in sizes.items() if batch in size.free_symbols]
     if not axes:
         return None
-    if len(axes) > 1 or not axes[0][1]:
+    if len(axes) > 1 or not axes[0][1].is_Integer:
         raise AttachError(
-            f"model cannot be cut: module {module_of(node)!r} makes a tensor of shape "
-            f"{tuple(map(str, node.meta['val'].shape))} in which samples cannot be told apart. Tap another module."
+            f"model cannot be cut: module {module_of(node)!r} makes a tensor of shape {tuple(map(str, shape))} in "
+            "which the samples cannot be separated. Tap another module."
         )
-    return axes[0]
+    return axes[0][0], int(axes[0][1])
 
 
 def cut(recording: Recording) -> list[nn.Module]:
     """Return the stages: one per tap and one for the rest, each from state to state, the last to the answer.
 
     A state is the tapped tensor if later stages need nothing else, or a tuple that begins with it. Every tensor in it
-    has the samples in its first axis. What does not depend on the inputs' values is worked out anew where it is needed.
+    has the samples in its first axis. What does not depend on the inputs' values is computed again where it is needed.
 
     Raises:
         AttachError: Something that travels between stages has no samples in it: an operation across samples.
     """
-    dynamic = varying(recording)
+    dynamic = _varying(recording)
     stage_of = _stages(recording, dynamic)
     ends: list[list[fx.Node]] = []
     for k, tap in enumerate(recording.taps):
         ends.append([tap, *(node for node in _alive(recording, stage_of, k) if node is not tap)])
         for node in ends[-1]:
-            if batch_axis(node, recording.batch) is None:
+            if _batch_axis(node, recording.batch) is None:
                 raise AttachError(
                     f"model cannot be cut: module {module_of(node)!r} mixes the samples of a batch, so none can be "
                     "dropped. Tap modules before it only, or change it."
@@ -87,15 +94,10 @@ def cut(recording: Recording) -> list[nn.Module]:
 
 
 def _stages(recording: Recording, dynamic: set[fx.Node]) -> dict[fx.Node, int]:
-    """Return in which stage each value that depends on the inputs is worked out: as late as the taps allow."""
+    """Return in which stage each value that depends on the inputs is computed: as late as the taps allow."""
     stage_of = dict.fromkeys(recording.inputs.values(), 0)
     for k, tap in enumerate(recording.taps):
-        waiting = [tap]
-        while waiting:
-            node = waiting.pop()
-            if node in dynamic and node not in stage_of:
-                stage_of[node] = k
-                waiting += node.all_input_nodes
+        stage_of |= dict.fromkeys(_reached([tap], (dynamic - stage_of.keys()).__contains__), k)
     for node in recording.nodes:
         if node in dynamic:
             stage_of.setdefault(node, len(recording.taps))
@@ -111,20 +113,28 @@ def _alive(recording: Recording, stage_of: dict[fx.Node, int], k: int) -> list[f
         node
         for node in (*recording.inputs.values(), *recording.nodes)
         if stage_of.get(node, len(stage_of)) <= k
-        and _one_tensor(node)
+        and isinstance(node.meta.get("val"), Tensor)
         and any(stage_of.get(user, -1) > k for user in node.users)
     ]
+
+
+def _reached(ends: Sequence[fx.Node], counts: Callable[[fx.Node], bool]) -> set[fx.Node]:
+    """Return the nodes that count among some nodes and what they are computed from, through such nodes alone."""
+    found: set[fx.Node] = set()
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node not in found and counts(node):
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
 
 
 class _Builder:
     """Writes the graph of one stage.
 
-    Args:
-        recording: The whole model.
-        dynamic: Nodes that depend on the inputs' values.
-        order: The place of every node.
-        given: What the state holds.
-        by_name: Whether the state is the model's inputs, by name where they have names.
+    ``dynamic`` are the nodes that depend on the inputs' values, ``order`` has the place of every node, ``given`` is
+    what the state contains; ``by_name``: the state is the model's inputs, by name where they have names.
     """
 
     def __init__(
@@ -162,19 +172,13 @@ class _Builder:
         module = fx.GraphModule(self.tensors, self.graph, "Stage")
         for node in module.graph.nodes:
             node.meta = {key: node.meta[key] for key in ("nn_module_stack",) if key in node.meta}
+        module.meta[CUT] = True
         return module.eval()
 
     def _needed(self, wanted: Sequence[fx.Node]) -> set[fx.Node]:
-        """Return the operators to be run for some values: what the state does not hold."""
-        found: set[fx.Node] = set()
-        waiting = list(wanted)
-        while waiting:
-            node = waiting.pop()
-            if node in found or node in self.copies or node in self.recording.weights or _is_number(node):
-                continue
-            found.add(node)
-            waiting += node.all_input_nodes
-        return found
+        """Return the operators to be run for some values: what the state does not contain."""
+        present = {*self.copies, *self.recording.weights}
+        return _reached(wanted, lambda node: node not in present and not _is_number(node))
 
     def _argument(self, node: fx.Node) -> Any:  # noqa: ANN401
         """Return what stands for a value in this stage."""
@@ -201,17 +205,11 @@ class _Builder:
         function = _ARITHMETIC.get(expression.func)
         if function is None:
             raise AttachError(f"model cannot be cut: it computes {expression} of the number of samples.")
-        parts = [self._number(part) for part in expression.args]
-        total = parts[0]
-        for part in parts[1:]:
-            total = self.graph.call_function(function, (total, part))
-        return total
+        return reduce(lambda *pair: self.graph.call_function(function, pair), map(self._number, expression.args))
 
     def _batch_first(self, node: fx.Node) -> Any:  # noqa: ANN401
         """Return a value with its samples in the first axis."""
-        value, where = self._argument(node), batch_axis(node, self.recording.batch)
-        assert where is not None
-        axis, each = where
+        value, (axis, each) = self._argument(node), _batch_axis(node, self.recording.batch) or (0, 1)
         if each > 1:
             value = self.graph.call_function(torch.ops.aten.unflatten.int, (value, axis, [self.batch, each]))
         if axis:
@@ -220,9 +218,7 @@ class _Builder:
 
     def _restored(self, node: fx.Node, value: Any) -> Any:  # noqa: ANN401
         """Undo `_batch_first`."""
-        where = batch_axis(node, self.recording.batch)
-        assert where is not None
-        axis, each = where
+        axis, each = _batch_axis(node, self.recording.batch) or (0, 1)
         if axis:
             value = self.graph.call_function(torch.ops.aten.movedim.int, (value, 0, axis))
         if each > 1:
@@ -230,15 +226,81 @@ class _Builder:
         return value
 
 
-def _is_tensor(node: fx.Node) -> bool:
-    """Tell whether a node yields tensors, one or several."""
-    value = node.meta.get("val")
-    return isinstance(value, Tensor | tuple | list)
-
-
-def _one_tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), Tensor)
-
-
 def _is_number(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool)
+
+
+# --- samples apart ---------------------------------------------------------------------------------------------------
+
+
+def check_samples_apart(recording: Recording, example_inputs: Inputs, seed: int) -> None:
+    """Refuse a model in which the result of a sample depends on the others.
+
+    The recording is run on random inputs like the examples and on some of their rows; every value must come out the
+    same.
+
+    Raises:
+        AttachError: A value differs; the message names the module that made it.
+    """
+    inputs = _random_like(example_inputs, seed)
+    count, whole, depend = batch_size(inputs), _run(recording, inputs), _varying(recording)
+    compared = [node for node in recording.nodes if node in depend and isinstance(node.meta["val"], Tensor)]
+    for rows in (torch.arange(1, count, 2), torch.tensor([0])):  # every other sample, and one alone
+        part = _run(recording, pytree.tree_map_only(Tensor, lambda leaf, rows=rows: leaf[rows.to(leaf.device)], inputs))
+        for node in compared:  # in order: the first that differs is the cause
+            if not _alike(part[node], whole[node], _batch_axis(node, recording.batch), rows):
+                raise AttachError(
+                    f"model cannot be cut: in module {module_of(node)!r} samples of a batch influence each other "
+                    f"({node.target}), so none can be dropped. Early exit would change its answers."
+                )
+
+
+def _random_like(inputs: Inputs, seed: int) -> Inputs:
+    """Return inputs of the same shapes whose samples differ; masks stay what they are."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(leaf: Tensor) -> Tensor:
+        if leaf.is_floating_point():
+            scale = leaf.float().std().item() or 1.0
+            noise = torch.randn(leaf.shape, generator=generator) * scale + leaf.float().mean().cpu()
+            return noise.to(leaf)
+        low, high = int(leaf.min()), int(leaf.max())
+        if leaf.dtype is torch.bool or high <= 1:
+            return leaf
+        return torch.randint(low, high + 1, leaf.shape, generator=generator).to(leaf)
+
+    return pytree.tree_map_only(Tensor, random, inputs)
+
+
+@torch.no_grad()
+def _run(recording: Recording, inputs: Inputs) -> dict[fx.Node, Any]:
+    """Return every value of a run."""
+    given = {node: inputs[name] if isinstance(inputs, dict) else inputs for name, node in recording.inputs.items()}
+    values: dict[fx.Node, Any] = {**recording.weights, **given}
+    for node in recording.nodes:
+        arguments, keywords = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+        values[node] = node.target(*arguments, **keywords)  # type: ignore[operator]
+    return values
+
+
+def _alike(part: Tensor, whole: Tensor, where: tuple[int, int] | None, rows: Tensor) -> bool:
+    """Return whether a value of some rows is that part of the value of all rows."""
+    if where is None:
+        return _close(part, whole)
+    axis, each = where
+    count, rows = whole.shape[axis] // each, rows.to(whole.device)
+    # samples may lie anywhere in a merged axis
+    for before in (size for size in range(1, each + 1) if each % size == 0):
+        places = whole.unflatten(axis, (before, count, each // before)).index_select(axis + 1, rows)  # type: ignore[no-untyped-call]
+        if _close(part, places.flatten(axis, axis + 2)):
+            return True
+    return False
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    if not a.is_floating_point():
+        return bool((a == b).all())
+    scale = float(b.float().abs().nan_to_num(posinf=0, neginf=0).max()) if b.numel() else 0.0
+    return torch.allclose(a.float(), b.float(), rtol=1e-3, atol=_TOLERANCE * max(scale, 1e-3), equal_nan=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Block:
 
 def call(model: nn.Module, inputs: Inputs) -> Tensor:
     """Return a model's output for a batch."""
-    return answer_of(model(**inputs) if isinstance(inputs, dict) else model(inputs))
+    return answer_of(model(**inputs) if isinstance(inputs, Mapping) else model(inputs))
 
 
 def answer_of(output: Any) -> Tensor:  # noqa: ANN401
@@ -63,35 +64,27 @@ def answer_of(output: Any) -> Tensor:  # noqa: ANN401
 
 @contextmanager
 def tapping(model: nn.Module, names: Sequence[str], seen: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Show the output of some modules to a function, which may replace it; hooks are removed afterwards.
+    """Pass the output of some modules to a function, which may replace it; hooks are removed afterwards.
 
-    Args:
-        model: Holds the modules.
-        names: Of the modules.
-        seen: Called with the number of the tap and the first tensor of its output.
+    ``seen`` is called with the number of the tap and the first tensor of its output.
     """
 
-    def hook(index: int) -> Callable[..., Any]:
-        def show(module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ANN401
-            leaves, spec = pytree.tree_flatten(output)
-            place = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)), None)
-            if place is None:
-                return output
-            leaves[place] = seen(index, leaves[place])
-            return pytree.tree_unflatten(leaves, spec)
+    def pass_on(index: int, module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ANN401
+        leaves, spec = pytree.tree_flatten(output)
+        place = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)), None)
+        if place is None:
+            return output
+        leaves[place] = seen(index, leaves[place])
+        return pytree.tree_unflatten(leaves, spec)
 
-        return show
-
-    hooks = [model.get_submodule(name).register_forward_hook(hook(i)) for i, name in enumerate(names)]
-    try:
+    with ExitStack() as hooks:
+        for i, name in enumerate(names):
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(partial(pass_on, i)))
         yield
-    finally:
-        for one in hooks:
-            one.remove()
 
 
 class Whole(nn.Module):
-    """Somebody's model as it stands; returns what it shows at its taps, and its answer last.
+    """A model from elsewhere, unchanged; returns the outputs of its taps, and its answer last.
 
     Args:
         model: The model; its weights are shared.
@@ -104,60 +97,42 @@ class Whole(nn.Module):
 
     def forward(self, inputs: Inputs) -> list[Tensor]:
         """Return the outputs of the tapped modules and the model's."""
-        shown: dict[int, Tensor] = {}
+        taps: dict[int, Tensor] = {}
 
         def keep(index: int, output: Tensor) -> Tensor:
-            shown[index] = output.clone()  # the model may go on to change it in place, as ``ReLU(inplace=True)`` does
+            taps[index] = output.clone()  # the model may go on to change it in place, as ``ReLU(inplace=True)`` does
             return output
 
         with _RUNNING, tapping(self.model, self.names, keep):  # hooks see the calls of all threads
             answer = call(self.model, inputs)
-        return [*(shown[i] for i in range(len(self.names))), answer]
+        return [*(taps[i] for i in range(len(self.names))), answer]
 
 
 def blocks_of(model: nn.Module, example_inputs: Inputs, num_exits: int) -> tuple[list[Block], int]:
-    """Return the blocks a model runs one after the other, in that order, and the operations of all of it.
+    """Return the blocks a model runs one after the other, in that order, and the operations of the whole model.
 
-    Blocks are the members of sequences and lists of modules; what holds a list and costs more than a stage should is
-    looked into.
-
-    Args:
-        model: Runs once, in evaluation mode, its flags restored.
-        example_inputs: A batch.
-        num_exits: Wanted, the original output included.
+    Blocks are the members of sequences and lists of modules; a module that contains a list and costs more than a stage
+    should, with ``num_exits`` exits, is searched for blocks itself. The model runs once, in evaluation mode.
     """
     shapes: dict[str, list[tuple[int, ...]]] = {}
     ends: dict[str, int] = {}
     begins: dict[str, int] = {}
-    hooks = []
     # with gradients: the counter hangs hooks on parameters that are handed from module to module
-    with evaluating(model), torch.enable_grad(), plain_attention(), counter() as counting:
+    with ExitStack() as hooks, evaluating(model), torch.enable_grad(), plain_attention(), counter() as counting:
 
-        def before(name: str) -> Callable[..., None]:
-            def note(*_: Any) -> None:  # noqa: ANN401
-                begins.setdefault(name, counting.get_total_flops())
+        def before(name: str, *_: Any) -> None:  # noqa: ANN401
+            begins.setdefault(name, counting.get_total_flops())
 
-            return note
-
-        def after(name: str) -> Callable[..., None]:
-            def note(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401
-                first = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
-                shapes.setdefault(name, []).append(() if first is None else tuple(first.shape))
-                ends[name] = counting.get_total_flops()
-
-            return note
+        def after(name: str, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401
+            first = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
+            shapes.setdefault(name, []).append(() if first is None else tuple(first.shape))
+            ends[name] = counting.get_total_flops()
 
         for name, module in model.named_modules():
             if name:
-                hooks += [
-                    module.register_forward_pre_hook(before(name)),
-                    module.register_forward_hook(after(name)),
-                ]
-        try:
-            call(model, example_inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
+                hooks.enter_context(module.register_forward_pre_hook(partial(before, name)))
+                hooks.enter_context(module.register_forward_hook(partial(after, name)))
+        call(model, example_inputs)
         total = counting.get_total_flops()
     count = batch_size(example_inputs)
     usable = {name: seen[0] for name, seen in shapes.items() if len(seen) == 1 and seen[0][:1] == (count,)}
@@ -178,29 +153,21 @@ def _members(module: nn.Module, path: str, large: Callable[[str], bool]) -> Iter
         inner = f"{path}.{name}" if path else name
         if next(child.children(), None) is None:
             continue
-        if (isinstance(child, _CONTAINERS) and _is_list(child)) or (large(inner) and _holds_list(child)):
+        inside = _blocks_in(child)
+        lists = any(isinstance(part, _CONTAINERS) and sum(_blocks_in(part)) >= 2 for part in child.modules())
+        if (isinstance(child, _CONTAINERS) and (all(inside) or sum(inside) >= 2)) or (large(inner) and lists):
             yield from list(_members(child, inner, large)) or [inner]
         else:
             yield inner
 
 
-def _is_list(module: nn.Module) -> bool:
-    """Tell whether a module is made of modules that are made of others, or of two such at least."""
-    made = [next(child.children(), None) is not None for child in module.children()]
-    return all(made) or sum(made) >= 2
-
-
-def _holds_list(module: nn.Module) -> bool:
-    """Tell whether somewhere in a module a container lists at least two modules that are made of others."""
-    return any(
-        isinstance(part, _CONTAINERS)
-        and sum(next(child.children(), None) is not None for child in part.children()) >= 2
-        for part in module.modules()
-    )
+def _blocks_in(module: nn.Module) -> list[bool]:
+    """Return for each child of a container whether it contains modules itself."""
+    return [next(child.children(), None) is not None for child in module.children()]
 
 
 def chosen_blocks(model: nn.Module, example_inputs: Inputs, num_exits: int) -> list[str]:
-    """Return the names of blocks behind which early exits split a model into stages of about equal cost.
+    """Return the names of blocks after which early exits split a model into stages of about equal cost.
 
     Raises:
         AttachError: The model has too few blocks.
@@ -208,7 +175,7 @@ def chosen_blocks(model: nn.Module, example_inputs: Inputs, num_exits: int) -> l
     blocks, total = blocks_of(model, example_inputs, num_exits)
     early = num_exits - 1
     if len(blocks) > early and blocks[-1].flops >= 0.98 * total:
-        blocks = blocks[:-1]  # an exit behind the last block would be the original output
+        blocks = blocks[:-1]  # an exit after the last block would be the original output
     if len(blocks) < early:
         raise AttachError(
             f"exits {num_exits} are too many for this model: it runs {len(blocks)} blocks one after the other, "

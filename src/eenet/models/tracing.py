@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from eenet.models.taps import call, tapping
 
 __all__ = ["Recording", "module_of", "recorded"]
 
-_MOST = 1 << 20  # samples a recording is asked to allow
+_MOST = 1 << 20  # the largest number of samples a recording allows
 
 
 @torch.library.custom_op("eenet::tap", mutates_args=(), schema="(Tensor x, int index) -> Tensor")
@@ -40,7 +41,7 @@ class Recording:
     Attributes:
         nodes: In order; without weights and inputs.
         inputs: The node of every input, by its name; under the name ``""`` for a model that takes one tensor.
-        weights: The tensor behind every node that stands for a parameter, a buffer or a constant.
+        weights: The tensor of every node that stands for a parameter, a buffer or a constant.
         names: The path in the model of every such node.
         taps: The tapped values, in the order asked for.
         answer: The model's output.
@@ -66,12 +67,9 @@ class _Marked(nn.Module):
 
 
 def recorded(model: nn.Module, example_inputs: Inputs, names: Sequence[str]) -> Recording:
-    """Record a model in evaluation mode; its flags and hooks are as before afterwards.
+    """Record a model in evaluation mode on at least 2 samples; its flags and hooks are as before afterwards.
 
-    Args:
-        model: To be recorded.
-        example_inputs: At least 2 samples.
-        names: Modules whose outputs are tapped.
+    ``names`` are the modules whose outputs are tapped.
 
     Raises:
         AttachError: The model cannot be recorded, or only for one number of samples; or a tap is never reached.
@@ -79,28 +77,22 @@ def recorded(model: nn.Module, example_inputs: Inputs, names: Sequence[str]) -> 
     count = batch_size(example_inputs)
     batch = torch.export.Dim("batch", min=1, max=_MOST)
     shapes = pytree.tree_map_only(Tensor, lambda leaf: {0: batch}, example_inputs)
-    with evaluating(model), torch.no_grad(), _blaming(model, count):
-        renew(model)  # what was kept would be recorded as a constant
+    with evaluating(model), torch.no_grad(), _naming_module(model, count):
+        renew(model)  # what was cached would be recorded as a constant
         try:
-            with _unwarned(), tapping(model, names, lambda index, output: torch.ops.eenet.tap(output, index)):
+            # what a model caches for evaluation, and warns of, is discarded when the recording ends
+            with warnings.catch_warnings(), tapping(model, names, lambda index, out: torch.ops.eenet.tap(out, index)):
+                warnings.filterwarnings("ignore", message=".* assigned during export")
                 program = torch.export.export(_Marked(model), (example_inputs,), dynamic_shapes=(shapes,), strict=False)
         finally:
-            renew(model)  # what is kept now belongs to the recording
+            renew(model)  # what is cached now belongs to the recording
         program = program.run_decompositions({})
     return _read(program, example_inputs, names)
 
 
 @contextmanager
-def _unwarned() -> Iterator[None]:
-    """Say nothing of what a model keeps for evaluation: it is forgotten when the recording ends."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* assigned during export")
-        yield
-
-
-@contextmanager
-def _blaming(model: nn.Module, count: int) -> Iterator[None]:
-    """Turn what goes wrong into one sentence that names the module it happened in."""
+def _naming_module(model: nn.Module, count: int) -> Iterator[None]:
+    """Turn an error into one sentence that names the module it happened in."""
     running: list[str] = []
 
     def enter(name: str) -> Callable[..., None]:
@@ -109,10 +101,12 @@ def _blaming(model: nn.Module, count: int) -> Iterator[None]:
     def leave(*_: Any) -> None:  # noqa: ANN401
         running.pop()
 
-    hooks = [module.register_forward_pre_hook(enter(name)) for name, module in model.named_modules()]
-    hooks += [module.register_forward_hook(leave) for module in model.modules()]
     try:
-        yield
+        with ExitStack() as hooks:
+            for name, module in model.named_modules():
+                hooks.enter_context(module.register_forward_pre_hook(enter(name)))
+                hooks.enter_context(module.register_forward_hook(leave))
+            yield
     except AttachError:
         raise
     except Exception as error:  # whatever a foreign model or the exporter raises
@@ -120,9 +114,6 @@ def _blaming(model: nn.Module, count: int) -> Iterator[None]:
         raise AttachError(
             f"model cannot be cut: in {place}, {_why(error, count)} Change it, or pass stages of your own."
         ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _why(error: Exception, count: int) -> str:
@@ -139,22 +130,12 @@ def _read(program: torch.export.ExportedProgram, example_inputs: Inputs, names: 
     graph, signature = program.graph, program.graph_signature
     specs = {spec.arg.name: spec for spec in signature.input_specs}
     tensors = {**program.state_dict, **program.constants}
-    weights: dict[fx.Node, Tensor] = {}
-    paths: dict[fx.Node, str] = {}
-    inputs: list[fx.Node] = []
-    for node in graph.nodes:
-        if node.op != "placeholder":
-            continue
-        spec = specs[node.name]
-        if spec.kind is InputKind.USER_INPUT:
-            inputs.append(node)
-        else:
-            weights[node] = tensors[str(spec.target)]
-            paths[node] = str(spec.target).removeprefix("model.")
+    given = {node: specs[node.name] for node in graph.nodes if node.op == "placeholder"}
+    inputs = [node for node, spec in given.items() if spec.kind is InputKind.USER_INPUT]
+    paths = {node: str(spec.target) for node, spec in given.items() if spec.kind is not InputKind.USER_INPUT}
     taps = _taps(graph, names)
     keys = list(example_inputs) if isinstance(example_inputs, dict) else [""]
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
-    sizes = [node.meta["val"].shape[0] for node in inputs]
     return Recording(
         nodes=tuple(
             node
@@ -162,11 +143,11 @@ def _read(program: torch.export.ExportedProgram, example_inputs: Inputs, names: 
             if node.op in ("call_function", "get_attr") and node.target is not torch.ops.eenet.tap.default
         ),
         inputs=dict(zip(keys, inputs, strict=True)),
-        weights=weights,
-        names=paths,
+        weights={node: tensors[path] for node, path in paths.items()},
+        names={node: path.removeprefix("model.") for node, path in paths.items()},
         taps=taps,
         answer=output.args[0][-1],
-        batch=sizes[0].node.expr,
+        batch=inputs[0].meta["val"].shape[0].node.expr,
     )
 
 
@@ -181,11 +162,11 @@ def _taps(graph: fx.Graph, names: Sequence[str]) -> tuple[fx.Node, ...]:
         if index not in taps:
             raise AttachError(f"exits name the module {name!r}, which never runs. Name a module that does.")
     order = {node: place for place, node in enumerate(graph.nodes)}
-    for index in range(1, len(names)):
-        if order[taps[index]] < order[taps[index - 1]]:
+    for one, following in pairwise(range(len(names))):
+        if order[taps[following]] < order[taps[one]]:
             raise AttachError(
-                f"exits are out of order: module {names[index]!r} returns before module {names[index - 1]!r} does. "
-                "Name modules in the order in which they run."
+                f"exits are out of order: module {names[following]!r} returns before module {names[one]!r} does. Name "
+                "modules in the order in which they run."
             )
     return tuple(taps[index] for index in range(len(names)))
 

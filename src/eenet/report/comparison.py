@@ -1,4 +1,4 @@
-"""The report page about a comparison, made from the contract JSON of ``eenet compare``."""
+"""The report about a comparison, made from the contract JSON of ``eenet compare``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eenet.errors import InputError
-from eenet.report import html, plots
-from eenet.report.groups import groups_section
-from eenet.report.html import Section
-from eenet.report.sections import Example, about_section, bench_section, examples_section, percent, report_section
+from eenet.report import html
+from eenet.report.sections import (
+    Block,
+    Example,
+    Picture,
+    Section,
+    Table,
+    about_section,
+    bench_section,
+    cost_rows,
+    examples_section,
+    exit_shares,
+    report_section,
+)
 
-__all__ = ["comparison_page", "comparison_sections"]
+__all__ = ["comparison_page", "comparison_sections", "groups_section", "lead", "table_sections"]
 
 _KEYS = ("unit", "reference", "n_val", "n_test", "splits", "exits", "rows", "area", "pairs", "curves")
 
@@ -31,9 +41,9 @@ def comparison_page(
     Args:
         comparison: `Comparison.to_dict()` or what ``eenet compare --json`` wrote.
         title: Of the page.
-        report: `Report.to_dict()` of one policy, to be shown in detail.
+        report: `Report.to_dict()` of one policy, for a section about it.
         bench: What ``eenet bench --json`` wrote.
-        examples: Inputs to show by the exit they left at.
+        examples: Inputs, listed by the exit they left at.
         caveats: Further things a reader should know.
         command: How to make the page again.
 
@@ -50,13 +60,13 @@ def comparison_page(
         sections.append(examples_section(examples))
     if bench is not None:
         sections.append(bench_section(bench))
-    sections.append(Section("Caveats", html.bullets([*comparison.get("notes", ()), *caveats])))
+    sections.append(Section("Caveats", [[*comparison.get("notes", ()), *caveats]]))
     sections.append(about_section(command=command, seed=comparison.get("seed")))
-    return html.page(title, sections, lead=_lead(comparison))
+    return html.page(title, sections, lead=lead(comparison))
 
 
 def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
-    """Return the sections about a comparison: curves, rows, exits, differences and who pays.
+    """Return the sections about a comparison, with pictures: curves, rows, exits, differences and who pays.
 
     Raises:
         InputError: The comparison lacks a key.
@@ -64,146 +74,181 @@ def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
     for key in _KEYS:
         if key not in comparison:
             raise InputError(
-                f"comparison without {key!r} cannot be shown: it is not complete. Run `eenet compare` again."
+                f"comparison without {key!r} cannot be reported: it is not complete. Run `eenet compare` again."
             )
-    curves = html.figure(
-        plots.utility_cost(comparison),
-        alt="Utility over mean cost per sample, one curve per policy; the numbers are in the tables below.",
-        caption="Realised cost and utility on the test samples; markers: asked budgets; crosses: every exit for all "
-        "samples. The oracle knows the labels: it is mostly luck, no goal, and may leave the frame.",
-    )
-    gains = html.figure(
-        plots.gain_over_random(comparison),
-        alt="Gain of every policy over the best static mix at equal cost.",
-        caption="The same curves, as points of utility above the best mix of static exits at equal cost.",
-    )
-    bars = html.figure(
-        plots.exit_shares(comparison),
-        alt="Share of the test samples leaving at each exit; the numbers are in the table of policies.",
-    )
+    from eenet.report import plots  # loads matplotlib
+
+    drawn = [
+        (
+            plots.utility_cost(comparison),
+            "Utility over mean cost per sample, one curve per policy; the numbers are in the tables below.",
+            "Realised cost and utility on the test samples; markers: asked budgets; crosses: every exit for all "
+            "samples. The oracle knows the labels: it is mostly luck, no goal, and may leave the frame.",
+        ),
+        (
+            plots.gain_over_random(comparison),
+            "Gain of every policy over the best static mix at equal cost.",
+            "The same curves, as points of utility above the best mix of static exits at equal cost.",
+        ),
+        (
+            plots.exit_shares(comparison),
+            "Share of the test samples leaving at each exit; the numbers are in the table of policies.",
+            "Where the samples left.",
+        ),
+    ]
+    drawn += [
+        (
+            plots.group_losses(comparison, by),
+            f"Loss by {by} and policy; the numbers are in the table of who pays.",
+            f"Loss by {by}. Dots: groups, orange where they pay more than all samples together (the black line).",
+        )
+        for by in dict.fromkeys(entry["by"] for entry in comparison.get("groups", ()))
+    ]
+    pictures = [Picture(plots.png(figure), alt, caption) for figure, alt, caption in drawn]
+    return [Section("Utility and cost", pictures), *table_sections(comparison)]
+
+
+def table_sections(comparison: Mapping[str, Any]) -> list[Section]:
+    """Return the sections that are tables: all but the pictures."""
+    exits, area = comparison["exits"], comparison["area"]
+    columns = ("all samples leave at", f"cost [{comparison['unit']}]", "% of full", "utility [%]")
+    utilities = [_shown(one, "utility_test") for one in exits]
+    utilities.append(utilities[-1])  # of the original model, where that is known
+    costs = cost_rows([one["cost"] for one in exits], comparison["reference"])
+    rows = [(*row, utility) for row, utility in zip(costs, utilities, strict=False)]
     who_pays = groups_section(comparison)
     return [
-        Section("Utility and cost", curves + gains),
-        Section("Policies by budget: asked and realised", _rows(comparison)),
-        Section("Area under the curves", _areas(comparison)),
-        Section("Where the samples left", bars),
-        Section("Every exit for all samples, and the full model", _exits(comparison)),
-        Section("Differences between policies", _pairs(comparison)),
+        Section("Utility at equal cost", [_utilities(comparison)]),
+        Section("Asked and realised", [_realised(comparison)]),
+        Section("Every exit for all samples", [Table(columns, rows)]),
+        Section("Differences of areas", _differences(area, comparison["pairs"])),
         *([] if who_pays is None else [who_pays]),
     ]
 
 
-def _spread(value: float, sd: float | None) -> str:
-    return percent(value) if sd is None else f"{percent(value)} ± {percent(sd)}"
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    """Return a fraction in percent, with its standard deviation over splits where there is one."""
+    sd = values.get("sd", {}).get(key)
+    return f"{100 * values[key]:.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}")
 
 
-def _lead(comparison: Mapping[str, Any]) -> str:
-    """Say in two sentences what was compared and what came out."""
-    area, exits = comparison["area"], comparison["exits"]
-    policies = {name: value for name, value in area.items() if name not in ("random", "oracle")}
-    drawn = "" if comparison["splits"] == 1 else f", means over {comparison['splits']} splits"
+def lead(comparison: Mapping[str, Any]) -> str:
+    """Say what was compared and what came out."""
+    area, unit, last = comparison["area"], comparison["unit"], comparison["exits"][-1]
+    policies = _policies(area)
+    means = "" if comparison["splits"] == 1 else f", means over {comparison['splits']} random splits"
     said = (
         f"{len(policies)} policies, fitted on {comparison['n_val']} samples and judged on {comparison['n_test']} others"
-        f"{drawn}. "
-        f"All samples through the last exit: utility {percent(exits[-1]['utility_test'])} % at "
-        f"{exits[-1]['cost']:.4g} {comparison['unit']} per sample."
+        f"{means}. Costs are per sample in {unit}, utilities in percent; random (the best static mix) and oracle "
+        f"(knows the labels) are bounds. All samples through the last exit: utility {last['utility_test']:.2%} at "
+        f"{last['cost']:.4g} {unit}."
     )
     if policies:
-        best = max(policies, key=lambda name: policies[name])
         said += (
-            f" Largest mean utility over the ten standard budgets: {best} with {percent(area[best])} % "
-            f"(best static mix: {percent(area['random'])} %)."
+            f" Largest mean utility over the ten standard budgets: {policies[0]} with {area[policies[0]]:.2%} (best "
+            f"static mix: {area['random']:.2%})."
         )
     return said
 
 
-def _rows(comparison: Mapping[str, Any]) -> str:
-    """Return one table per asked budget, the best utility at equal cost first."""
-    unit, parts = comparison["unit"], []
-    columns = (
-        "policy",
-        f"val cost [{unit}]",
-        f"test cost [{unit}]",
-        "test cost / asked [%]",
-        "utility [%]",
-        "utility at equal cost [%]",
-        "exit distribution [%]",
-        "fit [s]",
-    )
-    for budget, text in sorted({(row["budget"], str(row["budget_input"])) for row in comparison["rows"]}):
-        rows = [row for row in comparison["rows"] if (row["budget"], str(row["budget_input"])) == (budget, text)]
-        rows.sort(key=lambda row: -row["utility_at_budget"])
-        typed = "" if text == f"{budget:g}" else f" ({text})"
-        caption = f"Asked: {budget:.4g} {unit} per sample{typed}"
-        parts.append(html.table(columns, [_cells(row) for row in rows], caption))
-    said = "The budget holds on the fitting side; what was realised on the test side stands beside it."
-    return html.paragraph(said) + "".join(parts)
+def _policies(area: Mapping[str, float]) -> list[str]:
+    """Return the policies that are no bounds, the largest area first."""
+    return sorted((name for name in area if name not in ("random", "oracle")), key=lambda name: -area[name])
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    sd = row.get("sd", {})
-    return (
-        row["policy"],
-        f"{row['val_cost']:.4g}",
-        f"{row['test_cost']:.4g}",
-        percent(row["test_cost"] / row["budget"], 1),
-        _spread(row["test_utility"], sd.get("test_utility")),
-        _spread(row["utility_at_budget"], sd.get("utility_at_budget")),
-        " · ".join(percent(share, 0) for share in row["exit_distribution"]),
-        f"{row['fit_seconds']:.2f}",
-    )
-
-
-def _areas(comparison: Mapping[str, Any]) -> str:
-    area, sd, base = comparison["area"], comparison.get("area_sd", {}), comparison["area"]["random"]
-    rows = [
-        (name, _spread(value, sd.get(name)), f"{100 * (value - base):+.2f}")
-        for name, value in sorted(area.items(), key=lambda item: -item[1])
-    ]
-    said = "Mean utility over ten standard budgets between the first and the last exit's cost."
-    return html.table(("policy", "area [%]", "above random [points]"), rows, said)
-
-
-def _exits(comparison: Mapping[str, Any]) -> str:
-    unit, reference, exits = comparison["unit"], comparison["reference"], comparison["exits"]
-    full = exits[-1]["cost"] if reference is None else reference
+def _utilities(comparison: Mapping[str, Any]) -> Table:
+    """Return policies by budgets, the best area first."""
+    area, sd = comparison["area"], comparison.get("area_sd", {})
+    budgets = sorted({row["budget"] for row in comparison["rows"]})
+    cells = {(row["policy"], row["budget"]): _shown(row, "utility_at_budget") for row in comparison["rows"]}
     rows = [
         (
-            f"exit {k}",
-            f"{exit_['cost']:.4g}",
-            percent(exit_["cost"] / full, 1),
-            _spread(exit_["utility_test"], exit_.get("sd", {}).get("utility_test")),
+            name,
+            *(cells[name, budget] for budget in budgets),
+            _shown({"area": area[name], "sd": {"area": sd.get(name)}}, "area"),
+            f"{100 * (area[name] - area['random']):+.2f}",
         )
-        for k, exit_ in enumerate(exits)
+        for name in sorted(area, key=lambda name: -area[name])
     ]
-    if reference is not None:
-        rows.append(("original model without exits", f"{reference:.4g}", "100.0", percent(exits[-1]["utility_test"])))
-    return html.table(("all samples leave at", f"cost [{unit}]", "% of full", "utility [%]"), rows)
+    said = (
+        f"Utility in percent at mean costs in {comparison['unit']}, read off each policy's own curve; area: the mean "
+        "over ten standard budgets between the first and the last exit's cost, and how far it is above random."
+    )
+    return Table(("policy", *(f"{budget:.4g}" for budget in budgets), "area", "above [points]"), rows, said)
 
 
-def _pairs(comparison: Mapping[str, Any]) -> str:
+def _realised(comparison: Mapping[str, Any]) -> Table:
+    """Return what every policy realised at every asked budget, the best utility at equal cost first."""
+    unit = comparison["unit"]
+    columns = {
+        "policy": "{policy}",
+        "budget": "{budget_input}",
+        f"asked [{unit}]": "{budget:.4g}",
+        f"val cost [{unit}]": "{val_cost:.4g}",
+        f"test cost [{unit}]": "{test_cost:.4g}",
+        "test cost / asked": "{share:.1%}",
+        "utility [%]": "{realised}",
+        "at equal cost [%]": "{equal}",
+        "exits [%]": "{exits}",
+        "fit [s]": "{fit_seconds:.2f}",
+    }
+    rows = [
+        dict(row)
+        | {"realised": _shown(row, "test_utility"), "equal": _shown(row, "utility_at_budget")}
+        | {"exits": exit_shares(row["exit_distribution"]), "share": row["test_cost"] / row["budget"]}
+        for row in sorted(comparison["rows"], key=lambda row: (row["budget"], -row["utility_at_budget"]))
+    ]
+    said = "The budget holds on the calibration set (val); beside it is what was realised on the test set."
+    return Table.of(rows, columns, said)
+
+
+def _differences(area: Mapping[str, float], pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
     """Return the best policy's differences openly and all others folded away."""
-    area, pairs = comparison["area"], comparison["pairs"]
-    policies = [name for name in area if name not in ("random", "oracle")]
+    policies = _policies(area)
     if not pairs or not policies:
-        return html.paragraph("Nothing to compare.")
-    best = max(policies, key=lambda name: area[name])
-    columns = ("pair", "difference [points]", "95 % interval", "significant")
-    shown = [_pair(pair, best) for pair in pairs if best in (pair["a"], pair["b"])]
-    others = [_pair(pair, pair["a"]) for pair in pairs if best not in (pair["a"], pair["b"])]
+        return ["Nothing to compare."]
+    best, columns = policies[0], ("pair", "difference [points]", "95 % interval", "significant")
+    first = [_pair_cells(pair, best) for pair in pairs if best in (pair["a"], pair["b"])]
+    others = [_pair_cells(pair, pair["a"]) for pair in pairs if best not in (pair["a"], pair["b"])]
     said = (
         f"Differences of areas in points of utility, {best} (the largest area) against every other. "
         f"Significant: the 95 % interval leaves out 0. Method: {pairs[0]['method']}."
     )
-    folded = f"<details><summary>All other pairs</summary>\n{html.table(columns, others)}</details>\n" if others else ""
-    return html.paragraph(said) + html.table(columns, shown) + folded
+    return [Table(columns, first, said), *([Table(columns, others, "All other pairs", folded=True)] if others else [])]
 
 
-def _pair(pair: Mapping[str, Any], first: str) -> tuple[str, ...]:
-    """Return the cells of a pair, turned round so that ``first`` stands first."""
-    flip = pair["a"] != first
-    a, b = (pair["b"], pair["a"]) if flip else (pair["a"], pair["b"])
-    sign = -1 if flip else 1
+def _pair_cells(pair: Mapping[str, Any], first: str) -> tuple[str, ...]:
+    """Return a pair as cells, turned round so that ``first`` comes first: names, difference, interval, significance."""
+    (a, b), sign = ((pair["a"], pair["b"]), 1) if pair["a"] == first else ((pair["b"], pair["a"]), -1)
     low, high = sorted((sign * pair["low"], sign * pair["high"]))
     significant = "yes" if pair["significant"] else "no"
     return f"{a} − {b}", f"{sign * pair['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", significant
+
+
+def groups_section(comparison: Mapping[str, Any]) -> Section | None:
+    """Return the section about who pays, None where the comparison knows neither classes nor groups."""
+    entries = comparison.get("groups", ())
+    if not entries:
+        return None
+    said = (
+        "What leaving early takes from each group: utility of the last exit minus utility under the policy, in points. "
+        "A group pays more where its whole interval lies above the loss of all samples; the intervals hold at 95 % for "
+        "all groups at once. The hardest hit is the group that surely loses most: largest lower end of the interval."
+    )
+    columns = {
+        "policy": "{policy}",
+        "budget": "{budget_input}",
+        "loss of all [points]": "{loss:.2f}",
+        "spread [points]": "{spread:.2f}",
+        "hardest hit": "{by} {worst[name]}",
+        "samples": "{worst[num_samples]:.0f}",
+        "its loss [points]": "{worst[loss]:.2f}",
+        "95 % interval": "{worst[low]:.2f} to {worst[high]:.2f}",
+        "its exits [%]": "{exits}",
+        "how many pay more": "{pays_more} of {num_groups}",
+    }
+    rows = [
+        dict(entry) | {"worst": worst, "exits": exit_shares(worst["exit_distribution"])}
+        for entry, worst in ((entry, entry["groups"][0]) for entry in entries)
+    ]
+    return Section("Who pays for early exit", [said, Table.of(rows, columns)])

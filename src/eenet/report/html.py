@@ -1,19 +1,16 @@
-"""The building blocks of a report page: one plain, self-contained HTML file that loads nothing from anywhere."""
+"""A report page: one plain, self-contained HTML file that loads nothing from anywhere."""
 
 from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 
-from matplotlib.figure import Figure
+from eenet.report.sections import Block, Code, Example, Gallery, Picture, Section, Table
+from eenet.tables.files import atomic_path
 
-from eenet.core.files import atomic_path
-from eenet.report.plots import png
-
-__all__ = ["Section", "bullets", "figure", "image", "page", "paragraph", "table", "write_page"]
+__all__ = ["page", "write_page"]
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -43,86 +40,25 @@ summary { cursor: pointer; }
 """
 
 
-@dataclass(frozen=True)
-class Section:
-    """One part of a page.
-
-    Attributes:
-        heading: Plain text.
-        body: Finished HTML, made with the functions of this module.
-    """
-
-    heading: str
-    body: str
-
-
-def paragraph(text: str) -> str:
-    """Return plain text as a paragraph."""
-    return f"<p>{escape(text)}</p>\n"
-
-
-def bullets(items: Iterable[str]) -> str:
-    """Return plain texts as a list; nothing for no items."""
-    lines = "".join(f"<li>{escape(item)}</li>\n" for item in items)
-    return f"<ul>\n{lines}</ul>\n" if lines else ""
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """Return a table that scrolls sideways on narrow screens; the first column heads the rows.
-
-    Args:
-        columns: Headings.
-        rows: Cells as plain text, as many as headings.
-        caption: Said above the table.
-    """
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "".join(_row(row) for row in rows)
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="wide"><table>{title}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n'
-
-
-def _row(cells: Sequence[str]) -> str:
-    rest = "".join(f"<td>{escape(cell)}</td>" for cell in cells[1:])
-    return f'<tr><th scope="row">{escape(cells[0])}</th>{rest}</tr>\n'
-
-
-def image(data: bytes, alt: str, caption: str = "") -> str:
-    """Return a PNG inlined into the page.
-
-    Args:
-        data: The bytes of the PNG.
-        alt: What it shows, for those who do not see it.
-        caption: Said below it.
-    """
-    source = base64.b64encode(data).decode("ascii")
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img src="data:image/png;base64,{source}" alt="{escape(alt, quote=True)}">{below}</figure>\n'
-
-
-def figure(drawn: Figure, alt: str, caption: str = "") -> str:
-    """Return a figure inlined into the page; arguments as for `image`."""
-    return image(png(drawn), alt, caption)
-
-
 def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
     """Return a whole page.
 
     Args:
         title: Plain text.
         sections: In order.
-        lead: What the reader should take away, said first.
+        lead: What the reader should take away, above all sections.
 
     Returns:
         HTML with style and images inside: it can be mailed as it is.
     """
-    parts = [
-        f'<section>\n<h2 id="part-{index}">{escape(section.heading)}</h2>\n{section.body}</section>\n'
-        for index, section in enumerate(sections)
-    ]
+    parts = ""
+    for index, section in enumerate(sections):
+        body = "".join(map(_block, section.blocks))
+        parts += f'<section>\n<h2 id="part-{index}">{escape(section.heading)}</h2>\n{body}</section>\n'
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_STYLE}</style>\n</head>\n'
-        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{paragraph(lead) if lead else ''}{''.join(parts)}"
+        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{_block(lead) if lead else ''}{parts}"
         "</main>\n</body>\n</html>\n"
     )
 
@@ -131,3 +67,45 @@ def write_page(path: str | os.PathLike[str], html: str) -> None:
     """Write a page, atomically."""
     with atomic_path(path) as draft:
         draft.write_text(html, encoding="utf-8")
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Code():
+            html = f"<pre>{escape(block)}</pre>"
+        case str():
+            html = f"<p>{escape(block)}</p>"
+        case list():
+            html = "".join(f"<li>{escape(item)}</li>\n" for item in block)
+            html = f"<ul>\n{html}</ul>" if html else ""
+        case Table(columns, rows, caption, folded=True):
+            html = f"<details><summary>{escape(caption)}</summary>\n{_table(Table(columns, rows))}\n</details>"
+        case Table():
+            html = _table(block)
+        case Picture(png, alt, caption):
+            source = base64.b64encode(png).decode("ascii")
+            below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+            html = f'<figure><img src="data:image/png;base64,{source}" alt="{escape(alt)}">{below}</figure>'
+        case Gallery(heading, examples):
+            figures = "\n".join(map(_example, examples))
+            html = f'<h3>{escape(heading)}</h3>\n<div class="examples">\n{figures}\n</div>'
+    return html + "\n"
+
+
+def _table(table: Table) -> str:
+    """Return a table that scrolls sideways on narrow screens; the first column heads the rows."""
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    title = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
+    body = ""
+    for name, *cells in table.rows:
+        rest = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        body += f'<tr><th scope="row">{escape(name)}</th>{rest}</tr>\n'
+    return f'<div class="wide"><table>{title}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
+
+
+def _example(example: Example) -> str:
+    if example.image is None:
+        return f"<figure><p>{escape(example.text)}</p><figcaption>{escape(example.caption)}</figcaption></figure>"
+    from eenet.report.plots import image_png  # loads matplotlib
+
+    return _block(Picture(image_png(example.image), f"input: {example.caption}", example.caption))

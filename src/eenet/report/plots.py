@@ -8,78 +8,75 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from numpy.typing import ArrayLike
+from jaxtyping import UInt8
 
-from eenet.core.files import atomic_path
+from eenet.errors import MissingExtraError
+from eenet.tables.files import atomic_path
 
-__all__ = ["evenly", "exit_shares", "gain_over_random", "png", "save_figure", "utility_cost"]
+try:
+    from matplotlib import colormaps
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import imsave
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+except ImportError as error:
+    raise MissingExtraError(
+        "matplotlib is missing: pictures are drawn with it. Install it with `pip install 'eenet[report]'`."
+    ) from error
+
+__all__ = [
+    "exit_shares",
+    "gain_over_random",
+    "group_losses",
+    "image_png",
+    "png",
+    "save_figure",
+    "utility_cost",
+]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLES = ("-", "--", "-.")
 _GREY = "#666666"
 _LOG_SPAN = 12.0  # a cost range wider than this is drawn on a logarithmic axis
-_MOST_BUDGETS = 4  # groups of bars in one figure
+_MOST_BUDGETS = 4  # in one figure: of more, so many spread over their range
+_PAYS, _EVEN = "#D55E00", "#9aa5b1"
 
 
 def utility_cost(comparison: Mapping[str, Any]) -> Figure:
     """Return the utility-cost curves of all policies.
 
-    Shown are every policy's realised points with markers at the asked budgets, the bounds ``random`` and ``oracle``
-    dashed, every static exit as a cross and the full model as a line.
-
-    Args:
-        comparison: The contract JSON, with ``curves``.
-
-    Returns:
-        The figure.
+    Every policy's realised points have markers at the asked budgets; the bounds ``random`` and ``oracle`` are dashed,
+    every static exit is a cross and the full model a line.
     """
     figure, axes = _canvas()
     for name, style in _styles(comparison).items():
         costs, utilities = _dense(*_curve(comparison, name))
         label = f"{name}  {100 * comparison['area'][name]:.2f}"
         axes.plot(costs, 100 * utilities, label=label, **style)
-        _mark_asked(axes, comparison, name, style)
-    exits = comparison["exits"]
-    axes.plot(
-        [exit_["cost"] for exit_ in exits],
-        [100 * exit_["utility_test"] for exit_ in exits],
-        linestyle="none",
-        marker="x",
-        markersize=9,
-        markeredgewidth=2,
-        color="black",
-        label="static exits",
-        zorder=5,
-    )
-    full = 100 * exits[-1]["utility_test"]
+        if style["marker"]:  # what was realised at the asked budgets
+            rows = [row for row in comparison["rows"] if row["policy"] == name]
+            costs, utilities = (np.array([row[key] for row in rows]) for key in ("test_cost", "test_utility"))
+            marks = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.6, "linestyle": "none"}
+            axes.plot(costs, 100 * utilities, **(style | marks))
+    static = _static(comparison)
+    axes.plot(*static, "x", markersize=9, markeredgewidth=2, color="black", label="static exits", zorder=5)
+    full = static[1][-1]
     axes.axhline(full, color=_GREY, linewidth=1, linestyle=(0, (1, 2)), label=f"last exit  {full:.2f}")
     axes.set_ylabel("Utility on the test samples [%]")
     _frame(axes, comparison)
     _cost_axis(axes, comparison)
-    axes.legend(
-        title="policy, area [%]", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, alignment="left"
-    )
+    _legend(axes, "policy, area [%]")
     return figure
 
 
 def gain_over_random(comparison: Mapping[str, Any]) -> Figure:
-    """Return every policy's gain over ``random`` (the best static mix) at equal cost: it tells close curves apart.
-
-    Args:
-        comparison: The contract JSON, with ``curves``.
-
-    Returns:
-        The figure.
-    """
+    """Return every policy's gain over ``random`` (the best static mix) at equal cost: it tells close curves apart."""
     figure, axes = _canvas()
     base_costs, base_utilities = _curve(comparison, "random")
     grid = np.geomspace(base_costs[0], max(_curve(comparison, name)[0][-1] for name in comparison["curves"]), 400)
@@ -88,50 +85,86 @@ def gain_over_random(comparison: Mapping[str, Any]) -> Figure:
         if name in ("random", "oracle"):
             continue
         costs, utilities = _curve(comparison, name)
-        drawn = {key: value for key, value in style.items() if key != "marker"}
-        axes.plot(grid, 100 * (np.interp(grid, costs, utilities) - base), label=name, **drawn)
+        line = {key: value for key, value in style.items() if key != "marker"}
+        axes.plot(grid, 100 * (np.interp(grid, costs, utilities) - base), label=name, **line)
         gains = 100 * (utilities - np.interp(costs, base_costs, base_utilities))
         axes.plot(costs, gains, **(style | {"linestyle": "none", "markersize": 4}))
     axes.axhline(0, color=_GREY, linewidth=1, linestyle="--", label="random (best static mix)")
     axes.set_ylabel("Gain over the best static mix [points]")
     _cost_axis(axes, comparison)
-    axes.legend(title="policy", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, alignment="left")
+    _legend(axes, "policy")
     return figure
 
 
 def exit_shares(comparison: Mapping[str, Any]) -> Figure:
-    """Return where the test samples left, as stacked bars by policy, for up to four of the asked budgets.
-
-    Args:
-        comparison: The contract JSON.
-
-    Returns:
-        The figure; with more than four budgets, four spread over their range are shown.
-    """
-    budgets = evenly(sorted({row["budget"] for row in comparison["rows"]}), _MOST_BUDGETS)
-    # a budget typed in two ways is drawn once
-    groups = [
-        list({r["policy"]: r for r in comparison["rows"] if r["budget"] == budget}.values()) for budget in budgets
-    ]
-    height = 0.9 + sum(0.27 * len(group) + 0.55 for group in groups)
-    figure = Figure(figsize=(8.5, height), layout="constrained")
-    panels = figure.subplots(
-        len(groups), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [len(group) for group in groups]}
-    )[:, 0]
+    """Return where the test samples left, as stacked bars by policy, for up to four of the asked budgets."""
+    figure, panels = _panels(comparison["rows"], comparison["unit"], row_height=0.27)
     num_exits = len(comparison["exits"])
     colours = [colormaps["cividis"](position) for position in np.linspace(0.95, 0.1, num_exits)]
-    for axes, group in zip(panels, groups, strict=True):
-        _bars(axes, group, colours, comparison["unit"])
-    panels[-1].set_xlabel("Share of the test samples [%]")
-    handles = [panels[0].barh(0, 0, color=colour, label=f"exit {k}") for k, colour in enumerate(colours)]
+    for axes, rows in panels:
+        _bars(axes, rows, colours)
+    axes = panels[-1][0]
+    axes.set_xlabel("Share of the test samples [%]")
+    handles = [axes.barh(0, 0, color=colour, label=f"exit {k}") for k, colour in enumerate(colours)]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(num_exits, 8), frameon=False)
     return figure
+
+
+def group_losses(comparison: Mapping[str, Any], by: str = "class") -> Figure:
+    """Return the loss of every class, or ``group``, as a dot, by policy, for up to four of the asked budgets."""
+    chosen = [entry for entry in comparison["groups"] if entry["by"] == by]
+    figure, panels = _panels(chosen, comparison["unit"], row_height=0.3)
+    for axes, entries in panels:
+        for row, entry in enumerate(entries):
+            _dots(axes, row, entry["groups"])
+            axes.plot([entry["loss"]] * 2, [row - 0.35, row + 0.35], color="black", linewidth=2)
+        axes.set_yticks(range(len(entries)), [entry["policy"] for entry in entries], fontsize=8.5)
+        axes.set_ylim(len(entries) - 0.5, -0.5)
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    panels[-1][0].set_xlabel("Loss by leaving early [points]")
+    return figure
+
+
+def _panels(
+    entries: Sequence[Mapping[str, Any]], unit: str, *, row_height: float
+) -> tuple[Figure, list[tuple[Axes, list[Mapping[str, Any]]]]]:
+    """Return a figure with one panel per budget, four at most, each with its entries, one per policy."""
+    budgets = sorted({entry["budget"] for entry in entries})
+    if len(budgets) > _MOST_BUDGETS:
+        budgets = [budgets[round(index)] for index in np.linspace(0, len(budgets) - 1, _MOST_BUDGETS)]
+    # a budget typed in two ways has one panel
+    groups = [list({one["policy"]: one for one in entries if one["budget"] == budget}.values()) for budget in budgets]
+    ratios = [len(group) for group in groups]
+    figure = Figure(figsize=(8.5, 0.9 + sum(row_height * ratio + 0.55 for ratio in ratios)), layout="constrained")
+    grid = figure.subplots(len(groups), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
+    for axes, group in zip(grid, groups, strict=True):
+        budget, text = group[0]["budget"], str(group[0]["budget_input"])
+        typed = "" if text == f"{budget:g}" else f"{text} = "
+        axes.set_title(f"asked: {typed}{budget:.4g} {unit} per sample", fontsize=10, loc="left")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure, list(zip(grid, groups, strict=True))
+
+
+def _dots(axes: Axes, row: int, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Draw one dot per group, the first with its name."""
+    colours = [_PAYS if group["pays_more"] else _EVEN for group in groups]
+    axes.scatter([group["loss"] for group in groups], [row] * len(groups), c=colours, s=28, alpha=0.8, linewidths=0)
+    axes.annotate(
+        groups[0]["name"], (groups[0]["loss"], row), xytext=(5, 0), textcoords="offset points", fontsize=8, va="center"
+    )
 
 
 def png(figure: Figure, dpi: int = 130) -> bytes:
     """Return a figure as the bytes of a PNG image."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=dpi, format="png")
+    return buffer.getvalue()
+
+
+def image_png(image: UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """Return a grey or RGB image as the bytes of a PNG image."""
+    buffer = io.BytesIO()
+    imsave(buffer, image, format="png", cmap="gray", vmin=0, vmax=255)
     return buffer.getvalue()
 
 
@@ -149,26 +182,23 @@ def _canvas() -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _legend(axes: Axes, title: str) -> None:
+    axes.legend(title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, alignment="left")
+
+
 def _styles(comparison: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return line properties by policy, the best area first, the bounds around; colours follow the order given."""
     names = [name for name in comparison["area"] if name not in ("random", "oracle")]
-    styles: dict[str, dict[str, Any]] = {}
-    for index, name in enumerate(names):
-        styles[name] = {
-            "color": _COLOURS[index % len(_COLOURS)],
-            "linestyle": _STYLES[index // len(_COLOURS) % len(_STYLES)],
-            "marker": _MARKERS[index % len(_MARKERS)],
-            "markersize": 0,
-            "linewidth": 1.6,
-        }
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": color, "linestyle": _STYLES[i // len(_COLOURS) % len(_STYLES)], "marker": marker}
+        | {"markersize": 0, "linewidth": 1.6}
+        for i, (name, color, marker) in enumerate(zip(names, cycle(_COLOURS), cycle(_MARKERS), strict=False))
+    }
     ordered = dict(sorted(styles.items(), key=lambda item: -comparison["area"][item[0]]))
     dashed = {"linestyle": "--", "linewidth": 1.4, "marker": "", "markersize": 0}
-    bounds = {name: dashed | {"color": colour} for name, colour in (("oracle", "#999999"), ("random", _GREY))}
-    bounds["oracle"]["linestyle"] = (0, (6, 2, 1, 2))
-    present = {name: style for name, style in bounds.items() if name in comparison["area"]}
-    above = {name: style for name, style in present.items() if name == "oracle"}
-    below = {name: style for name, style in present.items() if name == "random"}
-    return above | ordered | below
+    above = {"oracle": dashed | {"color": "#999999", "linestyle": (0, (6, 2, 1, 2))}}
+    below = {"random": dashed | {"color": _GREY}}
+    return {name: style for name, style in (above | ordered | below).items() if name in comparison["area"]}
 
 
 def _curve(comparison: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -177,33 +207,22 @@ def _curve(comparison: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.nda
     return np.array([point["cost"] for point in points]), np.array([point["utility"] for point in points])
 
 
+def _static(comparison: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Return cost and utility in percent of every exit for all samples."""
+    exits = comparison["exits"]
+    return [exit_["cost"] for exit_ in exits], [100 * exit_["utility_test"] for exit_ in exits]
+
+
 def _dense(costs: np.ndarray, utilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a curve with many points: lines straight in cost are bent on a logarithmic axis."""
     every = np.union1d(costs, np.geomspace(costs[0], costs[-1], 200))
     return every, np.interp(every, costs, utilities)
 
 
-def _mark_asked(axes: Axes, comparison: Mapping[str, Any], name: str, style: Mapping[str, Any]) -> None:
-    """Mark what a policy realised at the asked budgets."""
-    rows = [row for row in comparison["rows"] if row["policy"] == name]
-    if style["marker"]:
-        axes.plot(
-            [row["test_cost"] for row in rows],
-            [100 * row["test_utility"] for row in rows],
-            linestyle="none",
-            marker=style["marker"],
-            markersize=6,
-            color=style["color"],
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-        )
-
-
 def _frame(axes: Axes, comparison: Mapping[str, Any]) -> None:
     """Keep the oracle, mostly luck, from squeezing all other curves: it may leave the frame at the top."""
-    shown = [100 * _curve(comparison, name)[1] for name in comparison["curves"] if name != "oracle"]
-    shown.append(np.array([100 * exit_["utility_test"] for exit_ in comparison["exits"]]))
-    values = np.concatenate(shown)
+    inside = [100 * _curve(comparison, name)[1] for name in comparison["curves"] if name != "oracle"]
+    values = np.concatenate([*inside, _static(comparison)[1]])
     low, high = float(values.min()), float(values.max())
     span = max(high - low, 0.5)
     axes.set_ylim(low - 0.05 * span, high + 0.15 * span)
@@ -211,8 +230,7 @@ def _frame(axes: Axes, comparison: Mapping[str, Any]) -> None:
 
 def _cost_axis(axes: Axes, comparison: Mapping[str, Any]) -> None:
     """Label the cost axis; above it the same in percent of the original model or the last exit."""
-    exits, reference = comparison["exits"], comparison["reference"]
-    low, high = exits[0]["cost"], exits[-1]["cost"]
+    (low, *_, high), reference = _static(comparison)[0], comparison["reference"]
     axes.set_xlabel(f"Mean cost per sample [{comparison['unit']}]")
     if high / low > _LOG_SPAN:
         axes.set_xscale("log")
@@ -221,7 +239,9 @@ def _cost_axis(axes: Axes, comparison: Mapping[str, Any]) -> None:
         margin = 0.03 * (high - low)
         axes.set_xlim(low - margin, high + margin)
     full = high if reference is None else reference
-    top = axes.secondary_xaxis("top", functions=(_times(100 / full), _times(full / 100)))
+    top = axes.secondary_xaxis(
+        "top", functions=(lambda cost: np.multiply(cost, 100 / full), lambda share: np.multiply(share, full / 100))
+    )
     top.set_xlabel("% of the " + ("last exit" if reference is None else "original model without exits"))
     for axis in (axes.xaxis, top.xaxis):
         if axes.get_xscale() == "log":
@@ -230,12 +250,7 @@ def _cost_axis(axes: Axes, comparison: Mapping[str, Any]) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _times(factor: float) -> Callable[[ArrayLike], ArrayLike]:
-    """Return the function that multiplies by a factor."""
-    return lambda values: np.asarray(values, dtype=np.float64) * factor
-
-
-def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]], colours: Sequence[Any], unit: str) -> None:
+def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]], colours: Sequence[Any]) -> None:
     """Draw one stacked bar per row, shares of 6 % and more written into it."""
     names = [row["policy"] for row in rows]
     shares = 100 * np.array([row["exit_distribution"] for row in rows])
@@ -246,17 +261,6 @@ def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]], colours: Sequence[Any],
         texts = [f"{share:.0f}" if share >= 6 else "" for share in shares[:, k]]
         axes.bar_label(bars, texts, label_type="center", fontsize=7.5, color="white" if dark else "black")
         left += shares[:, k]
-    asked, text = rows[0]["budget"], str(rows[0]["budget_input"])
-    typed = "" if text == f"{asked:g}" else f"{text} = "
-    axes.set_title(f"budget {typed}{asked:.4g} {unit}", fontsize=10, loc="left")
     axes.set_xlim(0, 100)
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=8.5, length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def evenly(values: Sequence[float], most: int) -> list[float]:
-    """Return at most ``most`` values spread evenly over the sorted ones."""
-    if len(values) <= most:
-        return list(values)
-    return [values[round(index)] for index in np.linspace(0, len(values) - 1, most)]

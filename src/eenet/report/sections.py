@@ -1,40 +1,52 @@
-"""Sections of a report page, each from one result: a policy's report, a benchmark, costs, example inputs."""
+"""What a report is made of: sections of plain blocks, which become HTML or Markdown; and the sections about one result.
+
+The results are a policy's report, a benchmark, costs and example inputs; for comparisons see `eenet.report.comparison`.
+"""
 
 from __future__ import annotations
 
-import io
+import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
-from matplotlib.image import imsave
-
-from eenet.report import html
-from eenet.report.html import Section
 
 __all__ = [
+    "Block",
+    "Code",
     "Example",
+    "Gallery",
+    "Picture",
+    "Section",
+    "Table",
     "about_section",
     "bench_section",
+    "cost_rows",
     "costs_section",
     "examples_section",
-    "percent",
+    "exit_shares",
     "report_section",
 ]
 
-
 _MOST_GROUPS = 10
+_GROUP_COLUMNS = {
+    "group": "{name}",
+    "samples": "{num_samples:.0f}",
+    "utility": "{utility:.2%}",
+    "last exit": "{full_utility:.2%}",
+    "loss [points]": "{loss:.2f}",
+    "95 % interval": "{low:.2f} to {high:.2f}",
+    "exits [%]": "{exits}",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An input shown under the exit it left at.
+    """An input, listed under the exit it left at.
 
     Attributes:
         exit_index: Where it left.
@@ -49,121 +61,150 @@ class Example:
     text: str = ""
 
 
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells, plain text, as many as headings; HTML may fold them away under their caption."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    folded: bool = False
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], caption: str = "") -> Table:
+        """Return a table of values, given each heading with the format of its cell, such as ``{cost:.4g}``."""
+        cells = [tuple(cell.format_map(row) for cell in columns.values()) for row in rows]
+        return cls(tuple(columns), cells, caption)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The bytes of a PNG, what it shows for those who do not see it, and what stands below it."""
+
+    png: bytes
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Example inputs under a heading."""
+
+    heading: str
+    examples: Sequence[Example]
+
+
+class Code(str):
+    """A command."""
+
+
+Block: TypeAlias = str | list[str] | Table | Picture | Gallery
+"""A text stands for a paragraph, a list of texts for bullets."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report: a heading, and what stands below it."""
+
+    heading: str
+    blocks: Sequence[Block]
+
+
+def exit_shares(shares: Sequence[float]) -> str:
+    """Return the shares of all exits in percent."""
+    return " · ".join(f"{100 * share:.0f}" for share in shares)
+
+
 def report_section(report: Mapping[str, Any]) -> Section:
     """Return the section about one policy on one table, from `Report.to_dict()`."""
     unit, budget = report["unit"], report["budget"]
     asked = "" if budget is None else f" (asked: {budget:.4g})"
     said = (
         f"Over {report['num_samples']} samples the policy costs {report['cost']:.4g} {unit} per sample{asked} and "
-        f"reaches a utility of {percent(report['utility'])} %; the last exit alone "
-        f"reaches {percent(report['full_utility'])} %."
+        f"reaches a utility of {report['utility']:.2%}; the last exit alone reaches {report['full_utility']:.2%}."
     )
-    columns = ("exit", f"cost [{unit}]", "leave here [%]", "utility of those [%]", "utility of all here [%]")
+    columns = {
+        "exit": "{k}",
+        f"cost [{unit}]": "{cost:.4g}",
+        "leave here": "{share:.1%}",
+        "utility of those": "{those}",
+        "utility of all here": "{everybody:.2%}",
+    }
+    keys = ("exit_costs", "exit_distribution", "exit_utility", "static_utility")
     rows = [
-        (str(k), f"{cost:.4g}", percent(share, 1), "–" if leaving is None else percent(leaving), percent(everybody))
-        for k, (cost, share, leaving, everybody) in enumerate(
-            zip(
-                report["exit_costs"],
-                report["exit_distribution"],
-                report["exit_utility"],
-                report["static_utility"],
-                strict=True,
-            )
-        )
+        {"k": k, "cost": cost, "share": share, "those": _or_dash(those, ".2%"), "everybody": everybody}
+        for k, (cost, share, those, everybody) in enumerate(zip(*(report[key] for key in keys), strict=True))
     ]
-    body = html.paragraph(said) + html.table(columns, rows)
-    return Section("The policy, exit by exit", body + _hardest_hit(report.get("by_group", ())))
+    blocks: list[Block] = [said, Table.of(rows, columns)]
+    if report.get("by_group"):
+        groups = report["by_group"][:_MOST_GROUPS]
+        said = "Who pays for leaving early: the classes or groups that surely lose most. Intervals for all at once."
+        hit = [group | {"exits": exit_shares(group["exit_distribution"])} for group in groups]
+        blocks.append(Table.of(hit, _GROUP_COLUMNS, said))
+    return Section("The policy, exit by exit", blocks)
 
 
-def _hardest_hit(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Return the groups that lose most by leaving early, ten at most; nothing for no groups."""
-    if not groups:
-        return ""
-    columns = ("group", "samples", "utility [%]", "last exit [%]", "loss [points]", "95 % interval", "exits [%]")
-    rows = [
-        (
-            group["name"],
-            f"{group['num_samples']:.0f}",
-            percent(group["utility"]),
-            percent(group["full_utility"]),
-            f"{group['loss']:.2f}",
-            f"{group['low']:.2f} to {group['high']:.2f}",
-            " · ".join(percent(share, 0) for share in group["exit_distribution"]),
-        )
-        for group in groups[:_MOST_GROUPS]
-    ]
-    said = "Who pays for leaving early: the classes or groups that surely lose most. Intervals for all groups at once."
-    return html.table(columns, rows, said)
+def _or_dash(value: float | None, how: str) -> str:
+    return "–" if value is None else format(value, how)
 
 
 def bench_section(bench: Mapping[str, Any]) -> Section:
     """Return the section about measured times, from the JSON of ``eenet bench``."""
-    names = ("engine", "dtype", "batch", "full [ms]", "adaptive [ms]", "speed-up", "ideal", "efficiency")
-    columns = (*names, "regrouped", "flips")
-
-    def share(value: float | None) -> str:
-        return "–" if value is None else f"{value:.2f}"
-
-    rows = [
-        (
-            str(row["engine"]),
-            str(row["dtype"]),
-            str(row["batch_size"]),
-            f"{row['full_ms']:.4g}",
-            f"{row['adaptive_ms']:.4g}",
-            f"{row['speedup']:.2f}",
-            f"{row['ideal_speedup']:.2f}",
-            share(row["efficiency"]),
-            share(row.get("regrouped_efficiency")),
-            str(row["flips"]),
-        )
-        for row in bench["rows"]
-    ]
+    columns = {
+        "engine": "{engine}",
+        "dtype": "{dtype}",
+        "batch": "{batch_size}",
+        "full [ms]": "{full_ms:.4g}",
+        "adaptive [ms]": "{adaptive_ms:.4g}",
+        "speed-up": "{speedup:.2f}",
+        "ideal": "{ideal_speedup:.2f}",
+        "efficiency": "{efficiency}",
+        "regrouped": "{regrouped_efficiency}",
+        "flips": "{flips}",
+    }
+    shares = ("efficiency", "regrouped_efficiency")  # may be unknown
+    rows = [dict(row) | {key: _or_dash(row.get(key), ".2f") for key in shares} for row in bench["rows"]]
     said = f"Time per sample, median over passes, on {bench['device']} with {bench['threads']} threads."
-    return Section("Measured time", html.paragraph(said) + html.table(columns, rows))
+    return Section("Measured time", [said, Table.of(rows, columns)])
+
+
+def cost_rows(costs: Sequence[float], reference: float | None) -> list[tuple[str, str, str]]:
+    """Return name, cost, and cost in percent of the full model of every exit, and of the original model if known."""
+    full = costs[-1] if reference is None else reference
+    named = [(f"exit {k}", cost) for k, cost in enumerate(costs)]
+    named += [] if reference is None else [("original model without exits", reference)]
+    return [(name, f"{cost:.4g}", f"{cost / full:.1%}") for name, cost in named]
 
 
 def costs_section(costs: Mapping[str, Any]) -> Section:
     """Return the section about a cost table, from `CostTable.to_dict()` or one part of a profile's JSON."""
-    full = costs["cumulative"][-1] if costs["reference"] is None else costs["reference"]
-    rows = [(f"exit {k}", f"{cost:.4g}", percent(cost / full, 1)) for k, cost in enumerate(costs["cumulative"])]
-    if costs["reference"] is not None:
-        rows.append(("original model without exits", f"{full:.4g}", "100.0"))
     details = [str(costs["engine"])] if "engine" in costs else []
     details += [f"batch size {costs['batch_size']}"] if "batch_size" in costs else []
     heading = "Costs per sample" + (f" ({', '.join(details)})" if details else "")
-    return Section(heading, html.table(("leaving at", f"cost [{costs['unit']}]", "% of full"), rows))
+    columns = ("leaving at", f"cost [{costs['unit']}]", "% of full")
+    return Section(heading, [Table(columns, cost_rows(costs["cumulative"], costs["reference"]))])
 
 
 def examples_section(examples: Sequence[Example]) -> Section:
     """Return the section with example inputs, grouped by the exit they left at."""
-    parts = []
-    for k in sorted({example.exit_index for example in examples}):
-        shown = "".join(_example(example) for example in examples if example.exit_index == k)
-        parts.append(f'<h3>Left at exit {k}</h3>\n<div class="examples">\n{shown}</div>\n')
-    return Section("Example inputs by exit", "".join(parts))
+    galleries = [
+        Gallery(f"Left at exit {k}", [example for example in examples if example.exit_index == k])
+        for k in sorted({example.exit_index for example in examples})
+    ]
+    return Section("Example inputs by exit", galleries)
 
 
 def about_section(*, command: str = "", seed: int | None = None) -> Section:
     """Return the section that says how the page was made: command, seed, machine and versions."""
+    versions = [f"Python {platform.python_version()}"]
+    for library in ("eenet", "numpy", "torch", "onnxruntime", "openvino"):
+        try:
+            versions.append(f"{library} {importlib.metadata.version(library)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
     facts = [
         *([] if seed is None else [("seed", str(seed))]),
         ("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} logical cores"),
-        ("threads", str(torch.get_num_threads())),
-        ("software", f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"),
+        ("software", ", ".join(versions)),
     ]
-    shown = f"<pre>{escape(command)}</pre>\n" if command else ""
-    return Section("How this page was made", shown + html.table(("what", "value"), facts))
-
-
-def percent(value: float, digits: int = 2) -> str:
-    """Return a fraction as a number of percent."""
-    return f"{100 * value:.{digits}f}"
-
-
-def _example(example: Example) -> str:
-    if example.image is None:
-        return f"<figure><p>{escape(example.text)}</p><figcaption>{escape(example.caption)}</figcaption></figure>\n"
-    buffer = io.BytesIO()
-    imsave(buffer, example.image, format="png", cmap="gray", vmin=0, vmax=255)
-    return html.image(buffer.getvalue(), alt=f"input: {example.caption}", caption=example.caption)
+    return Section("How this page was made", [*([Code(command)] if command else []), Table(("what", "value"), facts)])

@@ -1,21 +1,26 @@
 """Where to leave: schedulers learn a policy from a table and a budget."""
 
+from eenet.policies.dial import Dial
+from eenet.policies.learned import EENetScorer
+from eenet.policies.store import SavedPolicy, load_policy, save_policy
+from eenet.policies.transforms import Ensemble
 from eenet.schedulers.auto import AutoScheduler, Choice, Contender
-from eenet.schedulers.base import Dial, Scheduler
+from eenet.schedulers.base import Scheduler
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
-from eenet.schedulers.certificate import Certificate, Certified
-from eenet.schedulers.certify import certify
+from eenet.schedulers.certify import Certificate, Certified, certify
 from eenet.schedulers.control import BudgetController, ControlTrace
 from eenet.schedulers.deadline import DeadlineScheduler
-from eenet.schedulers.eenet import EENetScheduler, EENetScorer
-from eenet.schedulers.ensemble import Ensemble, fit_calibration, fit_ensemble, fit_geometric_ensemble
-from eenet.schedulers.heuristics import GeometricScheduler, PatienceScheduler, VoteScheduler
-from eenet.schedulers.joint import JointScheduler
+from eenet.schedulers.eenet import EENetScheduler
+from eenet.schedulers.ensemble import (
+    TransformedScheduler,
+    fit_calibration,
+    fit_ensemble,
+    fit_geometric_ensemble,
+    fit_temperatures,
+)
+from eenet.schedulers.heuristics import GeometricScheduler, JointScheduler, PatienceScheduler, VoteScheduler
 from eenet.schedulers.rivals import EeroScheduler, PceeScheduler
-from eenet.schedulers.saved import SavedPolicy, load_policy, save_policy
 from eenet.schedulers.stopping import StoppingScheduler
-from eenet.schedulers.temperature import fit_temperatures
-from eenet.schedulers.transformed import TransformedScheduler
 
 __all__ = [
     "AutoScheduler",

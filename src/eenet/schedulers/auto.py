@@ -5,27 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from typing import ClassVar
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float64, Int
 
-from eenet.core.costs import BudgetLike, CostTable, standard_budgets
-from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer
-from eenet.errors import InputError
-from eenet.schedulers.base import Dial, Scheduler
-from eenet.schedulers.ensemble import fit_ensemble, folds_of
-from eenet.schedulers.heuristics import GeometricScheduler
-from eenet.schedulers.joint import JointScheduler
+from eenet.policies.dial import Dial
+from eenet.policies.replay import Replayer
+from eenet.schedulers.base import Scheduler
+from eenet.schedulers.ensemble import fit_ensemble, folds_of, transformed_dial
+from eenet.schedulers.heuristics import GeometricScheduler, JointScheduler
 from eenet.schedulers.stopping import StoppingScheduler
-from eenet.schedulers.transformed import behind
+from eenet.tables.costs import CostTable, standard_budgets
+from eenet.tables.table import ExitTable
 
 __all__ = ["AutoScheduler", "Choice", "Contender"]
-
-_Sweep = Callable[[CostTable, Sequence[BudgetLike]], Dial]
 
 _ROWS = 10_000  # samples the choice is made on at most
 _ENTRIES = 10_000_000  # numbers in their outputs at most
@@ -39,13 +33,13 @@ class Contender:
     Attributes:
         name: Of the scheduler, with ``+ensemble`` where it works on the exits' combination.
         area: Mean utility at the standard budgets on held-out samples.
-        behind: How much lower that is than the best contender's.
-        noise: Standard error of ``behind``.
+        deficit: How much lower that is than the best contender's.
+        noise: Standard error of ``deficit``.
     """
 
     name: str
     area: float
-    behind: float
+    deficit: float
     noise: float
 
 
@@ -71,138 +65,122 @@ class AutoScheduler(Scheduler):
     All are fitted on part of the table and judged on the rest, in turn (cross-validation), at the ten standard budgets
     and at equal realised cost. Of those that are within ``tolerance`` standard errors of the best, the simplest is
     taken and fitted on the whole table. Where labels are unknown, or a transform is there already, there are no
-    ensembles.
+    ensembles. On tables of features, confidences are tried that are the names of columns, and optimal stopping.
 
     Attributes:
         folds: Of the cross-validation.
         tolerance: Standard errors within which a simpler scheduler is preferred.
-        progress: Told what was just tried, how many trials are done and how many there are.
+        progress: Called with what was just tried, how many trials are done and how many there are.
     """
 
     folds: int = 5
     tolerance: float = 1.0
     progress: Callable[[str, int, int], None] | None = field(default=None, repr=False, compare=False)
+    at_least: ClassVar[dict[str, float]] = {"folds": 2, "tolerance": 0}
 
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
-        if self.folds < 2:
-            raise InputError(f"folds {self.folds} are too few: samples are held out in turn. Pass at least 2.")
-        if not self.tolerance >= 0:
-            raise InputError(f"tolerance {self.tolerance:g} cannot be used: it is a number of standard errors, >= 0.")
-
-    def sweep(
-        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
-    ) -> Dial:
+    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
         """Choose, then fit for all budgets; see `Scheduler.sweep`. The dial's ``reason`` says why."""
-        costs = costs or table.require_costs()
-        choice = self.choose(table, costs)
+        choice = self.choose(table)
         name = choice.name.removesuffix("+ensemble")
+        scheduler = self._schedulers(table)[name]
         if name == choice.name:
-            return replace(self._schedulers()[name].sweep(table, costs, budgets), reason=choice.reason)
+            return replace(scheduler.dial(table, budgets), reason=choice.reason)
         together = fit_ensemble(table, self.seed)
-        dial = self._schedulers()[name].sweep(table.transformed(together), costs, budgets)
-        return replace(behind(together, dial), reason=choice.reason)
+        dial = scheduler.dial(table.transformed(together), budgets)
+        return replace(transformed_dial(together, dial), reason=choice.reason)
 
     def choose(self, table: ExitTable, costs: CostTable | None = None) -> Choice:
-        """Return which scheduler suits the table, and why.
-
-        Args:
-            table: Calibration data that took no part in training, with labels or utility.
-            costs: Default: the table's own.
-
-        Raises:
-            TableError: The table has neither labels nor utility, or no costs are known.
-        """
-        costs = costs or table.require_costs()
-        table.require_utility("fitting auto")
+        """Return which scheduler suits the table, and why; arguments and errors are those of `Scheduler.sweep`."""
+        table = table.priced(costs)
+        table.require_utility("fitting AutoScheduler")
         if table.num_samples < max(_LEAST, self.folds):
-            reason = f"max_prob: {table.num_samples} samples are too few to choose by."
-            return Choice("max_prob", (), reason)
-        scores = self._held_out(table, costs)
+            name = next(iter(self._schedulers(table)))
+            return Choice(name, (), f"{name}: {table.num_samples} samples are too few to choose by.")
+        scores = self._held_out(table)
         areas = {name: float(score.mean()) for name, score in scores.items()}
         best = max(areas, key=lambda name: areas[name])
-        contenders = []
-        for name, score in scores.items():
-            lost = scores[best] - score
-            noise = float(lost.std()) / math.sqrt(len(lost))
-            contenders.append(Contender(name, areas[name], float(lost.mean()), noise))
-        chosen = next(one for one in contenders if one.behind <= self.tolerance * one.noise or one.name == best)
+        losses = {name: scores[best] - score for name, score in scores.items()}
+        contenders = [
+            Contender(name, areas[name], float(lost.mean()), float(lost.std(ddof=1)) / math.sqrt(len(lost)))
+            for name, lost in losses.items()
+        ]
+        chosen = next(one for one in contenders if one.deficit <= self.tolerance * one.noise or one.name == best)
         return Choice(chosen.name, tuple(contenders), _reason(chosen, contenders, best))
 
-    def _schedulers(self) -> dict[str, Scheduler]:
-        """Return what is tried, the simplest first."""
-        return {
+    def _schedulers(self, table: ExitTable) -> dict[str, Scheduler]:
+        """Return what can be fitted on a table, the simplest first."""
+        confident: dict[str, GeometricScheduler | JointScheduler] = {
             "max_prob": GeometricScheduler(seed=self.seed),
             "margin": GeometricScheduler(confidence="margin", seed=self.seed),
             "joint": JointScheduler(seed=self.seed),
-            "stopping": StoppingScheduler(ensemble=False, seed=self.seed),
         }
+        known = table.has_classes or {"max_prob", "margin"}.intersection(table.feature_names)
+        usable = {name: one for name, one in confident.items() if known is True or one.confidence in known}
+        return {**usable, "stopping": StoppingScheduler(ensemble=False, seed=self.seed)}
 
-    def _held_out(self, table: ExitTable, costs: CostTable) -> dict[str, Float[Tensor, " sample"]]:
+    def _held_out(self, table: ExitTable) -> dict[str, Float64[np.ndarray, " sample"]]:
         """Return what every held-out sample contributes to each contender's area, the simplest contender first."""
-        most = min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_classes)))
-        generator = torch.Generator().manual_seed(self.seed)
-        table = table.select(torch.randperm(table.num_samples, generator=generator)[:most].sort().values)
-        fold = folds_of(table.num_samples, self.folds, self.seed)
-        spent: dict[str, Tensor] = {}
-        earned: dict[str, Tensor] = {}
+        most = min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_columns)))
+        if table.num_samples > most:
+            table = table.select(np.sort(np.random.default_rng(self.seed).permutation(table.num_samples)[:most]))
+        costs = table.require_costs()
         budgets = standard_budgets(costs)
-        tries = len(self._schedulers()) * self.folds * (2 if table.combinable else 1)
-        for i, (name, held, replayer, sweep) in enumerate(self._trials(table, fold)):
-            dial = sweep(costs, budgets)
-            policies = [dial.at(budget) for budget in budgets]
+        found: dict[str, np.ndarray] = {}
+        tries = len(self._schedulers(table)) * self.folds * (2 if table.combinable else 1)
+        for i, (name, rows, replayer, dial) in enumerate(self._trials(table, budgets)):
+            # costs that differ from sample to sample are those of the fold in a dial: its least may be above a budget
+            policies = [dial.at(max(budget, dial.costs.low)) for budget in budgets]
             replayer.prepare(policies)
+            outcome = found.setdefault(name, np.empty((2, len(budgets), table.num_samples)))
             for row, policy in enumerate(policies):
-                for store, values in zip((spent, earned), replayer.per_sample(policy, costs), strict=True):
-                    if name not in store:
-                        store[name] = torch.empty(len(budgets), len(fold), dtype=torch.float64)
-                    store[name][row, held] = values
+                outcome[:, row, rows] = replayer.per_sample(policy)
             if self.progress is not None:
                 self.progress(name, i + 1, tries)
-        anchor = (costs.low, float(table.require_utility("fitting auto")[:, 0].mean()))
-        return {name: _contribution(spent[name], earned[name], budgets, anchor) for name in spent}
+        anchor = (costs.low, float(table.require_utility("fitting AutoScheduler")[:, 0].mean()))
+        return {name: _contribution(spent, earned, budgets, anchor) for name, (spent, earned) in found.items()}
 
-    def _trials(self, table: ExitTable, fold: Tensor) -> Iterator[tuple[str, Tensor, Replayer, _Sweep]]:
-        """Yield every fold's contenders: name, rows held out, their replayer, and what fits on the other rows."""
+    def _trials(
+        self, table: ExitTable, budgets: tuple[float, ...]
+    ) -> Iterator[tuple[str, Int[np.ndarray, " row"], Replayer, Dial]]:
+        """Yield every fold's contenders: name, held-out rows, their replayer, and the dial fitted on the other rows."""
+        fold = folds_of(table.num_samples, self.folds, self.seed)
         for f in range(self.folds):
-            held = (fold == f).nonzero().squeeze(1)
-            rest = table.select((fold != f).nonzero().squeeze(1))
-            replayer = Replayer(table.select(held))
-            for name, scheduler in self._schedulers().items():
-                yield name, held, replayer, partial(scheduler.sweep, rest)
+            rows, rest = np.flatnonzero(fold == f), table.select(fold != f)
+            replayer = Replayer(table.select(rows))
+            views = [("", rest, replayer)]
             if table.combinable:
                 together = fit_ensemble(rest, self.seed)
-                for name, scheduler in self._schedulers().items():
-                    combined = rest.transformed(together)
-                    yield f"{name}+ensemble", held, replayer.behind(together), partial(scheduler.sweep, combined)
+                views.append(("+ensemble", rest.transformed(together), replayer.behind(together)))
+            for suffix, part, judge in views:
+                for name, scheduler in self._schedulers(table).items():
+                    yield name + suffix, rows, judge, scheduler.dial(part, budgets)
 
 
 def _contribution(
-    spent: Float[Tensor, "budget sample"],
-    earned: Float[Tensor, "budget sample"],
+    spent: Float64[np.ndarray, "budget sample"],
+    earned: Float64[np.ndarray, "budget sample"],
     budgets: Sequence[float],
     anchor: tuple[float, float],
-) -> Float[Tensor, " sample"]:
+) -> Float64[np.ndarray, " sample"]:
     """Return each sample's part in the area under the curve, to first order.
 
     The mean of the parts is the area: the utility at a budget is what the policy for it earned, less the curve's slope
     times what it spent too much.
     """
-    cost, gain = spent.mean(dim=1), earned.mean(dim=1)
-    x, y = np.array([anchor[0], *cost.tolist()]), np.array([anchor[1], *gain.tolist()])
+    cost, gain, asked = spent.mean(axis=1), earned.mean(axis=1), np.array(budgets)
+    x, y = np.append(anchor[0], cost), np.append(anchor[1], gain)
     order = np.argsort(x, kind="stable")
-    at = np.interp(budgets, x[order], y[order])
-    room = torch.tensor(budgets, dtype=torch.float64) - cost
-    slope = torch.where(room.abs() > 1e-9 * cost, (torch.from_numpy(at) - gain) / room, 0.0)
-    return (earned + slope[:, None] * (torch.tensor(budgets, dtype=torch.float64)[:, None] - spent)).mean(dim=0)
+    room = asked - cost
+    missing = np.interp(asked, x[order], y[order]) - gain
+    slope = np.divide(missing, room, out=np.zeros_like(room), where=np.abs(room) > 1e-9 * cost)
+    return (earned + slope[:, None] * (asked[:, None] - spent)).mean(axis=0)
 
 
 def _reason(chosen: Contender, contenders: Sequence[Contender], best: str) -> str:
     """Say in a sentence why."""
     listed = ", ".join(f"{one.name} {100 * one.area:.2f}" for one in sorted(contenders, key=lambda one: -one.area))
-    why = (
-        "the best on held-out samples"
-        if chosen.name == best
-        else f"simpler than {best} and within noise of it ({100 * chosen.behind:.2f} ± {100 * chosen.noise:.2f} points)"
-    )
+    why = "the best on held-out samples"
+    if chosen.name != best:
+        gap = f"{100 * chosen.deficit:.2f} ± {100 * chosen.noise:.2f} points"
+        why = f"simpler than {best} and within noise of it ({gap})"
     return f"{chosen.name}: {why}. Held-out utility over the standard budgets, in percent: {listed}."

@@ -11,37 +11,31 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float, Float64
 
 from eenet.errors import InputError, ShapeError
 
-__all__ = ["betting_bound", "mean_is_below"]
+__all__ = ["betting_bound", "check_level", "mean_is_below"]
 
 _STAKE = 0.9  # the largest share of the capital that one sample can take
 _STEPS = 34  # bisections: to 6e-11 of a range of 1
 
 
 def betting_bound(
-    values: Float[Tensor, " sample"], delta: float, *, side: Literal["lower", "upper"] = "upper", seed: int = 0
+    values: Float[np.ndarray, " sample"], delta: float, *, side: Literal["lower", "upper"] = "upper", seed: int = 0
 ) -> float:
     """Return a one-sided confidence bound of the mean of independent, identically distributed values in [0, 1].
 
-    Guarantee: with probability ``1 - delta`` over the draw of the values, the true mean is at most (``"upper"``) or at
-    least (``"lower"``) what comes back; for every number of samples and every distribution on [0, 1].
-
-    Args:
-        values: In [0, 1].
-        delta: Chance that the bound is wrong, in (0, 1).
-        side: ``"upper"`` or ``"lower"``.
-        seed: Of the order in which samples are bet on.
+    Guarantee: with probability ``1 - delta`` over the sample, the true mean is at most (``"upper"``) or at least
+    (``"lower"``) the number returned; for every number of values and every distribution on [0, 1]. The seed is that of
+    the order in which samples are bet on.
 
     Raises:
         InputError: ``delta`` is no chance, there are no values, or one is outside [0, 1].
 
     Example:
-        >>> betting_bound(torch.zeros(1000, dtype=torch.float64), delta=0.1) < 0.003
+        >>> betting_bound(np.zeros(1000), delta=0.1) < 0.003
         True
 
     Source:
@@ -50,65 +44,57 @@ def betting_bound(
     """
     if side not in ("lower", "upper"):
         raise InputError(f"side {side!r} is unknown: a bound is 'lower' or 'upper'. Pass one of them.")
-    drawn = _shuffled(values, delta, seed)
-    bettor = _Bettor(drawn if side == "lower" else 1 - drawn, delta)
+    shuffled = _shuffled(values, delta, seed)
+    bettor = _Bettor(shuffled if side == "lower" else 1 - shuffled, delta)
     refuted, possible = 0.0, 1.0
     for _ in range(_STEPS):
         middle = (refuted + possible) / 2
-        if bettor.refutes(middle):
-            refuted = middle
-        else:
-            possible = middle
+        refuted, possible = (middle, possible) if bettor.refutes(middle) else (refuted, middle)
     return refuted if side == "lower" else 1 - refuted
 
 
-def mean_is_below(values: Float[Tensor, " sample"], limit: float, delta: float, *, seed: int = 0) -> bool:
-    """Tell whether the upper `betting_bound` is at most a limit, in one pass instead of a search.
+def mean_is_below(values: Float[np.ndarray, " sample"], limit: float, delta: float, *, seed: int = 0) -> bool:
+    """Return whether the upper `betting_bound` is at most a limit, in one pass instead of a search.
 
-    Guarantee: if the true mean is above the limit, the answer is True with probability ``delta`` at most.
-
-    Args:
-        values: In [0, 1].
-        limit: To stay below. From 1 upwards every mean does.
-        delta: Chance of a wrong True, in (0, 1).
-        seed: Of the order in which samples are bet on.
-
-    Raises:
-        InputError: ``delta`` is no chance, there are no values, or one is outside [0, 1].
+    Guarantee: if the true mean is above the limit, the answer is True with probability ``delta`` at most. From a limit
+    of 1 upwards every mean is below. Other arguments and errors are those of `betting_bound`.
     """
-    drawn = _shuffled(values, delta, seed)
+    shuffled = _shuffled(values, delta, seed)
     if limit >= 1 or limit < 0:
         return limit >= 1
-    return _Bettor(1 - drawn, delta).refutes(1 - limit)
+    return _Bettor(1 - shuffled, delta).refutes(1 - limit)
 
 
 class _Bettor:
-    """Bets that the mean of values is larger than one says."""
+    """Bets that the mean of values is larger than somebody claims."""
 
-    def __init__(self, values: Float[Tensor, " sample"], delta: float) -> None:
-        self.values, self.rich = values, -math.log(delta)
+    def __init__(self, values: Float64[np.ndarray, " sample"], delta: float) -> None:
+        self.values, self.goal = values, -math.log(delta)
         n = len(values)
-        rounds = torch.arange(1, n + 1, dtype=torch.float64)
-        mean = (0.5 + values.cumsum(0)) / (1 + rounds)
-        variance = (0.25 + (values - mean).square().cumsum(0)) / (1 + rounds)
-        known = torch.cat([variance.new_full((1,), 0.25), variance[:-1]])  # before each round
-        self.bets = (2 * self.rich / (n * known)).sqrt()
+        rounds = np.arange(1, n + 1)
+        mean = (0.5 + values.cumsum()) / (1 + rounds)
+        variance = (0.25 + np.square(values - mean).cumsum()) / (1 + rounds)
+        known = np.append(0.25, variance[:-1])  # before each round
+        self.bets = np.sqrt(2 * self.goal / (n * known))
 
     def refutes(self, mean: float) -> bool:
-        """Tell whether betting against a mean in (0, 1] made rich at any time."""
-        bets = self.bets.clamp_max(_STAKE / mean)
-        capital = torch.log1p(bets * (self.values - mean)).cumsum(0)
-        return float(capital.max()) >= self.rich
+        """Return whether betting against a mean in (0, 1] reached a capital of ``1 / delta`` at any time."""
+        capital = np.log1p(np.minimum(self.bets, _STAKE / mean) * (self.values - mean)).cumsum()
+        return bool(capital.max() >= self.goal)
 
 
-def _shuffled(values: Float[Tensor, " sample"], delta: float, seed: int) -> Float[Tensor, " sample"]:
+def _shuffled(values: Float[np.ndarray, " sample"], delta: float, seed: int) -> Float64[np.ndarray, " sample"]:
     """Check values and level, and return the values as float64 in the order they are bet on."""
-    if not 0 < delta < 1:
-        raise InputError(f"delta {delta:g} is no chance of being wrong: it must lie in (0, 1). Pass for example 0.1.")
+    check_level(delta)
     if len(values) == 0:
         raise ShapeError("values of 0 samples bound nothing: at least 1 is needed. Give more.")
-    drawn = values.double()
-    low, high = float(drawn.min()), float(drawn.max())
+    low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1):
         raise InputError(f"values from {low:g} to {high:g} are out of range: all must lie in [0, 1]. Rescale them.")
-    return drawn[torch.randperm(len(drawn), generator=torch.Generator().manual_seed(seed))]
+    return np.random.default_rng(seed).permutation(values.astype(np.float64))
+
+
+def check_level(delta: float) -> None:
+    """Refuse a level outside (0, 1), with an `InputError`."""
+    if not 0 < delta < 1:
+        raise InputError(f"delta {delta:g} is no chance of being wrong: it must lie in (0, 1). Pass for example 0.1.")

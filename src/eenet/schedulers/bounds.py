@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float, Float64, Int
 
-from eenet.core.costs import BudgetLike, CostTable
-from eenet.core.table import ExitTable
-from eenet.schedulers.thresholds import frontier
+from eenet.schedulers.search import frontier
+from eenet.tables.costs import BudgetLike, CostTable
+from eenet.tables.table import ExitTable
 
 __all__ = ["BoundPoint", "oracle", "static_mix"]
 
@@ -31,30 +30,26 @@ class BoundPoint:
 
 
 def static_mix(val: ExitTable, test: ExitTable, costs: CostTable, budget: BudgetLike) -> BoundPoint:
-    """Return the lower bound ``random``: the best mix of exits chosen blindly, for every sample alike.
+    """Return the lower bound ``random``: the best mix of exits for all samples alike, whatever their outputs.
 
-    Args:
-        val: Where the mix is chosen.
-        test: Where it is judged, in expectation over the coin.
-        costs: Of the exits.
-        budget: Mean cost per sample.
+    It is chosen on ``val`` and judged on ``test``, in expectation over the coin. On a table whose cost differs from
+    sample to sample, that cost counts.
     """
     value = min(costs.budget(budget).value, costs.high)
-    cost = torch.tensor(costs.cumulative, dtype=torch.float64)
-    hull = frontier(cost, val.require_utility("random").mean(dim=0))
-    shares = torch.zeros(costs.num_exits, dtype=torch.float64)
-    below = max(i for i in hull if costs.cumulative[i] <= value)
-    above = next((i for i in hull if costs.cumulative[i] > value), below)
-    weight = (
-        0.0
-        if above == below
-        else (value - costs.cumulative[below]) / (costs.cumulative[above] - costs.cumulative[below])
+    cost, real = (
+        np.array(costs.cumulative) if table.cost is None else table.leaving_costs.mean(axis=0) for table in (val, test)
     )
+    hull = frontier(cost, val.require_utility("random").mean(axis=0))
+    shares = np.zeros(costs.num_exits)
+    below = max((i for i in hull if cost[i] <= value), default=0)
+    above = next((i for i in hull if cost[i] > value), below)
+    weight = 0.0 if above == below else (value - cost[below]) / (cost[above] - cost[below])
     shares[below] += 1 - weight
     shares[above] += weight
+    spent = float(shares @ real)
     return BoundPoint(
-        cost=min(float(shares @ cost), value),
-        utility=float(test.require_utility("random").mean(dim=0) @ shares),
+        cost=spent if test.cost is not None else min(spent, value),
+        utility=float(test.require_utility("random").mean(axis=0) @ shares),
         distribution=tuple(shares.tolist()),
     )
 
@@ -63,61 +58,48 @@ def oracle(test: ExitTable, costs: CostTable, budget: BudgetLike) -> BoundPoint:
     """Return the upper bound ``oracle``: the best any assignment of exits could do, knowing what each answer is worth.
 
     A fractional knapsack with one choice per sample: each sample's exits form a concave frontier of cost and utility;
-    its steps, over all samples, are taken in order of gain per cost until the budget is spent. Bounds every policy
-    that answers with one exit; mostly luck with labels, hence no goal.
-
-    Args:
-        test: With labels or utility.
-        costs: Of the exits.
-        budget: Mean cost per sample.
+    its steps, over all samples, are taken in order of gain per cost until the budget is spent. Bounds every policy that
+    answers with one exit; mostly luck with labels, hence no goal. On a table whose cost differs from sample to sample,
+    that cost counts.
     """
     utility = test.require_utility("oracle")
     n, exits = utility.shape
-    value = min(costs.budget(budget).value, costs.high)
-    level, step_cost, step_gain = _concave_steps(utility, torch.tensor(costs.cumulative, dtype=torch.float64))
-    useful = step_gain > 0
-    ratio = torch.where(useful, step_gain / step_cost, 0.0).flatten()
-    order = ratio.argsort(descending=True, stable=True)
-    order = order[useful.flatten()[order]]
-    spent = step_cost.flatten()[order].cumsum(0) / n
-    room = value - costs.low
-    taken = int(torch.searchsorted(spent, room, right=True))
-    part = 0.0
-    if taken < len(order):
-        before = float(spent[taken - 1]) if taken else 0.0
-        part = max(0.0, (room - before) * n / float(step_cost.flatten()[order[taken]]))
-    gain = step_gain.flatten()[order]
-    total = float(gain[:taken].sum()) + (part * float(gain[taken]) if taken < len(order) else 0.0)
-    final = torch.zeros(n, dtype=torch.long)
-    rows = order[:taken] // step_cost.shape[1]
-    final.scatter_reduce_(0, rows, level.flatten()[order[:taken]], reduce="amax")
-    shares = torch.bincount(final, minlength=exits).double() / n
-    cost = (
-        costs.low
-        + (float(spent[taken - 1]) if taken else 0.0)
-        + part * (float(step_cost.flatten()[order[taken]]) / n if part else 0.0)
-    )
+    cost = np.array([costs.cumulative]) if test.cost is None else test.leaving_costs
+    first, last = (float(cost[:, k].mean()) for k in (0, -1))
+    value = max(min(costs.budget(budget).value, last), first)
+    level, step_cost, step_gain = _concave_steps(utility, np.broadcast_to(cost, utility.shape))
+    useful = np.flatnonzero(step_gain > 0)
+    order = useful[np.argsort(-(step_gain.flat[useful] / step_cost.flat[useful]), kind="stable")]
+    spent = np.append(0.0, step_cost.flat[order].cumsum() / n)
+    gained = np.append(0.0, step_gain.flat[order].cumsum())
+    taken = int(np.searchsorted(spent, value - first, side="right")) - 1  # whole steps
+    part = value - first - spent[taken] if taken < len(order) else 0.0  # of the next step, in cost
+    ratio = n * float(step_gain.flat[order[taken]] / step_cost.flat[order[taken]]) if taken < len(order) else 0.0
+    final = np.zeros(n, dtype=np.int64)
+    np.maximum.at(final, order[:taken] // (exits - 1), level.flat[order[:taken]])
     return BoundPoint(
-        cost=min(cost, value), utility=(float(utility[:, 0].sum()) + total) / n, distribution=tuple(shares.tolist())
+        cost=min(float(first + spent[taken] + part), value),
+        utility=(float(utility[:, 0].sum() + gained[taken]) + part * ratio) / n,
+        distribution=tuple((np.bincount(final, minlength=exits) / n).tolist()),
     )
 
 
 def _concave_steps(
-    utility: Float[Tensor, "sample exit"], cost: Float[Tensor, " exit"]
-) -> tuple[Tensor, Tensor, Tensor]:
+    utility: Float[np.ndarray, "sample exit"], cost: Float[np.ndarray, "sample exit"]
+) -> tuple[Int[np.ndarray, "sample step"], Float64[np.ndarray, "sample step"], Float64[np.ndarray, "sample step"]]:
     """Return, per sample, the exits on its concave frontier after exit 0, with cost and gain of each step."""
     n, exits = utility.shape
-    level = torch.zeros(n, exits - 1, dtype=torch.long)
-    step_cost, step_gain = torch.ones(n, exits - 1, dtype=torch.float64), torch.zeros(n, exits - 1, dtype=torch.float64)
-    at = torch.zeros(n, dtype=torch.long)
+    rows = np.arange(n)
+    level = np.zeros((n, exits - 1), dtype=np.int64)
+    step_cost, step_gain = np.ones((n, exits - 1)), np.zeros((n, exits - 1))
+    at = np.zeros(n, dtype=np.int64)
     for step in range(exits - 1):
-        here = utility.gather(1, at[:, None])
-        slope = (utility - here) / (cost - cost[at][:, None]).clamp_min(torch.finfo(torch.float64).tiny)
-        slope[torch.arange(exits) <= at[:, None]] = 0.0
-        best, target = slope.max(dim=1)  # the steepest way up from here is the next corner of the frontier
-        moves = best > 0
-        level[:, step] = torch.where(moves, target, at)
-        step_cost[:, step] = torch.where(moves, cost[target] - cost[at], 1.0)
-        step_gain[:, step] = torch.where(moves, utility.gather(1, target[:, None]).squeeze(1) - here.squeeze(1), 0.0)
-        at = torch.where(moves, target, at)
+        gain, more = utility - utility[rows, at][:, None], cost - cost[rows, at][:, None]
+        slope = np.divide(gain, more, out=np.zeros_like(utility), where=more > 0)
+        target = slope.argmax(axis=1)  # the steepest way up from here is the next corner of the frontier
+        moves = slope[rows, target] > 0
+        level[:, step] = np.where(moves, target, at)
+        step_cost[:, step] = np.where(moves, more[rows, target], 1.0)
+        step_gain[:, step] = np.where(moves, gain[rows, target], 0.0)
+        at = level[:, step]
     return level, step_cost, step_gain

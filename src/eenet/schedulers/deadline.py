@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from functools import cache
 
-import torch
-
-from eenet.core.combined import MixedPolicy, TransformedPolicy
-from eenet.core.costs import Budget, BudgetLike, CostTable
-from eenet.core.policy import Policy, ScorePolicy
-from eenet.core.scorers import ConfidenceScorer, Scorer
-from eenet.core.table import ExitTable
-from eenet.core.transform import Transform
-from eenet.errors import BudgetError, InputError
-from eenet.schedulers.base import Dial, Scheduler
+from eenet.errors import BudgetError, TableError
+from eenet.policies.dial import Dial
+from eenet.policies.policy import static_policy
+from eenet.schedulers.base import Scheduler
+from eenet.schedulers.heuristics import any_scorer
+from eenet.tables.costs import Budget, BudgetLike, CostTable
+from eenet.tables.table import ExitTable
 
 __all__ = ["DeadlineScheduler"]
-
-_Part = TypeVar("_Part", Scorer, Transform)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +47,10 @@ class DeadlineScheduler(Scheduler):
         Raises:
             BudgetError: It is no cost, or no exit can be reached within it.
         """
-        value = self.deadline.value if isinstance(self.deadline, Budget) else self.deadline
         try:
-            return costs.budget(value)
+            return costs.budget(self.deadline)
         except BudgetError as error:  # the forms are a budget's, and so are the mistakes one can make
-            told = str(error).replace("mean cost", "cost").replace("budget", "deadline")
-            raise BudgetError(told) from error
+            raise BudgetError(str(error).replace("mean cost", "cost").replace("budget", "deadline")) from error
 
     def open_exits(self, costs: CostTable) -> int:
         """Return how many exits lie within the deadline, at least 1.
@@ -70,62 +62,28 @@ class DeadlineScheduler(Scheduler):
         # an exit's own cost, typed or computed, must not fail by rounding
         return sum(cost <= limit or math.isclose(cost, limit, rel_tol=1e-9) for cost in costs.cumulative)
 
-    def sweep(
-        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
-    ) -> Dial:
-        """Fit the inner scheduler on the open exits; see `Scheduler.sweep`.
+    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
+        """Fit the inner scheduler on the open exits; see `Scheduler.dial`.
 
         Raises:
+            TableError: The table's cost differs from sample to sample.
             BudgetError: No exit can be reached within the deadline.
-            InputError: The inner scheduler's policies are not made of `ScorePolicy` alone.
+            InputError: The inner scheduler's policies are of a class of yours that cannot be changed.
         """
-        costs = costs or table.require_costs()
-        asked = None if budgets is None else [costs.budget(budget) for budget in budgets]
+        if table.cost is not None:
+            raise TableError(
+                f"deadline {self.deadline} cannot be kept: in {table.name} leaving at one exit costs every sample "
+                "something else, which is known only afterwards. Pass one cost per exit."
+            )
+        costs = table.require_costs()
         exits = self.open_exits(costs)
-        utility = table.require_utility("fitting under a deadline")
+        if exits == costs.num_exits:
+            return self.scheduler.sweep(table, budgets=budgets)
         if exits == 1:
-            only = ScorePolicy(ConfidenceScorer("max_prob"), torch.full((costs.num_exits,), -math.inf))
+            only = static_policy(any_scorer(table), 0, costs.num_exits)
+            utility = table.require_utility("fitting under a deadline")
             return Dial((only,), (costs.low,), (float(utility[:, 0].mean()),), costs, self.scheduler.seed)
         within = CostTable(costs.cumulative[:exits], costs.unit, costs.full)
-        dial = self.scheduler.sweep(_first_exits(table, exits, within), within, asked)
-        widen = _Widening(exits, costs.num_exits)
-        return replace(dial, policies=tuple(widen(policy) for policy in dial.policies), costs=costs)
-
-
-def _first_exits(table: ExitTable, exits: int, costs: CostTable) -> ExitTable:
-    """Return the table of the first exits."""
-    cut: dict[str, Any] = {
-        key: None if getattr(table, key) is None else getattr(table, key)[:, :exits]
-        for key in ("logits", "utility", "features", "confidence")
-    }
-    return replace(table, costs=costs, **cut)
-
-
-class _Widening:
-    """Turns policies of the first exits into policies of all exits that never go further; scorers stay shared."""
-
-    def __init__(self, open_exits: int, num_exits: int) -> None:
-        self.open_exits, self.num_exits = open_exits, num_exits
-        self._known: dict[Any, Any] = {}
-
-    def __call__(self, policy: Policy) -> Policy:
-        if isinstance(policy, MixedPolicy):
-            return MixedPolicy(self(policy.a), self(policy.b), policy.weight, policy.seed)
-        if isinstance(policy, TransformedPolicy):
-            return TransformedPolicy(self._widened(policy.transform), self(policy.policy))
-        if not isinstance(policy, ScorePolicy) or type(policy).answer is not Policy.answer:
-            raise InputError(
-                f"policy of class {type(policy).__name__} does not fit a deadline: closing exits is known for "
-                f"ScorePolicy and what is made of it. Use another scheduler."
-            )
-        closed = policy.thresholds.new_full((self.num_exits - self.open_exits,), -math.inf)
-        return ScorePolicy(self._widened(policy.scorer), torch.cat([policy.thresholds, closed]))
-
-    def _widened(self, part: _Part) -> _Part:
-        """Return a scorer or transform that may be asked at every exit, one for all policies that share it."""
-        if self.open_exits == self.num_exits:
-            return part
-        if part not in self._known:
-            self._known[part] = part.widened(self.num_exits)
-        widened: _Part = self._known[part]
-        return widened
+        dial = self.scheduler.sweep(table.until(exits, within), budgets=budgets)
+        widen = cache(lambda part: part.widened(costs.num_exits))  # once: policies go on sharing their parts
+        return dial.map(lambda policy: policy.changed(widen, costs.num_exits), costs)

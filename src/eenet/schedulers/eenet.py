@@ -3,97 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from time import monotonic
+from typing import ClassVar, Literal, TypeAlias
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int
 
-from eenet.core.confidence import certainty, max_prob, squash
-from eenet.core.costs import BudgetLike, CostTable, standard_budgets
-from eenet.core.scorers import Scorer
-from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer
 from eenet.errors import InputError
-from eenet.schedulers.base import Dial, Scheduler
-from eenet.schedulers.eenet_fit import Fitted, fit_networks
-from eenet.schedulers.heuristics import geometric_dial
-from eenet.schedulers.joint import joint_dial
+from eenet.policies.dial import Dial
+from eenet.policies.learned import EENetScorer, Reads, constant_beside, exit_features
+from eenet.policies.policy import Policy
+from eenet.policies.replay import Replayer
+from eenet.schedulers.base import Scheduler
+from eenet.schedulers.eenet_fit import Adam, AssignmentNetworks, Own, PerExit, score_gradient, score_members
+from eenet.schedulers.heuristics import geometric_dial, joint_dial
+from eenet.tables.table import ExitTable
 
-__all__ = ["EENetScheduler", "EENetScorer", "exit_features"]
+__all__ = ["EENetScheduler"]
 
+Columns: TypeAlias = Float64[np.ndarray, "exit column"]
 
-def exit_features(seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample seen feature"]:
-    """Return EENet's features of every exit seen: the probabilities and three confidences.
-
-    The confidences are the largest probability, one minus the normalised entropy, and the share of the exits up to
-    here that voted for the most popular class.
-
-    Source:
-        EENet (arXiv 2301.07099), section on exit scoring.
-    """
-    probs = seen.exp()
-    votes = seen.argmax(dim=-1)
-    exits = votes.shape[1]
-    counts = (votes.unsqueeze(2) == votes.unsqueeze(1)).float().cumsum(dim=2)  # [sample, voter i, exits up to j]
-    share = counts.triu().amax(dim=1) / torch.arange(1, exits + 1, device=seen.device)
-    return torch.cat(
-        [probs, probs.amax(dim=-1, keepdim=True), certainty(seen).unsqueeze(-1), share.unsqueeze(-1)], dim=-1
-    )
-
-
-class EENetScorer(Scorer):
-    """EENet's linear exit score ``q_k = clip(w_k . [p, a, b], 0, 1)``, in training and at inference alike.
-
-    ``b`` are the earlier scores. Where ``q`` is clipped it ties; ties are broken by the largest probability, outside
-    [0, 1], so that the order of untied samples stays as it is.
-
-    Args:
-        num_exits: Number of exits.
-        num_classes: Number of classes.
-        weight: Weights ``[exit, C + 3 + K - 1]``; default zero, for loading.
-    """
-
-    weight: Tensor
-
-    def __init__(self, num_exits: int, num_classes: int, weight: Float[Tensor, "exit feature"] | None = None) -> None:
-        super().__init__()
-        self.num_exits, self.num_classes = num_exits, num_classes
-        width = num_classes + 3 + num_exits - 1
-        # double: a sum rounded once to float32 does not depend on the batch it was computed in
-        self.register_buffer(
-            "weight", torch.zeros(num_exits, width, dtype=torch.float64) if weight is None else weight.detach().double()
-        )
-
-    def forward(
-        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
-    ) -> Float[Tensor, " sample"]:
-        """Return the score at the newest exit seen."""
-        k = seen.shape[1] - 1
-        x = exit_features(seen)
-        own = x.shape[2]
-        linear = (x * self.weight[: k + 1, :own]).sum(dim=2)
-        earlier: list[Tensor] = []
-        for j in range(k + 1):
-            score = linear[:, j]
-            if earlier:
-                score = score + (torch.stack(earlier, dim=1) * self.weight[j, own : own + j]).sum(dim=1)
-            earlier.append(score.clamp(0.0, 1.0))
-        clipped = earlier[-1]
-        tie = squash(max_prob(seen[:, -1]))
-        score = torch.where(clipped <= 0, tie - 1, torch.where(clipped >= 1, 1 + tie, clipped))
-        return score.float()
-
-    def widened(self, num_exits: int) -> EENetScorer:
-        """Return a scorer with weights 0 for more exits."""
-        more = num_exits - self.num_exits
-        return EENetScorer(num_exits, self.num_classes, torch.nn.functional.pad(self.weight, (0, more, 0, more)))
-
-    def settings(self) -> dict[str, object]:
-        """Return the sizes that rebuild this scorer."""
-        return {"num_exits": self.num_exits, "num_classes": self.num_classes}
+_RIDGE = 10.0  # of the regression that scores of features start at, in samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +52,7 @@ class EENetScheduler(Scheduler):
             paper.
         assignment: ``"sum"`` normalises softplus outputs by their sum; ``"softmax"`` takes the softmax of sigmoids as
             the released code does, which cannot reach tight budgets.
-        progress: Told every two seconds what is done, how many epochs are and how many there will be.
+        progress: Called every two seconds with what is done, how many epochs are done and how many there will be.
 
     Source:
         Ilhan et al., Adaptive Deep Neural Network Inference Optimization with EENet, WACV 2024, arXiv 2301.07099.
@@ -139,22 +71,12 @@ class EENetScheduler(Scheduler):
     hidden_ratio: float = 0.5
     assignment: Literal["sum", "softmax"] = "sum"
     progress: Callable[[str, int, int], None] | None = field(default=None, repr=False, compare=False)
+    at_least: ClassVar[dict[str, float]] = {"weight_decay": 0, "alpha_kl": 0, "alpha_cost": 0, "beta": 0}
+    positive = ("epochs", "batch_size", "learning_rate", "restarts", "alternate_every", "hidden_ratio")
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
-        positive = ("epochs", "batch_size", "learning_rate", "restarts", "alternate_every", "hidden_ratio")
-        for name in positive:
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(
-                    f"{name} {getattr(self, name):g} cannot be used: it must be above 0 and finite. Pass a positive "
-                    "number."
-                )
-        for name in ("weight_decay", "alpha_kl", "alpha_cost", "beta"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(
-                    f"{name} {getattr(self, name):g} cannot be used: it must be 0 or more, and finite. Pass 0 to go "
-                    "without."
-                )
+        super().__post_init__()
         if self.thresholds not in ("joint", "assigned") or self.assignment not in ("sum", "softmax"):
             raise InputError(
                 f"thresholds {self.thresholds!r} or assignment {self.assignment!r} is unknown: see the "
@@ -175,50 +97,148 @@ class EENetScheduler(Scheduler):
             restarts=3,
         )
 
-    def sweep(
-        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
-    ) -> Dial:
+    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
         """Fit scores and thresholds; see `Scheduler.sweep`.
 
         With ``thresholds="joint"`` the dial serves all budgets equally. With ``"assigned"`` it holds one policy per
         budget of ``budgets``, trained together, and mixes between them.
         """
-        costs = costs or table.require_costs()
-        table.require_utility("fitting eenet")
-        values = [costs.budget(b).value for b in (standard_budgets(costs) if budgets is None else budgets)]
-        assigned = self.thresholds == "assigned"
-        fitted = fit_networks(table, costs, sorted(set(values)) if assigned else None, exit_features, self)
-        if not assigned:
-            return joint_dial(self._scorer(table, fitted, 0), table, costs, self.seed, "fitting eenet")
-        return self._assigned_dial(table, costs, sorted(set(values)), fitted)
+        if self.thresholds == "joint":
+            weight, _ = _fit(table, None, self)
+            return joint_dial(_scorer(table, weight[0]), table, self.seed)
+        return self._assigned_dial(table, budgets)
 
-    def _scorer(self, table: ExitTable, fitted: Fitted, member: int) -> EENetScorer:
-        return EENetScorer(table.num_exits, table.num_classes, fitted.weight[member])
-
-    def _assigned_dial(self, table: ExitTable, costs: CostTable, values: list[float], fitted: Fitted) -> Dial:
+    def _assigned_dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
         """Return one policy per budget: the best of its restarts on the fitting data."""
+        weight, shares = _fit(table, budgets, self)
         replayer = Replayer(table)
-        best = []
-        for i, value in enumerate(values):
+        best: list[tuple[float, float, Policy]] = []
+        for i, budget in enumerate(budgets):
             candidates = []
-            for restart in range(self.restarts):
-                member = i * self.restarts + restart
-                scorer = self._scorer(table, fitted, member)
-                dial = geometric_dial(scorer, table, costs, self.seed, "fitting eenet", base=fitted.shares[member])
-                policy = dial.at(value)
-                cost, gain = replayer.expected(policy, costs)
-                candidates.append((gain, cost, policy))
-            best.append(max(candidates, key=lambda candidate: candidate[0]))
+            for member in range(i * self.restarts, (i + 1) * self.restarts):
+                dial = geometric_dial(_scorer(table, weight[member]), table, self.seed, base=shares[member])
+                policy = dial.at(budget)
+                candidates.append((*replayer.expected(policy), policy))
+            best.append(max(candidates, key=lambda candidate: candidate[1]))
         # both ends, so that the dial reaches every budget: all leave at once, all stay to the end
-        for policy in (dial.policies[0], dial.policies[-1]):
-            cost, gain = replayer.expected(policy, costs)
-            best.append((gain, cost, policy))
-        order = sorted(best, key=lambda candidate: (candidate[1], -candidate[0]))
-        order = [one for j, one in enumerate(order) if j == 0 or one[1] > order[j - 1][1]]
-        return Dial(
-            policies=tuple(policy for _, _, policy in order),
-            fit_costs=tuple(cost for _, cost, _ in order),
-            fit_utilities=tuple(gain for gain, _, _ in order),
-            costs=costs,
-            seed=self.seed + 1,  # another coin than the one inside its policies
+        best += [(*replayer.expected(policy), policy) for policy in (dial.policies[0], dial.policies[-1])]
+        # another coin than the one inside its policies
+        return Dial.of_candidates(best, table.require_costs(), self.seed + 1)
+
+
+def _scorer(table: ExitTable, weight: Float[np.ndarray, "exit input"]) -> EENetScorer:
+    kind: Reads = "classes" if table.has_classes else "features"
+    return EENetScorer(weight=weight, num_columns=table.num_columns, kind=kind)
+
+
+def _fit(
+    table: ExitTable, budgets: Sequence[float] | None, settings: EENetScheduler
+) -> tuple[Float64[np.ndarray, "member exit input"], Float64[np.ndarray, "member exit"]]:
+    """Minimise EENet's score loss and, for each budget, its assignment loss.
+
+    Returns:
+        Weights of the scores, and mean shares of the assignment, of each member: every budget times every restart,
+        restarts of a budget side by side; without budgets one member, all samples with equal weights and equal shares.
+    """
+    generator = np.random.default_rng(settings.seed)
+    utility = table.require_utility("fitting EENetScheduler").astype(np.float32)
+    x, center, spread = _inputs(table)
+    members = 1 if budgets is None else len(budgets) * settings.restarts
+    weight = np.repeat(_start(table, x, utility)[:, None], members, axis=1)
+    networks, costs = None, table.leaving_costs.astype(np.float32)
+    if budgets is not None:
+        noise = 0.01 * generator.standard_normal(weight.shape, dtype=np.float32)
+        noise[:, :: settings.restarts] = 0.0  # the first start of each budget is the plain one
+        weight += noise
+        networks = AssignmentNetworks(
+            np.minimum(budgets, table.require_costs().high).repeat(settings.restarts).astype(np.float32),
+            x.shape[1:],
+            hidden_ratio=settings.hidden_ratio,
+            assignment=settings.assignment,
+            pulls=(settings.alpha_kl, settings.alpha_cost, settings.beta),
+            generator=generator,
         )
+    _train(weight, networks, (x, utility, costs), settings, generator)
+    shares = np.full((members, table.num_exits), 1 / table.num_exits)
+    if networks is not None:
+        shares = np.zeros_like(shares)
+        for rows in _batches(np.arange(len(x)), settings.batch_size):
+            shares += networks.assign(x[rows], score_members(weight, x[rows])).shares.sum(axis=2) / len(x)
+    found = weight.astype(np.float64).swapaxes(0, 1)
+    if not table.has_classes:  # what was learnt of standardised features, as weights of the features themselves
+        columns = found[:, :, : table.num_columns]
+        columns /= spread
+        found[:, :, table.num_columns] -= np.einsum("mkd,kd->mk", columns, center)
+    return found, shares
+
+
+def _inputs(table: ExitTable) -> tuple[Own, Columns, Columns]:
+    """Return each exit's own inputs of the score; features are standardised, with the centres and spreads given."""
+    make = exit_features if table.has_classes else constant_beside
+    x = np.concatenate([make(table.seen(rows)).astype(np.float32) for rows in table.chunks()])
+    center, spread = np.zeros((2, table.num_exits, table.num_columns))
+    if not table.has_classes:
+        columns = x[:, :, :-1]
+        center = columns.mean(axis=0, dtype=np.float64)
+        spread = np.sqrt(columns.var(axis=0, dtype=np.float64))
+        spread[spread <= 1e-6 * np.abs(center)] = np.inf  # a constant column has no weight
+        columns[...] = (columns - center) / spread
+    return x, center, spread
+
+
+def _start(table: ExitTable, x: Own, utility: PerExit) -> Float32[np.ndarray, "exit input"]:
+    """Return the scores' first weights: inside [0, 1], where clipping leaves a gradient."""
+    _, exits, own = x.shape
+    weight = np.zeros((exits, own + exits - 1), dtype=np.float32)
+    if table.has_classes:
+        weight[:, table.num_columns] = 1.0  # q = max p
+        return weight
+    penalty = np.diag([_RIDGE] * (own - 1) + [0.0])
+    for k in range(exits):  # a regression of the utility
+        columns = x[:, k].astype(np.float64)
+        weight[k, :own] = np.linalg.solve(columns.T @ columns + penalty, columns.T @ utility[:, k])
+    return weight
+
+
+def _train(
+    weight: Float32[np.ndarray, "exit member input"],
+    networks: AssignmentNetworks | None,
+    data: tuple[Own, PerExit, PerExit],
+    settings: EENetScheduler,
+    generator: np.random.Generator,
+) -> None:
+    """Train the scores and, in turns with them, the assignment where there is one, both in place.
+
+    ``data`` are inputs, utilities and costs of all samples; the generator is that of their order.
+    """
+    x, utility, costs = data
+    score_steps = Adam(weight, settings.weight_decay)
+    assignment_steps = None if networks is None else Adam(networks.parameters, settings.weight_decay)
+    for epoch in _epochs(settings):
+        rate = settings.learning_rate
+        if networks is None:
+            rate *= (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
+        for rows in _batches(generator.permutation(len(x)), settings.batch_size):
+            part = x[rows]
+            scores = score_members(weight, part)
+            if networks is None or assignment_steps is None:
+                score_steps.step(score_gradient(part, scores, utility[rows], None), rate)
+            elif (epoch // settings.alternate_every) % 2 == 0:
+                shares = networks.assign(part, scores).shares
+                score_steps.step(score_gradient(part, scores, utility[rows], shares), rate)
+            else:
+                assignment_steps.step(networks.gradient(part, scores, costs[rows]), rate)
+
+
+def _epochs(settings: EENetScheduler) -> Iterator[int]:
+    """Yield the numbers of the epochs, and report every two seconds how far the training is."""
+    reported = monotonic()
+    for epoch in range(settings.epochs):
+        yield epoch
+        if settings.progress is not None and monotonic() - reported >= 2:
+            reported = monotonic()
+            settings.progress("epochs of EENet's networks", epoch + 1, settings.epochs)
+
+
+def _batches(rows: Int[np.ndarray, " sample"], size: int) -> Iterator[Int[np.ndarray, " row"]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))

@@ -1,192 +1,193 @@
-"""Training EENet's scoring and assignment functions, many budgets and restarts at a time."""
+"""EENet's scoring and assignment functions with the gradients of their losses, many members at a time.
+
+A member is one start for one budget. Members share no parameters, so their losses just add, and all are trained in the
+same matrix products. Samples stand last in every intermediate array.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Literal, NamedTuple, TypeAlias
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy, softplus
+import numpy as np
+from jaxtyping import Float32
 
-from eenet.core.costs import CostTable
-from eenet.core.table import ExitTable
+__all__ = ["Adam", "Assigned", "AssignmentNetworks", "Own", "PerExit", "score_gradient", "score_members"]
 
-if TYPE_CHECKING:
-    from eenet.schedulers.eenet import EENetScheduler
+Own: TypeAlias = Float32[np.ndarray, "sample exit own"]
+PerExit: TypeAlias = Float32[np.ndarray, "sample exit"]
+PerMember: TypeAlias = Float32[np.ndarray, "member exit sample"]
+Weights: TypeAlias = Float32[np.ndarray, "exit member input"]
 
-__all__ = ["Fitted", "fit_networks"]
-
-_SCORE_EPSILON = 1e-6  # keeps the assignment's target positive where all scores are clipped to 0
 _LOG_EPSILON = 1e-6  # keeps the cross-entropy finite where a score is exactly 0 or 1
+_SCORE_EPSILON = 1e-6  # keeps the assignment's target positive where all scores are clipped to 0
+_LEAST_RAW = -60.0  # keeps shares positive in float32
+_BETAS = (0.9, 0.999)  # of Adam
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What training returns, for each member: every budget times every restart, restarts of a budget side by side.
+def score_members(weight: Weights, x: Own) -> PerMember:
+    """Return clipped linear scores; each exit's inputs are its own features, then the scores of earlier exits."""
+    samples, exits, own = x.shape
+    scores = np.empty((weight.shape[1], exits, samples), dtype=np.float32)
+    for k in range(exits):
+        score = weight[k, :, :own] @ x[:, k].T
+        if k:
+            score += (weight[k, :, None, own : own + k] @ scores[:, :k])[:, 0]
+        np.clip(score, 0.0, 1.0, out=scores[:, k])
+    return scores
+
+
+def score_gradient(x: Own, scores: PerMember, utility: PerExit, shares: PerMember | None) -> Weights:
+    """Return the gradient by the weights of ``L_q``: cross-entropy of score against utility, averaged over exits.
+
+    Earlier scores enter later ones as constants. ``shares`` says how likely each sample is to leave at each exit, by
+    which samples are weighted; None: all alike.
+    """
+    samples, exits, own = x.shape
+    # outside these limits the clipping leaves no gradient
+    inside = (scores >= _LOG_EPSILON) & (scores <= 1 - _LOG_EPSILON)
+    slope = np.divide(scores - utility.T, scores * (1 - scores), out=np.zeros_like(scores), where=inside)
+    slope *= np.float32(1 / samples) if shares is None else shares / shares.sum(axis=2, keepdims=True)
+    slope /= exits
+    gradient = np.zeros((exits, len(scores), own + exits - 1), dtype=np.float32)
+    for k in range(exits):
+        gradient[k, :, :own] = slope[:, k] @ x[:, k]
+        if k:
+            gradient[k, :, own : own + k] = (scores[:, :k] @ slope[:, k, :, None])[:, :, 0]
+    return gradient
+
+
+class Assigned(NamedTuple):
+    """What the assignment networks make of some samples.
 
     Attributes:
-        weight: Of the linear scores.
-        shares: Mean exit shares of the assignment; equal shares where none was trained.
+        shares: How likely each sample is to leave at each exit.
+        slope: Derivative of the logarithm of each unnormalised share by the network's output.
+        hidden: Hidden layer of each exit's network.
     """
 
-    weight: Float[Tensor, "member exit feature"]
-    shares: Float[Tensor, "member exit"]
+    shares: PerMember
+    slope: PerMember
+    hidden: list[Float32[np.ndarray, "member hidden sample"]]
 
 
-def fit_networks(
-    table: ExitTable,
-    costs: CostTable,
-    budgets: list[float] | None,
-    features: Callable[[Tensor], Tensor],
-    settings: EENetScheduler,
-) -> Fitted:
-    """Minimise EENet's score loss and, for each budget, its assignment loss.
+class AssignmentNetworks:
+    """Networks of one hidden layer, one per member and exit, whose outputs become shares over the exits.
 
     Args:
-        table: Calibration data with labels or utility.
-        costs: Of the table's exits.
-        budgets: One assignment is trained for each; None: the scores alone, with equal weights for all samples.
-        features: Turns log-probabilities ``[sample, seen, class]`` into features of every exit.
-        settings: Of the optimisation.
+        goals: Budget of each member.
+        shape: Of the samples: exits, and own features of each.
+        hidden_ratio: Width of the hidden layer relative to the inputs.
+        assignment: How outputs become shares; see `EENetScheduler`.
+        pulls: ``alpha_kl``, ``alpha_cost`` and ``beta`` of the loss.
+        generator: Of the start.
 
-    Returns:
-        Copies, detached from training.
+    Attributes:
+        parameters: All of them, flat; the other attributes are views of parts.
+        own: Weights of an exit's own features.
+        earlier: Weights of earlier exits' scores; those of exits that are not earlier are not used.
+        bias: Of the hidden layer.
+        second: Weights of the output.
+        second_bias: Of the output.
     """
-    x = torch.cat([features(table.log_probs(rows)) for rows in table.chunks()])
-    utility = table.require_utility("fitting eenet").float()
-    members = (1 if budgets is None else len(budgets)) * settings.restarts
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        network = _Networks(x.shape, table.num_classes, members, settings)
-        if budgets is None:
-            _train_scores(network, x, utility, settings)
-            return Fitted(network.weight.detach().clone(), torch.full((members, costs.num_exits), 1 / costs.num_exits))
-        goal = torch.tensor(budgets).clamp_max(costs.high).repeat_interleave(settings.restarts)
-        cumulative = torch.tensor(costs.cumulative)
-        _train_in_turns(network, x, utility, costs=cumulative, goal=goal, settings=settings)
-    with torch.no_grad():
-        parts = [network.assign(part, network.scores(part)).sum(dim=1) for part in torch.split(x, 4096)]
-    return Fitted(network.weight.detach().clone(), torch.stack(parts).sum(dim=0) / len(x))
 
-
-class _Networks:
-    """Linear scores and assignment networks of all members, as stacked parameters."""
-
-    def __init__(self, shape: torch.Size, num_classes: int, members: int, settings: EENetScheduler) -> None:
-        _, exits, own = shape
+    def __init__(
+        self,
+        goals: Float32[np.ndarray, " member"],
+        shape: tuple[int, int],
+        *,
+        hidden_ratio: float,
+        assignment: Literal["sum", "softmax"],
+        pulls: tuple[float, float, float],
+        generator: np.random.Generator,
+    ) -> None:
+        exits, own = shape
         width = own + exits - 1
-        hidden = max(1, math.ceil(settings.hidden_ratio * width))
-        self.settings, self.own = settings, own
-        weight = torch.zeros(members, exits, width)
-        weight[:, :, num_classes] = 1.0  # q = max p, inside [0, 1] where clipping leaves a gradient
-        if settings.restarts > 1:
-            spread = 0.01 * torch.randn(members, exits, width)
-            spread[:: settings.restarts] = 0.0  # the first start of each budget is the plain one
-            weight += spread
-        self.weight = weight.requires_grad_()
-        bound = 1 / math.sqrt(width)
-        self.first = (torch.empty(members, exits, width, hidden).uniform_(-bound, bound)).requires_grad_()
-        self.first_bias = torch.zeros(members, 1, exits, hidden, requires_grad=True)
-        bound = 1 / math.sqrt(hidden)
-        self.second = (torch.empty(members, exits, hidden).uniform_(-bound, bound)).requires_grad_()
-        self.second_bias = torch.zeros(members, 1, exits, requires_grad=True)
-        # exit k sees the scores of exits before k only
-        self.earlier = torch.ones(exits - 1, exits).triu(diagonal=1)
+        hidden = max(1, math.ceil(hidden_ratio * width))
+        each = (exits, len(goals))
+        self._shapes = ((*each, hidden, own), (*each, hidden, exits - 1), (*each, hidden), (*each, hidden), each)
+        self.goals, self.assignment, self.pulls = goals, assignment, pulls
+        self.parameters = np.zeros(sum(map(math.prod, self._shapes)), dtype=np.float32)
+        self.own, self.earlier, self.bias, self.second, self.second_bias = self._views(self.parameters)
+        for weights, inputs in ((self.own, width), (self.earlier, width), (self.second, hidden)):
+            weights[...] = generator.uniform(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), weights.shape)
 
-    def assignment_parameters(self) -> list[Tensor]:
-        return [self.first, self.first_bias, self.second, self.second_bias]
+    def _views(self, flat: Float32[np.ndarray, " value"]) -> list[np.ndarray]:
+        ends = np.cumsum([math.prod(shape) for shape in self._shapes])[:-1]
+        return [part.reshape(shape) for part, shape in zip(np.split(flat, ends), self._shapes, strict=True)]
 
-    def scores(self, x: Float[Tensor, "sample exit feature"]) -> Float[Tensor, "member sample exit"]:
-        """Return clipped scores; earlier scores enter later ones as constants."""
-        linear = torch.einsum("nkd,mkd->mnk", x, self.weight[:, :, : self.own])
-        scores: list[Tensor] = []
-        for k in range(x.shape[1]):
-            score = linear[:, :, k]
-            if scores:
-                earlier = torch.stack(scores, dim=2).detach()
-                score = score + torch.einsum("mnj,mj->mn", earlier, self.weight[:, k, self.own : self.own + k])
-            scores.append(score.clamp(0.0, 1.0))
-        return torch.stack(scores, dim=2)
-
-    def assign(
-        self, x: Float[Tensor, "sample exit feature"], scores: Float[Tensor, "member sample exit"]
-    ) -> Float[Tensor, "member sample exit"]:
+    def assign(self, x: Own, scores: PerMember) -> Assigned:
         """Return each sample's shares over the exits."""
-        earlier = scores[:, :, :-1].detach()
-        hidden = torch.einsum("nkd,mkdh->mnkh", x, self.first[:, :, : self.own])
-        seen = self.first[:, :, self.own :] * self.earlier.T[None, :, :, None]
-        hidden = torch.relu(hidden + torch.einsum("mnj,mkjh->mnkh", earlier, seen) + self.first_bias)
-        raw = torch.einsum("mnkh,mkh->mnk", hidden, self.second) + self.second_bias
-        if self.settings.assignment == "softmax":
-            return torch.softmax(torch.sigmoid(raw), dim=2)
-        positive = softplus(raw)
-        return positive / positive.sum(dim=2, keepdim=True)
+        raw, layers = np.empty_like(scores), []
+        exits, members, width, own = self.own.shape
+        for k in range(exits):
+            hidden = (self.own[k].reshape(-1, own) @ x[:, k].T).reshape(members, width, -1)
+            if k:
+                hidden += self.earlier[k, :, :, :k] @ scores[:, :k]
+            hidden += self.bias[k, :, :, None]
+            np.maximum(hidden, 0.0, out=hidden)
+            raw[:, k] = (self.second[k, :, None] @ hidden)[:, 0] + self.second_bias[k, :, None]
+            layers.append(hidden)
+        np.maximum(raw, _LEAST_RAW, out=raw)
+        small = np.exp(-np.abs(raw))
+        sigmoid = np.where(raw >= 0, np.float32(1), small) / (1 + small)
+        if self.assignment == "softmax":
+            positive, slope = np.exp(sigmoid), sigmoid * (1 - sigmoid)
+        else:
+            positive = np.maximum(raw, 0.0) + np.log1p(small)  # softplus
+            slope = sigmoid / positive
+        return Assigned(positive / positive.sum(axis=1, keepdims=True), slope, layers)
+
+    def gradient(self, x: Own, scores: PerMember, costs: PerExit) -> Float32[np.ndarray, " value"]:
+        """Return the gradient of ``L_r``: pulls towards the exits with the larger scores, and towards the budget.
+
+        Scores are constants here; costs are those of leaving at each exit.
+        """
+        alpha_kl, alpha_cost, beta = self.pulls
+        assigned, samples = self.assign(x, scores), len(x)
+        target = (scores + np.float32(_SCORE_EPSILON)) ** np.float32(beta)
+        target /= target.sum(axis=1, keepdims=True)
+        spent = assigned.shares * costs.T
+        pull = np.float32(alpha_cost) * np.sign(spent.sum(axis=1).mean(axis=1) - self.goals) / self.goals
+        # by the logarithm of each share, then of each unnormalised share, then by the output
+        slope = (spent * pull[:, None, None] - np.float32(alpha_kl) * target) / np.float32(samples)
+        slope -= assigned.shares * slope.sum(axis=1, keepdims=True)
+        slope *= assigned.slope
+        gradient = np.zeros_like(self.parameters)
+        own, earlier, bias, second, second_bias = self._views(gradient)
+        second_bias[:] = slope.sum(axis=2).T
+        for k, hidden in enumerate(assigned.hidden):
+            second[k] = (hidden @ slope[:, k, :, None])[:, :, 0]
+            inner = (hidden > 0) * self.second[k, :, :, None]
+            inner *= slope[:, k, None]
+            bias[k] = inner.sum(axis=2)
+            own[k] = (inner.reshape(-1, samples) @ x[:, k]).reshape(own[k].shape)
+            if k:
+                earlier[k, :, :, :k] = inner @ scores[:, :k].swapaxes(1, 2)
+        return gradient
 
 
-def _score_loss(scores: Tensor, utility: Tensor, weight: Tensor | None) -> Tensor:
-    """``L_q``: cross-entropy of score against utility, samples weighted by how likely they are to leave there."""
-    clipped = scores.clamp(_LOG_EPSILON, 1 - _LOG_EPSILON)
-    loss = binary_cross_entropy(clipped, utility.expand_as(clipped), reduction="none")
-    omega = 1 / scores.shape[1] if weight is None else weight / weight.sum(dim=1, keepdim=True)
-    return (omega * loss).sum(dim=1).mean(dim=1).sum()  # members do not share parameters, so their losses just add
+class Adam:
+    """Adam in place; ``weight_decay`` times the parameters is added to the gradient.
 
+    Source:
+        Kingma and Ba, ICLR 2015.
+    """
 
-def _assignment_loss(shares: Tensor, scores: Tensor, costs: Tensor, goal: Tensor, settings: EENetScheduler) -> Tensor:
-    """``L_r``: pull towards the exits with the larger scores, and towards the budget."""
-    target = (scores.detach() + _SCORE_EPSILON) ** settings.beta
-    target = target / target.sum(dim=2, keepdim=True)
-    divergence = (target * (target / shares).log()).sum(dim=2).mean(dim=1)
-    distance = ((shares @ costs).mean(dim=1) - goal).abs() / goal
-    return (settings.alpha_kl * divergence + settings.alpha_cost * distance).sum()
+    def __init__(self, parameters: Float32[np.ndarray, "*any"], weight_decay: float) -> None:
+        self._parameters, self._decay, self._steps = parameters, np.float32(weight_decay), 0
+        self._mean, self._square = np.zeros_like(parameters), np.zeros_like(parameters)
 
-
-def _epochs(settings: EENetScheduler) -> Iterator[int]:
-    """Yield the numbers of the epochs, and tell every two seconds how far the training is."""
-    told = monotonic()
-    for epoch in range(settings.epochs):
-        yield epoch
-        if settings.progress is not None and monotonic() - told >= 2:
-            told = monotonic()
-            settings.progress("epochs of EENet's networks", epoch + 1, settings.epochs)
-
-
-def _train_scores(network: _Networks, x: Tensor, utility: Tensor, settings: EENetScheduler) -> None:
-    optimizer = torch.optim.Adam([network.weight], lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
-    for _ in _epochs(settings):
-        for rows in torch.split(torch.randperm(len(x)), settings.batch_size):
-            optimizer.zero_grad()
-            _score_loss(network.scores(x[rows]), utility[rows], None).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        schedule.step()
-
-
-def _train_in_turns(
-    network: _Networks, x: Tensor, utility: Tensor, *, costs: Tensor, goal: Tensor, settings: EENetScheduler
-) -> None:
-    decay = settings.weight_decay
-    score_optimizer = torch.optim.Adam([network.weight], lr=settings.learning_rate, weight_decay=decay)
-    assign_optimizer = torch.optim.Adam(network.assignment_parameters(), lr=settings.learning_rate, weight_decay=decay)
-    for epoch in _epochs(settings):
-        scoring = (epoch // settings.alternate_every) % 2 == 0
-        for rows in torch.split(torch.randperm(len(x)), settings.batch_size):
-            part = x[rows]
-            if scoring:
-                score_optimizer.zero_grad()
-                scores = network.scores(part)
-                with torch.no_grad():
-                    weight = network.assign(part, scores)
-                _score_loss(scores, utility[rows], weight).backward()  # type: ignore[no-untyped-call]
-                score_optimizer.step()
-            else:
-                assign_optimizer.zero_grad()
-                with torch.no_grad():
-                    scores = network.scores(part)
-                shares = network.assign(part, scores)
-                _assignment_loss(shares, scores, costs, goal, settings).backward()  # type: ignore[no-untyped-call]
-                assign_optimizer.step()
+    def step(self, gradient: Float32[np.ndarray, "*any"], rate: float) -> None:
+        """Move the parameters against a gradient, which is overwritten."""
+        self._steps += 1
+        first, second = _BETAS
+        gradient += self._decay * self._parameters
+        self._mean *= np.float32(first)
+        self._mean += np.float32(1 - first) * gradient
+        self._square *= np.float32(second)
+        self._square += np.float32(1 - second) * np.square(gradient, out=gradient)
+        scale = np.sqrt(self._square, out=gradient)
+        scale *= np.float32(1 / math.sqrt(1 - second**self._steps))
+        scale += np.float32(1e-8)
+        self._parameters -= np.float32(rate / (1 - first**self._steps)) * (self._mean / scale)

@@ -1,92 +1,36 @@
-"""Answers from several exits together: learnt combinations of all exits seen so far, and calibrated single exits."""
+"""Transforms fitted on a table: learnt combinations of all exits seen so far, and calibrated single exits."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float64, Int
 
-from eenet.core.alone import Row, normalised
-from eenet.core.table import ExitTable
-from eenet.core.transform import Transform
-from eenet.core.views import FEW
-from eenet.errors import TableError
-from eenet.schedulers.temperature import fit_temperatures
+from eenet.policies.dial import Dial
+from eenet.policies.mixture import TransformedPolicy
+from eenet.policies.transforms import Ensemble, Transform
+from eenet.schedulers.base import Scheduler
+from eenet.tables.table import ExitTable
 
-__all__ = ["Ensemble", "fit_calibration", "fit_ensemble", "fit_geometric_ensemble", "folds_of", "held_out_ensemble"]
+__all__ = [
+    "TransformedScheduler",
+    "fit_calibration",
+    "fit_ensemble",
+    "fit_geometric_ensemble",
+    "fit_temperatures",
+    "folds_of",
+    "held_out_ensemble",
+    "transformed_dial",
+]
 
 _PRIOR_WEIGHT = 2.0  # pulls the weights towards the newest exit alone, in units of one sample's likelihood
 _PRIOR_BIAS = 5.0  # pulls the class biases towards 0
 _PER_CLASS = 20  # samples of a class on average below which there are no biases
-_DOUBLE, _SINGLE = np.dtype(np.float64), np.dtype(np.float32)  # quicker to convert to than the names of the types
 _ENTRIES = 2_000_000  # samples times classes that are fitted on at most; more would cost time and change little
-
-
-class Ensemble(Transform):
-    """Log-probabilities of the exits seen so far, weighted per exit, plus a bias per class, normalised.
-
-    Args:
-        num_exits: Number of exits.
-        num_classes: Number of classes.
-        weight: ``[exit, exit]``: row ``k`` weighs exits ``0..k``; default: each exit alone.
-        bias: ``[exit, class]``; default: none.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(
-        self,
-        num_exits: int,
-        num_classes: int,
-        weight: Float[Tensor, "exit exit"] | None = None,
-        bias: Float[Tensor, "exit class"] | None = None,
-    ) -> None:
-        super().__init__()
-        self.single = True
-        # double: a sum rounded once to float32 does not depend on the batch it was computed in
-        alone = torch.eye(num_exits, dtype=torch.float64)
-        self.register_buffer("weight", alone if weight is None else weight.detach().double().tril())
-        none = torch.zeros(num_exits, num_classes, dtype=torch.float64)
-        self.register_buffer("bias", none if bias is None else bias.detach().double())
-
-    def forward(self, seen: Float[Tensor, "sample seen class"]) -> Float[Tensor, "sample class"]:
-        """Return the log-probabilities of the exits seen so far together."""
-        k = seen.shape[1] - 1
-        if len(seen) <= FEW and seen.is_cpu:
-            return torch.from_numpy(self.few(seen.numpy()))
-        together = (self.weight[k, : k + 1] @ seen.double()) + self.bias[k]
-        return torch.log_softmax(together, dim=-1).float()
-
-    def one(self, seen: list[Row]) -> Row:
-        """Return the same for a single sample."""
-        k = len(seen) - 1
-        together: Row = self.listed("bias")[k]
-        for weight, row in zip(self.listed("weight")[k], seen, strict=False):
-            together = [value + weight * own for value, own in zip(together, row, strict=False)]
-        return normalised(together)
-
-    def few(self, seen: Float[np.ndarray, "sample seen class"]) -> Float[np.ndarray, "sample class"]:
-        """Return the same for a small batch."""
-        k = seen.shape[1] - 1
-        together = np.matmul(self.view("weight")[k, : k + 1], seen.astype(_DOUBLE))
-        together += self.view("bias")[k]
-        together -= np.maximum.reduce(together, axis=1, keepdims=True)
-        together -= np.log(np.add.reduce(np.exp(together), axis=1, keepdims=True))
-        log_probs: np.ndarray = together.astype(_SINGLE)
-        return log_probs
-
-    def widened(self, num_exits: int) -> Ensemble:
-        """Return an ensemble in which further exits speak for themselves."""
-        known, classes = self.bias.shape
-        weight = torch.eye(num_exits, dtype=torch.float64)
-        weight[:known, :known] = self.weight
-        return Ensemble(num_exits, classes, weight, torch.nn.functional.pad(self.bias, (0, 0, 0, num_exits - known)))
-
-    def settings(self) -> dict[str, object]:
-        """Return the sizes that rebuild this transform."""
-        return {"num_exits": self.bias.shape[0], "num_classes": self.bias.shape[1]}
+_LOWEST, _HIGHEST = 0.05, 20.0  # where every sample is right (or wrong) the best temperature is 0 (or infinity)
+_TOLERANCE = 1e-10
 
 
 def fit_ensemble(table: ExitTable, seed: int = 0) -> Ensemble:
@@ -97,7 +41,7 @@ def fit_ensemble(table: ExitTable, seed: int = 0) -> Ensemble:
 
     Args:
         table: With labels; data that took no part in training.
-        seed: Of the samples used where there are very many.
+        seed: Of the random subset that is fitted on where there are very many samples.
 
     Raises:
         TableError: The table has no labels.
@@ -105,99 +49,76 @@ def fit_ensemble(table: ExitTable, seed: int = 0) -> Ensemble:
     Source:
         Wolczyk et al., Zero Time Waste, NeurIPS 2021, section on ensembling; here with signed weights and a penalty.
     """
-    return _fit(*_sample(table, seed), positive=False)
+    return _fit(_subset(table, seed), positive=False)
 
 
 def fit_geometric_ensemble(table: ExitTable, seed: int = 0) -> Ensemble:
     """Return Zero-Time-Waste's ensemble: a weighted geometric mean of the exits seen, weights not negative.
 
-    Args:
-        table: With labels; data that took no part in training.
-        seed: Of the samples used where there are very many.
-
-    Raises:
-        TableError: The table has no labels.
+    Arguments and errors are those of `fit_ensemble`.
 
     Source:
         Wolczyk et al., Zero Time Waste, NeurIPS 2021, section on ensembling. The paper trains weights and biases by
         gradient steps; the problem is convex in them and is solved here, with a slight penalty.
     """
-    return _fit(*_sample(table, seed), positive=True)
+    return _fit(_subset(table, seed), positive=True)
 
 
 def fit_calibration(table: ExitTable, seed: int = 0) -> Ensemble:
-    """Return each exit alone at the temperature that suits it; see `fit_temperatures`.
-
-    Args:
-        table: With labels; data that took no part in training.
-        seed: Not used; makes all transforms be fitted alike.
-
-    Raises:
-        TableError: The table has no labels.
-    """
-    return Ensemble(table.num_exits, table.num_classes, torch.diag(1 / fit_temperatures(table)))
+    """Return each exit alone at the temperature that suits it; see `fit_temperatures`. The seed is not used."""
+    temperatures = fit_temperatures(table)
+    return Ensemble(weight=np.diag(1 / temperatures), bias=np.zeros((table.num_exits, table.num_columns)))
 
 
 def held_out_ensemble(table: ExitTable, folds: int, seed: int = 0) -> tuple[ExitTable, ExitTable]:
-    """Return samples as they are, and as ensembles that were fitted without them see them.
+    """Return samples as they are, and combined by ensembles that were fitted without them, fold by fold.
 
-    Args:
-        table: With labels.
-        folds: Each is seen through the ensemble of the others.
-        seed: Of the folds, and of the samples used where there are very many.
-
-    Raises:
-        TableError: The table has no labels.
+    The seed is that of the folds too; arguments and errors are those of `fit_ensemble`.
     """
-    log_probs, labels = _sample(table, seed)
-    fold = folds_of(len(labels), folds, seed)
-    together = torch.empty_like(log_probs)
+    subset = _subset(table, seed)
+    fold = folds_of(subset.num_samples, folds, seed)
+    together = subset.seen()
     for f in range(folds):
-        rest = fold != f
-        together[~rest] = _fit(log_probs[rest], labels[rest], positive=False).history(log_probs[~rest])
-    return ExitTable(logits=log_probs, labels=labels), ExitTable(logits=together, labels=labels)
+        part = fold == f
+        together[part] = _fit(subset.select(~part), positive=False).history(together[part])
+    return subset, replace(subset, logits=together, utility=None, transform=None)
 
 
-def folds_of(num_samples: int, folds: int, seed: int) -> Int[Tensor, " sample"]:
-    """Return the number of the fold that each sample is held out in; folds are of equal size, within one."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(num_samples, generator=generator) % folds
+def folds_of(num_samples: int, folds: int, seed: int) -> Int[np.ndarray, " sample"]:
+    """Return which fold each sample belongs to, at random; folds are of equal size, within one."""
+    return np.random.default_rng(seed).permutation(num_samples) % folds
 
 
-def _sample(table: ExitTable, seed: int) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities and labels of so many samples that fitting takes seconds."""
-    if table.labels is None:
-        raise TableError(
-            f"table {table.split or '(unnamed)'!r} lacks labels: combining exits needs 'labels', for 'utility' values "
-            f"single exits only. Add them."
-        )
-    most = max(1000, _ENTRIES // table.num_classes)
-    rows = torch.randperm(table.num_samples, generator=torch.Generator().manual_seed(seed))[:most].sort().values
-    return torch.cat([table.log_probs(part) for part in torch.split(rows, 2048)]), table.labels[rows]
+def _subset(table: ExitTable, seed: int) -> ExitTable:
+    """Return so many samples that fitting takes seconds."""
+    table.require_labels("combining exits", "'utility' values single exits only")
+    most = max(1000, _ENTRIES // table.num_columns)
+    if table.num_samples <= most:
+        return table
+    return table.select(np.sort(np.random.default_rng(seed).permutation(table.num_samples)[:most]))
 
 
-def _fit(log_probs: Tensor, labels: Tensor, *, positive: bool) -> Ensemble:
-    exits, classes = log_probs.shape[1:]
-    weight, bias = torch.eye(exits, dtype=torch.float64), torch.zeros(exits, classes, dtype=torch.float64)
+def _fit(table: ExitTable, *, positive: bool) -> Ensemble:
+    seen = np.moveaxis(table.seen(), 1, 0).astype(np.float64)
+    exits, classes = len(seen), seen.shape[2]
+    weight, bias = np.eye(exits), np.zeros((exits, classes))
     for k in range(exits):
-        weight[k, : k + 1], bias[k] = _fit_exit(log_probs[:, : k + 1].double(), labels, positive=positive)
-    return Ensemble(exits, classes, weight, bias)
+        best = _fit_exit(_Likelihood(seen[: k + 1], table.labels), positive=positive)
+        weight[k, : k + 1] = best[: k + 1]
+        if len(best) > k + 1:
+            bias[k] = best[k + 1 :]
+    return Ensemble(weight=weight, bias=bias)
 
 
-def _fit_exit(seen: Tensor, labels: Tensor, *, positive: bool) -> tuple[Tensor, Tensor]:
+def _fit_exit(likelihood: _Likelihood, *, positive: bool) -> Float64[np.ndarray, " value"]:
     """Return the weights and biases of one exit's combination."""
     from scipy.optimize import minimize  # heavy, and needed here only
 
-    exits, classes = seen.shape[1:]
-    likelihood = _Likelihood(seen, labels)
-    start = likelihood.prior.numpy()
+    start, exits = likelihood.prior, len(likelihood.seen)
     if positive:
         bounds = [(0.0, None)] * exits + [(None, None)] * (len(start) - exits)
-        found = minimize(likelihood.value, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    else:
-        found = minimize(likelihood.value, start, jac=True, hess=likelihood.curvature, method="trust-exact")
-    best = torch.from_numpy(found.x)
-    return best[:exits], best[exits:] if len(best) > exits else torch.zeros(classes, dtype=torch.float64)
+        return minimize(likelihood.value, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return minimize(likelihood.value, start, jac=True, hess=likelihood.curvature, method="trust-exact").x
 
 
 class _Likelihood:
@@ -206,41 +127,136 @@ class _Likelihood:
     Where classes have few samples there are no biases: they would be guesses, and as many as there are classes.
     """
 
-    def __init__(self, seen: Float[Tensor, "sample seen class"], labels: Int[Tensor, " sample"]) -> None:
-        samples, exits, classes = seen.shape
+    def __init__(self, seen: Float64[np.ndarray, "seen sample class"], labels: Int[np.ndarray, " sample"]) -> None:
+        exits, samples, classes = seen.shape
         self.shape = (samples, classes)
-        self.seen = seen.transpose(0, 1).reshape(exits, -1)  # flat, so that all sums are matrix products
-        self.target = torch.nn.functional.one_hot(labels, classes).double()
+        self.seen = seen.reshape(exits, -1)  # flat, so that all sums are matrix products
+        self.right = np.arange(samples) * classes + labels
         self.biased = samples >= _PER_CLASS * classes
         biases = classes if self.biased else 0
-        self.prior = torch.cat([torch.zeros(exits - 1), torch.ones(1), torch.zeros(biases)]).double()
-        self.penalty = torch.tensor([_PRIOR_WEIGHT] * exits + [_PRIOR_BIAS] * biases).double()
+        self.prior = np.concatenate([np.eye(exits)[-1], np.zeros(biases)])
+        self.penalty = np.repeat([_PRIOR_WEIGHT, _PRIOR_BIAS], [exits, biases])
 
-    def value(self, values: np.ndarray) -> tuple[float, np.ndarray]:
+    def value(self, values: Float64[np.ndarray, " value"]) -> tuple[float, Float64[np.ndarray, " value"]]:
         """Return the loss and its gradient."""
-        log_p = self._log_probs(values)
-        error, away = log_p.exp() - self.target, torch.from_numpy(values) - self.prior
-        loss = -(log_p * self.target).sum() + (self.penalty * away * away).sum()
-        slope = self.seen @ error.flatten()
+        error, loss = self._probs(values)
+        error.reshape(-1)[self.right] -= 1.0
+        away = values - self.prior
+        slope = self.seen @ error.reshape(-1)
         if self.biased:
-            slope = torch.cat([slope, error.sum(dim=0)])
-        slope = slope + 2 * self.penalty * away
-        return float(loss) / len(error), (slope / len(error)).numpy()
+            slope = np.concatenate([slope, error.sum(axis=0)])
+        slope += 2 * self.penalty * away
+        return (loss + float(self.penalty @ (away * away))) / len(error), slope / len(error)
 
-    def curvature(self, values: np.ndarray) -> np.ndarray:
+    def curvature(self, values: Float64[np.ndarray, " value"]) -> Float64[np.ndarray, "value value"]:
         """Return the matrix of second derivatives: the covariance, under the model, of what the values multiply."""
-        probs = self._log_probs(values).exp()
-        weighted = (self.seen * probs.flatten()).view(-1, *self.shape)
-        mean = weighted.sum(dim=2)
-        within = weighted.flatten(1) @ self.seen.T - mean @ mean.T
-        hessian = within
+        probs, _ = self._probs(values)
+        weighted = self.seen * probs.reshape(-1)
+        by_class = weighted.reshape(-1, *self.shape)
+        mean = by_class.sum(axis=2)
+        hessian = weighted @ self.seen.T - mean @ mean.T
         if self.biased:
-            cross = weighted.sum(dim=1) - mean @ probs
-            biases = torch.diag(probs.sum(dim=0)) - probs.T @ probs
-            hessian = torch.cat([torch.cat([within, cross], 1), torch.cat([cross.T, biases], 1)])
-        return ((hessian + torch.diag(2 * self.penalty)) / len(probs)).numpy()
+            cross = by_class.sum(axis=1) - mean @ probs
+            hessian = np.block([[hessian, cross], [cross.T, np.diag(probs.sum(axis=0)) - probs.T @ probs]])
+        return (hessian + np.diag(2 * self.penalty)) / len(probs)
 
-    def _log_probs(self, values: np.ndarray) -> Tensor:
+    def _probs(self, values: np.ndarray) -> tuple[Float64[np.ndarray, "sample class"], float]:
+        """Return the probabilities of the classes, and minus the summed log-likelihood of the labels."""
         exits = len(self.seen)
-        together = (torch.from_numpy(values[:exits]) @ self.seen).view(self.shape)
-        return torch.log_softmax(together + torch.from_numpy(values[exits:]) if self.biased else together, dim=1)
+        together = (values[:exits] @ self.seen).reshape(self.shape)
+        if self.biased:
+            together += values[exits:]
+        together -= together.max(axis=1, keepdims=True)
+        right = float(together.reshape(-1)[self.right].sum())
+        probs = np.exp(together, out=together)
+        total = probs.sum(axis=1, keepdims=True)
+        probs /= total
+        return probs, float(np.log(total).sum()) - right
+
+
+def fit_temperatures(table: ExitTable) -> Float64[np.ndarray, " exit"]:
+    """Return the temperature ``T_k`` of each exit that makes the labels most likely under ``softmax(logits / T_k)``.
+
+    The mean negative log-likelihood is convex in ``1 / T``, so its minimum is where the slope, taken in double over the
+    table's chunks, crosses 0. Temperatures keep every sample's choice of class.
+
+    Guarantee: on the table it is fitted on, no exit's likelihood is lower than with ``T = 1``.
+
+    Returns:
+        Temperatures in [0.05, 20]: above 1 where an exit is too sure. Exactly 1 where the likelihood does not depend on
+        the temperature.
+
+    Raises:
+        TableError: The table has no labels.
+
+    Example:
+        >>> logits = np.tile([[2.0, 0.0], [0.0, 0.0]], (4, 1, 1))
+        >>> fit_temperatures(ExitTable(logits=logits, labels=[0, 0, 0, 1])).round(4)  # 2 / log 3
+        array([1.8205, 1.    ])
+
+    Source:
+        *On Calibration of Modern Neural Networks* (Guo et al., ICML 2017), temperature scaling.
+    """
+    from scipy.optimize import brentq  # heavy, and needed here only
+
+    table.require_labels("fitting temperatures", "'utility' does not say which class is right")
+    temperatures = np.ones(table.num_exits)
+    for k in range(table.num_exits):
+        at_hottest, at_coldest = (_slope(1 / temperature, table, k) for temperature in (_HIGHEST, _LOWEST))
+        # the slope grows with the inverse temperature: where it has one sign the end is best, where it is 0 all are
+        if at_hottest < 0 < at_coldest:
+            temperatures[k] = 1 / brentq(_slope, 1 / _HIGHEST, 1 / _LOWEST, (table, k), xtol=1e-12, rtol=_TOLERANCE)
+        elif at_hottest or at_coldest:
+            temperatures[k] = _LOWEST if at_coldest <= 0 else _HIGHEST
+    return temperatures
+
+
+def _slope(inverse: float, table: ExitTable, k: int) -> float:
+    """Return the derivative of an exit's summed negative log-likelihood by the inverse temperature."""
+    slope = 0.0
+    for rows in table.chunks():
+        excess = table.logits[rows, k].astype(np.float64)
+        np.maximum(excess, excess.max(axis=1, keepdims=True) - 1e6, out=excess)  # impossible classes stay numbers
+        # of each class over the right one: the likelihood knows only these
+        excess -= np.take_along_axis(excess, table.labels[rows, None], axis=1)
+        probs = excess * inverse
+        probs -= probs.max(axis=1, keepdims=True)
+        np.exp(probs, out=probs)
+        slope += float((np.einsum("nc,nc->n", probs, excess) / probs.sum(axis=1)).sum())
+    return slope
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformedScheduler(Scheduler):
+    """Fits a transform, then a scheduler on what the transform makes of the table.
+
+    Attributes:
+        scheduler: Sees transformed outputs only; its seed counts for policies, the one here for the transform.
+        fit_transform: A function of table and seed: `fit_ensemble`, `fit_geometric_ensemble` (Zero Time Waste),
+            `fit_calibration`, or one of yours.
+
+    Example:
+        >>> from eenet.schedulers import GeometricScheduler, fit_geometric_ensemble
+        >>> from eenet.testing import synthetic_table
+        >>> ztw = TransformedScheduler(scheduler=GeometricScheduler(), fit_transform=fit_geometric_ensemble)
+        >>> ztw.fit(synthetic_table(500), budget="50%").num_exits
+        4
+    """
+
+    scheduler: Scheduler
+    fit_transform: Callable[[ExitTable, int], Transform]
+
+    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
+        """Fit the transform and the scheduler; see `Scheduler.dial`.
+
+        Raises:
+            TableError: The table has no labels, or its utility is not simply whether the answer is right.
+            InputError: The table is transformed already.
+        """
+        transform = self.fit_transform(table, self.seed)
+        return transformed_dial(transform, self.scheduler.sweep(table.transformed(transform), budgets=budgets))
+
+
+def transformed_dial(transform: Transform, dial: Dial) -> Dial:
+    """Return a dial that was fitted on a transformed table as one for what the model says."""
+    return dial.map(lambda policy: TransformedPolicy(transform, policy))

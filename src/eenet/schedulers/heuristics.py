@@ -1,62 +1,99 @@
-"""The rules EENet is compared with: a confidence, and exit proportions in geometric progression; patience."""
+"""Leaving by a confidence: exit shares in geometric progression, or thresholds searched jointly; votes; patience."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
-from eenet.core.confidence import max_prob, squash, vote_share
-from eenet.core.costs import BudgetLike, CostTable
-from eenet.core.scorers import ConfidenceScorer, Scorer
-from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer
-from eenet.schedulers.base import Dial, Scheduler
-from eenet.schedulers.thresholds import geometric_shares, outcomes, thresholds_for_shares
+from eenet.policies.dial import Dial
+from eenet.policies.replay import Replayer
+from eenet.policies.scorers import ColumnScorer, Confidence, ConfidenceScorer, Scorer, VoteScorer, confidence_scorer
+from eenet.schedulers.base import Scheduler
+from eenet.schedulers.search import frontier, geometric_shares, outcomes, search, thresholds_for_shares
+from eenet.tables.table import ExitTable
 
-__all__ = ["GeometricScheduler", "PatienceScheduler", "VoteScheduler", "VoteScorer", "geometric_dial"]
+__all__ = [
+    "GeometricScheduler",
+    "JointScheduler",
+    "PatienceScheduler",
+    "VoteScheduler",
+    "any_scorer",
+    "geometric_dial",
+    "joint_dial",
+    "realised_costs",
+    "scorer_for",
+    "threshold_dial",
+]
 
 _TARGETS = 201  # mean costs at which geometric proportions are solved; between them policies are mixed
+
+
+def scorer_for(confidence: Confidence, table: ExitTable) -> Scorer:
+    """Return what scores a table's samples by a confidence; see `confidence_scorer`."""
+    return confidence_scorer(confidence, None if table.has_classes else table.feature_names)
+
+
+def any_scorer(table: ExitTable) -> Scorer:
+    """Return a cheap scorer that can read a table, for policies that do not depend on scores."""
+    return ConfidenceScorer("max_prob") if table.has_classes else ColumnScorer(0, table.num_columns)
+
+
+def realised_costs(table: ExitTable) -> Float[np.ndarray, "*sample exit"]:
+    """Return what leaving costs: ``[exit]``, or ``[sample, exit]`` where it differs from sample to sample."""
+    return np.array(table.require_costs().cumulative) if table.cost is None else table.leaving_costs
+
+
+def threshold_dial(
+    scorer: Scorer,
+    scores: Float[np.ndarray, "sample exit"],
+    table: ExitTable,
+    thresholds: Float[np.ndarray, "candidate exit"],
+    seed: int,
+) -> Dial:
+    """Return the dial of some threshold vectors on one scorer, each judged on a table with utility and costs.
+
+    ``scores`` are those of the table; the seed is that of the coin that mixes.
+    """
+    utility = table.require_utility("fitting thresholds")
+    outcome = outcomes(scores, utility, realised_costs(table), thresholds)
+    return Dial.of_thresholds(scorer, thresholds, outcome, table.require_costs(), seed)
 
 
 def geometric_dial(
     scorer: Scorer,
     table: ExitTable,
-    costs: CostTable,
     seed: int,
-    what: str,
     *,
-    base: Float[Tensor, " exit"] | None = None,
-    steps: Float[Tensor, " exit"] | None = None,
+    base: Float[np.ndarray, " exit"] | None = None,
+    steps: Float[np.ndarray, " exit"] | None = None,
 ) -> Dial:
     """Return a dial of a scorer whose exit shares form a geometric progression.
 
-    Args:
-        scorer: Orders the samples at each exit.
-        table: Calibration data.
-        costs: Of the table's exits.
-        seed: Of the coin that mixes.
-        what: Name of the caller, for messages.
-        base: Shares that the progression tilts; default: equal ones.
-        steps: Exponents of the progression; default: the numbers of the exits.
+    ``base`` are the shares that the progression tilts (default: equal ones), ``steps`` its exponents (default: the
+    numbers of the exits).
     """
-    utility = table.require_utility(what)
     scores = Replayer(table).scores(scorer)
-    cumulative = torch.tensor(costs.cumulative, dtype=torch.float64)
-    targets = torch.linspace(costs.low, costs.high, _TARGETS, dtype=torch.float64)
-    # memory of one block of candidates stays near 20 MB, whatever the number of samples
-    block = max(1, 2_000_000 // table.num_samples)
-    shares = torch.split(geometric_shares(targets, cumulative, base, steps), block)
-    thresholds = torch.cat([thresholds_for_shares(scores, part) for part in shares])
+    costs = np.array(table.require_costs().cumulative)
+    shares = geometric_shares(np.linspace(costs[0], costs[-1], _TARGETS), costs, base, steps)
+    thresholds = thresholds_for_shares(scores, shares)
     thresholds[0, :-1] = -math.inf  # the ends exactly: everybody leaves first, everybody stays to the last
     thresholds[-1, :-1] = math.inf
-    results = [outcomes(scores, utility, cumulative, part) for part in torch.split(thresholds, block)]
-    cost, gain = (torch.cat(parts) for parts in zip(*results, strict=True))
-    return Dial.of_thresholds(scorer, thresholds, (cost, gain), costs, seed)
+    return threshold_dial(scorer, scores, table, thresholds, seed)
+
+
+def joint_dial(scorer: Scorer, table: ExitTable, seed: int) -> Dial:
+    """Return a dial of a scorer whose thresholds are searched jointly.
+
+    Only the concave frontier is kept, so the dial ends where spending more bought nothing on the fitting data.
+    """
+    scores, costs = Replayer(table).scores(scorer), realised_costs(table)
+    utility = table.require_utility("fitting thresholds")
+    thresholds = search(scores, utility, costs, seed)
+    kept = frontier(*outcomes(scores, utility, costs, thresholds))
+    return threshold_dial(scorer, scores, table, thresholds[kept], seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,32 +102,35 @@ class GeometricScheduler(Scheduler):
 
     Attributes:
         confidence: ``"max_prob"`` (MSDNet), ``"certainty"`` (BranchyNet), ``"margin"``, or a function of
-            log-probabilities ``[sample, class] -> [sample]``.
+            log-probabilities ``[sample, class] -> [sample]``; of a table of features: the name of a column.
 
     Source:
         MSDNet (Huang et al., ICLR 2018); BranchyNet (Teerapittayanon et al., ICPR 2016) for the entropy.
     """
 
-    confidence: str | Callable[[Tensor], Tensor] = "max_prob"
+    confidence: Confidence = "max_prob"
 
-    def sweep(
-        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
-    ) -> Dial:
-        """Fit thresholds for all budgets; see `Scheduler.sweep`."""
-        scorer = ConfidenceScorer(self.confidence)
-        return geometric_dial(scorer, table, costs or table.require_costs(), self.seed, "fitting a confidence")
+    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
+        """Fit thresholds for all budgets; see `Scheduler.dial`."""
+        return geometric_dial(scorer_for(self.confidence, table), table, self.seed)
 
 
-class VoteScorer(Scorer):
-    """Share of the exits seen that agree, ties broken by the newest exit's largest probability."""
+@dataclass(frozen=True, kw_only=True)
+class JointScheduler(Scheduler):
+    """Leaves by a confidence, with all thresholds searched jointly for the most utility within the budget.
 
-    compares_classes = True
+    On the fitting data a larger budget never lowers utility. The policy may stay below a budget where spending more
+    bought nothing.
 
-    def forward(
-        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
-    ) -> Float[Tensor, " sample"]:
-        """Return the vote share plus a tie-breaker smaller than the least difference between two shares."""
-        return vote_share(seen) * seen.shape[1] + squash(max_prob(seen[:, -1])) / 2
+    Attributes:
+        confidence: As of `GeometricScheduler`.
+    """
+
+    confidence: Confidence = "max_prob"
+
+    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
+        """Search thresholds for all budgets; see `Scheduler.dial`."""
+        return joint_dial(scorer_for(self.confidence, table), table, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +138,12 @@ class VoteScheduler(Scheduler):
     """Leaves when enough of the exits seen voted for the same class; geometric exit shares.
 
     Source:
-        EENet (arXiv 2301.07099), its form of PABEE for networks of few exits.
+        EENet (arXiv 2301.07099), its form of PABEE for networks with a small number of exits.
     """
 
-    def sweep(
-        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
-    ) -> Dial:
-        """Fit thresholds for all budgets; see `Scheduler.sweep`."""
-        return geometric_dial(VoteScorer(), table, costs or table.require_costs(), self.seed, "fitting vote")
+    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
+        """Fit thresholds for all budgets; see `Scheduler.dial`."""
+        return geometric_dial(VoteScorer(), table, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,19 +156,11 @@ class PatienceScheduler(Scheduler):
         PABEE (Zhou et al., NeurIPS 2020).
     """
 
-    def sweep(
-        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
-    ) -> Dial:
-        """Evaluate every patience; see `Scheduler.sweep`."""
-        costs = costs or table.require_costs()
-        scorer = ConfidenceScorer("streak")
-        exits = table.num_exits
+    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
+        """Evaluate every patience; see `Scheduler.dial`."""
+        scorer, exits = ConfidenceScorer("streak"), table.num_exits
         # agreement of 1, 2, ... exits in a row; K agree only at the last exit, where all leave anyway
-        thresholds = torch.arange(1, exits + 1, dtype=torch.float32)[:, None].repeat(1, exits) - 0.5
+        thresholds = np.repeat(np.arange(1, exits + 1)[:, None] - 0.5, exits, axis=1)
         thresholds[:, -1] = -math.inf
         thresholds[-1, :-1] = math.inf
-        cumulative = torch.tensor(costs.cumulative, dtype=torch.float64)
-        outcome = outcomes(
-            Replayer(table).scores(scorer), table.require_utility("fitting patience"), cumulative, thresholds
-        )
-        return Dial.of_thresholds(scorer, thresholds, outcome, costs, self.seed)
+        return threshold_dial(scorer, Replayer(table).scores(scorer), table, thresholds, self.seed)

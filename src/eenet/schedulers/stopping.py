@@ -3,193 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Float64, Int
 
-from eenet.core.alone import Row
-from eenet.core.costs import BudgetLike, CostTable, standard_budgets
-from eenet.core.policy import Policy, ScorePolicy
-from eenet.core.scorers import Scorer, StateScorer
-from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer
-from eenet.core.views import FEW
-from eenet.errors import InputError, TableError
-from eenet.schedulers.base import Dial, Scheduler
-from eenet.schedulers.ensemble import Ensemble, fit_ensemble, held_out_ensemble
-from eenet.schedulers.stopping_fit import Induced, induce
-from eenet.schedulers.thresholds import frontier
-from eenet.schedulers.transformed import behind
+from eenet.errors import TableError
+from eenet.policies.dial import Dial
+from eenet.policies.learned import StoppingScorer, StoppingState
+from eenet.policies.policy import ScorePolicy
+from eenet.policies.replay import Replayer
+from eenet.policies.transforms import Ensemble
+from eenet.schedulers.base import Scheduler
+from eenet.schedulers.ensemble import fit_ensemble, folds_of, held_out_ensemble, transformed_dial
+from eenet.schedulers.search import PerExit, frontier
+from eenet.tables.arrays import log_softmax
+from eenet.tables.costs import standard_budgets
+from eenet.tables.table import ExitTable
 
+__all__ = ["Induced", "StoppingScheduler", "induce", "suited_state"]
+
+PerTarget: TypeAlias = Float64[np.ndarray, "sample target"]
+Solved: TypeAlias = tuple[Float64[np.ndarray, "input target"], PerTarget]
+
+_WHAT = "fitting StoppingScheduler"
 _MOST_CURVES = 64  # classes up to which each has a curve of its own
-
-__all__ = ["StoppingScheduler", "StoppingScorer", "StoppingState"]
-
-_DOUBLE, _SINGLE = np.dtype(np.float64), np.dtype(np.float32)  # quicker to convert to than the names of the types
-
-
-class StoppingState(nn.Module):
-    """What the stopping rule knows of a sample: the newest exit's probabilities and what sums them up.
-
-    The columns are the probabilities, their squares (one by one, so that every class has a curve of its own, or only
-    their sum), the largest probability, and the sum of ``p log p``; with features also the newest exit's features.
-
-    Args:
-        curved: Whether the squares stand one by one.
-        with_features: Whether the table's features belong to the state.
-    """
-
-    def __init__(self, *, curved: bool = True, with_features: bool = False) -> None:
-        super().__init__()
-        self.curved, self.with_features = curved, with_features
-
-    @classmethod
-    def suiting(cls, table: ExitTable, *, with_features: bool) -> StoppingState:
-        """Return the state for a table; squares stand one by one where classes are few."""
-        return cls(curved=table.num_classes <= _MOST_CURVES, with_features=with_features and table.features is not None)
-
-    def forward(
-        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
-    ) -> Float[Tensor, "sample column"]:
-        """Return the state at the newest exit seen, in double."""
-        return self.of(seen[:, -1], None if features is None else features[:, -1])
-
-    def own_columns(self, num_classes: int) -> int:
-        """Return the number of columns without features."""
-        return 2 * num_classes + 2 if self.curved else num_classes + 3
-
-    def of(
-        self, log_probs: Float[Tensor, "sample class"], features: Float[Tensor, "sample feature"] | None
-    ) -> Float[Tensor, "sample column"]:
-        """Return the state that belongs to one exit's log-probabilities and features."""
-        log_p = log_probs.double()
-        p = log_p.exp()
-        squares = p * p if self.curved else _products(p, p)
-        columns = [p, squares, p.amax(dim=1, keepdim=True), _products(p, log_p)]
-        if self.with_features:
-            if features is None:
-                raise InputError(
-                    "features None are missing: the policy was fitted on a table with features. Pass those of the "
-                    "samples too."
-                )
-            columns.append(features.double())
-        return torch.cat(columns, dim=1)
-
-
-def _products(a: Tensor, b: Tensor) -> Float[Tensor, "sample 1"]:
-    """Return the sum over classes of the products."""
-    products: Tensor = torch.linalg.vecdot(a, b)
-    return products.unsqueeze(1)
-
-
-class StoppingScorer(StateScorer):
-    """What leaving is expected to be worth, minus what going on is: a linear function of the `StoppingState`.
-
-    Args:
-        num_exits: Number of exits.
-        num_columns: Of the state.
-        curved: As of the state.
-        with_features: As of the state.
-        state: Shared by scorers of one fit; default: a new one.
-        weight: ``[early exit, column]``; default zero, for loading.
-        bias: ``[early exit]``; default zero, for loading.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(
-        self,
-        num_exits: int,
-        num_columns: int,
-        *,
-        curved: bool = True,
-        with_features: bool = False,
-        state: StoppingState | None = None,
-        weight: Float[Tensor, "early column"] | None = None,
-        bias: Float[Tensor, " early"] | None = None,
-    ) -> None:
-        super().__init__(StoppingState(curved=curved, with_features=with_features) if state is None else state)
-        self.curved, self.with_features = curved, with_features
-        self.newest_only, self.single = True, not with_features
-        # double: a sum rounded once to float32 does not depend on the batch it was computed in
-        self.register_buffer("weight", torch.zeros(num_exits - 1, num_columns).double() if weight is None else weight)
-        self.register_buffer("bias", torch.zeros(num_exits - 1).double() if bias is None else bias)
-
-    def read(self, state: Float[Tensor, "sample column"], k: int) -> Float[Tensor, " sample"]:
-        """Return the score that belongs to a state at exit ``k``."""
-        return torch.addmv(self.bias[k : k + 1], state, self.weight[k]).float()
-
-    def forward(
-        self, seen: Float[Tensor, "sample seen class"], features: Float[Tensor, "sample seen feature"] | None = None
-    ) -> Float[Tensor, " sample"]:
-        """Return the score at the newest exit seen."""
-        if len(seen) <= FEW and seen.is_cpu and self.single:
-            return torch.from_numpy(self.few(self.read_few(seen.numpy()[:, -1]), seen.shape[1] - 1))
-        return super().forward(seen, features)
-
-    def read_few(self, newest: Float[np.ndarray, "sample class"]) -> Float[np.ndarray, "sample column"]:
-        """Return the state of a small batch."""
-        log_p, classes = newest.astype(_DOUBLE), newest.shape[1]
-        state = np.empty((len(newest), self.weight.shape[1]))
-        p = np.exp(log_p, out=state[:, :classes])
-        if self.curved:
-            np.multiply(p, p, out=state[:, classes:-2])
-        else:
-            state[:, classes] = np.einsum("ij,ij->i", p, p)
-        np.maximum.reduce(p, axis=1, out=state[:, -2])
-        np.einsum("ij,ij->i", p, log_p, out=state[:, -1])
-        return state
-
-    def reads_alike(self, other: Scorer) -> bool:
-        """Return whether another scorer works out the same state."""
-        return isinstance(other, StoppingScorer) and other.curved == self.curved
-
-    def few(self, read: Float[np.ndarray, "sample column"], k: int) -> Float[np.ndarray, " sample"]:
-        """Return the scores of a small batch at exit ``k``."""
-        scores: np.ndarray = (read.dot(self.view("weight")[k]) + self.view("bias")[k]).astype(_SINGLE)
-        return scores
-
-    def one(self, newest: Row, k: int) -> float:
-        """Return the score of a single sample at exit ``k``."""
-        weight, classes = self.listed("weight")[k], len(newest)
-        squares = weight[classes:-2] if self.curved else [weight[classes]] * classes
-        p, entropy = list(map(math.exp, newest)), weight[-1]
-        terms = zip(p, weight, squares, newest, strict=False)  # the weights begin with those of the probabilities
-        worth = sum([chance * (a + b * chance + entropy * log_p) for chance, a, b, log_p in terms])
-        score: float = worth + weight[-2] * max(p) + self.listed("bias")[k]
-        return score
-
-    def widened(self, num_exits: int) -> StoppingScorer:
-        """Return a scorer with weights 0 for more exits."""
-        known, columns = self.weight.shape
-        weight, bias = torch.zeros(num_exits - 1, columns).double(), torch.zeros(num_exits - 1).double()
-        weight[:known], bias[:known] = self.weight, self.bias
-        return StoppingScorer(
-            num_exits, columns, curved=self.curved, with_features=self.with_features, weight=weight, bias=bias
-        )
-
-    def settings(self) -> dict[str, object]:
-        """Return the sizes that rebuild this scorer."""
-        early, columns = self.weight.shape
-        kind = {"curved": self.curved, "with_features": self.with_features}
-        return {"num_exits": early + 1, "num_columns": columns, **kind}
+_MULTIPLIERS = 80  # Lagrange multipliers of cost, evenly spaced in their logarithm; with half as many, rules are missed
+_BLOCK = 4096  # samples worked on at a time
+_LARGE = 10_000_000  # numbers in the columns of a regression above which they are kept in float32
+_SHARED = 0.1  # penalty on what all classes share, as a part of the ridge: it is better known than each class's own
+_FEATURES = 100.0  # penalty on features of variance 1, in ridges: probabilities vary less, and say more of the utility
+_NEAR = 0.35  # distance from the boundary at which a sample counts half, in root mean squares of the prediction
+_NARROWINGS = 2  # times a regression is repeated near the boundary it found
+_MOST_NARROWED = 42  # columns up to which regressions are repeated near the boundary: those of 20 classes
+_NARROW_BLOCK = 1024  # samples whose products of two columns are in memory at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingScheduler(Scheduler):
-    """Leaves where the expected gain of going on does not pay for its price: a stopping problem, solved backwards.
+    """Leaves where the expected gain of going on does not pay for its cost: a stopping problem, solved backwards.
 
-    For each price ``lambda`` of cost, a linear function of what the newest exit says (its class probabilities
-    included) predicts the value of going on minus that of leaving, as it was realised by the rule already fitted
-    for the later exits. One fit serves all prices, from 0 (most utility) to infinity (cheapest), hence all budgets;
-    a budget between two prices is met by mixing. Only its sign matters, so the regression weighs samples near the
-    boundary more (with up to 20 classes; with more it would take too long). Where the labels are known, what an
-    answer was worth is read off what all exits together make of the sample, which is less noisy than one label.
+    For each Lagrange multiplier ``lambda`` of cost, a linear function of what the newest exit says (its class
+    probabilities or features) predicts the value of going on minus that of leaving, as it was realised by the rule
+    already fitted for the later exits. One fit serves all multipliers, from 0 (most utility) to infinity (cheapest),
+    hence all budgets; a budget between two rules is met by a mixture. Only the sign matters, so the regression weighs
+    samples near the boundary more (with up to 20 classes; with more it would take too long). Where the labels are
+    known, what an answer was worth is read off what all exits together make of the sample, which is less noisy than one
+    label. Where costs differ from sample to sample, those of the sample are what going on costs.
 
     Only rules are kept that are worth their cost on samples held out in cross-validation, with every fixed exit among
     them: nothing is spent on later exits that add nothing there.
@@ -197,10 +60,9 @@ class StoppingScheduler(Scheduler):
     Attributes:
         ensemble: Whether leaving samples are answered by a learnt combination of the exits seen so far (and judged by
             it), where that pays on held-out samples; needs labels.
-        use_features: Whether to use the table's features, where it has some. Running models must be given them too.
         folds: Of the cross-fitting.
-        ridge: Penalty on the weights of what is made of probabilities, in samples.
-        feature_ridge: Penalty on the weights of features, in samples, as if each had variance 1.
+        ridge: Penalty on the weights of what is made of probabilities, in samples; on those of features 100 times that,
+            as if each had variance 1.
 
     Source:
         Longstaff and Schwartz, Valuing American Options by Simulation, Review of Financial Studies 14, 2001; Bolukbasi
@@ -208,45 +70,32 @@ class StoppingScheduler(Scheduler):
     """
 
     ensemble: bool = True
-    use_features: bool = False
     folds: int = 5
     ridge: float = 1.0
-    feature_ridge: float = 1000.0
+    at_least: ClassVar[dict[str, float]] = {"folds": 2}
+    positive = ("ridge",)
 
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
-        if self.folds < 2:
-            raise InputError(f"folds {self.folds} are too few: samples are held out in turn. Pass at least 2.")
-        for name in ("ridge", "feature_ridge"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name} {value:g} cannot be used: it must be finite and positive. Raise it.")
-
-    def sweep(
-        self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None
-    ) -> Dial:
+    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
         """Fit for all budgets; see `Scheduler.sweep`.
 
         On the fitting data a larger budget never lowers utility. The policy may stay below a budget where spending more
         bought nothing.
 
         Raises:
-            TableError: The table has neither labels nor utility, no costs are known, or it holds 1 sample only.
+            TableError: The table holds 1 sample only.
         """
-        costs = costs or table.require_costs()
-        table.require_utility("fitting stopping")
         if table.num_samples < 2:
             raise TableError("table of 1 sample is too small: stopping holds samples out in turn. Give at least 2.")
         if isinstance(table.transform, Ensemble):
-            return self._dial(table, costs, _worth(table, table.transform))
+            return self._dial(table, _worth(table, table.transform))
         together = fit_ensemble(table, self.seed) if table.combinable else None
-        if together is None or not (self.ensemble and self._ensemble_pays(table, costs)):
-            return self._dial(table, costs, _worth(table, together))
+        if together is None or not (self.ensemble and self._ensemble_pays(table)):
+            return self._dial(table, _worth(table, together))
         combined = table.transformed(together)
-        return behind(together, self._dial(combined, costs, _worth(combined, together)))
+        return transformed_dial(together, self._dial(combined, _worth(combined, together)))
 
-    def _ensemble_pays(self, table: ExitTable, costs: CostTable) -> bool:
-        """Tell whether held-out ensembles make the labels likelier and let the rule reach more over standard budgets.
+    def _ensemble_pays(self, table: ExitTable) -> bool:
+        """Return whether held-out ensembles raise both the likelihood of the labels and what the rule reaches.
 
         Likelihood has little noise: without it, an ensemble with nothing to combine is often kept by chance.
         """
@@ -255,74 +104,217 @@ class StoppingScheduler(Scheduler):
             return False
         reached = []
         for part in (alone, together):
-            induced = self._induce(part, costs, part.require_utility("fitting stopping"), self._state(part))
+            induced = self._induce(part, part.require_utility(_WHAT))
             kept = frontier(induced.cost, induced.utility)
-            points = np.interp(standard_budgets(costs), induced.cost[kept].numpy(), induced.utility[kept].numpy())
+            points = np.interp(standard_budgets(part.require_costs()), induced.cost[kept], induced.utility[kept])
             reached.append(points.mean())
         return bool(reached[1] > reached[0])
 
-    def _state(self, table: ExitTable) -> StoppingState:
-        return StoppingState.suiting(table, with_features=self.use_features)
+    def _induce(self, table: ExitTable, worth: np.ndarray) -> Induced:
+        return induce(table, worth, state=suited_state(table), folds=self.folds, ridge=self.ridge, seed=self.seed)
 
-    def _induce(self, table: ExitTable, costs: CostTable, worth: Tensor, state: StoppingState) -> Induced:
-        return induce(
-            table,
-            costs,
-            worth,
-            state=state,
-            folds=self.folds,
-            ridge=self.ridge,
-            feature_ridge=self.feature_ridge,
-            seed=self.seed,
-        )
-
-    def _dial(self, table: ExitTable, costs: CostTable, worth: Tensor) -> Dial:
+    def _dial(self, table: ExitTable, worth: np.ndarray) -> Dial:
         """Return the rules that are worth their cost on held-out samples, at the cost they really have."""
-        state = self._state(table)
-        induced = self._induce(table, costs, worth, state)
-        thresholds = torch.zeros(table.num_exits)
+        induced = self._induce(table, worth)
+        thresholds = np.zeros(table.num_exits)
         thresholds[-1] = -math.inf
-        scorers = (
-            StoppingScorer(
-                table.num_exits,
-                induced.weight.shape[2],
-                curved=state.curved,
-                with_features=state.with_features,
-                state=state,
-                weight=induced.weight[i],
-                bias=induced.bias[i],
+        kind, columns = suited_state(table).kind, table.num_columns
+        policies = [
+            ScorePolicy(
+                StoppingScorer(weight=induced.weight[i], bias=induced.bias[i], num_columns=columns, kind=kind),
+                thresholds,
             )
             for i in frontier(induced.cost, induced.worth)
-        )
-        policies = [ScorePolicy(scorer, thresholds) for scorer in scorers]
+        ]
         replayer = Replayer(table)
         replayer.prepare(policies)
-        outcome = [(*replayer.expected(policy, costs), policy) for policy in policies]
-        rising: list[tuple[float, float, Policy]] = []
-        for one in sorted(outcome, key=lambda one: (one[0], -one[1])):
-            if not rising or one[1] > rising[-1][1]:
-                rising.append(one)
-        fit_costs, fit_utilities, kept = zip(*rising, strict=True)
-        return Dial(policies=kept, fit_costs=fit_costs, fit_utilities=fit_utilities, costs=costs, seed=self.seed)
+        outcome = [(*replayer.expected(policy), policy) for policy in policies]
+        outcome.sort(key=lambda one: (one[0], -one[1]))
+        best = [-math.inf, *accumulate((utility for _, utility, _ in outcome), max)]
+        rising = [one for one, before in zip(outcome, best, strict=False) if one[1] > before]
+        return Dial.of_candidates(rising, table.require_costs(), self.seed)
+
+
+def suited_state(table: ExitTable) -> StoppingState:
+    """Return the state for a table; squares of probabilities stand one by one where there are at most 64 classes."""
+    if not table.has_classes:
+        return StoppingState("features")
+    return StoppingState("curved" if table.num_columns <= _MOST_CURVES else "summed")
 
 
 def _likelihood(table: ExitTable) -> float:
     """Return the mean log-probability of the labels over all exits."""
-    assert table.labels is not None
-    total = 0.0
-    for rows in table.chunks():
-        labels = table.labels[rows][:, None, None].expand(-1, table.num_exits, 1)
-        total += float(table.log_probs(rows).gather(2, labels).double().clamp_min(-100).sum())
-    return total / (table.num_samples * table.num_exits)
+    right = [np.take_along_axis(table.seen(rows), table.labels[rows, None, None], axis=2) for rows in table.chunks()]
+    return float(np.maximum(np.concatenate(right), -100.0).mean(dtype=np.float64))
 
 
-def _worth(table: ExitTable, together: Ensemble | None) -> Float[Tensor, "sample exit"]:
+def _worth(table: ExitTable, together: Ensemble | None) -> Float64[np.ndarray, "sample exit"]:
     """Return what answering at each exit was worth: the chance that it is right given all exits, or the utility."""
     if together is None:
-        return table.require_utility("fitting stopping")
-    worth = torch.empty(table.num_samples, table.num_exits, dtype=torch.float64)
+        return table.require_utility(_WHAT)
+    worth = []
     for rows in table.chunks():
-        given = torch.log_softmax(table.logits[rows].float(), dim=-1)
-        answers = given if table.transform is None else table.transform.history(given)
-        worth[rows] = together(given).double().exp().gather(1, answers.argmax(dim=2))
-    return worth
+        chances = np.exp(together(log_softmax(table.logits[rows])).astype(np.float64))
+        worth.append(np.take_along_axis(chances, table.seen(rows).argmax(axis=2), axis=1))
+    return np.concatenate(worth)
+
+
+class Induced(NamedTuple):
+    """Stopping rules, one per candidate (every fixed exit, then every multiplier), and their means on held-out samples.
+
+    A rule leaves where ``weight . state + bias >= 0``; ``worth`` is as the regression saw it.
+    """
+
+    weight: Float64[np.ndarray, "candidate early column"]
+    bias: Float64[np.ndarray, "candidate early"]
+    cost: Float64[np.ndarray, " candidate"]
+    utility: Float64[np.ndarray, " candidate"]
+    worth: Float64[np.ndarray, " candidate"]
+
+
+def induce(table: ExitTable, worth: PerExit, *, state: StoppingState, folds: int, ridge: float, seed: int) -> Induced:
+    """Return stopping rules for many multipliers of cost.
+
+    At exit ``k`` the value of going on minus that of leaving is regressed on the state, by ridge regression, for all
+    multipliers at once. The value of going on is what the rule fitted for the later exits realised on samples it had
+    not seen: every fold is predicted by the others, so that taking the better of two noisy numbers does not feed on its
+    own noise. Only the sign of the difference decides, so where columns are few the regression is repeated with more
+    weight on samples near the boundary. The deployed rule is the mean of the folds' linear functions.
+
+    ``worth`` is what answering at each exit was worth; the settings are those of `StoppingScheduler`.
+    """
+    samples, exits = worth.shape
+    fold = folds_of(samples, min(folds, samples), seed)
+    order = np.argsort(fold, kind="stable")  # so that the samples of a fold stand side by side
+    worth, costs, utility = worth[order], table.leaving_costs[order], table.require_utility(_WHAT)[order]
+    ends = np.bincount(fold).cumsum()
+    multipliers = _multipliers(table, worth)
+    penalty = _penalty(state, table.num_columns, ridge)
+    width = len(penalty) - 1
+    weight, bias = np.zeros((len(multipliers), exits - 1, width)), np.zeros((len(multipliers), exits - 1))
+    leaves_at = np.full((samples, len(multipliers)), exits - 1)  # where each rule, from exit k on, leaves
+    value = worth[:, -1:] - costs[:, -1:] * multipliers  # of leaving there, its cost deducted
+    for k in reversed(range(exits - 1)):
+        here = worth[:, k, None] - costs[:, k, None] * multipliers
+        columns, center, spread = _columns(table, state, k, np.argsort(order))
+        regression = _Regression(columns, [slice(*pair) for pair in pairwise((0, *ends))], penalty)
+        found, held_out = regression.solve(value - here)
+        for _ in range(_NARROWINGS if width <= _MOST_NARROWED else 0):
+            found, held_out = regression.narrowed(value - here, held_out)
+        stays = held_out > 0
+        leaves_at, value = np.where(stays, leaves_at, k), np.where(stays, value, here)
+        weight[:, k] = -found[:-1].T / spread  # a rule leaves where its score is not negative
+        bias[:, k] = -found[-1] - weight[:, k] @ center
+        del columns, regression, here, held_out  # of large tables these are large, and the next exit needs as much
+    fixed = np.arange(exits)
+    # fixed exits first: where a rule is as good on held-out samples, its deployed mean may still spend more
+    leaves_at = np.hstack([np.broadcast_to(fixed, (samples, exits)), leaves_at])
+    always = np.where(fixed[:, None] <= fixed[:-1], 1.0, -1.0)  # a fixed exit's score: below 0 before it
+    means = [np.take_along_axis(values, leaves_at, axis=1).mean(axis=0) for values in (costs, utility, worth)]
+    return Induced(
+        np.concatenate([np.zeros((exits, exits - 1, width)), weight]), np.concatenate([always, bias]), *means
+    )
+
+
+def _multipliers(table: ExitTable, worth: PerExit) -> Float64[np.ndarray, " multiplier"]:
+    """Return multipliers from 0 to one at which the cheapest exit wins."""
+    means, costs = worth.mean(axis=0), table.require_costs()
+    scale = max(float(np.ptp(means)), 1e-3) / (costs.high - costs.low)
+    return np.append(0.0, np.geomspace(0.01 * scale, 30 * scale, _MULTIPLIERS - 1))
+
+
+def _columns(
+    table: ExitTable, state: StoppingState, k: int, places: Int[np.ndarray, " sample"]
+) -> tuple[Float[np.ndarray, "sample input"], Float64[np.ndarray, " column"], Float64[np.ndarray, " column"]]:
+    """Return the centred state at an exit with a constant beside it, the centre, and what features are divided by.
+
+    ``places`` says into which row each sample goes.
+    """
+    width = state.width(table.num_columns)
+    kind = np.float64 if table.num_samples * width < _LARGE else np.float32
+    x = np.ones((table.num_samples, width + 1), dtype=kind)
+    for rows in table.chunks():
+        x[places[rows], :-1] = state(table.seen_at(rows, k))
+    columns = x[:, :-1]
+    center, spread = columns.mean(axis=0, dtype=np.float64), np.ones(width)
+    columns -= center
+    if state.kind == "features":
+        spread = np.sqrt(np.einsum("nd,nd->d", columns, columns, dtype=np.float64) / len(x))
+        spread[spread <= 1e-9 * np.abs(center)] = np.inf  # a constant column has no weight
+        columns /= spread
+    return x, center, spread
+
+
+def _penalty(state: StoppingState, num_columns: int, ridge: float) -> Float64[np.ndarray, "input input"]:
+    """Return the penalty on the weights, none on the constant: the inverse of their prior covariance, in samples.
+
+    Each class has a weight of its own, and squares, where they stand one by one, share a weight as well.
+    """
+    precision = np.full(state.width(num_columns), ridge if state.kind != "features" else _FEATURES * ridge)
+    if state.kind != "features":
+        precision[2 * num_columns if state.kind == "curved" else num_columns :] = _SHARED * ridge
+    covariance = np.diag(1 / precision)
+    if state.kind == "curved":
+        covariance[num_columns : 2 * num_columns, num_columns : 2 * num_columns] += 1 / (_SHARED * ridge)
+    return np.pad(np.linalg.inv(covariance), (0, 1))
+
+
+class _Regression:
+    """Ridge regressions of many targets on the same columns, without each fold in turn.
+
+    Both methods return the mean of the folds' solutions, and predictions of every sample by those without its fold.
+    The last column is constant; folds are slices of rows.
+    """
+
+    def __init__(
+        self, x: Float[np.ndarray, "sample input"], folds: list[slice], penalty: Float64[np.ndarray, "input input"]
+    ) -> None:
+        self.x, self.folds, self.penalty = x, folds, penalty
+
+    def solve(self, y: PerTarget) -> Solved:
+        """Return the least squares solutions."""
+        folds, width, targets = len(self.folds), len(self.penalty), y.shape[1]
+        gram, cross = np.zeros((folds, width, width)), np.zeros((folds, width, targets))
+        for f, fold in enumerate(self.folds):
+            for rows in _blocks(fold, _BLOCK):
+                z = self.x[rows]
+                gram[f] += z.T @ z
+                cross[f] += z.T @ y[rows].astype(z.dtype, copy=False)
+        gram, cross = gram.sum(axis=0) - gram + self.penalty, cross.sum(axis=0) - cross
+        return self._predicted(np.linalg.solve(gram, cross))
+
+    def narrowed(self, y: PerTarget, held_out: PerTarget) -> Solved:
+        """Return solutions with samples weighted by how near to 0 they were predicted, by each target on its own.
+
+        Longstaff and Schwartz regress over paths in the money only, for the same reason; weights keep it smooth.
+        """
+        folds, width, targets = len(self.folds), len(self.penalty), y.shape[1]
+        near = held_out / (_NEAR * np.sqrt(np.square(held_out).mean(axis=0)) + 1e-12)
+        near = 1 / (1 + np.square(near, out=near))
+        near /= near.mean(axis=0)
+        upper = np.triu_indices(width)  # of the matrix of products
+        gram, cross = np.zeros((folds, len(upper[0]), targets)), np.zeros((folds, width, targets))
+        for f, fold in enumerate(self.folds):
+            for rows in _blocks(fold, _NARROW_BLOCK):
+                z = np.ascontiguousarray(self.x[rows].T, dtype=np.float64)
+                products = np.concatenate([z[i:] * z[i] for i in range(width)])
+                gram[f] += products @ near[rows]
+                cross[f] += z @ (near[rows] * y[rows])
+        cross, solutions, matrix = cross.sum(axis=0) - cross, [], np.empty((targets, width, width))
+        for f, others in enumerate(gram.sum(axis=0) - gram):
+            matrix[:, upper[0], upper[1]] = matrix[:, upper[1], upper[0]] = others.T
+            solutions.append(np.linalg.solve(matrix + self.penalty, cross[f].T[:, :, None])[:, :, 0].T)
+        return self._predicted(np.stack(solutions))
+
+    def _predicted(self, solutions: Float64[np.ndarray, "fold input target"]) -> Solved:
+        """Return the mean solution, and every sample's prediction by the one without its fold."""
+        predicted = np.empty((len(self.x), solutions.shape[2]))
+        for fold, solution in zip(self.folds, solutions, strict=True):
+            for rows in _blocks(fold, _BLOCK):
+                np.matmul(self.x[rows].astype(np.float64, copy=False), solution, out=predicted[rows])
+        return solutions.mean(axis=0), predicted
+
+
+def _blocks(rows: slice, size: int) -> Iterator[slice]:
+    """Yield slices that together are a longer one."""
+    return (slice(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size))

@@ -8,8 +8,12 @@ from eenet.testing.planted import (
     gaussian_accuracies,
     gaussian_optimum,
     gaussian_table,
+    posterior_optimum,
+    posterior_table,
+    synthetic_table,
+    typed_optimum,
+    typed_table,
 )
-from eenet.testing.tables import posterior_optimum, posterior_table, synthetic_table, typed_optimum, typed_table
 
 __all__ = [
     "Gain",

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float, Float32, Int
 
-from eenet.core.combined import unmixed
-from eenet.core.costs import CostTable, standard_budgets
-from eenet.core.policy import Policy
-from eenet.core.table import ExitTable
-from eenet.core.trace import Replayer, exit_distribution, replay
 from eenet.errors import BudgetError, InputError, TableError
+from eenet.policies.dial import Dial
+from eenet.policies.policy import Policy
+from eenet.policies.replay import Replayer, exit_distribution, replay
+from eenet.policies.store import load_policy, save_policy
 from eenet.schedulers.base import Scheduler
 from eenet.schedulers.bounds import static_mix
-from eenet.testing.tables import synthetic_table
+from eenet.tables.costs import CostTable, standard_budgets
+from eenet.tables.table import ExitTable
+from eenet.testing.planted import synthetic_table
 
 __all__ = ["Gain", "check_policy", "check_scheduler", "measure_gain"]
 
@@ -27,8 +29,9 @@ def check_scheduler(scheduler: Scheduler, *, seed: int = 0, never_falls: bool = 
     """Check what every scheduler promises, on small synthetic tables.
 
     The budget is kept on the fitting data; one dial serves all budgets and agrees with fitting anew; fitting twice
-    gives the same; the policy passes `check_policy`; missing labels and impossible budgets are refused; on fresh data
-    the policy is no worse than the best blind mix of exits at equal cost, beyond noise.
+    gives the same; the policy passes `check_policy`; saved and loaded, where it can be saved, policy and dial decide
+    the same to the bit; missing labels and impossible budgets are refused; on fresh data the policy is no worse than
+    the best blind mix of exits at equal cost, beyond noise.
 
     Args:
         scheduler: To be checked.
@@ -45,33 +48,28 @@ def check_scheduler(scheduler: Scheduler, *, seed: int = 0, never_falls: bool = 
     utilities = []
     for budget in (costs.low, *standard_budgets(costs), costs.high, 2 * costs.high):
         policy = dial.at(budget)
-        cost, utility = on_val.expected(policy, costs)
+        cost, utility = on_val.expected(policy)
         _require(cost <= budget, f"budget {budget:g} is exceeded on the fitting data: {cost:.9g}")
-        spent, gained = on_test.expected(policy, costs)
+        spent, gained = on_test.expected(policy)
         floor = static_mix(val, test, costs, max(spent, costs.low)).utility
-        _require(
-            gained >= floor - 0.03,
-            f"at cost {spent:g} a blind mix of exits is better: {floor:.4f} against {gained:.4f}",
-        )
+        better = f"at cost {spent:g} a blind mix of exits is better: {floor:.4f} against {gained:.4f}"
+        _require(gained >= floor - 0.03, better)
         utilities.append(utility)
-    if never_falls:
-        falls = any(later < earlier - 1e-9 for earlier, later in pairwise(utilities))
-        _require(not falls, f"a larger budget lowers utility on the fitting data: {utilities}")
+    falls = any(later < earlier - 1e-9 for earlier, later in pairwise(utilities))
+    _require(not (never_falls and falls), f"a larger budget lowers utility on the fitting data: {utilities}")
     middle = standard_budgets(costs)[5]
     once, twice = scheduler.fit(val, costs, budget=middle), scheduler.fit(val, costs, budget=middle)
-    _require(
-        bool((on_test.exit_index(once) == on_test.exit_index(twice)).all()), "fitting twice gives different policies"
-    )
+    _require(np.array_equal(on_test.exit_index(once), on_test.exit_index(twice)), "fitting twice gives two policies")
     check_policy(once, test)
-    _refuses(scheduler, val, costs)
+    _check_saved(once, dial, on_test)
+    _check_refused(scheduler, val, costs)
 
 
 def check_policy(policy: Policy, table: ExitTable) -> None:
-    """Check what every policy promises: shares sum to 1, and neither the order of samples nor their batches matter.
+    """Check what every policy promises: decisions and answers do not depend on the other samples, to the bit.
 
-    Args:
-        policy: To be checked.
-        table: With costs, of the same number of exits.
+    Samples are run exit by exit, as a model would: in batches of 1, 7 and 64, and in another order. Where each leaves
+    and what it is answered with must be what `replay` says. Shares of exits sum to 1, answers are log-probabilities.
 
     Raises:
         AssertionError: A promise is broken; the message says which.
@@ -79,19 +77,17 @@ def check_policy(policy: Policy, table: ExitTable) -> None:
     trace = replay(policy, table)
     shares = exit_distribution(trace.exit_index, table.num_exits)
     _require(abs(float(shares.sum()) - 1) < 1e-12, f"exit shares sum to {float(shares.sum())}")
-    _require(trace.log_probs.exp().sum(dim=1).sub(1).abs().max().item() < 1e-3, "answers are no log-probabilities")
-    ids = torch.arange(table.num_samples)
-    for size in (1, 7, 64):
-        for rows in torch.split(ids[: 3 * size], size):
-            _require(
-                bool((_stops(policy, table, rows) == trace.exit_index[rows]).all()),
-                f"decisions change in batches of {size}",
-            )
-    shuffled = torch.randperm(table.num_samples, generator=torch.Generator().manual_seed(0))[:200]
-    _require(
-        bool((_stops(policy, table, shuffled) == trace.exit_index[shuffled]).all()),
-        "decisions depend on the order of samples",
-    )
+    if trace.log_probs is not None:
+        sums = np.exp(trace.log_probs.astype(np.float64)).sum(axis=1)
+        _require(float(np.abs(sums - 1).max()) < 1e-3, "answers are no log-probabilities")
+    ids = np.arange(table.num_samples)
+    batches = [(ids[start : start + size], f"in batches of {size}") for size in (1, 7, 64) for start in (0, size)]
+    batches.append((np.random.default_rng(0).permutation(ids)[:200], "with the order of samples"))
+    for rows, how in batches:
+        stops, answers = _run(policy, table, rows)
+        _require(np.array_equal(stops, trace.exit_index[rows]), f"decisions change {how}")
+        if trace.log_probs is not None:
+            _require(np.array_equal(answers, trace.log_probs[rows]), f"answers change {how}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ def measure_gain(
     test: ExitTable,
     optimum: Callable[[float], float],
     *,
-    chances: Float[Tensor, "sample exit class"] | None = None,
+    chances: Float[np.ndarray, "sample exit class"] | None = None,
     accuracies: Sequence[float] | None = None,
 ) -> Gain:
     """Return what a policy gains on a planted table, and what could be gained.
@@ -129,31 +125,32 @@ def measure_gain(
 
     Args:
         policy: To be judged.
-        test: A large fresh draw of a planted table, with costs.
+        test: A large fresh planted table, with costs.
         optimum: The largest expected utility at a mean cost, such as `gaussian_optimum`.
         chances: The exact chance of each class given all evidence up to each exit. With it answers are judged by their
             chance of being right, which has less noise than the table's utility.
         accuracies: The exact mean utility of every exit, such as `gaussian_accuracies`. With it the best policy is
-            compared with the blind mix where neither has noise; without, a draw of lucky samples makes the possible
-            gain look small.
+            compared with the blind mix where neither has noise; without, lucky samples make the possible gain look
+            small.
 
     Raises:
         InputError: Nothing is to be gained at that cost.
     """
-    costs, rows = test.require_costs(), torch.arange(test.num_samples)
+    costs, rows = test.require_costs(), np.arange(test.num_samples)
     if chances is None:
-        cost, utility = Replayer(test).expected(policy, costs)
+        cost, utility = Replayer(test).expected(policy)
     else:
         cost = utility = 0.0
-        for weight, part in unmixed(policy):
+        for weight, part in policy.components():
             trace = replay(part, test)
-            worth = chances[rows, trace.exit_index, trace.log_probs.argmax(dim=1)]
+            assert trace.log_probs is not None
+            worth = chances[rows, trace.exit_index, trace.log_probs.argmax(axis=1)]
             cost, utility = cost + weight * trace.mean_cost, utility + weight * float(worth.mean())
-        own = chances.gather(2, test.logits.argmax(dim=2, keepdim=True)).squeeze(2)
+        own = np.take_along_axis(chances, test.logits.argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
         test = ExitTable(logits=test.logits, utility=own, costs=costs)
     blind = exact = static_mix(test, test, costs, max(cost, costs.low)).utility
     if accuracies is not None:
-        mean = ExitTable(logits=test.logits[:1], utility=torch.tensor([accuracies]).double(), costs=costs)
+        mean = ExitTable(logits=test.logits[:1], utility=[list(accuracies)], costs=costs)
         exact = static_mix(mean, mean, costs, max(cost, costs.low)).utility
     possible = optimum(cost) - exact
     if possible <= 0:
@@ -164,18 +161,41 @@ def measure_gain(
     return Gain(cost=cost, reached=utility - blind, possible=possible)
 
 
-def _stops(policy: Policy, table: ExitTable, rows: Tensor) -> Tensor:
-    """Return where rows leave, deciding exit by exit as real inference does; the slow twin of `replay`."""
-    log_probs = table.log_probs(rows)
-    features = None if table.features is None else table.features[rows]
-    stops = torch.full((len(rows),), table.num_exits - 1)
-    for k in reversed(range(table.num_exits - 1)):
-        leaves = policy.leaves(log_probs[:, : k + 1], rows, None if features is None else features[:, : k + 1])
-        stops = torch.where(leaves, k, stops)
-    return stops
+def _run(
+    policy: Policy, table: ExitTable, rows: Int[np.ndarray, " row"]
+) -> tuple[Int[np.ndarray, " row"], Float32[np.ndarray, "row column"]]:
+    """Return where rows leave and with what, exit by exit, those that left missing from the batch; twin of `replay`."""
+    seen, last = table.seen(rows), table.num_exits - 1
+    stops, answers, here = np.full(len(rows), last), np.empty_like(seen[:, -1]), np.arange(len(rows))
+    for k in range(table.num_exits):
+        leaves = policy.leaves(seen[here, : k + 1], rows[here]) | (k == last)
+        left, here = here[leaves], here[~leaves]
+        stops[left] = k
+        if table.has_classes and len(left):
+            answers[left] = policy.answers(seen[left, : k + 1], rows[left])
+        if not len(here):
+            break
+    return stops, answers
 
 
-def _refuses(scheduler: Scheduler, val: ExitTable, costs: CostTable) -> None:
+def _check_saved(policy: Policy, dial: Dial, on_test: Replayer) -> None:
+    """Check that policy and dial, saved and loaded, decide the same; policies that cannot be saved are left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "policy"
+        try:
+            save_policy(policy, path, costs=dial.costs, dial=dial)
+        except InputError:
+            return
+        saved = load_policy(path)
+    _require(saved.dial is not None and saved.costs == dial.costs, "the dial or its costs are lost by saving")
+    assert saved.dial is not None
+    budget = standard_budgets(dial.costs)[3]
+    for before, after in ((policy, saved.policy), (dial.at(budget), saved.dial.at(budget))):
+        same = np.array_equal(on_test.exit_index(before), on_test.exit_index(after))
+        _require(same, "saving and loading changes decisions")
+
+
+def _check_refused(scheduler: Scheduler, val: ExitTable, costs: CostTable) -> None:
     blind = ExitTable(logits=val.logits, costs=costs)
     for table, budget, wanted in (
         (blind, costs.high, TableError),
@@ -186,11 +206,8 @@ def _refuses(scheduler: Scheduler, val: ExitTable, costs: CostTable) -> None:
             policy = scheduler.fit(table, costs, budget=budget)
         except wanted:
             continue
-        _require(
-            False,
-            f"budget {budget} on a table {'with' if table is val else 'without'} labels is accepted: "
-            f"{type(policy).__name__}",
-        )
+        labels = "with" if table is val else "without"
+        _require(False, f"budget {budget} on a table {labels} labels is accepted: {type(policy).__name__}")
 
 
 def _require(holds: bool, message: str) -> None:

@@ -1,19 +1,21 @@
 """Training a model with exits: losses as plain functions, settings, and a loop that resumes after a kill."""
 
 from eenet.training.fit import History, fit_exits
-from eenet.training.gradients import Forward, plain_gradients, rescaled_gradients
 from eenet.training.losses import (
+    Forward,
+    SampleWeighting,
     Weighting,
     distillation_loss,
     exit_loss,
     exit_losses,
+    expected_exit_weights,
     increasing_weights,
+    plain_gradients,
+    rescaled_gradients,
     uniform_weights,
 )
-from eenet.training.optimisers import Optimiser, adamw, sgd
-from eenet.training.rates import LearningRate, constant, cosine_decay, step_decay
+from eenet.training.schedule import LearningRate, Optimiser, adamw, constant, cosine_decay, sgd, step_decay
 from eenet.training.settings import TrainSettings
-from eenet.training.weighting import SampleWeighting, expected_exit_weights
 
 __all__ = [
     "fit_exits",

@@ -7,6 +7,7 @@ it belongs to.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eenet.core.files import load_tensors, read_object, save_tensors, write_json
 from eenet.errors import InputError
-from eenet.training.average import Average
+from eenet.models.weights import load_tensors, save_tensors
+from eenet.tables.files import read_object, write_json
+from eenet.training.schedule import Average
 
 TENSORS, IDENTITY = "checkpoint.safetensors", "checkpoint.json"
-MODEL, OPTIMIZER, AVERAGE, LOSSES = "model/", "optimizer/", "average/", "losses"
+PARTS, LOSSES = ("model", "optimizer", "average"), "losses"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +55,7 @@ def capture(
     average: Average | None,
     losses: Float[Tensor, "step exit"],
 ) -> Checkpoint:
-    """Return the present state of a training.
-
-    Raises:
-        InputError: the optimiser keeps something besides tensors.
-    """
+    """Return the present state of a training, refusing an optimiser that keeps something besides tensors."""
     kept_by_optimizer = {
         f"{key}:{name}": value
         for name, parameter in model.named_parameters()
@@ -92,20 +90,16 @@ def restore(
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     """Make a folder belong to one training, or check that it does; it is free as long as it holds no checkpoint.
 
-    Args:
-        folder: where the checkpoints go.
-        identity: what defines the training, as JSON values: its settings, data and model.
-
     Raises:
-        InputError: the folder holds checkpoints of a training that differs; the first difference is named.
+        InputError: the settings, data or model of the training in it differ; the first difference is named.
     """
     path = folder / IDENTITY
-    for unfinished in folder.glob(f".{TENSORS}.*"):  # what a kill left behind
+    for unfinished in folder.glob(f".{TENSORS}.*"):  # what a kill left
         shutil.rmtree(unfinished)
     if (folder / TENSORS).exists() and path.exists():
         found = read_object(path, "checkpoint")
         for key in [*identity, *(found.keys() - identity.keys())]:
-            if found.get(key) != identity.get(key):
+            if unmoved(found.get(key)) != unmoved(identity.get(key)):
                 raise InputError(
                     f"checkpoint {path} cannot be resumed: it was made with {key} {found.get(key)}, this training "
                     f"has {key} {identity.get(key)}. "
@@ -115,20 +109,19 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     write_json(path, dict(identity))
 
 
+def unmoved(value: object) -> object:
+    """Return a setting with the functions of eenet named without their modules: these may move between versions."""
+    return re.sub(r"\beenet(?:\.\w+)*\.(\w+)", r"eenet.\1", value) if isinstance(value, str) else value
+
+
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, replacing the one before it in one step."""
-    tensors = {MODEL + name: tensor for name, tensor in checkpoint.model.items()}
-    tensors |= {OPTIMIZER + name: tensor for name, tensor in checkpoint.optimizer.items()}
-    tensors |= {AVERAGE + name: tensor for name, tensor in checkpoint.average.items()}
+    tensors = {f"{part}/{name}": tensor for part in PARTS for name, tensor in getattr(checkpoint, part).items()}
     save_tensors(folder / TENSORS, tensors | {LOSSES: checkpoint.losses})
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the folder's checkpoint, or None where there is none yet.
-
-    Raises:
-        InputError: the file is damaged.
-    """
+    """Return the folder's checkpoint, or None where there is none yet."""
     if not (folder / TENSORS).exists():
         return None
     tensors = load_tensors(folder / TENSORS, "checkpoint")
@@ -136,13 +129,9 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         raise InputError(
             f"checkpoint {folder / TENSORS} cannot be resumed: it holds no losses. Delete it to start anew."
         )
-    return Checkpoint(
-        model=_under(MODEL, tensors),
-        optimizer=_under(OPTIMIZER, tensors),
-        average=_under(AVERAGE, tensors),
-        losses=tensors[LOSSES],
-    )
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    named: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    losses = tensors.pop(LOSSES)
+    for place, tensor in tensors.items():
+        part, _, name = place.partition("/")
+        named[part][name] = tensor
+    return Checkpoint(**named, losses=losses)

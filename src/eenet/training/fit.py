@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import threading
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from eenet.core.files import save_tensors, write_json
-from eenet.core.processor import warn_of_emulation
-from eenet.data.dataset import LabelledDataset
-from eenet.errors import RunError, ShapeError
+from eenet.errors import InputError, RunError, ShapeError
+from eenet.models.inputs import evaluating
 from eenet.models.model import MultiExitModel
-from eenet.training.average import Average
-from eenet.training.batches import Batch, Batches, seed_of
+from eenet.models.processor import warn_of_emulation
+from eenet.models.weights import save_tensors
+from eenet.tables.files import write_json
+from eenet.training.batches import Batch, Batches, Processes, joined_processes, seed_of
 from eenet.training.checkpoint import capture, claim_folder, read_checkpoint, restore, write_checkpoint
-from eenet.training.checks import check_training
-from eenet.training.console import interruption, progress_bar
+from eenet.training.dataset import LabelledDataset
 from eenet.training.losses import distillation_loss, exit_losses, learnable, log_shares
-from eenet.training.phases import Phases
-from eenet.training.processes import Processes, joined_processes
+from eenet.training.schedule import Average, Phases
 from eenet.training.settings import Schedule, TrainSettings
 
 FINAL_WEIGHTS, HISTORY = "model.safetensors", "history.json"
@@ -87,8 +92,8 @@ def fit_exits(
         KeyboardInterrupt: after Ctrl-C, once the step was finished and the checkpoint written.
 
     Example:
-        >>> from eenet.data import load_digits
-        >>> from eenet.models import tiny_cnn
+        >>> from eenet.experiments.data import load_digits
+        >>> from eenet.experiments.zoo import tiny_cnn
         >>> settings = TrainSettings(epochs=0.2, batch_size=32)
         >>> fit_exits(tiny_cnn(), load_digits().train, settings, progress=False).losses.shape
         torch.Size([5, 3])
@@ -127,7 +132,9 @@ class _Trainer:
         self.model, self.schedule, self.processes, self.out = model, schedule, processes, out
         self.settings = schedule.settings
         self.phases = Phases(model)
-        self.optimizer = self.phases.optimizer(self.settings)
+        self.optimizer = self.phases.optimizer(
+            self.settings.optimiser, self.settings.momentum, self.settings.weight_decay
+        )
         self.average = Average(model, self.settings.ema) if self.settings.ema else None
         self.device = next(model.parameters()).device
         self.weights = _weights(self.settings, model.num_exits).to(self.device)
@@ -211,10 +218,10 @@ class _Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
         return done
 
-    def move(self, step: int, told: list[Tensor]) -> None:
-        """Do a step of the optimiser along the gradients of all processes; what they tell each other is summed too."""
+    def move(self, step: int, messages: list[Tensor]) -> None:
+        """Do a step of the optimiser along the gradients of all processes; their messages are summed, too."""
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        self.processes.add([*gradients, *told])
+        self.processes.add([*gradients, *messages])
         backbone_rate, head_rate = self.schedule.learning_rates(step)
         for group in self.optimizer.param_groups:
             group["lr"] = head_rate if group["early_heads"] else backbone_rate
@@ -257,3 +264,74 @@ def _identity(model: MultiExitModel, dataset: LabelledDataset, settings: TrainSe
         "data": dataset.fingerprint(),
         "model": hashlib.sha256(shapes.encode()).hexdigest()[:16],
     }
+
+
+# --- checks before a training -----------------------------------------------------------------------------------------
+
+
+def check_training(model: MultiExitModel, dataset: LabelledDataset, schedule: Schedule, processes: Processes) -> None:
+    """Refuse what would fail only when the loop has begun."""
+    if schedule.batch_size < processes.count:
+        raise InputError(
+            f"batch_size {schedule.batch_size} is too small: {processes.count} processes share a batch. Pass a larger "
+            "one, or start fewer processes."
+        )
+    if schedule.head_steps and not any(parameter.requires_grad for parameter in Phases(model).heads):
+        raise InputError(
+            f"heads_share {schedule.settings.heads_share:g} is not possible: no early head has weights of its own that "
+            "may learn. Pass heads_share=0."
+        )
+    device = next(model.parameters()).device
+    inputs = tree_map(lambda leaf: leaf.to(device), dataset.inputs(slice(0, 1)))
+    with evaluating(model), torch.no_grad():
+        logits = model(inputs)
+    if logits[-1].dim() != 2:
+        return  # maps hold 255 where there is no class, and all of them would have to be read
+    labels = dataset.labels
+    for k, answer in enumerate(logits):
+        if int(labels.max()) >= answer.shape[1]:
+            raise InputError(
+                f"labels up to {int(labels.max())} do not fit: exit {k} tells {answer.shape[1]} classes apart, 0 to "
+                f"{answer.shape[1] - 1}. Make the model for {int(labels.max()) + 1} classes, or correct the labels."
+            )
+
+
+# --- terminal ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def interruption() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C sets, so that a step in progress can finish first; a second Ctrl-C interrupts at once.
+
+    Outside the main thread, where signals cannot be caught, the event is never set.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def progress_bar(total: int, done: int, wanted: bool) -> Iterator[Callable[[Float[Tensor, " exit"]], None]]:
+    """Yield a function that advances a progress bar on stderr by one step and shows the losses of the exits."""
+    counts = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}")
+    columns = TextColumn("train"), *counts, TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not wanted, refresh_per_second=2) as bar:
+        task = bar.add_task("train", total=total, completed=done, loss="")
+
+        def advance(losses: Float[Tensor, " exit"]) -> None:
+            if wanted:
+                bar.update(task, advance=1, loss="loss " + " ".join(f"{loss:.2f}" for loss in losses.tolist()))
+
+        yield advance

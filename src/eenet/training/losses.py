@@ -1,23 +1,28 @@
-"""What multi-exit training minimises, as plain functions.
+"""What multi-exit training minimises: losses, weights of exits and samples, and the gradients they pass back.
 
 Logits are ``[sample, class]``, or dense ``[sample, class, height, width]`` against targets ``[sample, height, width]``.
 
-Source: F. Ilhan et al., *Adaptive deep neural network inference optimization with EENet*, WACV 2024, section on
-multi-exit training.
+Sources: F. Ilhan et al., *Adaptive deep neural network inference optimization with EENet*, WACV 2024, section on
+multi-exit training; H. Li, H. Zhang, X. Qi, R. Yang, G. Huang, *Improved techniques for training adaptive deep
+networks*, ICCV 2019 (arXiv 1908.06294), section on gradient equilibrium; F. Regol, J. Chataoui, M. Coates,
+*Jointly-learned exit and inference for a dynamic neural network*, ICLR 2024 (arXiv 2310.09163); Y. Han et al.,
+*Learning to weight samples for dynamic early-exiting networks*, ECCV 2022 (arXiv 2209.08310).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from eenet.data.dataset import IGNORED
-from eenet.errors import ShapeError
+from eenet.errors import InputError, ShapeError
+from eenet.models.inputs import IGNORED, State
+from eenet.models.model import MultiExitModel
 
 Weighting: TypeAlias = Callable[[int], tuple[float, ...]]
 """From the number of exits K to one weight per exit."""
@@ -78,12 +83,7 @@ def learnable(targets: Int[Tensor, "sample ..."]) -> Int[Tensor, ""]:
 
 
 def log_shares(labels: Int[Tensor, " sample"], num_classes: int) -> Float[Tensor, " class"]:
-    """Return the logarithm of every class's share of the labels; a class that does not occur counts as one sample.
-
-    Args:
-        labels: the classes of the training data, -100 where there is none.
-        num_classes: number of classes C.
-    """
+    """Return the logarithm of every class's share of the labels; a class that does not occur counts as one sample."""
     counts = torch.bincount(labels[labels != IGNORED], minlength=num_classes).clamp_min(1)
     return (counts / counts.sum()).log()
 
@@ -91,16 +91,7 @@ def log_shares(labels: Int[Tensor, " sample"], num_classes: int) -> Float[Tensor
 def exit_loss(
     logits: Sequence[Float[Tensor, "sample class ..."]], targets: Int[Tensor, "sample ..."], weights: Sequence[float]
 ) -> Float[Tensor, ""]:
-    """Return ``sum_k w_k CE(z_k, y)``, the mean over samples (or pixels).
-
-    Args:
-        logits: one tensor per exit.
-        targets: the true classes.
-        weights: one weight per exit.
-
-    Raises:
-        ShapeError: another number of weights than of exits.
-    """
+    """Return ``sum_k w_k CE(z_k, y)``, the mean over samples (or pixels), given one weight per exit."""
     if len(weights) != len(logits):
         raise ShapeError(f"weights {len(weights)} do not fit: there are {len(logits)} exits. Pass one weight per exit.")
     losses = exit_losses(logits, targets)
@@ -117,7 +108,7 @@ def distillation_loss(
 
     Args:
         logits: one tensor per exit, at least two.
-        temperature: the T that softens both sides.
+        temperature: the T that softens both distributions.
 
     Raises:
         ShapeError: fewer than two exits.
@@ -141,3 +132,103 @@ def _at_size(logits: Tensor, size: Sequence[int]) -> Tensor:
     if logits.dim() != 4 or logits.shape[2:] == tuple(size):
         return logits
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+# --- weights of samples -----------------------------------------------------------------------------------------------
+
+SampleWeighting: TypeAlias = Callable[[Sequence[Tensor], Tensor], Tensor]
+"""From the detached logits of every exit and the targets to a weight ``[sample, exit]`` on each sample's loss."""
+
+
+def expected_exit_weights(
+    logits: Sequence[Float[Tensor, "sample class ..."]],
+    targets: Int[Tensor, "sample ..."],
+    share: float = 0.5,
+    softness: float = 0.1,
+) -> Float[Tensor, "sample exit"]:
+    """Return weights that grow with a sample's chance to leave at an exit, mean 1 over the samples of every exit.
+
+    A soft rule stands for the policy, which is not known yet: of K exits, exit k lets go the most confident
+    ``1 / (K - k)`` of the batch, with a gate that is a sigmoid of the sample's rank by confidence. The chance to leave
+    at an exit is that of passing every gate before and not this one; the last exit takes the rest.
+
+    As in the papers, easy samples weigh more at early exits and hard ones at late exits. Unlike them, nothing is learnt
+    for it: JEI-DNN learns the gates beside the classifiers and at a cost in computing, L2W-DEN a network that
+    predicts the weights, tuned on further batches. Ranks need a batch of some dozens to mean something.
+
+    Args:
+        logits: one tensor per exit; of dense ones the mean confidence over pixels counts.
+        targets: the true classes; not needed here.
+        share: of the expected exits in the weights, from 0 (all weights 1) to 1; the rest is uniform.
+        softness: width of the gates, as a share of the batch.
+    """
+    num_exits, samples = len(logits), len(logits[0])
+    inside = logits[0].new_ones(samples)
+    weights: list[Tensor] = []
+    for k, exit_logits in enumerate(logits):
+        if k == num_exits - 1:
+            chance = inside
+        else:
+            rank = (_confidence(exit_logits).argsort().argsort() + 0.5) / samples  # near 0 for the least confident
+            gate = torch.sigmoid((rank - (1 - 1 / (num_exits - k))) / softness)
+            chance, inside = inside * gate, inside * (1 - gate)
+        weights.append(1 - share + share * chance / chance.mean())
+    return torch.stack(weights, dim=1)
+
+
+def _confidence(logits: Tensor) -> Float[Tensor, " sample"]:
+    """Return each sample's largest class probability, the mean over pixels."""
+    return logits.softmax(dim=1).amax(dim=1).reshape(len(logits), -1).mean(dim=1)
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+Forward: TypeAlias = Callable[[MultiExitModel, State], list[Tensor]]
+"""From a model and its inputs to the logits of every exit, of which the gradients are taken."""
+
+
+def plain_gradients(model: MultiExitModel, inputs: State) -> list[Tensor]:
+    """Return the logits of every exit; what a stage learns is the sum of what all later exits say."""
+    logits: list[Tensor] = model(inputs)
+    return logits
+
+
+def rescaled_gradients(model: MultiExitModel, inputs: State) -> list[Tensor]:
+    """Return the logits of every exit; what a stage learns is the mean of what all later exits say.
+
+    With K exits, the features after stage k (from 0) pass back ``1 / (K - k)`` of the gradient that head k sends and
+    ``(K - k - 1) / (K - k)`` of the one that stage k + 1 sends. So the first stages, which every exit pulls at, move no
+    more than the last one, and exits conflict less. The heads' own gradients stay whole, but for those of
+    `eenet.models.cascade.cascaded` models, whose heads sit inside the stages: they get ``1 / (K - k)`` of theirs.
+
+    The paper's code scales the one tensor of a state that the head reads; here it is every tensor of the state.
+
+    Raises:
+        InputError: the model runs in one go (attached exits): there is nothing between its stages to scale.
+    """
+    if model.whole is not None:
+        raise InputError(
+            "gradients rescaled_gradients cannot be used on attached exits: such a model trains in one go, as its "
+            "authors wrote it, and nothing lies between its stages. Use plain_gradients."
+        )
+    logits: list[Tensor] = []
+    state = model.start(inputs)
+    for k, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
+        readers = model.num_exits - k
+        state = scale_gradient(stage(state), 1 / readers)
+        logits.append(head(state))
+        state = scale_gradient(state, readers - 1)
+    return logits
+
+
+def scale_gradient(state: State, factor: float) -> State:
+    """Return a state as it is, whose tensors pass back ``factor`` times the gradient they get."""
+    return tree_map(lambda leaf: _scaled(leaf, factor), state)
+
+
+def _scaled(leaf: Any, factor: float) -> Any:  # noqa: ANN401
+    if not isinstance(leaf, Tensor) or not leaf.requires_grad:
+        return leaf
+    same = leaf.view_as(leaf)
+    same.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
+    return same

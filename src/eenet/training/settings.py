@@ -10,17 +10,30 @@ from functools import partial
 from types import CodeType
 from typing import Any, Literal, get_args
 
-from eenet.data.augment import Augment
 from eenet.errors import InputError
-from eenet.training.gradients import Forward, plain_gradients
-from eenet.training.losses import Weighting, increasing_weights
-from eenet.training.optimisers import Optimiser, sgd
-from eenet.training.rates import LearningRate, cosine_decay
-from eenet.training.weighting import SampleWeighting
+from eenet.training.dataset import Augment
+from eenet.training.losses import Forward, SampleWeighting, Weighting, increasing_weights, plain_gradients
+from eenet.training.schedule import LearningRate, Optimiser, Phase, cosine_decay, sgd
 
-_TOLD = (bool, int, float, str, bytes, tuple, list, type(None))  # what a nested function may hold and is told apart by
-Phase = Literal["heads", "joint"]
+_COMPARABLE = (bool, int, float, str, bytes, tuple, list, type(None))  # closed-over values that identify it
 Precision = Literal["float32", "bfloat16"]
+_RANGES: tuple[tuple[Callable[[float], bool], str, tuple[str, ...]], ...] = (
+    (
+        lambda value: 0 < value < math.inf,
+        "above 0 and finite. Pass a positive number",
+        ("epochs", "batch_size", "accumulate", "lr", "head_lr", "temperature", "checkpoint_seconds"),
+    ),
+    (
+        lambda value: 0 <= value < math.inf,
+        "0 or more, and finite. Pass 0 to go without",
+        ("weight_decay", "distillation"),
+    ),
+    (
+        lambda value: 0 <= value <= 1,
+        "a share. Pass a number from 0 to 1",
+        ("heads_share", "warmup", "momentum", "ema", "distillation_from"),
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,24 +106,11 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        positive = ["epochs", "batch_size", "accumulate", "lr", "temperature", "checkpoint_seconds"]
-        for name in positive if self.head_lr is None else [*positive, "head_lr"]:
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(
-                    f"{name} {getattr(self, name):g} is not possible: it must be above 0 and finite. Pass a positive "
-                    "number."
-                )
-        for name in ("weight_decay", "distillation"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(
-                    f"{name} {getattr(self, name):g} is not possible: it must be 0 or more, and finite. Pass 0 to "
-                    "go without."
-                )
-        for name in ("heads_share", "warmup", "momentum", "ema", "distillation_from"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(
-                    f"{name} {getattr(self, name):g} is not possible: it is a share. Pass a number from 0 to 1."
-                )
+        for allowed, must, names in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not allowed(value):
+                    raise InputError(f"{name} {value:g} is not possible: it must be {must}.")
         for name, what in (("ema", "average"), ("momentum", "direction")):
             if getattr(self, name) == 1:
                 raise InputError(f"{name} 1 is not possible: the {what} would never move. Pass less, such as 0.9.")
@@ -201,14 +201,15 @@ def _digest(function: Any) -> str:  # noqa: ANN401
     inside = [cell.cell_contents for cell in function.__closure__ or ()]
     given = [*inside, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     known = [
-        _written(value) if isinstance(value, _TOLD) or callable(value) else type(value).__name__ for value in given
+        _written(value) if isinstance(value, _COMPARABLE) or callable(value) else type(value).__name__
+        for value in given
     ]
-    return hashlib.sha256(f"{_told(function.__code__)} {known}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{_behaviour(function.__code__)} {known}".encode()).hexdigest()[:8]
 
 
-def _told(code: CodeType) -> str:
+def _behaviour(code: CodeType) -> str:
     """Return what a function's code does, without where it stands."""
-    values = [_told(value) if isinstance(value, CodeType) else _constant(value) for value in code.co_consts]
+    values = [_behaviour(value) if isinstance(value, CodeType) else _constant(value) for value in code.co_consts]
     return f"{code.co_code.hex()} {code.co_names} {values}"
 
 

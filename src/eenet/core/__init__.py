@@ -1,1 +1,0 @@
-"""What everything speaks: tables, costs, policies, traces. Knows no models."""

@@ -1,0 +1,133 @@
+"""Images in memory: the embedded digits, and a ``.npz`` file of one's own.
+
+Source of the digits: E. Alpaydin, C. Kaynak, *Optical recognition of handwritten digits*, UCI machine learning
+repository, 1998.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from eenet.errors import DataError
+from eenet.experiments.data.dataset import ArrayDataset, DataSplits, Normalisation, Split, share_of, shared
+
+__all__ = ["load_image_arrays"]
+
+# --- digits -----------------------------------------------------------------------------------------------------------
+
+DIGITS_MEAN, DIGITS_STD = (0.3053,), (0.3761,)
+DIGITS_ROWS: dict[Split, slice] = {"train": slice(0, 797), "calibration": slice(797, 1297), "test": slice(1297, 1797)}
+
+
+def load_digits(*, seed: int = 0) -> DataSplits:
+    """Return the 1797 digits of 8x8 pixels: 797 to train on, 500 for calibration, 500 for testing.
+
+    Args:
+        seed: decides which digit belongs to which split.
+
+    Example:
+        >>> splits = load_digits()
+        >>> len(splits.train), len(splits.calibration), len(splits.test)
+        (797, 500, 500)
+    """
+
+    def load(split: Split) -> ArrayDataset:
+        from sklearn import datasets
+
+        digits = datasets.load_digits()
+        images = torch.from_numpy((digits.images / 16).astype(np.float32))[:, None]
+        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[DIGITS_ROWS[split]]
+        return ArrayDataset(
+            images[rows], torch.from_numpy(digits.target.astype(np.int64))[rows], mean=DIGITS_MEAN, std=DIGITS_STD
+        )
+
+    return DataSplits(load=load, classes=tuple("0123456789"))
+
+
+# --- one .npz file ----------------------------------------------------------------------------------------------------
+
+
+def load_image_arrays(path: Path, *, seed: int = 0, normalisation: Normalisation | None = None) -> DataSplits:
+    """Return labelled images as splits: 60 % to train on, 20 % for calibration, 20 % for testing, chosen by ``seed``.
+
+    Args:
+        path: ``.npz`` with ``images`` ``[sample, channel, height, width]``, uint8 (0 to 255) or floats (0 to 1), and
+            ``labels`` ``[sample]``, classes from 0 on; optionally ``classes``, their names.
+        seed: decides which image belongs to which split.
+        normalisation: mean and standard deviation per channel; default: those of the training images.
+
+    Raises:
+        DataError: the file is missing or damaged, holds something else, or fewer than 10 images.
+    """
+    images, labels, classes = _read(Path(path))
+
+    @cache
+    def scale() -> Normalisation:
+        if normalisation is not None and len(normalisation[0]) == images.shape[1]:
+            return normalisation
+        training = images[share_of("train", len(images), seed)].double() / (255 if images.dtype == torch.uint8 else 1)
+        std = training.std(dim=(0, 2, 3)).clamp_min(1e-3)
+        return tuple(training.mean(dim=(0, 2, 3)).tolist()), tuple(std.tolist())
+
+    def read(rows: Int[Tensor, " row"], split: Split) -> ArrayDataset:
+        mean, std = scale()
+        return ArrayDataset(images[rows], labels[rows], mean=mean, std=std)
+
+    return shared(read, len(images), classes, seed, place=path)
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    if not path.is_file():
+        raise DataError(f"data file {path} is missing: there is no such file. Check the path.")
+    try:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ("images", "labels", "classes") if name in archive.files}
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"data file {path} cannot be read: it is no complete .npz file of plain arrays. Write it with numpy.savez."
+        ) from error
+    missing = [name for name in ("images", "labels") if name not in arrays]
+    if missing:
+        raise DataError(f"data file {path} lacks {' and '.join(missing)}: both keys are needed. Add them.")
+    images, labels = arrays["images"], arrays["labels"]
+    _check(path, images, labels)
+    found = int(labels.max()) + 1
+    names = tuple(str(name) for name in arrays.get("classes", range(found)))
+    if len(names) < found:
+        raise DataError(
+            f"data file {path} names {len(names)} classes, the labels go up to {found - 1}: one name per class is "
+            "needed. Add names."
+        )
+    return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), names
+
+
+def _check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    if images.ndim != 4 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
+        raise DataError(
+            f"data file {path} has images of shape {images.shape} and type {images.dtype}: [sample, channel, height, "
+            "width] is needed, uint8 (0 to 255) or floats (0 to 1). Convert them."
+        )
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"data file {path} has labels of shape {labels.shape} and type {labels.dtype}: there are {len(images)} "
+            "images. Give one class per image, as whole numbers."
+        )
+    if labels.min() < 0:
+        raise DataError(
+            f"data file {path} has the label {labels.min()} in row {labels.argmin()}: classes are counted from 0. "
+            "Number them so, and leave out images without a class."
+        )
+    if images.dtype.kind == "f":
+        bad = ~((images >= -0.01) & (images <= 1.01)).reshape(len(images), -1).all(axis=1)
+        if bad.any():
+            raise DataError(
+                f"data file {path} has a value outside 0 to 1 in image {int(bad.argmax())}: floats are on the scale 0 "
+                "to 1. Rescale them, or pass uint8 from 0 to 255."
+            )

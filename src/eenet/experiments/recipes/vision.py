@@ -1,0 +1,232 @@
+"""Recipes on images: the paper's experiments (``small`` for two cores, ``paper`` with its settings), and short ones.
+
+Source: F. Ilhan et al., *Adaptive deep neural network inference optimization with EENet*, WACV 2024, section on the
+experimental setup, and the configuration of its public code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from eenet.errors import DataError
+from eenet.experiments.data.arrays import load_digits
+from eenet.experiments.data.augment import random_crop_flip, random_crop_flip_cut, random_flip, random_resized_crop_flip
+from eenet.experiments.data.cifar import load_cifar10, load_cifar100
+from eenet.experiments.data.dataset import DataSplits
+from eenet.experiments.data.imagenet import load_imagenet, load_tiny_imagenet
+from eenet.experiments.data.scenes import load_camvid, load_cityscapes
+from eenet.experiments.recipes.recipe import Recipe
+from eenet.experiments.zoo.densenet import densenet121
+from eenet.experiments.zoo.hrnet import hrnet_segmenter
+from eenet.experiments.zoo.msdnet import msdnet, msdnet_imagenet
+from eenet.experiments.zoo.resnet import cifar_resnet, load_cifar_resnet_weights
+from eenet.experiments.zoo.tiny import tiny_cnn
+from eenet.models.heads import HeadFactory, branch_head, conv_head, mixed_linear, residual_head
+from eenet.models.model import MultiExitModel
+from eenet.training.losses import uniform_weights
+from eenet.training.schedule import step_decay
+from eenet.training.settings import TrainSettings
+
+__all__ = ["CIFAR_WEIGHTS", "PUBLIC_HEAD", "RECIPES"]
+
+CIFAR_WEIGHTS = Path("weights", "cifar10_resnet", "resnet56.safetensors")
+PAPER_CIFAR = TrainSettings(
+    epochs=150,
+    batch_size=128,
+    lr=0.1,
+    warmup=0.0,
+    schedule=partial(step_decay, milestones=(1 / 3, 2 / 3)),
+    augment=random_crop_flip,
+)
+PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's public code
+
+
+def small_head(shape: Sequence[int], num_classes: int) -> nn.Module:
+    """Return the head that pays at a place of ResNet56: a small net after the first blocks, next to nothing later."""
+    if shape[1] < 32:
+        return residual_head(64)(shape, num_classes)
+    return (conv_head((2,)) if shape[1] < 64 else mixed_linear())(shape, num_classes)
+
+
+def pretrained_resnet(model: MultiExitModel, root: Path) -> None:
+    """Load published ResNet56 weights, trained on the true CIFAR-10, into the backbone."""
+    path = root / CIFAR_WEIGHTS
+    if not path.is_file():
+        raise DataError(
+            f"data root {root} has no weights of ResNet56: {path} was expected and not found. Convert those of "
+            "github.com/akamaster/pytorch_resnet_cifar10 as the page on the paper's experiments shows."
+        )
+    load_cifar_resnet_weights(model, path)
+
+
+FROM_SCRATCH = TrainSettings(
+    epochs=10,
+    batch_size=128,
+    lr=0.1,
+    heads_share=0.03,
+    ema=0.998,
+    weighting=uniform_weights,
+    distillation=0.1,
+    distillation_from=0.1,
+    augment=random_crop_flip,
+)
+FINE_TUNING = replace(  # the published weights know the train images by heart: holes in them leave something to learn
+    FROM_SCRATCH, epochs=15, head_lr=0.15, augment=partial(random_crop_flip_cut, hole=8)
+)
+SEGMENTATION = TrainSettings(epochs=25, batch_size=8, lr=0.05, ema=0.99, weighting=uniform_weights, augment=random_flip)
+SHORT = TrainSettings(  # from published weights, for comparing policies
+    epochs=1.0,
+    batch_size=64,
+    lr=0.03,
+    head_lr=0.15,
+    heads_share=0.06,
+    weighting=uniform_weights,
+    augment=random_crop_flip,
+)
+
+
+def _recipe(
+    name: str,
+    summary: str,
+    make: Callable[[], MultiExitModel],
+    load: Callable[..., DataSplits],
+    settings: TrainSettings,
+    *,
+    size: tuple[int, int] | None = None,
+    pretrained: bool = False,
+) -> Recipe:
+    """Return a recipe on images; those of CIFAR can be downloaded, those of scenes are brought to a size."""
+
+    def data(root: Path | None, seed: int) -> DataSplits:
+        chosen: dict[str, Any] = {} if load is load_camvid else {"seed": seed}  # the splits of CamVid are fixed
+        chosen |= {} if size is None else {"size": size}
+        return load(**chosen) if load is load_digits else load(root or Path(), **chosen)
+
+    return Recipe(
+        name=name,
+        summary=summary,
+        make=make,
+        data=data,
+        settings=settings,
+        pretrained=pretrained_resnet if pretrained else None,
+        needs_root=load is not load_digits,
+        fetch=partial(load, download=True) if load in (load_cifar10, load_cifar100) else None,
+    )
+
+
+def _resnet(name: str, how: str, exits: tuple[int, ...], heads: HeadFactory, settings: TrainSettings) -> Recipe:
+    """Return a recipe of ResNet56 on CIFAR-10; all but those of the paper begin with published weights."""
+    summary = f"ResNet56 with {len(exits) + 1} exits on CIFAR-10, {how}"
+    make = partial(cifar_resnet, 56, exits=exits, heads=heads)
+    return _recipe(name, summary, make, load_cifar10, settings, pretrained=not name.endswith("-paper"))
+
+
+_densenet = partial(densenet121, 100, stem="cifar", growth=12)
+_LONG = partial(step_decay, milestones=(0.375, 0.75))
+_IMAGENET = TrainSettings(epochs=10, batch_size=64, lr=0.1, weight_decay=1e-4, augment=random_resized_crop_flip)
+
+digits_tiny = _recipe(
+    "digits_tiny",
+    "3 exits on the embedded 8x8 digits; trains in seconds",
+    partial(tiny_cnn, exits=3, width=48),
+    load_digits,
+    TrainSettings(epochs=8, batch_size=32, lr=0.1, weighting=uniform_weights),
+)
+_SHORTLY = "a short training from published weights, for comparing policies"
+_TUNED = "fine-tuned from published weights"
+_THREE, _SIX = (9, 18), (4, 9, 13, 18, 22)
+cifar10_resnet56_3 = _resnet("cifar10_resnet56_3", _SHORTLY, _THREE, conv_head((2, 2, 1, 2)), SHORT)
+cifar10_resnet56_6 = _resnet("cifar10_resnet56_6", _SHORTLY, _SIX, conv_head((2, 2)), replace(SHORT, head_lr=0.3))
+
+_RECIPES = (
+    digits_tiny,
+    cifar10_resnet56_3,
+    cifar10_resnet56_6,
+    _resnet("cifar10-resnet56-3", _TUNED, (3, 19), small_head, FINE_TUNING),
+    _resnet("cifar10-resnet56-6", _TUNED, (3, 13, 17, 20, 23), small_head, FINE_TUNING),
+    _resnet("cifar10-resnet56-3-paper", "from scratch", _THREE, PUBLIC_HEAD, PAPER_CIFAR),
+    _resnet("cifar10-resnet56-6-paper", "from scratch", _SIX, PUBLIC_HEAD, PAPER_CIFAR),
+    _recipe(
+        "cifar100-densenet121",
+        "DenseNet121 (CIFAR stem) with 4 exits on CIFAR-100, from scratch, a fifth of the paper's epochs",
+        _densenet,
+        load_cifar100,
+        replace(FROM_SCRATCH, epochs=30),
+    ),
+    _recipe(
+        "cifar100-densenet121-paper",
+        "DenseNet121 (CIFAR stem) with 4 exits on CIFAR-100, from scratch",
+        _densenet,
+        load_cifar100,
+        PAPER_CIFAR,
+    ),
+    _recipe(
+        "imagenet-msdnet35",
+        "MSDNet of 35 layers with 5 exits on ImageNet, from scratch, a twentieth of the paper's epochs",
+        msdnet_imagenet,
+        load_imagenet,
+        _IMAGENET,
+    ),
+    _recipe(
+        "imagenet-msdnet35-paper",
+        "MSDNet of 35 layers with 5 exits on ImageNet, from scratch",
+        msdnet_imagenet,
+        load_imagenet,
+        replace(_IMAGENET, epochs=200, warmup=0.0, schedule=_LONG),
+    ),
+    _recipe(
+        "tinyimagenet-msdnet",
+        "MSDNet of 3 scales and 11 layers with 5 exits on Tiny-ImageNet, from scratch",
+        partial(msdnet, 200, layers=(3, 2, 2, 2, 2), channels=16, growth=8, factors=(1, 2, 4)),
+        load_tiny_imagenet,
+        FROM_SCRATCH,
+    ),
+    _recipe(
+        "tinyimagenet-msdnet-paper",
+        "MSDNet of 4 scales and 35 layers with 5 exits on Tiny-ImageNet, from scratch",
+        partial(msdnet, 200, layers=(7,) * 5, channels=32, growth=16, factors=(1, 2, 4, 4)),
+        load_tiny_imagenet,
+        replace(PAPER_CIFAR, epochs=200, schedule=_LONG),
+    ),
+    _recipe(
+        "camvid-hrnet",
+        "HRNet-W18-small-v2, narrowed to 12 channels, with 4 exits on CamVid at 240x320, from scratch",
+        partial(  # exits at 28, 41 and 52 percent of the cost
+            hrnet_segmenter, "hrnet_w18_small_v2", 11, width=12, opening=16, exits=(2, 3, 4), heads=branch_head(32)
+        ),
+        load_camvid,
+        replace(SEGMENTATION, epochs=40, lr=0.1, distillation=0.6, distillation_from=0.1),
+        size=(240, 320),
+    ),
+    _recipe(
+        "camvid-hrnet-paper",
+        "HRNet-W48 with 4 exits on CamVid at 360x480, from scratch",
+        partial(hrnet_segmenter, "hrnet_w48", 11),
+        load_camvid,
+        replace(SEGMENTATION, epochs=480, lr=0.01),
+        size=(360, 480),
+    ),
+    _recipe(
+        "cityscapes-hrnet",
+        "HRNet-W18-small with 4 exits on Cityscapes at 256x512, from scratch",
+        partial(hrnet_segmenter, "hrnet_w18_small", 19),
+        load_cityscapes,
+        replace(SEGMENTATION, epochs=30),
+        size=(256, 512),
+    ),
+    _recipe(
+        "cityscapes-hrnet-paper",
+        "HRNet-W48 with 4 exits on Cityscapes at 1024x2048, from scratch",
+        partial(hrnet_segmenter, "hrnet_w48", 19),
+        load_cityscapes,
+        replace(SEGMENTATION, epochs=484, batch_size=12, lr=0.01, augment=random_resized_crop_flip),
+        size=(1024, 2048),
+    ),
+)
+RECIPES = {recipe.name: recipe for recipe in _RECIPES}

@@ -1,1 +1,0 @@
-"""Where models and policies meet: record, measure, run for real, time it, ship it."""

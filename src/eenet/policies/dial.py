@@ -1,0 +1,109 @@
+"""`Dial`: one fit for all budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float
+
+from eenet.errors import InputError
+from eenet.policies.mixture import MixedPolicy
+from eenet.policies.policy import Policy, ScorePolicy
+from eenet.policies.scorers import Scorer
+from eenet.tables.costs import BudgetLike, CostTable
+
+__all__ = ["Dial"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dial:
+    """One fit for all budgets: policies from cheap to expensive, mixed to meet a budget between two of them.
+
+    Attributes:
+        policies: In order of increasing cost.
+        fit_costs: Expected mean cost of each on the data it was fitted on.
+        fit_utilities: Mean utility of each on that data.
+        costs: The costs it was fitted with.
+        seed: Of the coin that mixes.
+        reason: Why this dial and no other, where there was a choice.
+
+    Raises:
+        InputError: The lists differ in length, are empty, or costs do not rise.
+    """
+
+    policies: tuple[Policy, ...]
+    fit_costs: tuple[float, ...]
+    fit_utilities: tuple[float, ...]
+    costs: CostTable
+    seed: int = 0
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no dial."""
+        sizes = {len(self.policies), len(self.fit_costs), len(self.fit_utilities)}
+        if len(sizes) > 1 or 0 in sizes or any(b <= a for a, b in pairwise(self.fit_costs)):
+            raise InputError(
+                f"policies of {len(self.policies)} and costs {list(self.fit_costs)} are no dial: every policy has a "
+                "cost and a utility, and costs rise. Sort them by cost."
+            )
+
+    def at(self, budget: BudgetLike) -> Policy:
+        """Return the policy for a budget, without fitting again.
+
+        Guarantee: on the data the dial was fitted on, its expected mean cost is at most the budget.
+
+        Args:
+            budget: A mean cost per sample: a number in the table's unit, with a unit, or a percentage.
+
+        Raises:
+            BudgetError: No number, a foreign unit, or below the cost of exit 0.
+        """
+        value = self.costs.budget(budget).value
+        above = next((i for i, cost in enumerate(self.fit_costs) if cost > value), len(self.policies))
+        if above == len(self.policies):
+            return self.policies[-1]
+        below = max(above - 1, 0)
+        if self.fit_costs[below] >= value * (1 - 1e-6):  # met already: no mixing for a rounding error
+            return self.policies[below]
+        low, high = self.fit_costs[below], self.fit_costs[above]
+        # a hair less than the exact weight, so that rounding cannot carry the expectation over the budget
+        weight = (value - low) / (high - low) * (1 - 1e-9) if high > low else 0.0
+        if weight <= 0:
+            return self.policies[below]
+        return MixedPolicy(self.policies[above], self.policies[below], weight, self.seed)
+
+    def map(self, change: Callable[[Policy], Policy], costs: CostTable | None = None) -> Dial:
+        """Return the same dial with what ``change`` makes of each policy, of the same cost and utility."""
+        return replace(self, policies=tuple(change(policy) for policy in self.policies), costs=costs or self.costs)
+
+    @classmethod
+    def of_thresholds(
+        cls,
+        scorer: Scorer,
+        thresholds: Float[np.ndarray, "candidate exit"],
+        outcome: tuple[Float[np.ndarray, " candidate"], Float[np.ndarray, " candidate"]],
+        costs: CostTable,
+        seed: int,
+    ) -> Dial:
+        """Build a dial from threshold vectors on one scorer; see `of_candidates`.
+
+        Args:
+            scorer: Shared by all policies.
+            thresholds: One vector per candidate.
+            outcome: Cost and utility of each candidate on the fitting data.
+            costs: The costs they were fitted with.
+            seed: Of the coin that mixes.
+        """
+        found = [(float(c), float(u), ScorePolicy(scorer, row)) for row, c, u in zip(thresholds, *outcome, strict=True)]
+        return cls.of_candidates(found, costs, seed)
+
+    @classmethod
+    def of_candidates(cls, found: Sequence[tuple[float, float, Policy]], costs: CostTable, seed: int) -> Dial:
+        """Build a dial from policies with their cost and utility; of several at one cost the most useful is kept."""
+        order = sorted(found, key=lambda one: (one[0], -one[1]))
+        kept = [one for j, one in enumerate(order) if j == 0 or one[0] > order[j - 1][0]]
+        fit_costs, fit_utilities, policies = zip(*kept, strict=True)
+        return cls(policies=policies, fit_costs=fit_costs, fit_utilities=fit_utilities, costs=costs, seed=seed)

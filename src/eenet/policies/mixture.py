@@ -1,0 +1,209 @@
+"""Policies made of policies: mixed by a coin per sample, or behind a transform of what they see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import final
+
+import numpy as np
+from jaxtyping import Float64
+
+from eenet.errors import InputError, ShapeError
+from eenet.policies.policy import Answers, Change, Flags, Ids, Policy, Recorded, Stops, Worth
+from eenet.policies.scorers import Scorer, Seen
+from eenet.policies.transforms import Transform
+
+__all__ = ["MixedPolicy", "TransformedPolicy", "coin"]
+
+_STEP, _FIRST, _SECOND = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_S11, _S27, _S30, _S31, _ONE = (np.uint64(x) for x in (11, 27, 30, 31, 1))
+
+
+def coin(sample_ids: Ids, seed: int) -> Float64[np.ndarray, " sample"]:
+    """Return a number in [0, 1) for each sample, a hash of seed and sample id: the same wherever it comes by.
+
+    Source:
+        The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), in wrapping 64-bit arithmetic.
+    """
+    ids = np.ascontiguousarray(sample_ids, dtype=np.int64).view(np.uint64)
+    x = (ids + _ONE) * _STEP + np.uint64(int(seed) * 2862933555777941757 % (1 << 63))
+    x = (x ^ (x >> _S30)) * _FIRST
+    x = (x ^ (x >> _S27)) * _SECOND
+    return ((x ^ (x >> _S31)) >> _S11) * 2.0**-53
+
+
+@final
+class MixedPolicy(Policy):
+    """Two policies and one coin per sample: meets a budget between their costs exactly, in expectation.
+
+    The coin is a hash of seed and sample id, so the order of samples and their batches do not matter, and each sample
+    follows one policy from the first exit to the last.
+
+    Args:
+        a: Followed with probability ``weight``.
+        b: Followed otherwise.
+        weight: In [0, 1].
+        seed: Of the coin.
+
+    Raises:
+        InputError: ``weight`` is outside [0, 1].
+        ShapeError: The policies differ in their number of exits or columns.
+    """
+
+    def __init__(self, a: Policy, b: Policy, weight: float, seed: int = 0) -> None:
+        if not 0 <= weight <= 1:
+            raise InputError(
+                f"weight {weight:g} is no probability: it must lie in [0, 1]. Give the share that follows policy a."
+            )
+        if a.num_exits != b.num_exits:
+            raise ShapeError(
+                f"policies of {a.num_exits} and {b.num_exits} exits cannot be mixed. Fit both on the same table."
+            )
+        self.a, self.b, self.weight, self.seed = a, b, float(weight), int(seed)
+        self.num_exits, self.num_columns = a.num_exits, _one_number(a.num_columns, b.num_columns)
+        self.newest_only = a.newest_only and b.newest_only
+        self.answers_newest = a.answers_newest and b.answers_newest
+        self.compares_classes = a.compares_classes or b.compares_classes
+
+    def follows_a(self, sample_ids: Ids) -> Flags:
+        """Return which samples follow policy ``a``."""
+        return coin(sample_ids, self.seed) < self.weight
+
+    def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:
+        """Return which of the samples leave, each by the rule its coin chose."""
+        return self._divided(seen, sample_ids, lambda side, *of: side.leaves(*of), np.empty(len(seen), dtype=np.bool_))
+
+    def answers(self, seen: Seen, sample_ids: Ids) -> Answers:
+        """Return the log-probabilities of leaving samples, each by the policy its coin chose."""
+        if self.answers_newest:
+            return seen[:, -1]
+        return self._divided(seen, sample_ids, lambda side, *of: side.answers(*of), np.empty_like(seen[:, -1]))
+
+    def _divided(
+        self, seen: Seen, ids: Ids, ask: Callable[[Policy, Seen, Ids], np.ndarray], result: np.ndarray
+    ) -> np.ndarray:
+        """Ask each policy about the samples that follow it."""
+        first = self.follows_a(ids)
+        of_a = np.flatnonzero(first)
+        if len(of_a) in (0, len(first)):
+            return ask(self.a if len(of_a) else self.b, seen, ids)
+        for policy, rows in ((self.a, of_a), (self.b, np.flatnonzero(~first))):
+            result[rows] = ask(policy, seen[rows], ids[rows])
+        return result
+
+    def components(self) -> tuple[tuple[float, Policy], ...]:
+        """Return the components of both sides."""
+        sides = ((self.weight, self.a), (1 - self.weight, self.b))
+        return tuple((weight * share, part) for weight, side in sides for share, part in side.components())
+
+    def following(self, sample_ids: Ids) -> Policy:
+        """Return the component that all these samples follow, the policy itself where they follow several."""
+        first = self.follows_a(sample_ids)
+        if first.all():
+            return self.a.following(sample_ids)
+        return self if first.any() else self.b.following(sample_ids)
+
+    def readers(self) -> Iterator[tuple[Transform | None, Scorer]]:
+        """Yield the scorers of both sides."""
+        yield from self.a.readers()
+        yield from self.b.readers()
+
+    def stops(self, recorded: Recorded, rows: slice, sample_ids: Ids) -> Stops:
+        """Return where each row leaves by the rule its coin chose."""
+        a, b = (side.stops(recorded, rows, sample_ids) for side in (self.a, self.b))
+        return np.where(self.follows_a(sample_ids), a, b)
+
+    def worth(self, recorded: Recorded, stops: Stops, rows: slice, sample_ids: Ids) -> Worth:
+        """Return what each row's answer is worth by the policy its coin chose."""
+        if self.answers_newest:
+            return super().worth(recorded, stops, rows, sample_ids)
+        a, b = (side.worth(recorded, stops, rows, sample_ids) for side in (self.a, self.b))
+        return np.where(self.follows_a(sample_ids), a, b)
+
+    def changed(self, change: Change, exits: int | None = None) -> Policy:
+        """Return the same mixture of changed sides."""
+        return MixedPolicy(self.a.changed(change, exits), self.b.changed(change, exits), self.weight, self.seed)
+
+
+@final
+class TransformedPolicy(Policy):
+    """A policy that sees, and answers with, what a transform makes of the exits' outputs.
+
+    Args:
+        transform: Shared, not copied.
+        policy: Decides on transformed outputs; must not be transformed itself.
+
+    Raises:
+        InputError: ``policy`` is transformed already.
+        ShapeError: The transform knows fewer exits, or other classes.
+    """
+
+    def __init__(self, transform: Transform, policy: Policy) -> None:
+        if any(behind is not None for behind, _ in policy.readers()):
+            raise InputError(
+                "policy is transformed already: a second transform would see what the first one made. Use one "
+                "transform that does both."
+            )
+        if transform.num_exits is not None and transform.num_exits < policy.num_exits:
+            raise ShapeError(
+                f"transform of {transform.num_exits} exits does not fit: the policy has {policy.num_exits}. Fit both "
+                "on one table."
+            )
+        self.transform, self.policy = transform, policy
+        self.num_exits = policy.num_exits
+        self.num_columns = _one_number(transform.num_columns, policy.num_columns)
+        self.compares_classes = policy.compares_classes
+
+    def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:
+        """Return which of the samples leave, judged by their transformed outputs."""
+        if self.policy.newest_only:  # the newest in every place for a policy that looks at no other
+            shown = np.broadcast_to(self.transform(seen)[:, None], seen.shape)
+        else:
+            shown = self.transform.history(seen)
+        return self.policy.leaves(shown, sample_ids)
+
+    def answers(self, seen: Seen, sample_ids: Ids) -> Answers:
+        """Return the log-probabilities of leaving samples, from the transformed outputs."""
+        if self.policy.answers_newest:
+            return self.transform(seen)
+        return self.policy.answers(self.transform.history(seen), sample_ids)
+
+    def components(self) -> tuple[tuple[float, Policy], ...]:
+        """Return the policy's components, each behind the transform."""
+        if len(parts := self.policy.components()) == 1:
+            return ((1.0, self),)
+        return tuple((share, TransformedPolicy(self.transform, part)) for share, part in parts)
+
+    def following(self, sample_ids: Ids) -> Policy:
+        """Return the component that all these samples follow, the policy itself where they follow several."""
+        inner = self.policy.following(sample_ids)
+        return self if inner is self.policy else TransformedPolicy(self.transform, inner)
+
+    def readers(self) -> Iterator[tuple[Transform | None, Scorer]]:
+        """Yield the policy's scorers, which stand behind the transform."""
+        for _, scorer in self.policy.readers():
+            yield self.transform, scorer
+
+    def stops(self, recorded: Recorded, rows: slice, sample_ids: Ids) -> Stops:
+        """Return where each row leaves, judged by transformed outputs."""
+        return self.policy.stops(recorded.behind(self.transform), rows, sample_ids)
+
+    def worth(self, recorded: Recorded, stops: Stops, rows: slice, sample_ids: Ids) -> Worth:
+        """Return what the answers from transformed outputs are worth."""
+        return self.policy.worth(recorded.behind(self.transform), stops, rows, sample_ids)
+
+    def changed(self, change: Change, exits: int | None = None) -> Policy:
+        """Return the changed policy behind the transform in this one's place."""
+        transform = change(self.transform)
+        assert isinstance(transform, Transform)
+        return TransformedPolicy(transform, self.policy.changed(change, exits))
+
+
+def _one_number(first: int | None, second: int | None) -> int | None:
+    """Return the number of columns of parts that must agree on it."""
+    if first is not None and second is not None and first != second:
+        raise ShapeError(
+            f"parts for {first} and {second} classes or features cannot decide together: both read the same exits. "
+            "Combine policies fitted on one table."
+        )
+    return second if first is None else first

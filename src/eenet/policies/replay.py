@@ -1,0 +1,172 @@
+"""Applying policies to recorded outputs: what they would have done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from eenet.errors import TableError
+from eenet.policies.policy import Answers, Ids, Policy, Stops, Worth, answers_at
+from eenet.policies.scorers import Scorer
+from eenet.policies.transforms import Transform
+from eenet.tables.costs import CostTable
+from eenet.tables.table import ExitTable
+
+__all__ = ["ExitTrace", "Replayer", "exit_distribution", "replay"]
+
+_ALL = slice(None)
+
+
+@dataclass(frozen=True, eq=False)
+class ExitTrace:
+    """Where each sample left, what it was answered with, and what that cost.
+
+    Attributes:
+        exit_index: 0-based exit of each sample.
+        log_probs: The answers; None where exits say features, which answer nothing.
+        cost: Per sample, in the unit of the cost table.
+    """
+
+    exit_index: Stops
+    log_probs: Float32[np.ndarray, "sample class"] | None
+    cost: Float64[np.ndarray, " sample"]
+
+    @property
+    def mean_cost(self) -> float:
+        """Mean cost per sample."""
+        return float(self.cost.mean())
+
+
+def exit_distribution(exit_index: Stops, num_exits: int) -> Float64[np.ndarray, " exit"]:
+    """Return the share of samples that left at each exit; the shares sum to 1."""
+    return np.bincount(exit_index, minlength=num_exits) / len(exit_index)
+
+
+def replay(policy: Policy, table: ExitTable, costs: CostTable | None = None) -> ExitTrace:
+    """Apply a policy to recorded outputs. Row numbers serve as sample ids.
+
+    Returns:
+        What `AdaptiveModel` would do, given the same logits: the same decisions and answers, to the bit.
+
+    Raises:
+        ShapeError: Policy, table and costs differ in their number of exits, or policy and table in their classes.
+        TableError: No costs are known.
+    """
+    replayer = Replayer(table.priced(costs))
+    exit_index = replayer.exit_index(policy)
+    answers = replayer.answers(policy, exit_index) if table.has_classes else None
+    return ExitTrace(exit_index, answers, replayer.cost(exit_index))
+
+
+class Replayer:
+    """Replays many policies on one table; policies that share a scorer share the work.
+
+    Args:
+        table: What every exit said. The table is read in chunks; only scores ``[sample, exit]`` are kept.
+    """
+
+    def __init__(self, table: ExitTable) -> None:
+        self.table = table
+        self._scores: dict[Scorer, np.ndarray] = {}
+        self._behind: dict[Transform, Replayer] = {}
+        self._ids = np.arange(table.num_samples)
+
+    def scores(self, scorer: Scorer) -> Float32[np.ndarray, "sample exit"]:
+        """Return the scores of a scorer at every exit; 0 at the last, where all leave."""
+        if scorer not in self._scores:
+            self._scores |= _score_table([scorer], self.table)
+        return self._scores[scorer]
+
+    def prepare(self, policies: Iterable[Policy]) -> None:
+        """Work out the scores of many policies in one pass over the table, where that saves work."""
+        asked: dict[Transform | None, dict[Scorer, None]] = {}
+        for policy in policies:
+            for transform, scorer in policy.readers():
+                asked.setdefault(transform, {})[scorer] = None
+        for transform, scorers in asked.items():
+            place = self if transform is None else self.behind(transform)
+            place._scores |= _score_table([one for one in scorers if one not in place._scores], place.table)
+
+    def behind(self, transform: Transform) -> Replayer:
+        """Return the replayer of the same samples as policies behind a transform see them."""
+        if transform not in self._behind:
+            self._behind[transform] = Replayer(self.table.transformed(transform))
+        return self._behind[transform]
+
+    def exit_index(self, policy: Policy, rows: slice = _ALL, sample_ids: Ids | None = None) -> Stops:
+        """Return where each sample leaves: all rows, or some, whose numbers are their ids unless others are given.
+
+        Raises:
+            ShapeError: Policy and table differ in their number of exits, or in their classes.
+        """
+        policy.require(self.table.num_exits, self.table.num_columns)
+        return policy.stops(self, rows, self._ids[rows] if sample_ids is None else sample_ids)
+
+    def answers(self, policy: Policy, exit_index: Stops) -> Answers:
+        """Return what every sample is answered with where it leaves."""
+        chunks = self.table.chunks()
+        return np.concatenate(
+            [answers_at(policy, self.table, exit_index[rows], rows, self._ids[rows]) for rows in chunks]
+        )
+
+    def cost(self, exit_index: Stops, rows: slice = _ALL) -> Worth:
+        """Return what leaving there costs each sample."""
+        costs = self.table.leaving_costs[rows]
+        return costs[np.arange(len(costs)), exit_index]
+
+    def utility(
+        self, policy: Policy, exit_index: Stops | None = None, rows: slice = _ALL, sample_ids: Ids | None = None
+    ) -> Worth:
+        """Return what each sample's answer was worth; see `Policy.worth`, and `exit_index` for the arguments.
+
+        ``exit_index`` is what was returned for the same rows and ids, where that is known.
+        """
+        ids = self._ids[rows] if sample_ids is None else sample_ids
+        stops = self.exit_index(policy, rows, ids) if exit_index is None else exit_index
+        return policy.worth(self, stops, rows, ids)
+
+    def per_sample(self, policy: Policy) -> tuple[Worth, Worth]:
+        """Return cost and utility of each sample, in expectation over the coin of a mixed policy."""
+        cost, utility = np.zeros((2, self.table.num_samples))
+        for weight, part in policy.components():
+            exit_index = self.exit_index(part)
+            cost += weight * self.cost(exit_index)
+            utility += weight * self.utility(part, exit_index)
+        return cost, utility
+
+    def expected(self, policy: Policy) -> tuple[float, float]:
+        """Return mean cost and mean utility on this table, in expectation over the coin of a mixed policy."""
+        cost = utility = 0.0
+        for weight, part in policy.components():
+            exit_index = self.exit_index(part)
+            cost += weight * self.mean_cost(exit_index)
+            utility += weight * float(self.utility(part, exit_index).mean())
+        return cost, utility
+
+    def mean_cost(self, exit_index: Stops) -> float:
+        """Return the mean cost of leaving there, added up so that equal shares give equal costs."""
+        if self.table.cost is not None:
+            return float(self.cost(exit_index).mean())
+        shares = exit_distribution(exit_index, self.table.num_exits).tolist()
+        costs = self.table.require_costs().cumulative
+        return sum(share * cost for share, cost in zip(shares, costs, strict=True) if share)
+
+
+def _score_table(scorers: list[Scorer], table: ExitTable) -> dict[Scorer, np.ndarray]:
+    """Return the scores of scorers, all in one pass; what several read is worked out once."""
+    if not table.has_classes and any(scorer.compares_classes for scorer in scorers):
+        raise TableError(
+            f"{table.name} holds features, which name no classes: votes and patience compare the classes that exits "
+            "chose. Use a column, stopping or auto."
+        )
+    scores = {scorer: np.zeros((table.num_samples, table.num_exits), dtype=np.float32) for scorer in scorers}
+    for rows in table.chunks() if scorers else ():
+        seen = table.seen(rows)
+        for k in range(table.num_exits - 1):
+            known: dict[object, object] = {}
+            for scorer, out in scores.items():
+                out[rows, k] = scorer.shared(seen[:, : k + 1], known)
+    return scores

@@ -1,0 +1,242 @@
+"""Scorers: what was seen of a sample, turned into one number that says how soon it may leave.
+
+A score depends on its own sample alone, to the bit, whatever the batch: so nothing here goes through matrix products of
+a library, whose rounding depends on the number of rows. Sums run over the last axis, products are `numpy.einsum`
+without ``optimize``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias, final
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from eenet.errors import InputError
+from eenet.policies import confidence as confidences
+from eenet.policies.confidence import DOUBLE, SINGLE, log_odds, squash, vote_shares
+
+__all__ = [
+    "ColumnScorer",
+    "Confidence",
+    "ConfidenceScorer",
+    "Part",
+    "PceeScorer",
+    "Scorer",
+    "Scores",
+    "Seen",
+    "VoteScorer",
+    "confidence_scorer",
+]
+
+Seen: TypeAlias = Float32[np.ndarray, "sample seen column"]
+"""Log-probabilities (or features) of the exits evaluated so far."""
+Scores: TypeAlias = Float32[np.ndarray, " sample"]
+Confidence: TypeAlias = str | Callable[[np.ndarray], np.ndarray]
+"""Name of a function in `eenet.policies.confidence`, or a function of the same form."""
+
+
+class Part:
+    """What policies are made of: a scorer or a transform. It must treat samples independently.
+
+    Attributes:
+        parameters: Names of the attributes that, as keyword arguments, rebuild it.
+        num_exits: At how many exits it can be asked; None: at any.
+        num_columns: How many classes or features it reads; None: any.
+    """
+
+    parameters: ClassVar[tuple[str, ...]] = ()
+    num_exits: int | None = None
+    num_columns: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the keyword arguments (JSON values) that rebuild this part; its `arrays` are stored beside them."""
+        return {name: getattr(self, name) for name in self.parameters if name not in self.arrays()}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the other keyword arguments that rebuild this part."""
+        values = {name: getattr(self, name) for name in self.parameters}
+        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+    def widened(self, num_exits: int) -> Part:
+        """Return a part that may be asked at more exits than it was fitted for; what it says there means nothing.
+
+        Parts that know nothing of the number of exits serve as they are.
+        """
+        return self
+
+
+class Scorer(Part, ABC):
+    """Turns what was seen of a sample into a score; larger leaves first.
+
+    The score of a row may not depend on the other rows.
+
+    Attributes:
+        newest_only: Whether the score depends on nothing but the newest exit and its number.
+        compares_classes: Whether the score compares the classes that exits chose: features name none.
+    """
+
+    newest_only: bool = False
+    compares_classes: bool = False
+
+    @abstractmethod
+    def __call__(self, seen: Seen) -> Scores:
+        """Return the score at the newest exit seen."""
+
+    def shared(self, seen: Seen, known: dict[Any, Any]) -> np.ndarray:
+        """Return the same; scorers asked about the same samples one after the other share their work in ``known``."""
+        return self(seen)
+
+
+@final
+class ConfidenceScorer(Scorer):
+    """Scores by a function of `eenet.policies.confidence`, or any function of the same form.
+
+    Args:
+        confidence: A name, or a function of log-probabilities ``[sample, class] -> [sample]``. Only named ones can be
+            saved.
+
+    Raises:
+        InputError: There is no confidence of that name.
+    """
+
+    def __init__(self, confidence: Confidence) -> None:
+        if isinstance(confidence, str) and confidence not in confidences.__all__:
+            raise InputError(
+                f"confidence {confidence!r} is unknown: there are {', '.join(confidences.__all__)}. Use one of them."
+            )
+        self.confidence = confidence
+        self._function = getattr(confidences, confidence) if isinstance(confidence, str) else confidence
+        self.compares_classes = confidence in ("vote_share", "streak")
+        self.newest_only = not self.compares_classes
+
+    def __call__(self, seen: Seen) -> Scores:
+        """Return the confidence of the newest exit, or of the history for those that look at all exits."""
+        found = self._function(seen[:, -1] if self.newest_only else seen)
+        return np.asarray(found, dtype=SINGLE)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the name of the confidence."""
+        if not isinstance(self.confidence, str):
+            raise InputError(
+                "policy cannot be saved: its confidence is a function of yours. Pass the name of a built-in one."
+            )
+        return {"confidence": self.confidence}
+
+
+@final
+class ColumnScorer(Scorer):
+    """Scores by one column of the newest exit's features.
+
+    Args:
+        column: Number of the column.
+        num_columns: How many there are.
+    """
+
+    newest_only = True
+    parameters = ("column", "num_columns")
+
+    def __init__(self, column: int, num_columns: int) -> None:
+        if not 0 <= column < num_columns:
+            raise InputError(f"column {column} is none: there are {num_columns}, counted from 0. Name one of them.")
+        self.column, self.num_columns = column, num_columns
+
+    def __call__(self, seen: Seen) -> Scores:
+        """Return the column of the newest exit."""
+        return seen[:, -1, self.column]
+
+
+def confidence_scorer(confidence: Confidence, feature_names: Sequence[str] | None) -> Scorer:
+    """Return what scores by a confidence: a function of probabilities, or the column of that name among features.
+
+    ``feature_names`` are those of a table of features; None for tables with classes.
+
+    Raises:
+        InputError: There is no such confidence or column.
+    """
+    if feature_names is None:
+        return ConfidenceScorer(confidence)
+    if not isinstance(confidence, str) or confidence not in feature_names:
+        known = ", ".join(feature_names) or "no names"
+        raise InputError(
+            f"confidence {confidence!r} is no column: the table's features have {known}. Name the column to decide by."
+        )
+    return ColumnScorer(list(feature_names).index(confidence), len(feature_names))
+
+
+@final
+class VoteScorer(Scorer):
+    """Share of the exits seen that agree, ties broken by the newest exit's largest probability."""
+
+    compares_classes = True
+
+    def __call__(self, seen: Seen) -> Scores:
+        """Return the number of votes plus a tie-breaker smaller than one vote."""
+        votes = vote_shares(seen)[:, -1] * seen.shape[1]
+        return (votes + squash(log_odds(seen[:, -1])) / 2).astype(SINGLE)
+
+
+@final
+class PceeScorer(Scorer):
+    """Scores by the utility that samples of similar confidence had at the newest exit, on the fitting data.
+
+    Inside a bin the confidence breaks ties: it adds less than half the way to the next larger mean utility of any bin
+    of any exit, so that bins keep their order. (In the most useful bins it adds less than one half.)
+
+    Args:
+        inner: The confidence: a name, or a scorer of its own.
+        edges: Lower edges ``[early exit, bin]``, the first ``-inf``, missing ones ``inf``.
+        means: Mean utilities ``[early exit, bin]``.
+        confidence: In place of ``inner``, as stored.
+
+    Raises:
+        InputError: There is no confidence of that name, or edges and means do not fit together.
+    """
+
+    parameters = ("confidence", "edges", "means")
+
+    def __init__(
+        self,
+        *,
+        edges: Float[np.ndarray, "early bin"],
+        means: Float[np.ndarray, "early bin"],
+        inner: Scorer | None = None,
+        confidence: Confidence | dict[str, int] | None = None,
+    ) -> None:
+        if inner is None:
+            inner = ColumnScorer(**confidence) if isinstance(confidence, dict) else ConfidenceScorer(confidence or "")
+        if edges.shape != means.shape or edges.ndim != 2 or np.isnan(edges).any() or not np.isfinite(means).all():
+            raise InputError(
+                f"edges of shape {edges.shape} and means of shape {means.shape} are no diagrams: both are numbers "
+                "[early exit, bin]. Fit the policy again."
+            )
+        self.inner = inner
+        self.num_exits, self.num_columns = len(edges) + 1, inner.num_columns
+        self.newest_only, self.compares_classes = inner.newest_only, inner.compares_classes
+        self.edges, self.means = edges.astype(SINGLE), means.astype(DOUBLE)
+        # half the distance from each mean to the next larger one; one half for the largest
+        levels = np.unique(self.means)
+        levels = np.append(levels, levels[-1] + 1)
+        self._widths = (levels[np.searchsorted(levels, self.means, side="right")] - self.means) / 2
+
+    def __call__(self, seen: Seen) -> Scores:
+        """Return the mean utility of the sample's bin at the newest exit, plus the tie-breaker."""
+        k = seen.shape[1] - 1
+        confidence = self.inner(seen)
+        place = (confidence[:, None] >= self.edges[k]).sum(axis=1) - 1
+        tie = squash(confidence.astype(DOUBLE)) * self._widths[k][place]
+        return (self.means[k][place] + tie).astype(SINGLE)
+
+    def widened(self, num_exits: int) -> PceeScorer:
+        """Return a scorer that judges more exits by the last one it knows."""
+        more = num_exits - len(self.edges) - 1
+        edges, means = (np.concatenate([rows, rows[-1:].repeat(more, 0)]) for rows in (self.edges, self.means))
+        return PceeScorer(edges=edges, means=means, inner=self.inner)
+
+    @property
+    def confidence(self) -> Any:  # noqa: ANN401 - a JSON value
+        """The name of the confidence, or the settings of the column."""
+        settings = self.inner.settings()
+        return settings.get("confidence", settings)

@@ -1,0 +1,340 @@
+"""The engine that runs a model as one compiled graph per stage, in ONNX Runtime or OpenVINO; knows no torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from eenet.errors import InputError, RunError, ShapeError, require
+from eenet.running.engines.base import Engine
+from eenet.tables.arrays import as_array
+
+__all__ = [
+    "GRAPH_ENGINES",
+    "LOGITS",
+    "NEXT",
+    "STATE",
+    "Graph",
+    "GraphEngine",
+    "GraphEngineName",
+    "TensorSpec",
+    "input_specs",
+    "opener",
+    "reason",
+    "require_engine",
+    "require_samples",
+]
+
+GraphEngineName = Literal["onnxruntime", "openvino"]
+GRAPH_ENGINES: tuple[GraphEngineName, ...] = get_args(GraphEngineName)
+"""What graphs can be run by."""
+
+STATE, NEXT, LOGITS = "state_", "next_", "logits"
+"""How graphs name their tensors: ``state_i`` comes in, ``logits`` and ``next_i`` go out.
+
+``state_i`` of the first stage is the model's input number ``i``; of a later one it is ``next_i`` of the stage before.
+"""
+
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+_DTYPES = {"float": "float32", "double": "float64"}  # of ONNX Runtime, where numpy has other names
+
+Run: TypeAlias = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+"""A graph ready to run, from C-contiguous, writable arrays to arrays that stay as they are when it runs again."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that a model or a graph takes or returns.
+
+    Attributes:
+        name: Of a model's input: as the model calls it; of a graph's tensor: see `STATE`.
+        dtype: Type of its numbers.
+        shape: Of one sample; None where a graph leaves a size open.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph, opened by the runtime that will run it.
+
+    Attributes:
+        inputs: What it takes. A graph lacks the inputs that it has no use for.
+        outputs: What it can return.
+        bind: Given names of outputs, returns what runs the graph: from its inputs, in order, to these outputs.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    bind: Callable[[Sequence[str]], Run]
+
+    @property
+    def takes(self) -> list[int]:
+        """Numbers of the tensors it takes, in order."""
+        return [int(one.name.removeprefix(STATE)) for one in self.inputs]
+
+
+class _State(NamedTuple):
+    """What the next stage takes, in the order of its inputs, and the logits that the last one returned beside it."""
+
+    leaves: Sequence[np.ndarray]
+    logits: np.ndarray | None = None
+
+
+class GraphEngine(Engine):
+    """Runs a model as compiled graphs on the CPU, whoever made them. One caller at a time.
+
+    Args:
+        graphs: One per stage, its head fused in.
+        inputs: What the model takes, in order.
+        name: Of the engine.
+        dtype: The number format it computes in; states and logits are float32 in any case.
+        threads: That the graphs were opened with.
+        source: Fingerprint of the model that they were made from.
+        whole: The original model without exits as one graph; without it, `full` runs the stages one after the other.
+
+    Attributes:
+        inputs: As handed in.
+    """
+
+    def __init__(
+        self,
+        graphs: Sequence[Graph],
+        inputs: Sequence[TensorSpec],
+        *,
+        name: GraphEngineName,
+        dtype: str = "float32",
+        threads: int | None = None,
+        source: str = "",
+        whole: Graph | None = None,
+    ) -> None:
+        self.name, self.dtype, self.threads, self.source = name, dtype, threads, source
+        self.num_exits, self.inputs = len(graphs), tuple(inputs)
+        self._first = graphs[0].takes
+        read = [[f"{NEXT}{i}" for i in graph.takes] for graph in graphs[1:]]
+        self._stages = [graph.bind([LOGITS, *names]) for graph, names in zip(graphs, [*read, []], strict=True)]
+        self._whole = None if whole is None else (whole.takes, whole.bind([LOGITS]))
+
+    def start(self, inputs: Any) -> _State:  # noqa: ANN401 - an array-like, or a mapping of these by name
+        """Turn a batch into the state that stage 0 takes; arguments and errors are those of `checked_inputs`."""
+        arrays = checked_inputs(inputs, self.inputs)
+        return _State([arrays[i] for i in self._first])
+
+    def stage(self, index: int, state: _State) -> _State:
+        """Run stage ``index`` and the head fused into it.
+
+        Raises:
+            RunError: The runtime cannot.
+        """
+        logits, *leaves = self._run(self._stages[index], state.leaves, f"stage {index}")
+        return _State(leaves, logits)
+
+    def head(self, index: int, state: _State) -> tuple[Float32[np.ndarray, "sample class *pixel"], None]:
+        """Return the logits of exit ``index``, computed with its stage."""
+        assert state.logits is not None
+        return state.logits.astype(np.float32, copy=False), None
+
+    def select(self, state: _State, rows: Int[np.ndarray, " kept"]) -> _State:
+        """Keep some rows of everything in the state."""
+        return _State([leaf.take(rows, axis=0) for leaf in state.leaves])
+
+    def join(self, states: Sequence[_State]) -> _State:
+        """Return the states of several batches as one."""
+        return _State([np.concatenate(parts) for parts in zip(*(state.leaves for state in states), strict=True)])
+
+    def full(self, inputs: Any) -> object:  # noqa: ANN401 - as of `start`
+        """Return the logits of the original model without exits."""
+        if self._whole is None:
+            return super().full(inputs)
+        arrays, (taken, run) = checked_inputs(inputs, self.inputs), self._whole
+        return self._run(run, [arrays[i] for i in taken], "the original model")[0]
+
+    def _run(self, run: Run, leaves: Sequence[np.ndarray], what: str) -> Sequence[np.ndarray]:
+        try:
+            return run(leaves)
+        except Exception as error:
+            raise RunError(
+                f"{what} failed in {self.name}: {reason(error)} Check the values of the inputs; they are of the right "
+                "types and shapes."
+            ) from error
+
+
+def input_specs(inputs: Any) -> tuple[TensorSpec, ...]:  # noqa: ANN401 - as of `GraphEngine.start`
+    """Return the names, types and shapes of a batch; a single array is called ``input``."""
+    named = inputs if isinstance(inputs, Mapping) else {"input": inputs}
+    arrays = {str(name): as_array(value) for name, value in named.items()}
+    return tuple(TensorSpec(name, array.dtype, array.shape[1:]) for name, array in arrays.items())
+
+
+def checked_inputs(inputs: Any, specs: Sequence[TensorSpec]) -> list[np.ndarray]:  # noqa: ANN401 - as of `input_specs`
+    """Return a batch as C-contiguous, writable arrays in the model's order; nothing is converted silently.
+
+    Args:
+        inputs: An array-like where the model takes one input, else array-likes by name (a dict, a BatchEncoding);
+            batch first.
+        specs: What the model takes.
+
+    Raises:
+        InputError: A name or a type does not fit, or the arrays are of different numbers of samples, or empty.
+        ShapeError: A shape does not fit.
+    """
+    names = [spec.name for spec in specs]
+    if not isinstance(inputs, Mapping):
+        if len(names) != 1:
+            raise InputError(
+                f"inputs of type {type(inputs).__name__} do not fit: the model takes {names}. Pass them by name."
+            )
+        inputs = {names[0]: inputs}
+    if set(inputs) != set(names):
+        raise InputError(f"inputs {sorted(map(str, inputs))} do not fit: the model takes {names}. Pass just these.")
+    arrays = {spec.name: _fitting(inputs[spec.name], spec) for spec in specs}
+    require_samples(arrays, "inputs")
+    return list(arrays.values())
+
+
+def require_samples(arrays: Mapping[str, np.ndarray], what: str) -> None:
+    """Refuse arrays that are not of one number of samples, at least 1.
+
+    Raises:
+        InputError: They are not; it is said how many each has.
+    """
+    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        found = ", ".join(f"{count} in {name!r}" for name, count in counts.items())
+        raise InputError(f"{what} do not fit together: samples are {found}; one number, at least 1, is needed.")
+
+
+def _fitting(value: Any, spec: TensorSpec) -> np.ndarray:  # noqa: ANN401
+    """Return one input as an array, if it is what the model takes."""
+    array = as_array(value)
+    if not array.ndim or array.shape[1:] != spec.shape:
+        wanted = ", ".join(("sample", *map(str, spec.shape)))
+        raise ShapeError(
+            f"input {spec.name!r} of shape {array.shape} does not fit: the model takes ({wanted}). Pass such a batch."
+        )
+    # by the value's own type: bfloat16 has become float32 in the array
+    dtype = str(getattr(value, "dtype", array.dtype)).removeprefix("torch.")
+    if dtype != str(spec.dtype):
+        raise InputError(
+            f"input {spec.name!r} of {dtype} does not fit: the model takes {spec.dtype}. Convert it to {spec.dtype}, "
+            "on the right scale."
+        )
+    return np.require(array, requirements=["C", "W"])  # OpenVINO shares no memory that is read-only
+
+
+def require_engine(engine: str, *more: str) -> None:
+    """Refuse an engine that is unknown, or not installed with the other packages named.
+
+    Raises:
+        InputError: The engine is unknown.
+        MissingExtraError: A package is not installed.
+    """
+    if engine not in GRAPH_ENGINES:
+        raise InputError(f"engine {engine!r} is unknown: graphs are run by {' and '.join(GRAPH_ENGINES)}. Use one.")
+    require(engine, *more, reason=f"the engine {engine} needs it here")
+
+
+def opener(engine: GraphEngineName, threads: int | None, dtype: str = "float32") -> Callable[[bytes | Path], Graph]:
+    """Return what opens graphs, on so many threads: given a file (or the bytes of an ONNX file), a graph ready to run.
+
+    Raises:
+        InputError: The engine is unknown, or does not compute in this format here.
+        MissingExtraError: The engine is not installed.
+    """
+    require_engine(engine)
+    if engine == "openvino":
+        return _openvino(threads, dtype)
+    if dtype != "float32":
+        raise InputError(f"dtype {dtype!r} is not offered by the engine {engine}: it computes in float32. Use that.")
+    return _onnxruntime(threads)
+
+
+def reason(error: Exception) -> str:
+    """Return what a runtime complains about, in one line that ends with a full stop."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if text.endswith(".") else f"{text}."
+
+
+def _onnxruntime(threads: int | None) -> Callable[[bytes | Path], Graph]:
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads or 0, 1
+    options.log_severity_level = 3
+
+    def spec(one: Any) -> TensorSpec:  # noqa: ANN401
+        kind = one.type.removeprefix("tensor(").removesuffix(")")
+        shape = tuple(size if isinstance(size, int) else None for size in one.shape[1:])
+        return TensorSpec(one.name, np.dtype(_DTYPES.get(kind, kind)), shape)
+
+    def opened(source: bytes | Path) -> Graph:
+        program = source if isinstance(source, bytes) else str(source)
+        session = runtime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+        names = [one.name for one in session.get_inputs()]
+
+        def bind(wanted: Sequence[str]) -> Run:
+            outputs = list(wanted)
+            return lambda leaves: session.run(outputs, dict(zip(names, leaves, strict=True)))
+
+        return Graph(tuple(map(spec, session.get_inputs())), tuple(map(spec, session.get_outputs())), bind)
+
+    return opened
+
+
+def _openvino(threads: int | None, dtype: str) -> Callable[[bytes | Path], Graph]:
+    runtime = importlib.import_module("openvino")
+    core = runtime.Core()
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if dtype not in _PRECISIONS or (dtype == "bfloat16" and "BF16" not in able):
+        raise InputError(
+            f"dtype {dtype!r} is not offered by the engine openvino here: this processor computes in "
+            f"{', '.join(able)}. Use float32."
+        )
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],  # its own choice is bfloat16 where the processor can
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+
+    def opened(source: bytes | Path) -> Graph:
+        # read as it is: the converter of files would do no more, and report its use to its makers
+        model = core.read_model(source if isinstance(source, bytes) else str(source))
+        return _openvino_graph(core.compile_model(model, "CPU", settings), runtime.Tensor)
+
+    return opened
+
+
+def _openvino_graph(compiled: Any, tensor: Any) -> Graph:  # noqa: ANN401
+    """Return a compiled model as a graph; a tensor that it only passes on has the names of an input and an output."""
+    inputs = {name: one for one in compiled.inputs for name in one.get_names() if name.startswith(STATE)}
+    outputs = {name: one for one in compiled.outputs for name in one.get_names() if not name.startswith(STATE)}
+    places = {name: place for place, one in enumerate(compiled.outputs) for name in one.get_names()}
+    request = compiled.create_infer_request()
+
+    def spec(name: str, one: Any) -> TensorSpec:  # noqa: ANN401
+        shape = [None if size.is_dynamic else size.get_length() for size in one.get_partial_shape()]
+        return TensorSpec(name, np.dtype(one.get_element_type().to_dtype()), tuple(shape[1:]))
+
+    def bind(wanted: Sequence[str]) -> Run:
+        asked = [places[name] for name in wanted]
+
+        def run(leaves: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+            for place, leaf in enumerate(leaves):  # the request only borrows them
+                request.set_input_tensor(place, tensor(leaf, shared_memory=True))
+            request.infer()
+            return [request.get_output_tensor(place).data.copy() for place in asked]  # the next run overwrites them
+
+        return run
+
+    taken, returned = (tuple(spec(name, one) for name, one in named.items()) for named in (inputs, outputs))
+    return Graph(taken, returned, bind)

@@ -1,0 +1,279 @@
+"""The one loop: feed, run a stage, read its exit, let samples leave, and let the others wait before the next stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int
+
+from eenet.errors import InputError, RunError, ShapeError
+from eenet.policies.policy import Policy
+from eenet.running.engines.base import Engine, State
+from eenet.running.inputs import Inputs, arrays_of, joined, rows_of
+from eenet.tables.arrays import log_softmax
+
+__all__ = ["Loop", "Prediction"]
+
+_Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+_ALL = slice(None)
+
+
+class _Left(NamedTuple):
+    """Samples that left together, and their answers: log-probabilities of classes, else what the head answered."""
+
+    exit_index: int
+    places: Int[np.ndarray, " left"]
+    answers: Any
+    classes: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What came out for a batch, in the order of its samples.
+
+    Attributes:
+        exit_index: Where each sample left, 0-based.
+        log_probs: The answers, as log-probabilities; None where the model says no classes of whole samples.
+        outputs: The answers: the log-probabilities; of maps the class of every pixel, at the size of the inputs (a list
+            where sizes differ); else what the heads answered.
+        cost: What each sample cost, in the unit of the cost table; None where none was given.
+    """
+
+    exit_index: Int[np.ndarray, " sample"]
+    log_probs: Float32[np.ndarray, "sample class"] | None
+    outputs: Any
+    cost: Float64[np.ndarray, " sample"] | None = None
+
+    @property
+    def labels(self) -> Any:  # noqa: ANN401 - an array, or a list of maps of several sizes
+        """The predicted class of every sample, or of every pixel.
+
+        Raises:
+            InputError: The model answers with something else.
+        """
+        if self.log_probs is not None:
+            return self.log_probs.argmax(axis=1)
+        first = self.outputs[0]
+        if not isinstance(first, np.ndarray) or first.dtype.kind != "i":
+            raise InputError("labels are unknown: the model's heads answer with no classes. Read outputs.")
+        return self.outputs
+
+
+@dataclass(slots=True)
+class _Group:
+    """Samples that travel together.
+
+    Attributes:
+        state: Before the next stage.
+        ids: Of the samples, for mixed policies.
+        places: Which samples, counted from 0 in the order they were fed.
+        policy: Which they follow.
+        shapes: Of their inputs: samples of other shapes cannot join.
+        seen: What the exits said so far, with room for what all later exits will say; None before stage 0.
+    """
+
+    state: State
+    ids: np.ndarray
+    places: np.ndarray
+    policy: Policy
+    shapes: _Shapes = ()
+    seen: np.ndarray | None = None
+
+
+class Loop:
+    """Runs samples through an engine, stage by stage, and lets a policy decide who leaves.
+
+    There is one queue before every stage, and a stage runs as soon as ``full`` samples wait before it. With 1 nobody
+    ever waits: a batch goes straight down, shrinking as its samples leave. With more, late stages run on full batches
+    as well. Only samples whose inputs have the same shape wait together.
+
+    Fed the same logits, it decides as `eenet.policies.replay` does, to the bit, whatever the batch sizes.
+
+    Args:
+        engine: What runs.
+        policy: Where to leave.
+        full: How many samples a stage waits for.
+    """
+
+    def __init__(self, engine: Engine, policy: Policy, full: int = 1) -> None:
+        self.engine, self.policy, self.full = engine, policy, full
+        self.left: list[_Left] = []
+        self.fed = 0
+        self._last = engine.num_exits - 1
+        self._queues: list[dict[_Shapes, list[_Group]]] = [{} for _ in range(engine.num_exits)]
+
+    def feed(self, inputs: Inputs, sample_ids: Int[np.ndarray, " sample"]) -> None:
+        """Take in a batch with int64 ids, and run the stages before which enough samples wait.
+
+        Raises:
+            InputError: The policy does not suit exits that name no classes.
+            RunError: An exit says what is no number.
+            ShapeError: The policy was made for other exits or classes, or the state has not the samples in its first
+                axis.
+        """
+        first = self.fed
+        self.fed += len(sample_ids)
+        places = np.arange(first, self.fed)
+        with self.engine.session():
+            state = self.engine.start(inputs)
+            if self.full == 1:
+                self._down(_Group(state, sample_ids, places, self.policy.following(sample_ids)))
+                return
+            self._put(0, _Group(state, sample_ids, places, self.policy, _shapes(inputs)))
+            self._run(self.full)
+
+    def finish(self, costs: Float64[np.ndarray, " exit"] | None = None) -> Prediction:
+        """Run all that still waits, and return what came out for all samples, which is one at least.
+
+        Args:
+            costs: What leaving at each exit costs, where that is known.
+        """
+        if self.full > 1:
+            with self.engine.session():
+                self._run(1)
+        return _gathered(self.left, costs)
+
+    def _down(self, group: _Group) -> None:
+        """Run a group through all stages at once."""
+        k, rest = 0, self._step(0, group)
+        while rest is not None:
+            k += 1
+            rest = self._step(k, rest)
+
+    def _run(self, full: int) -> None:
+        """Run every stage before which so many samples wait."""
+        for k, queues in enumerate(self._queues):
+            for queue in queues.values():
+                if sum(len(group.ids) for group in queue) >= full:
+                    group = self._joined(queue)
+                    queue.clear()
+                    rest = self._step(k, group)
+                    if rest is not None:
+                        self._put(k + 1, rest)
+
+    def _put(self, k: int, group: _Group) -> None:
+        self._queues[k].setdefault(group.shapes, []).append(group)
+
+    def _joined(self, groups: list[_Group]) -> _Group:
+        """Return groups that wait for the same stage as one."""
+        if len(groups) == 1:
+            return groups[0]
+        first = groups[0]
+        return _Group(
+            self.engine.join([group.state for group in groups]),
+            np.concatenate([group.ids for group in groups]),
+            np.concatenate([group.places for group in groups]),
+            first.policy,
+            first.shapes,
+            None if first.seen is None else np.concatenate([group.seen for group in groups if group.seen is not None]),
+        )
+
+    def _step(self, k: int, group: _Group) -> _Group | None:
+        """Run a stage, let go who leaves there, and return those who stay; None: nobody does."""
+        state = self.engine.stage(k, group.state)
+        said, answer = self.engine.head(k, state)
+        buffer = self._noted(k, said, answer, group)
+        seen, ids, policy = buffer[:, : k + 1], group.ids, group.policy
+        if k == self._last:
+            self._leave(k, group, _ALL, seen, answer)
+            return None
+        gone = policy.leaves(seen, ids).nonzero()[0]
+        if not len(gone):
+            group.state = state
+            return group
+        if len(gone) == len(ids):
+            self._leave(k, group, _ALL, seen, answer)
+            return None
+        self._leave(k, group, gone, seen, answer)
+        self._require_batch_first(k, state, len(ids))
+        stays = np.ones(len(ids), dtype=np.bool_)
+        stays[gone] = False
+        stay = stays.nonzero()[0]
+        kept = np.empty((len(stay), *buffer.shape[1:]), dtype=np.float32)
+        kept[:, : k + 1] = seen[stay]
+        return _Group(self.engine.select(state, stay), ids[stay], group.places[stay], policy, group.shapes, kept)
+
+    def _noted(self, k: int, said: Any, answer: object, group: _Group) -> np.ndarray:  # noqa: ANN401
+        """Write down what exit ``k`` said beside what earlier exits said."""
+        if said.ndim != 2 or len(said) != len(group.ids):
+            raise ShapeError(
+                f"exit {k} says {tuple(said.shape)} of {len(group.ids)} samples: one row per sample is needed. Use "
+                "heads that return [sample, class], and states with the samples in their first axis."
+            )
+        if group.seen is None:
+            self._require_fit(said.shape[1], group.policy, classes=answer is None)
+            group.seen = np.empty((len(said), self._last + 1, said.shape[1]), dtype=np.float32)
+        newest = log_softmax(said) if answer is None else said
+        first = newest[:, 0] if answer is None else newest.sum(axis=1)  # a row of logits is NaN as a whole
+        if math.isnan(np.minimum.reduce(first)):
+            row = int(np.isnan(first).argmax())
+            raise RunError(
+                f"exit {k} says what is no number of sample {group.places[row]} (id {group.ids[row]}): NaN or infinity "
+                "is nothing to decide by. Check the sample, and the weights of the model."
+            )
+        group.seen[:, k] = newest
+        return group.seen
+
+    def _require_fit(self, columns: int, policy: Policy, *, classes: bool) -> None:
+        """Refuse a policy made for other exits than these."""
+        policy.require(self._last + 1, columns)
+        if not classes and policy.compares_classes:
+            raise InputError(
+                "policy compares the classes that exits chose: these exits say features, which name none. Fit another, "
+                "such as stopping or auto, on a table recorded from this model."
+            )
+        if not classes and not policy.answers_newest:
+            raise InputError(
+                "policy answers with several exits together: these exits say features, and a sample is answered by the "
+                "exit it leaves at. Fit without an ensemble, on a table recorded from this model."
+            )
+
+    def _require_batch_first(self, k: int, state: State, count: int) -> None:
+        shape = self.engine.misfit(state, count)
+        if shape is not None:
+            raise ShapeError(
+                f"state after stage {k} holds a tensor of shape {shape}: samples are dropped along the first axis, "
+                f"and the batch holds {count}. Let the stages pass tensors with the samples first, and keep others in "
+                "the modules."
+            )
+
+    def _leave(
+        self,
+        k: int,
+        group: _Group,
+        rows: slice | np.ndarray,
+        seen: np.ndarray,
+        answer: Any,  # noqa: ANN401
+    ) -> None:
+        """Note who leaves, and with what answer."""
+        classes = answer is None
+        answers = group.policy.answers(seen[rows], group.ids[rows]) if classes else answer[rows]
+        self.left.append(_Left(k, group.places[rows], answers, classes))
+
+
+def _shapes(inputs: Inputs) -> _Shapes:
+    """Return what samples must have in common to travel together."""
+    return tuple(tuple(array.shape[1:]) for array in arrays_of(inputs))
+
+
+def _gathered(left: Sequence[_Left], costs: np.ndarray | None) -> Prediction:
+    """Return what came out for every sample, in the order they were fed."""
+    exit_index, places, answers, classes = left[0]
+    exits = np.full(len(places), exit_index)
+    if len(left) > 1:
+        exits = np.repeat([part.exit_index for part in left], [len(part.places) for part in left])
+        places, answers = np.concatenate([part.places for part in left]), joined([part.answers for part in left])
+    if len(places) > 1:
+        order = np.empty_like(places)
+        order[places] = np.arange(len(places))
+        exits, answers = exits[order], rows_of(answers, order)
+    return Prediction(
+        exit_index=exits,
+        log_probs=answers if classes else None,
+        outputs=answers,
+        cost=None if costs is None else costs[exits],
+    )

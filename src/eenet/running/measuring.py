@@ -1,0 +1,220 @@
+"""Cost of leaving at each exit, measured and saved: the file of ``eenet profile``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import Any
+
+from eenet.errors import InputError, TableError
+from eenet.policies.policy import Policy
+from eenet.running.engines import Engine, as_engine
+from eenet.running.inputs import Inputs
+from eenet.running.latency import Latency, Spread, measure_latency, threads_of
+from eenet.tables.costs import CostTable
+from eenet.tables.files import read_object, write_json
+
+__all__ = ["FlopReport", "Latency", "Profile", "Spread", "load_costs", "measure", "measure_flops", "measure_latency"]
+
+_FORMAT = {"format": "eenet profile", "version": 1}
+_FAR = 0.2  # relative difference above which two shares are reported as disagreeing
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlopReport:
+    """Floating point operations per sample; one multiply-accumulate is two.
+
+    Attributes:
+        start: Of making the first state.
+        stages: Of each stage.
+        heads: Of each head.
+        uncounted: Operators that ran and have no formula; they count as zero, so the true number is larger.
+            Element-wise operations, normalisation and pooling count as zero by convention and are not listed.
+    """
+
+    start: float
+    stages: tuple[float, ...]
+    heads: tuple[float, ...]
+    uncounted: tuple[str, ...]
+
+    @property
+    def cumulative(self) -> tuple[float, ...]:
+        """Of leaving at each exit: every stage and head on the way. Decisions need too few operations to count."""
+        steps = [stage + head for stage, head in zip(self.stages, self.heads, strict=True)]
+        return tuple(accumulate(steps, initial=self.start))[1:]
+
+    @property
+    def reference(self) -> float:
+        """Of the original model without exits: every stage, the last head only."""
+        return self.start + sum(self.stages) + self.heads[-1]
+
+    def costs(self) -> CostTable:
+        """Return the costs of leaving at each exit."""
+        return CostTable(self.cumulative, "FLOPs", self.reference)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values: the costs and what they consist of."""
+        return self.costs().to_dict() | asdict(self)
+
+
+def measure_flops(model: Any, example_inputs: Inputs) -> FlopReport:  # noqa: ANN401 - a `MultiExitModel`
+    """Count the floating point operations of every stage and head.
+
+    Args:
+        model: Runs once, in evaluation mode; its flags are restored.
+        example_inputs: A batch of any size.
+
+    Raises:
+        InputError: An empty batch.
+    """
+    from eenet.models.counting import operations
+
+    start, stages, heads, uncounted = operations(model, example_inputs)
+    return FlopReport(start=start, stages=stages, heads=heads, uncounted=uncounted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Everything measured of one model on one machine.
+
+    Attributes:
+        flops: Operations per sample.
+        latency: Times per sample, one record per engine and batch size.
+        threads: Of the CPU, while timing.
+    """
+
+    flops: FlopReport
+    latency: tuple[Latency, ...]
+    threads: int
+
+    def costs(self, batch_size: int | None = None, engine: str | None = None, dtype: str | None = None) -> CostTable:
+        """Return the costs in FLOPs, or in ms if a batch size, an engine or a number format is named.
+
+        Raises:
+            InputError: Nothing, or more than one thing, was measured that fits.
+        """
+        return _chosen(self.to_dict(), "profile", batch_size=batch_size, engine=engine, dtype=dtype)
+
+    def disagreements(self) -> list[str]:
+        """Return where a budget in FLOPs would mislead: exits whose share of the full cost is another one in time.
+
+        Returns:
+            One sentence for every exit of every latency record whose share of the full time lies more than 20 % above
+            or below its share of the full operations.
+        """
+        found = []
+        operations = [cost / self.flops.reference for cost in self.flops.cumulative]
+        for row in self.latency:
+            for k, (cost, share) in enumerate(zip(row.cumulative, operations, strict=True)):
+                taken = cost / row.full.median
+                if abs(taken / share - 1) > _FAR:
+                    found.append(
+                        f"Exit {k} takes {taken:.0%} of the full time on {row.engine} {row.dtype} at batch size "
+                        f"{row.batch_size}, but {share:.0%} of the full operations: state budgets there in ms."
+                    )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {
+            **_FORMAT,
+            "torch": getattr(sys.modules.get("torch"), "__version__", None),
+            "threads": self.threads,
+            "num_exits": len(self.flops.stages),
+            "flops": self.flops.to_dict(),
+            "latency": [row.to_dict() for row in self.latency],
+            "notes": self.disagreements(),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the profile as JSON, atomically; `load_costs` reads it."""
+        write_json(path, self.to_dict())
+
+
+def measure(
+    model: Any,  # noqa: ANN401 - a `MultiExitModel`
+    example_inputs: Inputs,
+    *,
+    batch_sizes: Sequence[int] = (1, 32, 128),
+    engines: Sequence[Engine] | None = None,
+    passes: int = 15,
+    policy: Policy | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Profile:
+    """Count operations and time every stage, head and decision.
+
+    Args:
+        model: The multi-exit model.
+        example_inputs: Samples to run.
+        batch_sizes: At which times are taken, see `measure_latency`; none: operations only.
+        engines: What is timed; default: the eager engine.
+        passes: As of `measure_latency`, like all that follows.
+        policy: Whose decisions are timed.
+        seed: Of the order.
+        progress: Show a bar.
+
+    Raises:
+        InputError: An empty batch, or a batch size or number of passes below 1.
+    """
+    engines = engines or (as_engine(model),)
+    flops = measure_flops(model, example_inputs)
+    settings: dict[str, Any] = {"passes": passes, "policy": policy, "seed": seed, "progress": progress}
+    rows = [
+        row
+        for engine in (engines if batch_sizes else ())
+        for row in measure_latency(engine, example_inputs, batch_sizes=batch_sizes, **settings)
+    ]
+    return Profile(flops=flops, latency=tuple(rows), threads=threads_of(engines[0]))
+
+
+def load_costs(
+    path: str | os.PathLike[str],
+    batch_size: int | None = None,
+    engine: str | None = None,
+    dtype: str | None = None,
+) -> CostTable:
+    """Read costs from what ``eenet profile`` wrote, or from a bare ``{"cumulative", "unit", "reference"}``.
+
+    Args:
+        path: The JSON file.
+        batch_size: Whose times to take; default: the FLOPs, or the only batch size if an engine or format is named.
+        engine: Whose times to take; needed if several were measured.
+        dtype: Number format whose times to take; needed if several were measured.
+
+    Raises:
+        InputError: The file is missing or no costs, or what is asked for was not measured or is not unique.
+    """
+    value, asked = read_object(path, "costs"), {"batch_size": batch_size, "engine": engine, "dtype": dtype}
+    if "cumulative" in value:
+        if any(one is not None for one in asked.values()):
+            raise InputError(
+                f"costs {path} have no batch sizes or engines to choose from: they are a bare cost table. "
+                "Leave the choice out, or give a file of eenet profile."
+            )
+        return CostTable.from_dict(value)
+    found = {name: value.get(name) for name in _FORMAT}
+    if found != _FORMAT:
+        raise TableError(
+            f"costs {path} are of an unknown kind: format {found['format']!r}, version {found['version']!r}. Write "
+            "them with eenet profile."
+        )
+    return _chosen(value, os.fspath(path), **asked)
+
+
+def _chosen(profile: dict[str, Any], where: str, **asked: object) -> CostTable:
+    """Return the one cost table of a profile that was asked for; None: any will do."""
+    wanted = {name: value for name, value in asked.items() if value is not None}
+    if not wanted:
+        return CostTable.from_dict(profile.get("flops"))
+    rows = [row for row in profile.get("latency", []) if isinstance(row, dict)]
+    fitting = [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+    if len(fitting) == 1:
+        return CostTable.from_dict(fitting[0])
+    named = " and ".join(f"{name} {value}" for name, value in wanted.items())
+    measured = [f"{row.get('engine')} {row.get('dtype')} at batch size {row.get('batch_size')}" for row in rows]
+    fault = "was not measured" if not fitting else "is not unique"
+    raise InputError(f"{named} {fault}: {where} contains {', '.join(measured) or 'nothing'}. Choose one of these.")

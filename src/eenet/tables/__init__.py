@@ -1,0 +1,7 @@
+"""What every exit said about every sample, what leaving costs, and how both lie on disk. Knows no torch."""
+
+from eenet.tables.arrays import log_softmax
+from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
+from eenet.tables.table import ExitTable
+
+__all__ = ["Budget", "BudgetLike", "CostTable", "ExitTable", "log_softmax", "standard_budgets"]

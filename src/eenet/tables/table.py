@@ -1,0 +1,396 @@
+"""`ExitTable`: what every exit said about every sample. All schedulers and evaluations speak it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+
+from eenet.errors import InputError, ShapeError, TableError
+from eenet.tables import storage
+from eenet.tables.arrays import CHUNK, as_array, log_softmax
+from eenet.tables.checks import (
+    check_finite,
+    check_shapes,
+    checked_cost,
+    checked_labels,
+    checked_utility,
+    logits_of,
+    notice_probabilities,
+)
+from eenet.tables.costs import CostTable
+
+__all__ = ["ExitTable", "Transforming"]
+
+_BY_SAMPLE = ("logits", "features", "labels", "utility", "cost")
+_BY_EXIT = ("logits", "features", "utility", "cost")
+
+
+@runtime_checkable
+class Transforming(Protocol):
+    """What replaces log-probabilities whenever they are read; see `eenet.policies.transforms.Transform`."""
+
+    def __call__(self, seen: np.ndarray, /) -> np.ndarray:
+        """Return what stands for the newest exit's log-probabilities."""
+
+    def history(self, seen: np.ndarray, /) -> np.ndarray:
+        """Return what stands for those of every exit seen."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExitTable:
+    """Outputs of all exits on a set of samples, with what they were worth and what they cost.
+
+    Arrays may be anything `numpy.asarray` takes, or tensors of any type on any device.
+
+    Attributes:
+        logits: ``[sample, exit, class]``: raw outputs; any floating type, possibly memory-mapped. Log-probabilities
+            serve as well; minus infinity is an impossible class.
+        features: ``[sample, exit, column]``, in place of logits where there are no classes: numbers that policies
+            decide by, such as a router's score or a regressor's hidden features. Then ``utility`` is needed, and
+            policies say where to leave but answer nothing.
+        feature_names: One per column; confidences are looked up among them.
+        labels: ``[sample]``: class of each sample, where known.
+        utility: ``[sample, exit]`` in [0, 1]: what it is worth to answer at each exit. Derived from labels (1 where the
+            largest logit is right) unless given; None where neither is known.
+        cost: ``[sample, exit]``: cumulative, where cost differs from sample to sample. No policy reads it.
+        costs: What leaving at each exit costs; of per-sample costs the means, with the unit of what is given here.
+        split: Name of the split the samples come from.
+        source: Fingerprint of the model that said all this; empty where it is not known.
+        transform: What is made of the log-probabilities whenever they are read; see `transformed`.
+
+    Raises:
+        TableError: Values that cannot be used; the message names key and row.
+        ShapeError: Arrays whose shapes disagree.
+
+    Example:
+        >>> table = ExitTable(logits=[[[2.0, 0.0], [3.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]], labels=[0, 1])
+        >>> table.utility
+        array([[1., 1.],
+               [0., 1.]])
+    """
+
+    # plain types: __post_init__ checks shapes itself, with messages that name key and row
+    logits: Any = None
+    features: Any = None
+    feature_names: tuple[str, ...] = ()
+    labels: Any = None
+    utility: Any = None
+    cost: Any = None
+    costs: CostTable | None = None
+    split: str = ""
+    source: str = ""
+    transform: Transforming | None = None
+
+    def __post_init__(self) -> None:
+        """Check everything once, where it enters, and derive the utility."""
+        for key in _BY_SAMPLE:
+            if getattr(self, key) is not None:
+                object.__setattr__(self, key, as_array(getattr(self, key)))
+                if key in ("utility", "cost") and getattr(self, key).dtype.kind in "iub":  # whole numbers and flags
+                    object.__setattr__(self, key, getattr(self, key).astype(np.float64))
+        object.__setattr__(self, "feature_names", tuple(self.feature_names))
+        check_shapes(self.logits, self.features, self.feature_names, (self.labels, self.utility, self.cost))
+        for key in _BY_EXIT:
+            check_finite(key, getattr(self, key))
+        if self.labels is not None:
+            classes = self.num_columns if self.has_classes else None
+            object.__setattr__(self, "labels", checked_labels(self.labels, classes))
+        if self.has_classes:
+            notice_probabilities(self.logits)
+        self._derive_utility()
+        self._derive_costs()
+
+    def _derive_utility(self) -> None:
+        """Refuse a utility outside [0, 1]; where none is given, it is whether the largest logit is right."""
+        if self.utility is not None:
+            object.__setattr__(self, "utility", checked_utility(self.utility))
+        elif self.labels is not None and self.has_classes:
+            object.__setattr__(self, "utility", self._right())
+        elif not self.has_classes:
+            raise TableError("utility is missing: features name no class, so what answers are worth must be given.")
+
+    def _derive_costs(self) -> None:
+        """Refuse costs that do not fit, and work out the means of those that differ from sample to sample."""
+        if self.costs is not None and self.costs.num_exits != self.num_exits:
+            raise ShapeError(
+                f"costs of {self.costs.num_exits} exits do not fit: the table has {self.num_exits}. Give one each."
+            )
+        if self.cost is not None:
+            object.__setattr__(self, "cost", checked_cost(self.cost))
+            means = np.ascontiguousarray(self.cost.T).mean(axis=1)  # each as of an exit at which all leave, to the bit
+            unit, reference = ("units", None) if self.costs is None else (self.costs.unit, self.costs.reference)
+            object.__setattr__(self, "costs", CostTable(tuple(means.tolist()), unit, reference))
+
+    @property
+    def outputs(self) -> np.ndarray:
+        """The logits or the features: what every exit said, as recorded."""
+        return self.features if self.logits is None else self.logits
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether exits say logits, which answer the sample; features do not."""
+        return self.logits is not None
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+        return int(self.outputs.shape[0])
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits, the original output included."""
+        return int(self.outputs.shape[1])
+
+    @property
+    def num_columns(self) -> int:
+        """Number of classes, or of features."""
+        return int(self.outputs.shape[2])
+
+    def seen(self, rows: slice | np.ndarray = slice(None)) -> Float32[np.ndarray, "row exit column"]:
+        """Return what policies see of some rows: float32 log-probabilities, or features."""
+        if not self.has_classes:
+            return np.ascontiguousarray(self.features[rows], dtype=np.float32)
+        log_probs = log_softmax(self.logits[rows])
+        return log_probs if self.transform is None else self.transform.history(log_probs)
+
+    def seen_at(self, rows: slice | np.ndarray, k: int) -> Float32[np.ndarray, "row column"]:
+        """Return the same of exit ``k`` only, reading no later one."""
+        if not self.has_classes:
+            return np.ascontiguousarray(self.features[rows, k], dtype=np.float32)
+        if self.transform is None:
+            return log_softmax(self.logits[rows, k])
+        return self.transform(log_softmax(self.logits[rows, : k + 1]))
+
+    def chunks(self) -> Iterator[slice]:
+        """Yield slices of rows that cover the table and keep the memory of one chunk bounded."""
+        step = max(1, CHUNK // (self.num_exits * self.num_columns))
+        for start in range(0, self.num_samples, step):
+            yield slice(start, min(start + step, self.num_samples))
+
+    def require_utility(self, what: str) -> Float64[np.ndarray, "sample exit"]:
+        """Return the utility.
+
+        Raises:
+            TableError: The table has neither labels nor utility; the message names ``what`` needs it.
+        """
+        if self.utility is None:
+            raise TableError(f"{self.name} lacks labels: {what} needs 'labels' or 'utility'. Add either.")
+        return self.utility
+
+    def require_labels(self, what: str, why: str) -> np.ndarray:
+        """Return the labels, with outputs that name classes.
+
+        Raises:
+            TableError: The table has no labels, or features in place of logits; it says ``what`` needs labels, and why.
+        """
+        if self.labels is None or not self.has_classes:
+            raise TableError(f"{self.name} lacks labels: {what} needs 'logits' and 'labels', for {why}. Add them.")
+        return self.labels
+
+    def require_costs(self) -> CostTable:
+        """Return the costs; a `TableError` where the table carries none."""
+        if self.costs is None:
+            raise TableError(
+                "costs are missing: the table has no key 'costs' and none were given. Add it, or pass costs."
+            )
+        return self.costs
+
+    @property
+    def name(self) -> str:
+        """How messages call the table."""
+        return f"table {self.split or '(unnamed)'!r}"
+
+    def with_costs(self, costs: CostTable) -> ExitTable:
+        """Return the same table with other costs, the same for every sample."""
+        return replace(self, costs=costs, cost=None)
+
+    def priced(self, costs: CostTable | None) -> ExitTable:
+        """Return the table with the costs that count: those given, else its own.
+
+        Raises:
+            TableError: Neither is there.
+            ShapeError: Costs of another number of exits.
+        """
+        if costs is None:
+            self.require_costs()
+            return self
+        return self if costs is self.costs else self.with_costs(costs)
+
+    @cached_property
+    def leaving_costs(self) -> Float64[np.ndarray, "sample exit"]:
+        """What leaving at each exit costs each sample; a `TableError` where no costs are known."""
+        if self.cost is not None:
+            return self.cost
+        cumulative = np.array(self.require_costs().cumulative)
+        return np.broadcast_to(cumulative, (self.num_samples, self.num_exits))
+
+    def transformed(self, transform: Transforming) -> ExitTable:
+        """Return the same samples with what a transform makes of their outputs, worked out when it is read.
+
+        The utility is that of the transformed answers. It is unknown (and labels are dropped with it) where the
+        table's own utility is not simply whether the answer is right.
+
+        Raises:
+            InputError: The table is transformed already, or has features in place of logits.
+        """
+        if self.transform is not None or not self.has_classes:
+            raise InputError(
+                "table is transformed already, or has no logits: a transform reads the log-probabilities of the model. "
+                "Use one transform that does both."
+            )
+        return replace(
+            self, transform=transform, labels=self.labels if self.utility_is_accuracy else None, utility=None
+        )
+
+    @cached_property
+    def utility_is_accuracy(self) -> bool:
+        """Whether utility is 1 where an exit's largest logit is the label, and 0 elsewhere."""
+        if self.labels is None or self.utility is None or not self.has_classes:
+            return False
+        return bool(np.array_equal(self.utility, self._right()))
+
+    @property
+    def combinable(self) -> bool:
+        """Whether exits may be combined: utility is whether answers are right, and nothing transforms them yet."""
+        return self.transform is None and self.utility_is_accuracy
+
+    def select(self, rows: slice | np.ndarray | Sequence[int]) -> ExitTable:
+        """Return the table of some rows, in that order."""
+        return replace(self, **self._picked(_BY_SAMPLE, rows if isinstance(rows, slice) else as_array(rows)))
+
+    def until(self, exits: int, costs: CostTable | None = None) -> ExitTable:
+        """Return the table of the first exits, at least 2, at their own costs or at others."""
+        return self._with_exits(list(range(exits)), costs)
+
+    def keeping(self, exits: Sequence[int], costs: CostTable | None = None) -> ExitTable:
+        """Return the table of a model that has some of the exits only, as `MultiExitModel.without` makes it.
+
+        ``exits`` are those that stay, in increasing order, the last one among them. Without ``costs`` those of this
+        table count, as if the heads left out still ran.
+
+        Raises:
+            InputError: The exits are no such choice, or the table is transformed.
+        """
+        kept, last = list(exits), self.num_exits - 1
+        if kept != sorted(set(kept)) or len(kept) < 2 or kept[0] < 0 or kept[-1] != last:
+            raise InputError(
+                f"exits {kept} cannot be kept: at least 2 of 0 to {last} are needed, in increasing order, with the "
+                "last one. Name them so."
+            )
+        if self.transform is not None:
+            raise InputError("table is transformed: exits are chosen among what the model said. Choose them first.")
+        return self._with_exits(kept, costs)
+
+    def _with_exits(self, kept: list[int], costs: CostTable | None) -> ExitTable:
+        if costs is None and self.costs is not None:
+            own = self.costs
+            costs = CostTable(tuple(own.cumulative[k] for k in kept), own.unit, own.reference)
+        return replace(self, **self._picked(_BY_EXIT, (slice(None), kept)), costs=costs)
+
+    def _picked(self, keys: Sequence[str], index: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever numpy takes
+        return {key: None if getattr(self, key) is None else getattr(self, key)[index] for key in keys}
+
+    @classmethod
+    def concat(cls, tables: Sequence[ExitTable]) -> ExitTable:
+        """Return one table with the rows of all, in order; costs, split and transform are those of the first.
+
+        Raises:
+            ShapeError: The tables differ in exits or columns.
+            TableError: A key is present in some tables only.
+        """
+        first = tables[0]
+        for i, table in enumerate(tables):
+            if table.outputs.shape[1:] != first.outputs.shape[1:] or table.has_classes != first.has_classes:
+                raise ShapeError(
+                    f"table {i} of shape {table.outputs.shape} does not fit: table 0 has {first.num_exits} exits and "
+                    f"{first.num_columns} columns. Record both with the same model."
+                )
+        pooled: dict[str, Any] = {}
+        for key in _BY_SAMPLE:
+            parts = [getattr(table, key) for table in tables]
+            missing = [part is None for part in parts]
+            if any(missing) and not all(missing):
+                raise TableError(
+                    f"{key} is missing in table {missing.index(True)}: another table has it. Give it in all or none."
+                )
+            pooled[key] = None if missing[0] else np.concatenate(parts)
+        return replace(first, **pooled)
+
+    @classmethod
+    def from_probs(cls, probs: object, **others: Any) -> ExitTable:  # noqa: ANN401 - the other attributes
+        """Build a table from probabilities ``[sample, exit, class]`` instead of logits, and the other attributes.
+
+        Each row of each exit sums to 1 within 1e-3; zeros are clamped to the smallest float32.
+
+        Raises:
+            TableError: Probabilities that are negative or do not sum to 1.
+        """
+        return cls(logits=logits_of(as_array(probs)), **others)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ExitTable:
+        """Read a table from an ``.npz`` file or from a folder of ``.npy`` files, which is memory-mapped.
+
+        Keys: ``logits``, ``probs`` or ``features`` (with ``feature_names``), ``labels``, ``utility``, ``costs``
+        (``[exit]`` or ``[sample, exit]``), ``cost_unit``, ``cost_reference``, ``split``, ``source``. Other keys are
+        ignored. Nothing is ever unpickled. Probabilities are converted while loading and then take memory; store
+        logits to work on tables larger than memory.
+
+        Raises:
+            TableError: The file is missing, damaged or holds objects, or its content is no usable table.
+        """
+        arrays = storage.read(path)
+        others: dict[str, Any] = storage.costs_of(arrays)
+        others["split"] = str(arrays.get("split", os.path.basename(os.fspath(path)).removesuffix(".npz")))
+        others["source"] = str(arrays.get("source", ""))
+        others["feature_names"] = tuple(map(str, arrays.get("feature_names", np.array([])).tolist()))
+        numbers: dict[str, Any] = {
+            key: arrays[key] for key in ("logits", "features", "probs", "labels", "utility") if key in arrays
+        }
+        for key, array in numbers.items():
+            if array.dtype.kind not in "fiu":
+                raise TableError(
+                    f"{key} of type {array.dtype} cannot be used: numbers are needed. Save them as float32 or int64."
+                )
+        others |= {key: numbers[key] for key in ("labels", "utility") if key in numbers}
+        for key in ("logits", "features", "probs"):
+            if key in numbers:
+                return (
+                    cls.from_probs(numbers[key], **others) if key == "probs" else cls(**{key: numbers[key]}, **others)
+                )
+        found = ", ".join(sorted(arrays)) or "none"
+        raise TableError(
+            f"table {path} lacks outputs: key 'logits', 'probs' or 'features' is needed, found {found}. Save one of "
+            "them."
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table, atomically: an ``.npz`` file if the name ends so, else a folder of ``.npy`` files.
+
+        Raises:
+            InputError: The table is transformed: files hold what the model said.
+        """
+        if self.transform is not None:
+            raise InputError("table is transformed: files hold what the model said. Save the table it was made from.")
+        keys = ("logits", "features", "labels", "utility")
+        arrays = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+        arrays |= {"split": np.array(self.split), "source": np.array(self.source)}
+        if self.feature_names:
+            arrays["feature_names"] = np.array(self.feature_names)
+        if self.costs is not None:
+            arrays |= storage.cost_arrays(self.costs, self.cost)
+        storage.write(path, arrays)
+
+    def _right(self) -> Float[np.ndarray, "sample exit"]:
+        """Return 1 where an exit's largest logit is the label, else 0."""
+        right = np.empty((self.num_samples, self.num_exits))
+        for rows in self.chunks():
+            outputs = self.logits[rows] if self.transform is None else self.seen(rows)
+            right[rows] = outputs.argmax(axis=2) == self.labels[rows, None]
+        return right

@@ -1,0 +1,103 @@
+"""How the process starts and ends: light imports, Ctrl-C at any time, extras that are missing."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Ran
+
+from eenet import errors
+from eenet.cli.interrupt import require
+
+HEAVY = ("torch", "numpy", "scipy", "typer", "rich", "matplotlib")
+
+
+def python(code: str, *words: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def loaded(words: list[object]) -> list[str]:
+    """Run a command in a process of its own and return which heavy modules it imported."""
+    code = f"""import sys
+from eenet.cli.entry import main
+assert main({[str(word) for word in words]!r}) == 0
+sys.stderr.write(" ".join(name for name in {HEAVY!r} if name in sys.modules))"""
+    ran = python(code)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stderr.splitlines()[-1].split() if ran.stderr else []
+
+
+def test_the_overview_and_the_version_load_nothing() -> None:
+    assert loaded(["--help"]) == loaded(["--version"]) == loaded([]) == []
+
+
+@pytest.mark.parametrize("command", ["fit", "run", "train"])
+def test_the_help_of_a_command_loads_no_torch(command: str) -> None:
+    assert not {"torch", "scipy", "matplotlib"} & set(loaded([command, "--help"]))
+
+
+def test_commands_on_tables_load_no_torch(write_table: Callable[..., Path], tmp_path: Path) -> None:
+    table, policy = write_table(), ("-b", "60%", "-p", "max_prob", "-q")
+    for words in (
+        ["compare", table, table, *policy, "--out", tmp_path / "comparison"],
+        ["fit", table, *policy, "--out", tmp_path / "policy"],
+        ["fit", table, *policy, "--guarantee", "budget", "--out", tmp_path / "policy"],
+        ["advise", table, "-q"],
+        ["report", tmp_path / "comparison", "--out", tmp_path / "page.html", "-q"],
+    ):
+        assert "torch" not in loaded(words), words
+
+
+@pytest.mark.parametrize("module", ["eenet.cli.app", "typer", "numpy", "eenet.schedulers.certify"])
+def test_ctrl_c_during_imports_ends_with_130_and_one_line(
+    module: str, write_table: Callable[..., Path], tmp_path: Path
+) -> None:
+    code = f"""import builtins, os, signal, sys
+plain = builtins.__import__
+def interrupted(name, *more):
+    if name == {module!r}:
+        os.kill(os.getpid(), signal.SIGINT)
+    return plain(name, *more)
+builtins.__import__ = interrupted
+from eenet.cli.entry import main
+sys.exit(main())"""
+    ran = python(code, "fit", write_table(), "--budget", "60%", "--out", tmp_path / "new")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "Interrupted.\n")
+
+
+@pytest.mark.parametrize("package", ["eenet", "eenet.cli"])
+def test_the_package_runs_as_a_module(package: str) -> None:
+    command = [sys.executable, "-m", package, "fitt"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2 and "Did you mean fit?" in ran.stderr and ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("module", "extra"), errors.EXTRAS.items())
+def test_a_missing_module_names_the_extra_that_brings_it(
+    module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(errors.MissingExtraError, match=rf'{module} .*pip install "eenet\[{extra}\]"'):
+        require(module)
+
+
+def test_an_import_that_fails_later_names_the_extra_too(
+    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*words: object, **more: object) -> None:
+        raise ModuleNotFoundError("No module named 'openvino.runtime'", name="openvino.runtime")
+
+    monkeypatch.setattr("eenet.cli.fit._fitted", broken)
+    ran = eenet("fit", write_table(), "-b", "60%", "--out", tmp_path / "new", "-q")
+    assert ran.code == 2 and 'pip install "eenet[openvino]"' in ran.stderr
+
+
+def test_extras_of_the_table_are_those_of_the_package() -> None:
+    import tomllib
+
+    root = Path(__file__).parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(errors.EXTRAS.values()) == set(extras) - {"all", "dev", "docs"}

@@ -1,0 +1,77 @@
+"""What holds for the whole package: light to import, documented, typed, in readable pieces."""
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eenet
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src" / "eenet").rglob("*.py"))
+HEAVY = ("matplotlib", "numpy", "PIL", "scipy", "sklearn", "torch", "torchvision", "typer")
+WITHOUT_TORCH = ("tables", "policies", "schedulers", "evaluation", "report", "running", "cli")
+
+
+def modules_after(code: str) -> list[str]:
+    """Return which heavy modules stand in a fresh process after some code."""
+    code = f"import sys; {code}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return shown.stdout.split()
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    assert modules_after("import eenet") == []
+
+
+def test_tables_policies_and_exports_load_no_torch() -> None:
+    packages = ", ".join(f"eenet.{name}" for name in WITHOUT_TORCH)
+    public = "from eenet import AdaptiveModel, CostTable, ExitTable, StoppingScheduler, advise, certify, compare"
+    assert "torch" not in modules_after(f"import {packages}; {public}")
+
+
+def test_the_version_is_the_installed_one_and_has_a_place_in_the_changelog() -> None:
+    from importlib.metadata import version
+
+    assert version("eenet") == eenet.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{eenet.__version__}]" in changelog or "## [Unreleased]" in changelog
+
+
+def test_types_are_shipped() -> None:
+    assert (Path(eenet.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("name", [name for name in eenet.__all__ if name != "__version__"])
+def test_every_public_name_is_explained_and_stands_in_the_api_pages(name: str) -> None:
+    value = getattr(eenet, name)
+    assert inspect.getdoc(value)
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    assert value.__module__ in re.findall(r"automodule:: (\S+)", pages)
+    assert name in importlib.import_module(value.__module__).__dict__
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400
+    code_lines = {
+        f"{node.name} (line {node.lineno})": _code_lines(node, text)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: count for name, count in code_lines.items() if count > 40} == {}
+
+
+def _code_lines(node: ast.FunctionDef, text: str) -> int:
+    """Lines of a function's body without its signature and docstring."""
+    body = node.body[1:] if ast.get_docstring(node) else node.body
+    if not body:
+        return 0
+    lines = text.splitlines()[body[0].lineno - 1 : node.end_lineno]
+    return sum(bool(line.strip()) and not line.strip().startswith("#") for line in lines)
