@@ -18,7 +18,9 @@ from eenet.schedulers import (
     PatienceScheduler,
     Scheduler,
     StoppingScheduler,
+    TransformedScheduler,
     certify,
+    fit_ensemble,
 )
 from eenet.schedulers.betting import betting_bound, mean_is_below
 from eenet.schedulers.heuristics import threshold_dial
@@ -484,3 +486,13 @@ def test_promises_are_broken_as_seldom_as_they_say(goal):
     assert fell_back / draws < 0.1  # a promise of nothing would be easy to keep
     if "budget" in goal:
         assert plainly_broken / 50 > 0.3  # without a certificate it is a coin's toss
+
+
+def test_a_deadline_inside_another_scheduler_is_kept():
+    inner = DeadlineScheduler(scheduler=GeometricScheduler(), deadline="2ms")
+    wrapped = TransformedScheduler(scheduler=inner, fit_transform=fit_ensemble)
+    table = synthetic_table(400)  # exits cost 1, 2, 3 and 4 ms
+    with pytest.raises(RunError, match="deadline"):
+        certify(wrapped, table, guarantee="accuracy", epsilon=1e-4)
+    certified = certify(wrapped, table, guarantee="accuracy", epsilon=0.9)
+    assert replay(certified.policy, table).cost.max() <= 2.0

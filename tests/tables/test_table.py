@@ -312,3 +312,25 @@ def test_log_probabilities_of_a_row_do_not_depend_on_the_others(dtype):
     for size in (1, 7, 64, 600):
         assert np.array_equal(log_softmax(logits[:size]), whole[:size])
         assert np.array_equal(log_softmax(logits[:size, 1]), whole[:size, 1])
+
+
+@pytest.mark.parametrize("damage", ["bit", "swapped", "gone"])
+def test_a_changed_folder_is_refused(tmp_path, damage):
+    synthetic_table(50).save(tmp_path / "t")
+    file = tmp_path / "t" / "logits.npy"
+    content = bytearray(file.read_bytes())
+    if damage == "bit":
+        content[-3] ^= 1
+        file.write_bytes(content)
+    elif damage == "swapped":
+        file.write_bytes((tmp_path / "t" / "utility.npy").read_bytes())
+    else:
+        file.unlink()
+    with pytest.raises(TableError, match=r"logits\.npy"):
+        ExitTable.load(tmp_path / "t")
+
+
+def test_a_folder_of_ones_own_needs_no_checksums(tmp_path):
+    (tmp_path / "t").mkdir()
+    np.save(tmp_path / "t" / "logits.npy", LOGITS)
+    assert ExitTable.load(tmp_path / "t").num_samples == 3

@@ -187,7 +187,7 @@ class ScorePolicy(Policy):
         k = seen.shape[1] - 1
         if k == self.num_exits - 1:
             return np.ones(len(seen), dtype=np.bool_)
-        return self.scorer(seen) >= self.thresholds[k]
+        return self._reached(self.scorer(seen), k)
 
     def answers(self, seen: Seen, sample_ids: Ids) -> Answers:
         """Return what the newest exit says."""
@@ -199,9 +199,13 @@ class ScorePolicy(Policy):
 
     def stops(self, recorded: Recorded, rows: slice, sample_ids: Ids) -> Stops:
         """Return the first exit where the score reaches the threshold."""
-        reached = recorded.scores(self.scorer)[rows] >= self.thresholds
+        reached = self._reached(recorded.scores(self.scorer)[rows], slice(None))
         reached[:, -1] = True
         return reached.argmax(axis=1)
+
+    def _reached(self, scores: np.ndarray, k: int | slice) -> np.ndarray:
+        """Compare scores with the thresholds of an exit, or of all: the only place where that is done."""
+        return scores >= self.thresholds[k]
 
     def changed(self, change: Change, exits: int | None = None) -> Policy:
         """Return the same thresholds on the scorer in this one's place."""

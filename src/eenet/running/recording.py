@@ -23,7 +23,7 @@ from eenet.running.progress import track
 from eenet.tables.arrays import as_array
 from eenet.tables.costs import CostTable
 from eenet.tables.files import atomic_path, check_replaceable
-from eenet.tables.storage import KEYS, cost_arrays
+from eenet.tables.storage import FILES, cost_arrays, seal
 from eenet.tables.table import ExitTable
 
 __all__ = ["Batches", "Dataset", "DenseUtility", "dense_utility", "holds_masks", "outputs", "record", "record_dense"]
@@ -254,7 +254,7 @@ def _recorded(
             "out, or make the engine from a model on that device."
         )
     if path is not None:
-        check_replaceable(Path(path), "table", [f"{key}.npy" for key in (*KEYS, CONFUSION)])
+        check_replaceable(Path(path), "table", [*FILES, f"{CONFUSION}.npy"])
     total = (length_hint(dataset) or None) if count is None else -(-count // batch_size)
     batches = track(_batches(dataset, batch_size), total, "recording", enabled=progress)
     with _placed(model, device) as engine:
@@ -307,6 +307,7 @@ def _write(path: Path, parts: Iterable[_Arrays], count: int | None, small: _Arra
             if path.suffix == ".npz":
                 _pack(folder, draft)
             else:
+                seal(folder)
                 folder.rename(draft)
         ExitTable.load(draft)  # what is no table replaces none
 

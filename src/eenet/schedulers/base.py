@@ -55,6 +55,10 @@ class Scheduler(ABC):
             budgets: Where the dial shall be most accurate, rising, in the unit of the costs.
         """
 
+    def open_exits(self, costs: CostTable) -> int:
+        """Return how many exits the scheduler may use: all, unless a deadline closes some."""
+        return costs.num_exits
+
     @final
     def sweep(
         self, table: ExitTable, costs: CostTable | None = None, budgets: Sequence[BudgetLike] | None = None

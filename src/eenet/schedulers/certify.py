@@ -21,7 +21,6 @@ from eenet.policies.policy import Policy, static_policy
 from eenet.policies.replay import Replayer
 from eenet.schedulers.base import Scheduler
 from eenet.schedulers.betting import betting_bound, check_level, mean_is_below
-from eenet.schedulers.deadline import DeadlineScheduler
 from eenet.schedulers.heuristics import any_scorer
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
@@ -173,7 +172,7 @@ def certify(
     table.require_utility("certifying")
     known = table.require_costs()
     asked = None if budget is None else known.budget(budget).value
-    last = (scheduler.open_exits(known) if isinstance(scheduler, DeadlineScheduler) else known.num_exits) - 1
+    last = scheduler.open_exits(known) - 1
     order, half = np.random.default_rng(seed).permutation(table.num_samples), table.num_samples // 2
     fit, rest = table.select(np.sort(order[half:])), table.select(order[:half])
     least = fit.require_costs().low  # above the budget at worst by rounding, or where cost differs between samples

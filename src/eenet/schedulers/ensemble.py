@@ -12,6 +12,7 @@ from eenet.policies.dial import Dial
 from eenet.policies.mixture import TransformedPolicy
 from eenet.policies.transforms import Ensemble, Transform
 from eenet.schedulers.base import Scheduler
+from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 
 __all__ = [
@@ -255,6 +256,10 @@ class TransformedScheduler(Scheduler):
         """
         transform = self.fit_transform(table, self.seed)
         return transformed_dial(transform, self.scheduler.sweep(table.transformed(transform), budgets=budgets))
+
+    def open_exits(self, costs: CostTable) -> int:
+        """Return how many exits the scheduler may use."""
+        return self.scheduler.open_exits(costs)
 
 
 def transformed_dial(transform: Transform, dial: Dial) -> Dial:

@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from eenet.errors import TableError
+from eenet.errors import BundleError, TableError
 from eenet.tables.costs import CostTable
-from eenet.tables.files import atomic_path, check_replaceable
+from eenet.tables.files import MANIFEST, atomic_path, check_replaceable, checksums, read_manifest, write_json
 
-__all__ = ["KEYS", "cost_arrays", "costs_of", "read", "write"]
+__all__ = ["FILES", "KEYS", "cost_arrays", "costs_of", "read", "seal", "write"]
 
 _OUTPUTS = ("logits", "probs", "features", "feature_names")
 KEYS = (*_OUTPUTS, "labels", "utility", "costs", "cost_unit", "cost_reference", "split", "source")
 """What a stored table may consist of."""
+FILES = (MANIFEST, *(f"{key}.npy" for key in KEYS))
+"""The same as files of a folder."""
+_VERSION = 1
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -42,6 +45,11 @@ def read(path: str | os.PathLike[str], keys: Sequence[str] = KEYS) -> dict[str, 
         TableError: Nothing is there, it is damaged, or it holds pickled objects.
     """
     source = Path(path)
+    if (source / MANIFEST).is_file():
+        try:
+            read_manifest(source, "table", _VERSION, needed=())
+        except BundleError as error:
+            raise TableError(str(error)) from error
     if source.is_dir():
         files = {key: source / f"{key}.npy" for key in keys}
         return {key: _read_array(file, key) for key, file in files.items() if file.is_file()}
@@ -65,7 +73,7 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
         InputError: The folder is there and holds anything but an earlier table.
     """
     if Path(path).suffix != ".npz":
-        check_replaceable(Path(path), "table", [f"{key}.npy" for key in KEYS])
+        check_replaceable(Path(path), "table", FILES)
     with atomic_path(path) as draft:
         if Path(path).suffix == ".npz":
             with draft.open("wb") as handle:
@@ -74,6 +82,13 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
         draft.mkdir()
         for key, array in arrays.items():
             np.save(draft / f"{key}.npy", array, allow_pickle=False)
+        seal(draft)
+
+
+def seal(folder: Path) -> None:
+    """Write down the checksums of a table's files beside them."""
+    manifest = {"format": "eenet table", "version": _VERSION, "sha256": checksums(folder)}
+    write_json(folder / MANIFEST, manifest)
 
 
 def cost_arrays(costs: CostTable, by_sample: np.ndarray | None = None) -> dict[str, np.ndarray]:
