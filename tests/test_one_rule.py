@@ -103,12 +103,13 @@ def check(seed: int, exported, folder) -> bool:
     }
     for name, (adaptive, inputs) in routes.items():
         for size in SIZES:
-            parts = [rows if inputs is None else inputs[rows[:, 0]] for rows in batches(table.num_samples, size)]
+            count = table.num_samples if size > 1 else 16  # one by one takes long
+            parts = [rows if inputs is None else inputs[rows[:, 0]] for rows in batches(count, size)]
             for regroup in (False, True) if size > 1 else (False,):
                 found = adaptive.predict_all(parts, regroup=regroup)
                 where = f"seed {seed}, {kind}, {name}, batches of {size}, regrouped {regroup}"
-                assert np.array_equal(found.exit_index, wanted.exit_index), where
-                assert found.log_probs.tobytes() == wanted.log_probs.tobytes(), where
+                assert np.array_equal(found.exit_index, wanted.exit_index[:count]), where
+                assert found.log_probs.tobytes() == wanted.log_probs[:count].tobytes(), where
     return True
 
 

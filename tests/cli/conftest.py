@@ -28,6 +28,12 @@ class Ran:
         return json.loads(self.stdout, parse_constant=refuse)
 
 
+@pytest.fixture(autouse=True)
+def piped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print as into a pipe, however wide the terminal of whoever runs the tests."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def eenet(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     def call(*words: object) -> Ran:

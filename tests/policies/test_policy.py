@@ -28,6 +28,7 @@ from eenet.policies import (
 )
 from eenet.policies.learned import exit_features
 from eenet.policies.mixture import coin
+from eenet.schedulers import GeometricScheduler
 from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
@@ -467,3 +468,34 @@ def test_a_policy_after_a_transform_has_no_utility_where_that_is_not_accuracy():
     graded = ExitTable(logits=table.logits, labels=table.labels, utility=worth, costs=table.costs)
     with pytest.raises(TableError, match="'labels' or 'utility'"):
         Replayer(graded).utility(TransformedPolicy(Mean(), policy(1.0, 1.0, 1.0)))
+
+
+def test_mixtures_inside_mixtures_toss_coins_of_their_own():
+    table = synthetic_table(20_000, num_exits=3)
+    first, second, third = (static_policy(ConfidenceScorer("max_prob"), k, 3) for k in range(3))
+    nested = MixedPolicy(MixedPolicy(first, second, 0.5), third, 0.5)
+    replayer = Replayer(table)
+    shares = exit_distribution(replayer.exit_index(nested), 3)
+    assert np.allclose(shares, [0.25, 0.25, 0.5], atol=0.02)
+    assert replayer.cost(replayer.exit_index(nested)).mean() == pytest.approx(replayer.expected(nested)[0], abs=0.03)
+    same = MixedPolicy(first, MixedPolicy(second, third, 0.5, seed=3), 0.5, seed=3)
+    assert len(same.seeds) == 2 and same.b.seed == 3
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_decisions_do_not_depend_on_how_numbers_lie_in_memory(order):
+    rng = np.random.default_rng(0)
+    seen = synthetic_table(400, num_exits=4, num_classes=30).seen()
+    ensemble = Ensemble(weight=rng.normal(size=(4, 4)), bias=rng.normal(size=(4, 30)))
+    policy = TransformedPolicy(ensemble, ScorePolicy("max_prob", [1.0, 1.0, 1.0, -np.inf]))
+    ids, other = np.arange(400), np.asarray(seen, order=order)
+    for k in range(4):
+        part, wanted = other[:, : k + 1], seen[:, : k + 1]
+        assert policy.answers(part, ids).tobytes() == policy.answers(wanted, ids).tobytes()
+        assert np.array_equal(policy.leaves(part, ids), policy.leaves(wanted, ids))
+
+
+def test_a_confidence_that_gives_no_number_is_refused():
+    scheduler = GeometricScheduler(confidence=lambda log_probs: np.where(log_probs[:, 0] < -1, np.nan, 0.0))
+    with pytest.raises(InputError, match="is NaN"):
+        scheduler.fit(synthetic_table(200), budget="50%")

@@ -65,3 +65,25 @@ def test_json_and_arrays_are_checked(tmp_path):
     (tmp_path / "t.safetensors").write_bytes(whole[:-4])
     with pytest.raises(InputError, match="weights"):
         load_arrays(tmp_path / "t.safetensors", "weights")
+
+
+def test_an_interrupt_between_the_two_renames_leaves_the_old_folder(tmp_path, monkeypatch):
+    def write(content):
+        with atomic_path(tmp_path / "folder") as draft:
+            draft.mkdir()
+            (draft / "file").write_text(content)
+
+    write("old")
+    replace = os.replace
+
+    def interrupted(source, target):
+        replace(source, target)
+        if str(target).endswith("replaced"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write("new")
+    monkeypatch.undo()
+    assert (tmp_path / "folder" / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -334,3 +334,32 @@ def test_a_folder_of_ones_own_needs_no_checksums(tmp_path):
     (tmp_path / "t").mkdir()
     np.save(tmp_path / "t" / "logits.npy", LOGITS)
     assert ExitTable.load(tmp_path / "t").num_samples == 3
+
+
+def test_a_file_added_to_a_stored_folder_is_refused(tmp_path):
+    ExitTable(logits=LOGITS).save(tmp_path / "t")
+    np.save(tmp_path / "t" / "utility.npy", np.ones((3, 2)))
+    with pytest.raises(TableError, match=r"utility\.npy is not in the manifest"):
+        ExitTable.load(tmp_path / "t")
+
+
+def test_log_probabilities_do_not_depend_on_how_numbers_lie_in_memory():
+    logits = np.random.default_rng(0).normal(size=(500, 3, 40)).astype(np.float32)
+    wanted = log_softmax(logits)
+    for axes in ((2, 0, 1), (1, 0, 2), (2, 1, 0)):
+        back = np.argsort(axes)
+        other = np.ascontiguousarray(logits.transpose(axes)).transpose(back)
+        assert np.array_equal(log_softmax(other), wanted)
+        assert np.array_equal(log_softmax(other[:1]), wanted[:1])
+        assert np.array_equal(log_softmax(other[:, 1]), wanted[:, 1])
+
+
+def test_tables_of_two_models_are_not_joined():
+    one, other = (ExitTable(logits=LOGITS, source=source) for source in ("a", "b"))
+    with pytest.raises(TableError, match="sources differ"):
+        ExitTable.concat([one, other])
+
+
+def test_costs_without_a_unit_are_refused():
+    with pytest.raises((TableError, TypeError), match="CostTable"):
+        ExitTable(logits=LOGITS, costs=[1.0, 2.0])

@@ -170,7 +170,7 @@ def read_exits(text: str, num_exits: int) -> tuple[int, ...]:
     if len(numbers) < 2 or min(numbers) < 0 or max(numbers) > last:
         raise InputError(
             f"--exits {text!r} names no early exits of this table: they are 0 to {last - 1}. "
-            "Pass for example 1,3, or the file of eenet advise --out."
+            "Name some of these, with commas between them, or pass the file of eenet advise --out."
         )
     return tuple(sorted(numbers))
 

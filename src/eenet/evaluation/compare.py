@@ -38,6 +38,7 @@ BOUNDS = ("random", "oracle")
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what was just finished, how many steps are done and how many there are."""
 
+_FAR = 0.25  # relative distance of mean costs from which on it is mentioned
 _COST_TOLERANCE = 1e-6  # files may hold float32
 
 
@@ -171,7 +172,13 @@ def _priced(val: ExitTable, test: ExitTable, costs: CostTable | None) -> tuple[E
         raise TableError(
             f"VAL and TEST disagree in cost_unit: {first.unit} and {second.unit}. Record both with one profile."
         )
-    if val.cost is not None or test.cost is not None:
+    if (val.cost is None) != (test.cost is None):
+        one, other = ("VAL", "TEST") if test.cost is None else ("TEST", "VAL")
+        raise TableError(
+            f"costs of {one} differ from sample to sample, those of {other} do not: they cannot be compared. Record "
+            "both alike, or pass costs for both."
+        )
+    if val.cost is not None:
         return val, test
     pairs = zip((*first.cumulative, first.reference), (*second.cumulative, second.reference), strict=True)
     for k, (a, b) in enumerate(pairs):
@@ -308,8 +315,15 @@ def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: B
         yield "VAL, TEST or both do not name their source: that they come from the same model was not checked."
     if val.num_samples == test.num_samples and np.array_equal(val.outputs[:16], test.outputs[:16]):
         yield "VAL and TEST start with the same samples: if they are the same data, these are fitting numbers."
-    if val.cost is not None or test.cost is not None:
+    if val.cost is not None:
         yield "Costs differ from sample to sample: budgets and percentages refer to the means over VAL."
+        first, second = (np.array(table.require_costs().cumulative) for table in (val, test))
+        far = np.abs(second / first - 1)
+        if far.max() > _FAR:
+            k = int(far.argmax())
+            yield (
+                f"Costs of exit {k} are {first[k]:.4g} on VAL and {second[k]:.4g} on TEST: were both measured alike?"
+            )
     unit, asked = budgets.costs.unit, np.array(budgets.values)
     for name, run in runs[0].runs.items():
         cost = run.points["val_cost"]

@@ -21,7 +21,7 @@ SINGLE = np.dtype(np.float32)
 
 def log_odds(log_probs: Float[np.ndarray, "sample class"]) -> Float64[np.ndarray, " sample"]:
     """Return `max_prob` before it is rounded."""
-    chances = np.exp(log_probs.astype(DOUBLE))
+    chances = np.exp(log_probs.astype(DOUBLE, order="C"))
     chances[np.arange(len(chances)), chances.argmax(axis=1)] = 0.0
     # the chance that another class is right, added up by itself: it stays above 0 where 1 - p would not
     others = np.minimum(np.maximum(np.add.reduce(chances, axis=1), _LEAST_CHANCE), 1.0)
@@ -46,7 +46,7 @@ def certainty(log_probs: Float[np.ndarray, "sample class"]) -> Float32[np.ndarra
     Source:
         BranchyNet (Teerapittayanon et al., ICPR 2016), entropy; EENet section 3 for the normalised form.
     """
-    log_p = np.maximum(log_probs.astype(DOUBLE), LEAST_LOG)
+    log_p = np.maximum(log_probs.astype(DOUBLE, order="C"), LEAST_LOG)
     return (1.0 + np.add.reduce(np.exp(log_p) * log_p, axis=-1) / math.log(log_probs.shape[-1])).astype(SINGLE)
 
 

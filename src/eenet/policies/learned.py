@@ -52,7 +52,7 @@ class StoppingState:
             state[:, :columns] = newest
             np.square(state[:, :columns], out=state[:, columns:])
             return state
-        log_p = np.maximum(newest.astype(DOUBLE), LEAST_LOG)
+        log_p = np.maximum(newest.astype(DOUBLE, order="C"), LEAST_LOG)
         p = np.exp(log_p)
         state[:, :columns] = p
         if self.kind == "curved":
@@ -128,7 +128,7 @@ def exit_features(seen: Float32[np.ndarray, "sample seen class"]) -> Float64[np.
     Source:
         EENet (arXiv 2301.07099), section on exit scoring.
     """
-    log_p = np.maximum(seen.astype(DOUBLE), LEAST_LOG)
+    log_p = np.maximum(seen.astype(DOUBLE, order="C"), LEAST_LOG)
     p = np.exp(log_p)
     classes = p.shape[2]
     features = np.empty((*p.shape[:2], classes + 3))

@@ -43,7 +43,7 @@ class MixedPolicy(Policy):
         a: Followed with probability ``weight``.
         b: Followed otherwise.
         weight: In [0, 1].
-        seed: Of the coin.
+        seed: Of the coin; counted on while a mixture inside tosses the same one.
 
     Raises:
         InputError: ``weight`` is outside [0, 1].
@@ -59,7 +59,11 @@ class MixedPolicy(Policy):
             raise ShapeError(
                 f"policies of {a.num_exits} and {b.num_exits} exits cannot be mixed. Fit both on the same table."
             )
-        self.a, self.b, self.weight, self.seed = a, b, float(weight), int(seed)
+        self.a, self.b, self.weight = a, b, float(weight)
+        self.seed = int(seed)
+        while self.seed in a.seeds | b.seeds:
+            self.seed += 1
+        self.seeds = a.seeds | b.seeds | {self.seed}
         self.num_exits, self.num_columns = a.num_exits, _one_number(a.num_columns, b.num_columns)
         self.newest_only = a.newest_only and b.newest_only
         self.answers_newest = a.answers_newest and b.answers_newest
@@ -152,7 +156,7 @@ class TransformedPolicy(Policy):
         self.transform, self.policy = transform, policy
         self.num_exits = policy.num_exits
         self.num_columns = _one_number(transform.num_columns, policy.num_columns)
-        self.compares_classes = policy.compares_classes
+        self.compares_classes, self.seeds = policy.compares_classes, policy.seeds
 
     def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:
         """Return which of the samples leave, judged by their transformed outputs."""

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
 
 from eenet.errors import InputError, ShapeError, TableError
-from eenet.policies.scorers import Part, Scorer, Seen
+from eenet.policies.scorers import ConfidenceScorer, Part, Scorer, Seen
 from eenet.policies.transforms import Transform
 from eenet.tables.arrays import as_array
 from eenet.tables.table import ExitTable
@@ -57,7 +57,8 @@ class Recorded(Protocol):
 class Policy(ABC):
     """A fixed rule that says, exit by exit, which samples leave, and what they are answered with.
 
-    Subclass it with `leaves` and `answers`, and set `num_exits`; everything else has a default that is right, if slow.
+    Subclass it with `leaves` and `answers`, and set `num_exits`; the rest has defaults that
+    are right, if slow; only `changed`, which deadlines need, is refused.
     Samples must be treated independently: what becomes of a row may not depend on the other rows, to the bit.
 
     Attributes:
@@ -66,6 +67,7 @@ class Policy(ABC):
         newest_only: Whether it decides by nothing but the newest exit and its number.
         answers_newest: Whether samples that leave are answered with what the newest exit says, as it stands.
         compares_classes: Whether it compares the classes that exits chose: features name none.
+        seeds: Of the coins it tosses.
     """
 
     num_exits: int
@@ -73,6 +75,7 @@ class Policy(ABC):
     newest_only: bool = False
     answers_newest: bool = False
     compares_classes: bool = False
+    seeds: frozenset[int] = frozenset()
 
     @abstractmethod
     def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:
@@ -156,7 +159,7 @@ class ScorePolicy(Policy):
     """The usual policy: a scorer and a threshold per exit; a sample leaves where its score reaches the threshold.
 
     Args:
-        scorer: Shared, not copied, so that many policies on one scorer cost nothing.
+        scorer: Shared, not copied, so that many policies on one scorer cost nothing; or the name of a confidence.
         thresholds: One per exit, ``[exit]``, anything array-like; kept as float32. The last is ``-inf``.
 
     Raises:
@@ -166,7 +169,8 @@ class ScorePolicy(Policy):
 
     answers_newest = True
 
-    def __init__(self, scorer: Scorer, thresholds: object) -> None:
+    def __init__(self, scorer: Scorer | str, thresholds: object) -> None:
+        scorer = ConfidenceScorer(scorer) if isinstance(scorer, str) else scorer
         given = as_array(thresholds).astype(np.float64)
         if given.ndim != 1 or len(given) < 2:
             raise ShapeError(f"thresholds of shape {given.shape} do not fit: one per exit is needed, at least 2.")

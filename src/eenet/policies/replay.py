@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from eenet.errors import TableError
+from eenet.errors import InputError, TableError
 from eenet.policies.policy import Answers, Ids, Policy, Stops, Worth, answers_at
 from eenet.policies.scorers import Scorer
 from eenet.policies.transforms import Transform
@@ -169,4 +169,11 @@ def _score_table(scorers: list[Scorer], table: ExitTable) -> dict[Scorer, np.nda
             known: dict[object, object] = {}
             for scorer, out in scores.items():
                 out[rows, k] = scorer.shared(seen[:, : k + 1], known)
+    for scorer, out in scores.items():
+        if np.isnan(out).any():
+            row, k = (int(i) for i in np.argwhere(np.isnan(out))[0])
+            raise InputError(
+                f"score of {type(scorer).__name__} at exit {k} of row {row} is NaN: samples cannot be put in order by "
+                "it. Let the confidence return a number for every sample."
+            )
     return scores

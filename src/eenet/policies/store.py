@@ -105,8 +105,7 @@ def load_policy(path: str | os.PathLike[str]) -> SavedPolicy:
     """Read a policy written by `save_policy`.
 
     Raises:
-        InputError: Nothing is there.
-        BundleError: It is incomplete, damaged, was changed since it was written, or is of another format.
+        BundleError: It is missing, incomplete, damaged, was changed since it was written, or is of another format.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -192,6 +191,8 @@ def _rebuilt(stored: dict[str, Any], arrays: _Arrays) -> SavedPolicy:
     for i, described in enumerate(stored["parts"]):
         prefix = f"part{i}."
         own = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+        if described["class"] not in _PARTS:
+            raise InputError(f"its part {described['class']!r} is a class that this eenet does not know")
         parts.append(_PARTS[described["class"]](**described["settings"], **own))
     policy, exits = _policy(stored["rule"], parts, arrays), stored["exits"]
     costs, dial = stored["costs"], stored["dial"]

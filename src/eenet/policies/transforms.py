@@ -61,7 +61,7 @@ class Ensemble(Transform):
         """Return the log-probabilities of the exits seen so far together."""
         k = seen.shape[1] - 1
         # double: a sum rounded once to float32 does not depend on the batch it was computed in
-        together = np.einsum("nkc,k->nc", seen.astype(np.float64), self.weight[k, : k + 1])
+        together = np.einsum("nkc,k->nc", seen.astype(np.float64, order="C"), self.weight[k, : k + 1])
         together += self.bias[k]
         together -= np.maximum.reduce(together, axis=1, keepdims=True)
         together -= np.log(np.add.reduce(np.exp(together), axis=1, keepdims=True))

@@ -208,7 +208,8 @@ class Loop:
             self._require_fit(said.shape[1], group.policy, classes=answer is None)
             group.seen = np.empty((len(said), self._last + 1, said.shape[1]), dtype=np.float32)
         newest = log_softmax(said) if answer is None else said
-        first = newest[:, 0] if answer is None else newest.sum(axis=1)  # a row of logits is NaN as a whole
+        # a row of logits is NaN as a whole
+        first = newest[:, 0] if answer is None else np.where(np.isfinite(newest).all(axis=1), 0.0, np.nan)
         if math.isnan(np.minimum.reduce(first)):
             row = int(np.isnan(first).argmax())
             raise RunError(

@@ -91,7 +91,7 @@ def log_softmax(logits: Float[np.ndarray, "*batch class"]) -> Float32[np.ndarray
 
 
 def _log_softmax(rows: np.ndarray) -> np.ndarray:
-    shifted = rows.astype(np.float32)  # a copy, always, and contiguous
+    shifted = rows.astype(np.float32, order="C")  # a copy, each row in one piece: sums depend on how numbers lie
     largest = np.maximum.reduce(shifted, axis=1, keepdims=True)
     if not np.isfinite(largest).all():
         # a row without any finite number says nothing

@@ -1,6 +1,7 @@
 """Reading and writing artefacts: atomic, without pickle, refusing what is damaged.
 
-Everything eenet saves goes through here, so a kill or a full disk leaves either the old file or the new one.
+Everything eenet saves goes through here: a full disk, or a kill while something is written, leaves the old file or
+folder as it was. (Putting a new folder in the place of an old one takes two renames.)
 """
 
 from __future__ import annotations
@@ -67,9 +68,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         if target.exists() and target.is_dir() != draft.is_dir():
             kind = "folder" if target.is_dir() else "file"
             raise InputError(f"output {target} cannot be written: a {kind} of that name is in the way. Choose another.")
-        if draft.is_dir() and target.is_dir():
-            os.replace(target, scratch / "replaced")  # a non-empty folder cannot be replaced in one step
-        os.replace(draft, target)
+        replaced = scratch / "replaced"
+        try:
+            if draft.is_dir() and target.is_dir():
+                os.replace(target, replaced)  # a non-empty folder cannot be replaced in one step
+            os.replace(draft, target)
+        except BaseException:  # interrupted between the two: the old one goes back
+            if replaced.exists() and not target.exists():
+                os.replace(replaced, target)
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -222,10 +229,13 @@ def read_manifest(folder: Path, what: str, version: int, needed: Sequence[str] |
     except InputError as error:
         raise BundleError(str(error)) from error
     listed = manifest.get("sha256")
-    if manifest.get("format") != f"eenet {what}" or not isinstance(listed, dict):
+    if manifest.get("format") != f"eenet {what}":
         raise BundleError(
-            f"{what} {folder} is none: its {MANIFEST} is of another format, or lists no checksums. Write it anew."
+            f"{what} {folder} cannot be read: its {MANIFEST} is of another format, {manifest.get('format')!r}. Open it "
+            "as what it is, or write it anew."
         )
+    if not isinstance(listed, dict):
+        raise BundleError(f"{what} {folder} cannot be read: its {MANIFEST} lists no checksums. Write it anew.")
     if manifest.get("version") != version:
         raise BundleError(
             f"{what} {folder} is of version {manifest.get('version')!r}: this eenet reads version {version}. Write it "

@@ -47,7 +47,7 @@ def read(path: str | os.PathLike[str], keys: Sequence[str] = KEYS) -> dict[str, 
     source = Path(path)
     if (source / MANIFEST).is_file():
         try:
-            read_manifest(source, "table", _VERSION, needed=())
+            read_manifest(source, "table", _VERSION, [key for key in FILES[1:] if (source / key).is_file()])
         except BundleError as error:
             raise TableError(str(error)) from error
     if source.is_dir():

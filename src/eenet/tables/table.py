@@ -12,17 +12,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from eenet.errors import InputError, ShapeError, TableError
-from eenet.tables import storage
+from eenet.tables import checks, storage
 from eenet.tables.arrays import CHUNK, as_array, log_softmax
-from eenet.tables.checks import (
-    check_finite,
-    check_shapes,
-    checked_cost,
-    checked_labels,
-    checked_utility,
-    logits_of,
-    notice_probabilities,
-)
 from eenet.tables.costs import CostTable
 
 __all__ = ["ExitTable", "Transforming"]
@@ -95,21 +86,21 @@ class ExitTable:
                 if key in ("utility", "cost") and getattr(self, key).dtype.kind in "iub":  # whole numbers and flags
                     object.__setattr__(self, key, getattr(self, key).astype(np.float64))
         object.__setattr__(self, "feature_names", tuple(self.feature_names))
-        check_shapes(self.logits, self.features, self.feature_names, (self.labels, self.utility, self.cost))
+        checks.check_shapes(self.logits, self.features, self.feature_names, (self.labels, self.utility, self.cost))
         for key in _BY_EXIT:
-            check_finite(key, getattr(self, key))
+            checks.check_finite(key, getattr(self, key))
         if self.labels is not None:
             classes = self.num_columns if self.has_classes else None
-            object.__setattr__(self, "labels", checked_labels(self.labels, classes))
+            object.__setattr__(self, "labels", checks.checked_labels(self.labels, classes))
         if self.has_classes:
-            notice_probabilities(self.logits)
+            checks.notice_probabilities(self.logits)
         self._derive_utility()
         self._derive_costs()
 
     def _derive_utility(self) -> None:
         """Refuse a utility outside [0, 1]; where none is given, it is whether the largest logit is right."""
         if self.utility is not None:
-            object.__setattr__(self, "utility", checked_utility(self.utility))
+            object.__setattr__(self, "utility", checks.checked_utility(self.utility))
         elif self.labels is not None and self.has_classes:
             object.__setattr__(self, "utility", self._right())
         elif not self.has_classes:
@@ -117,12 +108,17 @@ class ExitTable:
 
     def _derive_costs(self) -> None:
         """Refuse costs that do not fit, and work out the means of those that differ from sample to sample."""
+        if self.costs is not None and not hasattr(self.costs, "num_exits"):
+            raise TableError(
+                f"costs of type {type(self.costs).__name__} have no unit: pass costs=CostTable(cumulative, unit), with "
+                "cost=[sample, exit] where it differs from sample to sample."
+            )
         if self.costs is not None and self.costs.num_exits != self.num_exits:
             raise ShapeError(
                 f"costs of {self.costs.num_exits} exits do not fit: the table has {self.num_exits}. Give one each."
             )
         if self.cost is not None:
-            object.__setattr__(self, "cost", checked_cost(self.cost))
+            object.__setattr__(self, "cost", checks.checked_cost(self.cost))
             means = np.ascontiguousarray(self.cost.T).mean(axis=1)  # each as of an exit at which all leave, to the bit
             unit, reference = ("units", None) if self.costs is None else (self.costs.unit, self.costs.reference)
             object.__setattr__(self, "costs", CostTable(tuple(means.tolist()), unit, reference))
@@ -311,6 +307,8 @@ class ExitTable:
                     f"table {i} of shape {table.outputs.shape} does not fit: table 0 has {first.num_exits} exits and "
                     f"{first.num_columns} columns. Record both with the same model."
                 )
+        if len({table.source for table in tables if table.source}) > 1:
+            raise TableError("tables of several models cannot be joined: their sources differ. Record them with one.")
         pooled: dict[str, Any] = {}
         for key in _BY_SAMPLE:
             parts = [getattr(table, key) for table in tables]
@@ -331,7 +329,7 @@ class ExitTable:
         Raises:
             TableError: Probabilities that are negative or do not sum to 1.
         """
-        return cls(logits=logits_of(as_array(probs)), **others)
+        return cls(logits=checks.logits_of(as_array(probs)), **others)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ExitTable:
