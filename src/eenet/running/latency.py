@@ -198,7 +198,7 @@ def time_stages(engine: Engine, inputs: Inputs, policy: Policy | None = None) ->
 
 
 def _decisions(engine: Engine, policy: Policy, count: int) -> Callable[[int, np.ndarray, Any], None]:
-    """Return a function that makes one batch's decision, exit by exit, as `eenet.running.loop` does."""
+    """Return a function that asks the policy about one batch, exit by exit, and keeps half; answers are not timed."""
     ids, half = np.arange(count), np.arange(0, count, 2)
     # a single sample of a mixture follows one policy: time the one that most samples follow
     asked = policy if count > 1 else max(policy.components(), key=lambda part: part[0])[1]
