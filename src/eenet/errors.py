@@ -20,22 +20,6 @@ from __future__ import annotations
 
 import importlib
 
-__all__ = [
-    "AttachError",
-    "BudgetError",
-    "BundleError",
-    "DataError",
-    "EXTRAS",
-    "EenetError",
-    "InputError",
-    "MissingExtraError",
-    "RunError",
-    "ShapeError",
-    "TableError",
-    "missing_extra",
-    "require",
-]
-
 EXTRAS = {
     "PIL": "vision",
     "accelerate": "train",

@@ -12,8 +12,6 @@ from eenet import __version__
 from eenet.cli.interrupt import INTERRUPTED, Importing
 from eenet.errors import EenetError, InputError, missing_extra
 
-__all__ = ["COMMANDS", "command", "run"]
-
 DONE, FAILURE, BAD_INPUT = 0, 1, 2
 
 COMMANDS: dict[str, tuple[str, str]] = {

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from eenet.cli.interrupt import INTERRUPTED, Importing
 
-__all__ = ["main"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.

@@ -13,8 +13,8 @@ from eenet.cli.options import POLICY_OPTION, DataRootOption, RunArgument, folder
 from eenet.cli.output import Columns, Output, Result, text_table
 
 if TYPE_CHECKING:
-    from eenet.experiments.data.dataset import LabelledDataset
-    from eenet.running.exports import Preparation
+    from eenet.running.manifest import Preparation
+    from eenet.training.dataset import LabelledDataset
 
 _SAMPLES = 16  # on which the exported stages are compared with the model
 
@@ -76,7 +76,7 @@ def export(
 
 def _preparation(dataset: LabelledDataset) -> Preparation:
     from eenet.experiments.data.dataset import as_images
-    from eenet.running.exports import Preparation
+    from eenet.running.manifest import Preparation
 
     samples = as_images(dataset)
     height, width = samples.size or samples.images.shape[2:]

@@ -20,8 +20,6 @@ from eenet.policies.scorers import Confidence, confidence_scorer
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
-__all__ = ["Advice", "AdviceRow", "advise"]
-
 _LEAST = 50  # samples below which nothing can be said
 _LOSS = 0.01  # of utility that may be lost where savings are compared
 _LEAST_SAVING = 0.05  # of the cost, below which leaving early is not worth the trouble

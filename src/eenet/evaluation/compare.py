@@ -30,8 +30,6 @@ from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
-__all__ = ["BOUNDS", "Progress", "compare", "compared", "counter", "random_splits"]
-
 BOUNDS = ("random", "oracle")
 """Rows that are no policies: the lower and the upper bound."""
 

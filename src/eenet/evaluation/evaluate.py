@@ -11,8 +11,6 @@ from eenet.policies.replay import Replayer, exit_distribution
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
-__all__ = ["Report", "evaluate"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Report:

@@ -18,19 +18,6 @@ from eenet.evaluation.statistics import SampledCurve
 from eenet.schedulers.ensemble import folds_of
 from eenet.schedulers.search import Cuts, frontier, outcomes, search
 
-__all__ = [
-    "Frontier",
-    "Outcome",
-    "Samples",
-    "apply",
-    "best_models",
-    "choose_exits",
-    "cross_validated",
-    "fit_frontier",
-    "mixed",
-    "static_mix",
-]
-
 _ROWS = 4000  # samples that thresholds are fitted on at most
 _MULTIPLIERS = 32  # of cost, in the approximate fit
 _TOLERANCE = 1.0  # standard errors within which fewer exits are preferred

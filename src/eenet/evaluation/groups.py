@@ -15,18 +15,6 @@ from eenet.errors import InputError, ShapeError
 from eenet.tables.arrays import as_array
 from eenet.tables.table import ExitTable
 
-__all__ = [
-    "Group",
-    "GroupStats",
-    "Grouping",
-    "GroupsLike",
-    "PolicyGroups",
-    "class_grouping",
-    "group_rows",
-    "group_stats",
-    "grouping",
-]
-
 _LISTED = 50  # groups listed in full in the JSON; of more, only the first _WORST
 _WORST = 10
 

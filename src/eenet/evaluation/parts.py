@@ -13,8 +13,6 @@ import numpy as np
 from eenet.errors import EenetError, InputError, ShapeError, TableError
 from eenet.tables.costs import CostTable
 
-__all__ = ["CostParts", "StaticModel"]
-
 _PARTS = ("stages", "heads", "decisions")
 
 

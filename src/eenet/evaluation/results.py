@@ -15,8 +15,6 @@ from eenet.evaluation.statistics import Curve, Resampled, bootstrap_interval, cu
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
-__all__ = ["Budgets", "Comparison", "Pair", "PolicyRun", "Row", "SplitRun", "summarise"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Budgets:

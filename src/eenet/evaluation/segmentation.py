@@ -25,21 +25,6 @@ from eenet.tables import storage
 from eenet.tables.costs import BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
-__all__ = [
-    "CONFUSION",
-    "DenseReport",
-    "class_iou",
-    "compare_dense",
-    "counts_at",
-    "dense_curve",
-    "evaluate_dense",
-    "find_confusion",
-    "load_confusion",
-    "mean_iou",
-    "miou",
-    "pixel_accuracy",
-]
-
 CONFUSION = "confusion"
 """Key under which a stored table keeps confusion counts ``[sample, exit, true class, answered class]``."""
 

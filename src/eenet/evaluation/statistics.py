@@ -15,8 +15,6 @@ from jaxtyping import Float
 
 from eenet.errors import InputError
 
-__all__ = ["Curve", "Points", "Resampled", "SampledCurve", "bootstrap", "bootstrap_interval", "curve", "nadeau_bengio"]
-
 _CHUNK_BYTES = 64 * 2**20
 
 

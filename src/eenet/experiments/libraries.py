@@ -10,8 +10,6 @@ from typing import Any
 
 from eenet.errors import MissingExtraError
 
-__all__ = ["library", "quiet"]
-
 
 def library(name: str, extra: str) -> Any:  # noqa: ANN401
     """Return a module of a library that is not installed with eenet itself.

@@ -16,8 +16,6 @@ import torch
 import eenet
 from eenet.tables.files import atomic_path, read_json, write_json
 
-__all__ = ["again", "bullets", "kept", "machine", "spread", "write_page"]
-
 
 def write_page(path: Path, *parts: str, measured: bool = True) -> Path:
     """Write a page and return where it stands.

@@ -11,13 +11,12 @@ from torch.utils import _pytree as pytree
 
 from eenet.errors import AttachError, ShapeError
 from eenet.models.heads import HeadFactory, TokenHead
-from eenet.models.inputs import Inputs, batch_size, evaluating, plain, renew
+from eenet.models.inputs import Inputs, evaluating, plain, renew
 from eenet.models.model import MultiExitModel
 from eenet.models.splitting import check_samples_apart, cut
 from eenet.models.taps import Whole, chosen_blocks, require_modules
 from eenet.models.tracing import recorded
-
-__all__ = ["attach"]
+from eenet.tables.arrays import batch_size
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 

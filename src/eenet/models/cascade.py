@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from eenet.models.inputs import State
 from eenet.models.model import MultiExitModel
 
-__all__ = ["CascadeStage", "cascaded", "early_heads"]
-
 
 class Recall(nn.Module):
     """What a head adds for the logits of the exit before: a linear layer on them, normalised and detached.

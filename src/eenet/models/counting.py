@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
-from eenet.models.inputs import Inputs, batch_size, evaluating
+from eenet.models.inputs import Inputs, evaluating
 from eenet.models.model import MultiExitModel
-
-__all__ = ["counter", "operations", "plain_attention"]
+from eenet.tables.arrays import batch_size
 
 _aten = torch.ops.aten
 

@@ -10,10 +10,6 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from eenet.tables.arrays import batch_size
-
-__all__ = ["IGNORED", "Inputs", "State", "batch_size", "evaluating", "plain", "renew"]
-
 _LOCK = threading.Lock()
 _EVALUATED: WeakKeyDictionary[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
 Inputs: TypeAlias = Tensor | Mapping[str, Tensor]

@@ -14,8 +14,6 @@ from torch.utils._pytree import tree_map
 from eenet.errors import InputError, ShapeError
 from eenet.models.inputs import Inputs, State, plain
 
-__all__ = ["CUT", "MultiExitModel"]
-
 CUT = "eenet cut"
 """Marks, in the ``meta`` of a graph module, a stage that was cut from a recording of the whole model."""
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["has_bfloat16", "warn_of_emulation"]
-
 
 def has_bfloat16() -> bool:
     """Return whether this processor multiplies bfloat16 numbers itself; True where PyTorch cannot tell."""

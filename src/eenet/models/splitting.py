@@ -17,11 +17,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
 
 from eenet.errors import AttachError
-from eenet.models.inputs import Inputs, batch_size
+from eenet.models.inputs import Inputs
 from eenet.models.model import CUT
 from eenet.models.tracing import Recording, module_of
-
-__all__ = ["check_samples_apart", "cut"]
+from eenet.tables.arrays import batch_size
 
 _TOLERANCE = 1e-4  # of the largest number in a value
 

@@ -16,9 +16,8 @@ from torch.utils import _pytree as pytree
 
 from eenet.errors import AttachError
 from eenet.models.counting import counter, plain_attention
-from eenet.models.inputs import Inputs, batch_size, evaluating
-
-__all__ = ["Block", "Whole", "answer_of", "blocks_of", "call", "chosen_blocks", "require_modules", "tapping"]
+from eenet.models.inputs import Inputs, evaluating
+from eenet.tables.arrays import batch_size
 
 _RUNNING = threading.RLock()
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

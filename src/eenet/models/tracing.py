@@ -15,10 +15,9 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from eenet.errors import AttachError
-from eenet.models.inputs import Inputs, batch_size, evaluating, renew
+from eenet.models.inputs import Inputs, evaluating, renew
 from eenet.models.taps import call, tapping
-
-__all__ = ["Recording", "module_of", "recorded"]
+from eenet.tables.arrays import batch_size
 
 _MOST = 1 << 20  # the largest number of samples a recording allows
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from eenet.tables.files import atomic_path, reading_tensors
 
-__all__ = ["load_tensors", "save_tensors"]
-
 
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors as safetensors, atomically."""

@@ -15,8 +15,6 @@ from eenet.policies.policy import Policy, ScorePolicy
 from eenet.policies.scorers import Scorer
 from eenet.tables.costs import BudgetLike, CostTable
 
-__all__ = ["Dial"]
-
 
 @dataclass(frozen=True, eq=False)
 class Dial:

@@ -13,8 +13,6 @@ from eenet.errors import InputError
 from eenet.policies.confidence import DOUBLE, LEAST_LOG, SINGLE, log_odds, squash, vote_shares
 from eenet.policies.scorers import Scorer, Scores, Seen
 
-__all__ = ["EENetScorer", "StoppingScorer", "StoppingState", "constant_beside", "exit_features"]
-
 Kind: TypeAlias = Literal["curved", "summed", "features"]
 Reads: TypeAlias = Literal["classes", "features"]
 

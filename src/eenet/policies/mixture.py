@@ -13,8 +13,6 @@ from eenet.policies.policy import Answers, Change, Flags, Ids, Policy, Recorded,
 from eenet.policies.scorers import Scorer, Seen
 from eenet.policies.transforms import Transform
 
-__all__ = ["MixedPolicy", "TransformedPolicy", "coin"]
-
 _STEP, _FIRST, _SECOND = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _S11, _S27, _S30, _S31, _ONE = (np.uint64(x) for x in (11, 27, 30, 31, 1))
 

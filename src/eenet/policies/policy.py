@@ -16,19 +16,6 @@ from eenet.policies.transforms import Transform
 from eenet.tables.arrays import as_array
 from eenet.tables.table import ExitTable
 
-__all__ = [
-    "Answers",
-    "Flags",
-    "Ids",
-    "Policy",
-    "Recorded",
-    "ScorePolicy",
-    "Stops",
-    "Worth",
-    "answers_at",
-    "static_policy",
-]
-
 Change: TypeAlias = Callable[[Part], Part]
 Answers: TypeAlias = Float32[np.ndarray, "sample column"]
 Flags: TypeAlias = Bool[np.ndarray, " sample"]

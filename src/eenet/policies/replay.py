@@ -15,8 +15,6 @@ from eenet.policies.transforms import Transform
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 
-__all__ = ["ExitTrace", "Replayer", "exit_distribution", "replay"]
-
 _ALL = slice(None)
 
 

@@ -18,19 +18,6 @@ from eenet.errors import InputError
 from eenet.policies import confidence as confidences
 from eenet.policies.confidence import DOUBLE, SINGLE, log_odds, squash, vote_shares
 
-__all__ = [
-    "ColumnScorer",
-    "Confidence",
-    "ConfidenceScorer",
-    "Part",
-    "PceeScorer",
-    "Scorer",
-    "Scores",
-    "Seen",
-    "VoteScorer",
-    "confidence_scorer",
-]
-
 Seen: TypeAlias = Float32[np.ndarray, "sample seen column"]
 """Log-probabilities (or features) of the exits evaluated so far."""
 Scores: TypeAlias = Float32[np.ndarray, " sample"]

@@ -22,8 +22,6 @@ from eenet.policies.transforms import Ensemble, Transform
 from eenet.tables.costs import CostTable
 from eenet.tables.files import atomic_path, check_replaceable, load_arrays, read_object, save_arrays, sha256, write_json
 
-__all__ = ["FILES", "SavedPolicy", "load_policy", "save_policy"]
-
 _PARTS: dict[str, type[Part]] = {
     part.__name__: part
     for part in (ColumnScorer, ConfidenceScorer, EENetScorer, Ensemble, PceeScorer, StoppingScorer, VoteScorer)

@@ -12,8 +12,6 @@ from eenet.errors import InputError
 from eenet.policies.scorers import Part
 from eenet.tables.arrays import FLOOR
 
-__all__ = ["Ensemble", "Transform"]
-
 
 class Transform(Part, ABC):
     """Replaces what an exit says by something better: calibrated, or combined with what earlier exits said.

@@ -21,8 +21,6 @@ from eenet.report.sections import (
     report_section,
 )
 
-__all__ = ["comparison_page", "comparison_sections", "groups_section", "lead", "table_sections"]
-
 _KEYS = ("unit", "reference", "n_val", "n_test", "splits", "exits", "rows", "area", "pairs", "curves")
 
 

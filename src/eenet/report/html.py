@@ -10,8 +10,6 @@ from html import escape
 from eenet.report.sections import Block, Code, Example, Gallery, Picture, Section, Table
 from eenet.tables.files import atomic_path
 
-__all__ = ["page", "write_page"]
-
 _STYLE = """
 :root { color-scheme: light; }
 body { margin: 0 auto; padding: 1rem 1rem 3rem; max-width: 62rem; background: #fff; color: #1a1a1a;

@@ -8,8 +8,6 @@ from typing import Any
 from eenet.report.comparison import lead, table_sections
 from eenet.report.sections import Block, Code, Section, Table
 
-__all__ = ["comparison_markdown", "markdown_table"]
-
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table: the first column to the left, all others to the right.

@@ -29,16 +29,6 @@ except ImportError as error:
         "matplotlib is missing: pictures are drawn with it. Install it with `pip install 'eenet[report]'`."
     ) from error
 
-__all__ = [
-    "exit_shares",
-    "gain_over_random",
-    "group_losses",
-    "image_png",
-    "png",
-    "save_figure",
-    "utility_cost",
-]
-
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLES = ("-", "--", "-.")

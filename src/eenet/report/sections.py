@@ -15,23 +15,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import UInt8
 
-__all__ = [
-    "Block",
-    "Code",
-    "Example",
-    "Gallery",
-    "Picture",
-    "Section",
-    "Table",
-    "about_section",
-    "bench_section",
-    "cost_rows",
-    "costs_section",
-    "examples_section",
-    "exit_shares",
-    "report_section",
-]
-
 _MOST_GROUPS = 10
 _GROUP_COLUMNS = {
     "group": "{name}",

@@ -11,7 +11,6 @@ from eenet.lazy import lazy
 
 if TYPE_CHECKING:
     from eenet.running.adaptive import AdaptiveModel as AdaptiveModel
-    from eenet.running.adaptive import Prediction as Prediction
     from eenet.running.benchmark import bench as bench
     from eenet.running.bundle import Bundle as Bundle
     from eenet.running.engines import CompiledEngine as CompiledEngine
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from eenet.running.engines import OpenVinoEngine as OpenVinoEngine
     from eenet.running.exporting import export as export
     from eenet.running.exports import open_export as open_export
+    from eenet.running.loop import Prediction as Prediction
     from eenet.running.measuring import Profile as Profile
     from eenet.running.measuring import load_costs as load_costs
     from eenet.running.measuring import measure as measure

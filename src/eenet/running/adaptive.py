@@ -13,12 +13,10 @@ from eenet.errors import InputError, ShapeError
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
 from eenet.running.engines import DenseEngine, as_engine, suited
-from eenet.running.inputs import Inputs, batch_size, each_batch
+from eenet.running.inputs import Inputs, each_batch
 from eenet.running.loop import Loop, Prediction
-from eenet.tables.arrays import as_array
+from eenet.tables.arrays import as_array, batch_size
 from eenet.tables.costs import BudgetLike, CostTable
-
-__all__ = ["AdaptiveModel", "Prediction", "SampleIds", "require_parts"]
 
 SampleIds: TypeAlias = Any
 """One whole number per sample: a list, an array or a tensor, of any integer type."""

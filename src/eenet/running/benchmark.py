@@ -17,13 +17,12 @@ from eenet.policies.replay import Replayer, exit_distribution
 from eenet.running.adaptive import AdaptiveModel
 from eenet.running.engines import Engine, as_engine, suited
 from eenet.running.engines.base import each_exit
-from eenet.running.inputs import Inputs, batch_size, rows_of
+from eenet.running.inputs import Inputs, rows_of
 from eenet.running.latency import Seconds, Spread, summarise, threads_of, time_stages
 from eenet.running.measuring import FlopReport, measure_flops
 from eenet.running.progress import track
+from eenet.tables.arrays import batch_size
 from eenet.tables.table import ExitTable
-
-__all__ = ["BenchReport", "BenchRow", "bench"]
 
 _WORTH_JUDGING = 1.05  # below this ideal speed-up, the efficiency would be a ratio of noise
 _RECORD_SIZES = (64, 48, 96, 24)

@@ -19,8 +19,6 @@ from eenet.running.adaptive import AdaptiveModel, require_parts
 from eenet.tables.costs import CostTable
 from eenet.tables.files import MANIFEST, atomic_path, check_free, checksums, read_json, read_manifest, write_json
 
-__all__ = ["Bundle"]
-
 _VERSION = 1
 _MODEL, _POLICY, _INFO = "model.safetensors", "policy", "info.json"
 

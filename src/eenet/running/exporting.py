@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 
 from eenet.errors import RunError, ShapeError
-from eenet.models.inputs import Inputs, batch_size, evaluating
+from eenet.models.inputs import Inputs, evaluating
 from eenet.models.model import MultiExitModel
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
@@ -25,11 +25,9 @@ from eenet.running.engines.graphs import LOGITS, NEXT, GraphEngine, GraphEngineN
 from eenet.running.engines.programs import example_tensors, require_exporter, require_float32, stage_programs
 from eenet.running.exports import POLICY, opened_graphs
 from eenet.running.manifest import Manifest, Preparation, StageSpec, require_described
-from eenet.tables.arrays import log_softmax
+from eenet.tables.arrays import batch_size, log_softmax
 from eenet.tables.costs import CostTable
 from eenet.tables.files import MANIFEST, atomic_path, check_free, checksums, write_json
-
-__all__ = ["Exported", "Preparation", "export", "require_exporter"]
 
 _TOLERANCE = 1e-4  # of the largest logit of an exit
 

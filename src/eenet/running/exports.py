@@ -28,10 +28,8 @@ from eenet.running.engines.graphs import (
     reason,
     require_samples,
 )
-from eenet.running.manifest import Manifest, Preparation, StageSpec
+from eenet.running.manifest import Manifest, StageSpec
 from eenet.tables.costs import CostTable
-
-__all__ = ["POLICY", "Manifest", "OpenedExport", "Preparation", "open_export", "opened_graphs"]
 
 POLICY = "policy"
 """The folder of the policy inside an export."""

@@ -10,9 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from eenet.errors import InputError
-from eenet.tables.arrays import arrays_of, batch_size, is_samples
-
-__all__ = ["Inputs", "arrays_of", "batch_size", "each_batch", "inputs_of", "joined", "labelled", "rows_of"]
+from eenet.tables.arrays import is_samples
 
 Inputs: TypeAlias = Any
 """A batch, samples first: an array or tensor, a mapping of them by name, or a list of samples."""

@@ -19,12 +19,10 @@ from eenet.policies.policy import Policy, ScorePolicy
 from eenet.policies.scorers import ColumnScorer, ConfidenceScorer
 from eenet.running.engines import Engine, as_engine, suited
 from eenet.running.engines.base import each_exit
-from eenet.running.inputs import Inputs, batch_size, rows_of
+from eenet.running.inputs import Inputs, rows_of
 from eenet.running.progress import track
-from eenet.tables.arrays import log_softmax
+from eenet.tables.arrays import batch_size, log_softmax
 from eenet.tables.costs import CostTable
-
-__all__ = ["Latency", "Seconds", "Spread", "measure_latency", "summarise", "threads_of", "time_stages"]
 
 _WARM_UPS = 2
 

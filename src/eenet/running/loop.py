@@ -13,10 +13,8 @@ from jaxtyping import Float32, Float64, Int
 from eenet.errors import InputError, RunError, ShapeError
 from eenet.policies.policy import Policy
 from eenet.running.engines.base import Engine, State
-from eenet.running.inputs import Inputs, arrays_of, joined, rows_of
-from eenet.tables.arrays import log_softmax
-
-__all__ = ["Loop", "Prediction"]
+from eenet.running.inputs import Inputs, joined, rows_of
+from eenet.tables.arrays import arrays_of, log_softmax
 
 _Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 _ALL = slice(None)

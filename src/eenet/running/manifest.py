@@ -19,8 +19,6 @@ from eenet.tables.arrays import as_array
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_manifest
 
-__all__ = ["Manifest", "Preparation", "StageSpec"]
-
 _VERSION = 2
 _ROUNDING = 0.01  # by which floats may lie outside 0 to 1
 

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from eenet.errors import DataError, ShapeError
 from eenet.models.inputs import IGNORED
 
-__all__ = ["confusions", "label_map", "map_columns", "map_logits", "summary"]
-
 _ENTRIES = 1 << 22  # numbers worked on at a time, or those of one sample where it has more
 _CONFIDENCES = ("max_prob", "margin", "certainty")
 _LEAST = 1e-300  # keeps logarithms finite where a probability is 0

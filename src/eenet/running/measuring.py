@@ -13,11 +13,9 @@ from eenet.errors import InputError, TableError
 from eenet.policies.policy import Policy
 from eenet.running.engines import Engine, as_engine
 from eenet.running.inputs import Inputs
-from eenet.running.latency import Latency, Spread, measure_latency, threads_of
+from eenet.running.latency import Latency, measure_latency, threads_of
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_object, write_json
-
-__all__ = ["FlopReport", "Latency", "Profile", "Spread", "load_costs", "measure", "measure_flops", "measure_latency"]
 
 _FORMAT = {"format": "eenet profile", "version": 1}
 _FAR = 0.2  # relative difference above which two shares are reported as disagreeing

@@ -9,8 +9,6 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["track"]
-
 T = TypeVar("T")
 
 _PATIENCE_SECONDS = 2.0

@@ -26,8 +26,6 @@ from eenet.tables.files import atomic_path, check_replaceable
 from eenet.tables.storage import FILES, cost_arrays, seal
 from eenet.tables.table import ExitTable
 
-__all__ = ["Batches", "Dataset", "DenseUtility", "dense_utility", "holds_masks", "outputs", "record", "record_dense"]
-
 _NAMES = "feature_names"  # the only array that is not by sample
 
 

@@ -19,8 +19,6 @@ from eenet.schedulers.stopping import StoppingScheduler
 from eenet.tables.costs import CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
-__all__ = ["AutoScheduler", "Choice", "Contender"]
-
 _ROWS = 10_000  # samples the choice is made on at most
 _ENTRIES = 10_000_000  # numbers in their outputs at most
 _LEAST = 50  # samples below which there is nothing to choose by

@@ -14,8 +14,6 @@ from eenet.policies.policy import Policy
 from eenet.tables.costs import BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
-__all__ = ["Scheduler"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler(ABC):

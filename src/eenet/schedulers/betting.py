@@ -16,8 +16,6 @@ from jaxtyping import Float, Float64
 
 from eenet.errors import InputError, ShapeError
 
-__all__ = ["betting_bound", "check_level", "mean_is_below"]
-
 _STAKE = 0.9  # the largest share of the capital that one sample can take
 _STEPS = 34  # bisections: to 6e-11 of a range of 1
 

@@ -11,8 +11,6 @@ from eenet.schedulers.search import frontier
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
-__all__ = ["BoundPoint", "oracle", "static_mix"]
-
 
 @dataclass(frozen=True)
 class BoundPoint:

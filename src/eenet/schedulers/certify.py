@@ -25,8 +25,6 @@ from eenet.schedulers.heuristics import any_scorer
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
-__all__ = ["Certificate", "Certified", "certify", "check_promise"]
-
 _CANDIDATES = 60
 _LEAST = 100  # samples, of which half certify
 

@@ -30,8 +30,6 @@ from eenet.tables.arrays import as_array
 from eenet.tables.costs import Budget, BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
-__all__ = ["BudgetController", "ControlTrace"]
-
 CostsLike: TypeAlias = np.ndarray | Sequence[float] | SupportsFloat | None
 """What a batch cost: one number per sample, or their mean."""
 

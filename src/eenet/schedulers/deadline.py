@@ -14,8 +14,6 @@ from eenet.schedulers.heuristics import any_scorer
 from eenet.tables.costs import Budget, BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
-__all__ = ["DeadlineScheduler"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DeadlineScheduler(Scheduler):

@@ -21,8 +21,6 @@ from eenet.schedulers.eenet_fit import Adam, AssignmentNetworks, Own, PerExit, s
 from eenet.schedulers.heuristics import geometric_dial, joint_dial
 from eenet.tables.table import ExitTable
 
-__all__ = ["EENetScheduler"]
-
 Columns: TypeAlias = Float64[np.ndarray, "exit column"]
 
 _RIDGE = 10.0  # of the regression that scores of features start at, in samples

@@ -12,8 +12,6 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float32
 
-__all__ = ["Adam", "Assigned", "AssignmentNetworks", "Own", "PerExit", "score_gradient", "score_members"]
-
 Own: TypeAlias = Float32[np.ndarray, "sample exit own"]
 PerExit: TypeAlias = Float32[np.ndarray, "sample exit"]
 PerMember: TypeAlias = Float32[np.ndarray, "member exit sample"]

@@ -15,17 +15,6 @@ from eenet.schedulers.base import Scheduler
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 
-__all__ = [
-    "TransformedScheduler",
-    "fit_calibration",
-    "fit_ensemble",
-    "fit_geometric_ensemble",
-    "fit_temperatures",
-    "folds_of",
-    "held_out_ensemble",
-    "transformed_dial",
-]
-
 _PRIOR_WEIGHT = 2.0  # pulls the weights towards the newest exit alone, in units of one sample's likelihood
 _PRIOR_BIAS = 5.0  # pulls the class biases towards 0
 _PER_CLASS = 20  # samples of a class on average below which there are no biases

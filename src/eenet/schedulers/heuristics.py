@@ -15,19 +15,6 @@ from eenet.schedulers.base import Scheduler
 from eenet.schedulers.search import frontier, geometric_shares, outcomes, search, thresholds_for_shares
 from eenet.tables.table import ExitTable
 
-__all__ = [
-    "GeometricScheduler",
-    "JointScheduler",
-    "PatienceScheduler",
-    "VoteScheduler",
-    "any_scorer",
-    "geometric_dial",
-    "joint_dial",
-    "realised_costs",
-    "scorer_for",
-    "threshold_dial",
-]
-
 _TARGETS = 201  # mean costs at which geometric proportions are solved; between them policies are mixed
 
 

@@ -18,8 +18,6 @@ from eenet.schedulers.heuristics import geometric_dial, scorer_for, threshold_di
 from eenet.schedulers.search import between
 from eenet.tables.table import ExitTable
 
-__all__ = ["EeroScheduler", "PceeScheduler", "reliability"]
-
 _LEAST = 10  # samples per bin, so that its mean utility is more than chance
 _LEVELS = 1000  # most levels in a dial; between them policies are mixed
 

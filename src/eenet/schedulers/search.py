@@ -16,8 +16,6 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int
 
-__all__ = ["Cuts", "between", "frontier", "geometric_shares", "outcomes", "search", "thresholds_for_shares"]
-
 PerExit: TypeAlias = Float[np.ndarray, "sample exit"]
 Costs: TypeAlias = Float[np.ndarray, " exit"] | Float[np.ndarray, "sample exit"]
 Thresholds: TypeAlias = Float32[np.ndarray, "candidate exit"]

@@ -24,8 +24,6 @@ from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import standard_budgets
 from eenet.tables.table import ExitTable
 
-__all__ = ["Induced", "StoppingScheduler", "induce", "suited_state"]
-
 PerTarget: TypeAlias = Float64[np.ndarray, "sample target"]
 Solved: TypeAlias = tuple[Float64[np.ndarray, "input target"], PerTarget]
 

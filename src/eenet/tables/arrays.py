@@ -10,8 +10,6 @@ from jaxtyping import Float, Float32
 
 from eenet.errors import InputError
 
-__all__ = ["CHUNK", "FLOOR", "arrays_of", "as_array", "batch_size", "is_samples", "log_softmax"]
-
 FLOOR = np.float32(-1000.0)
 """Least log-probability there is: its exponential is 0 even in double, and products with it stay finite."""
 

@@ -11,16 +11,6 @@ from jaxtyping import Float32, Float64, Int64
 from eenet.errors import ShapeError, TableError
 from eenet.tables.arrays import CHUNK
 
-__all__ = [
-    "check_finite",
-    "check_shapes",
-    "checked_cost",
-    "checked_labels",
-    "checked_utility",
-    "logits_of",
-    "notice_probabilities",
-]
-
 _PROBS_TOLERANCE = 1e-3
 
 

@@ -9,8 +9,6 @@ from typing import Any, SupportsFloat
 
 from eenet.errors import BudgetError, InputError, TableError
 
-__all__ = ["Budget", "BudgetLike", "CostTable", "STANDARD_FRACTIONS", "standard_budgets"]
-
 # unit -> (dimension, size in the dimension's base unit); one multiply-accumulate is two floating point operations
 _UNITS = {
     "FLOPs": ("operations", 1.0),

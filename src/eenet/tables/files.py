@@ -23,22 +23,6 @@ from safetensors.numpy import load_file, save
 
 from eenet.errors import BundleError, InputError
 
-__all__ = [
-    "MANIFEST",
-    "atomic_path",
-    "check_free",
-    "check_replaceable",
-    "checksums",
-    "load_arrays",
-    "read_json",
-    "read_manifest",
-    "read_object",
-    "reading_tensors",
-    "save_arrays",
-    "sha256",
-    "write_json",
-]
-
 MANIFEST = "manifest.json"
 """The file of a saved folder that names its format and lists the SHA-256 of all others under ``sha256``."""
 

@@ -17,8 +17,6 @@ from eenet.errors import BundleError, TableError
 from eenet.tables.costs import CostTable
 from eenet.tables.files import MANIFEST, atomic_path, check_replaceable, checksums, read_manifest, write_json
 
-__all__ = ["FILES", "KEYS", "cost_arrays", "costs_of", "read", "seal", "write"]
-
 _OUTPUTS = ("logits", "probs", "features", "feature_names")
 KEYS = (*_OUTPUTS, "labels", "utility", "costs", "cost_unit", "cost_reference", "split", "source")
 """What a stored table may consist of."""

@@ -16,8 +16,6 @@ from eenet.tables import checks, storage
 from eenet.tables.arrays import CHUNK, as_array, log_softmax
 from eenet.tables.costs import CostTable
 
-__all__ = ["ExitTable", "Transforming"]
-
 _BY_SAMPLE = ("logits", "features", "labels", "utility", "cost")
 _BY_EXIT = ("logits", "features", "utility", "cost")
 

@@ -22,8 +22,6 @@ from eenet.tables.costs import CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 from eenet.testing.planted import synthetic_table
 
-__all__ = ["Gain", "check_policy", "check_scheduler", "measure_gain"]
-
 
 def check_scheduler(scheduler: Scheduler, *, seed: int = 0, never_falls: bool = False) -> None:
     """Check what every scheduler promises, on small synthetic tables.

@@ -29,20 +29,6 @@ from eenet.errors import InputError
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 
-__all__ = [
-    "classwise_accuracies",
-    "classwise_optimum",
-    "classwise_table",
-    "gaussian_accuracies",
-    "gaussian_optimum",
-    "gaussian_table",
-    "posterior_optimum",
-    "posterior_table",
-    "synthetic_table",
-    "typed_optimum",
-    "typed_table",
-]
-
 _INFORMATION = (0.8, 0.2, 1.4, 0.1, 1.5, 1.0)
 _COSTS = (1.0, 1.4, 2.3, 2.8, 4.2, 6.0)
 _PAIRS = ((1.5, 2.5, 1.0, 0.5), (1.5, 0.1, 0.2, 4.0), (1.5, 0.0, 0.0, 0.0), (1.5, 0.8, 0.8, 0.8))

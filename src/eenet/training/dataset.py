@@ -14,8 +14,6 @@ from torch.utils.data import Dataset
 
 from eenet.models.inputs import Inputs
 
-__all__ = ["Augment", "LabelledDataset"]
-
 Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 """From raw images and a generator to changed images of the same shape."""
 Chosen = TypeVar("Chosen", bound="LabelledDataset")

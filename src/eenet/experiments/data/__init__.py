@@ -3,13 +3,13 @@
 from eenet.experiments.data.arrays import load_digits, load_image_arrays
 from eenet.experiments.data.augment import random_crop_flip, random_crop_flip_cut, random_flip, random_resized_crop_flip
 from eenet.experiments.data.cifar import load_cifar10, load_cifar10_packed, load_cifar100
-from eenet.experiments.data.dataset import ArrayDataset, DataSplits, LabelledDataset
+from eenet.experiments.data.dataset import ArrayDataset, DataSplits
 from eenet.experiments.data.files import ImageFiles, MaskFiles
 from eenet.experiments.data.imagenet import load_image_folder, load_imagenet, load_tiny_imagenet
 from eenet.experiments.data.scenes import load_camvid, load_cityscapes, load_mask_folder
 from eenet.experiments.data.text_sets import load_ag_news, load_sst2
 from eenet.experiments.data.texts import TextDataset, Texts, load_text_file, masked, tokenised, trimmed
-from eenet.training.dataset import Augment
+from eenet.training.dataset import Augment, LabelledDataset
 
 __all__ = [
     "LabelledDataset",

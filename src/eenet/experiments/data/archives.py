@@ -22,8 +22,6 @@ from torch import Tensor
 
 from eenet.errors import DataError
 
-__all__ = ["known_labels", "read_packed_jpeg", "read_pickled"]
-
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 

@@ -18,8 +18,6 @@ from torch import Tensor
 from eenet.errors import DataError
 from eenet.experiments.data.dataset import ArrayDataset, DataSplits, Normalisation, Split, share_of, shared
 
-__all__ = ["load_image_arrays"]
-
 # --- digits -----------------------------------------------------------------------------------------------------------
 
 DIGITS_MEAN, DIGITS_STD = (0.3053,), (0.3761,)

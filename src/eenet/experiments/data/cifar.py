@@ -38,8 +38,6 @@ from eenet.experiments.data.dataset import (
 from eenet.experiments.data.files import find_folder, missing
 from eenet.tables.files import atomic_path
 
-__all__ = ["Archive", "fetch", "load_cifar10", "load_cifar10_packed", "load_cifar100"]
-
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR100_SCALE = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of the train images
 SIZE = 32

@@ -19,8 +19,6 @@ from eenet.experiments.data.files import UNLABELLED, Files, ImageFiles, MaskFile
 from eenet.models.inputs import IGNORED
 from eenet.training.dataset import Augment, LabelledDataset
 
-__all__ = ["ArrayDataset", "DataSplits", "LabelledDataset", "as_images", "digest", "halved", "share_of", "shared"]
-
 Split: TypeAlias = Literal["train", "calibration", "test"]
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "calibration": "calibration", "val": "calibration", "test": "test"}
 """Accepted names of splits; ``val`` is short for ``calibration``."""

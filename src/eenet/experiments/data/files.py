@@ -19,19 +19,6 @@ from eenet.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = [
-    "Files",
-    "IMAGE_SUFFIXES",
-    "ImageFiles",
-    "MaskFiles",
-    "UNLABELLED",
-    "content",
-    "data_folder",
-    "find_folder",
-    "images_in",
-    "missing",
-]
-
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 Chosen = TypeVar("Chosen", bound="Files")
 UNLABELLED = 255

@@ -31,8 +31,6 @@ from eenet.experiments.data.dataset import (
 from eenet.experiments.data.files import ImageFiles, content, data_folder, find_folder, images_in, missing
 from eenet.experiments.data.texts import read_rows
 
-__all__ = ["framed", "load_image_folder", "load_imagenet", "load_tiny_imagenet"]
-
 # --- a folder per class -----------------------------------------------------------------------------------------------
 
 

@@ -23,8 +23,6 @@ from eenet.experiments.data.dataset import (
 )
 from eenet.experiments.data.files import UNLABELLED, ImageFiles, MaskFiles, content, data_folder, images_in
 
-__all__ = ["load_camvid", "load_cityscapes", "load_mask_folder"]
-
 # --- two folders ------------------------------------------------------------------------------------------------------
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 import torch
 
 from eenet.errors import DataError
-from eenet.experiments.data.dataset import DataSplits, LabelledDataset, Split
+from eenet.experiments.data.dataset import DataSplits, Split
 from eenet.experiments.data.files import data_folder, find_folder, missing
 from eenet.experiments.data.texts import LABEL, Texts, read_rows, tokenised
-
-__all__ = ["load_ag_news", "load_sst2", "read_ag_news", "read_sst2"]
+from eenet.training.dataset import LabelledDataset
 
 # --- SST-2 ------------------------------------------------------------------------------------------------------------
 

@@ -16,11 +16,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from eenet.errors import DataError, InputError, MissingExtraError
-from eenet.experiments.data.dataset import DataSplits, LabelledDataset, digest, shared
+from eenet.experiments.data.dataset import DataSplits, digest, shared
 from eenet.models.inputs import Inputs
-from eenet.training.dataset import Augment
-
-__all__ = ["TextDataset", "Texts", "load_text_file", "masked", "read_rows", "tokenised", "trimmed"]
+from eenet.training.dataset import Augment, LabelledDataset
 
 
 @dataclass(frozen=True)

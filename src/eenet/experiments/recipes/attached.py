@@ -32,8 +32,6 @@ from eenet.tables.files import sha256
 from eenet.training.losses import uniform_weights
 from eenet.training.settings import TrainSettings
 
-__all__ = ["ATTACHED", "DATA_SETS", "Attachment", "attach_source", "attached_recipe"]
-
 ATTACHED = "attached"
 DATA_SETS = ("digits", "cifar10")
 training = partial(TrainSettings, epochs=5.0, batch_size=32, lr=0.02, head_lr=0.05, weighting=uniform_weights)

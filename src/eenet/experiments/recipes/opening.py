@@ -14,8 +14,6 @@ from eenet.models.model import MultiExitModel
 from eenet.tables.files import read_object
 from eenet.training.fit import FINAL_WEIGHTS
 
-__all__ = ["RECIPES", "open_run"]
-
 RECIPES = vision.RECIPES | text.RECIPES
 
 

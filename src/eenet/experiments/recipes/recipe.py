@@ -18,8 +18,6 @@ from eenet.training.checkpoint import unmoved
 from eenet.training.fit import fit_exits
 from eenet.training.settings import TrainSettings
 
-__all__ = ["RECIPE_FILE", "Recipe", "Run", "claim", "train"]
-
 RECIPE_FILE = "recipe.json"
 
 

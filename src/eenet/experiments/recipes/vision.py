@@ -33,8 +33,6 @@ from eenet.training.losses import uniform_weights
 from eenet.training.schedule import step_decay
 from eenet.training.settings import TrainSettings
 
-__all__ = ["CIFAR_WEIGHTS", "PUBLIC_HEAD", "RECIPES"]
-
 CIFAR_WEIGHTS = Path("weights", "cifar10_resnet", "resnet56.safetensors")
 PAPER_CIFAR = TrainSettings(
     epochs=150,

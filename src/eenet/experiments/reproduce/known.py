@@ -8,8 +8,6 @@ from typing import Any, Literal, TypeAlias
 
 from eenet.experiments.recipes import RECIPES, Recipe
 
-__all__ = ["EXPERIMENTS", "Experiment", "SCALES", "Scale"]
-
 Scale: TypeAlias = Literal["small", "paper"]
 SCALES: tuple[Scale, ...] = ("small", "paper")
 

@@ -11,8 +11,6 @@ from eenet.experiments.pages import spread
 from eenet.report import comparison_markdown, gain_over_random, markdown_table, save_figure, utility_cost
 from eenet.tables.costs import CostTable
 
-__all__ = ["write_page"]
-
 
 def write_page(folder: Path, name: str, found: Mapping[str, Any], costs: CostTable) -> Path:
     """Write the page of an experiment with its plots, and return where; ``found`` is what the steps found."""

@@ -36,8 +36,6 @@ from eenet.tables.table import ExitTable
 from eenet.training.checkpoint import read_checkpoint
 from eenet.training.fit import FINAL_WEIGHTS
 
-__all__ = ["Results", "SIZES", "Steps", "reproduce", "smallest_budget", "steps_done"]
-
 SIZES = (1, 32, 128)
 Evaluated: TypeAlias = Literal["calibration", "test"]
 SPLITS: tuple[Evaluated, ...] = ("calibration", "test")

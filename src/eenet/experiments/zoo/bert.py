@@ -28,8 +28,6 @@ from eenet.models.heads import HeadFactory
 from eenet.models.inputs import evaluating
 from eenet.models.model import MultiExitModel
 
-__all__ = ["bert_classifier", "mean_of_words"]
-
 Words: TypeAlias = dict[str, Tensor]
 """``hidden``, a vector for each word ``[sample, token, feature]``, and ``mask``, which of them are real."""
 

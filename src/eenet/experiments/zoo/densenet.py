@@ -19,8 +19,6 @@ from eenet.experiments.zoo.parts import exit_positions
 from eenet.models.heads import HeadFactory, conv_head
 from eenet.models.model import MultiExitModel
 
-__all__ = ["densenet121", "densenet_cifar", "densenet_with_exits"]
-
 BLOCKS_121 = (6, 12, 24, 16)
 
 

@@ -22,8 +22,6 @@ from eenet.experiments.zoo.parts import divided
 from eenet.models.heads import BranchHeadFactory, branch_head, resized
 from eenet.models.model import MultiExitModel
 
-__all__ = ["hrnet_segmenter", "hrnet_with_exits"]
-
 EARLY_WIDTH = 64
 
 

@@ -22,8 +22,6 @@ from eenet.experiments.zoo.parts import reading
 from eenet.models.heads import HeadFactory, conv_head, pooled_linear
 from eenet.models.model import MultiExitModel
 
-__all__ = ["msdnet", "msdnet_cifar", "msdnet_imagenet"]
-
 CLASSIFIER_CHANNELS = 128
 
 

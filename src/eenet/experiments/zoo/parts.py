@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from eenet.errors import DataError, InputError
 from eenet.models.heads import HeadFactory
 
-__all__ = ["check_weights", "divided", "exit_positions", "reading"]
-
 Part = TypeVar("Part")
 
 

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float32, Int
 
-__all__ = ["Carried", "Engine", "EngineAround", "Said", "State", "each_exit"]
-
 State: TypeAlias = Any
 """What travels between stages, as the engine likes it; batch first."""
 

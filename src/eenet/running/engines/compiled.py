@@ -22,9 +22,8 @@ from eenet.models.inputs import State
 from eenet.models.model import MultiExitModel
 from eenet.running.engines.base import Carried, EngineAround
 from eenet.running.engines.eager import EagerEngine, read
-from eenet.running.inputs import Inputs, batch_size, rows_of
-
-__all__ = ["CompiledEngine"]
+from eenet.running.inputs import Inputs, rows_of
+from eenet.tables.arrays import batch_size
 
 _WARM_SIZES = (1, 2, 3, 15, 16, 17, 64)  # kernels are chosen anew for 1, for 2 to 15 and from 16 samples on
 _RECOMPILES = 64  # of one function, for batches laid out in ways not met before

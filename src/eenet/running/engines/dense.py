@@ -9,9 +9,8 @@ from jaxtyping import Float32, Int
 
 from eenet.errors import InputError
 from eenet.running.engines.base import Carried, Engine, EngineAround, each_exit
-from eenet.running.inputs import Inputs, arrays_of, rows_of
-
-__all__ = ["DenseEngine", "MapAnswer", "suited"]
+from eenet.running.inputs import Inputs, rows_of
+from eenet.tables.arrays import arrays_of
 
 
 class MapAnswer:

@@ -23,8 +23,6 @@ from eenet.running.engines.base import Engine
 from eenet.running.engines.fold import fold_batch_norms
 from eenet.running.inputs import Inputs
 
-__all__ = ["EagerEngine", "fingerprint", "read"]
-
 _UNFIT = (AttributeError, KeyError, TypeError)  # what modules raise that are given other names than they take
 
 

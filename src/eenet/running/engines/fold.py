@@ -14,8 +14,6 @@ from torch.utils import _pytree as pytree
 
 from eenet.models.inputs import State
 
-__all__ = ["fold_batch_norms"]
-
 _aten = torch.ops.aten
 _DECIDING = threading.RLock()  # a folded stage may contain others
 _CONVOLUTIONS = (_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default)

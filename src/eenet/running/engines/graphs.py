@@ -15,22 +15,6 @@ from eenet.errors import InputError, RunError, ShapeError, require
 from eenet.running.engines.base import Engine
 from eenet.tables.arrays import as_array
 
-__all__ = [
-    "GRAPH_ENGINES",
-    "LOGITS",
-    "NEXT",
-    "STATE",
-    "Graph",
-    "GraphEngine",
-    "GraphEngineName",
-    "TensorSpec",
-    "input_specs",
-    "opener",
-    "reason",
-    "require_engine",
-    "require_samples",
-]
-
 GraphEngineName = Literal["onnxruntime", "openvino"]
 GRAPH_ENGINES: tuple[GraphEngineName, ...] = get_args(GraphEngineName)
 """What graphs can be run by."""

@@ -29,16 +29,6 @@ from eenet.running.engines.graphs import (
     require_engine,
 )
 
-__all__ = [
-    "OnnxEngine",
-    "OpenVinoEngine",
-    "example_tensors",
-    "require_exporter",
-    "require_float32",
-    "stage_programs",
-    "whole_program",
-]
-
 _MOST = 1 << 20  # samples a graph is asked to allow
 
 
