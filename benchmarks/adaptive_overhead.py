@@ -35,7 +35,7 @@ from eenet.policies import (
 )
 from eenet.policies.learned import StoppingState
 from eenet.report import markdown_table
-from eenet.running.engines.base import Engine, Said, State
+from eenet.running.engines.base import Engine, ExitOutput, State
 from eenet.tables.arrays import log_softmax
 from eenet.tables.files import write_json
 
@@ -73,7 +73,7 @@ class Stopwatch(Engine):
         self.seconds += CLOCK() - began
         return result
 
-    def head(self, index: int, state: State) -> Said:
+    def head(self, index: int, state: State) -> ExitOutput:
         began = CLOCK()
         result = self.inner.head(index, state)
         self.seconds += CLOCK() - began

@@ -220,8 +220,8 @@ def one_draw(promise: dict[str, Any], size: int, seed: int, judge: Replayer, ful
         policy = JointScheduler().fit(table, budget=promise["budget"])
         plain_cost, plain_utility = judge.expected(policy)
         broken, plainly = cost > promise["budget"], plain_cost > promise["budget"]
-    price = {"price": plain_utility - utility, "price_cost": cost - plain_cost}
-    return told | price | {"broken": float(broken), "plainly_broken": float(plainly)}
+    paid = {"utility_lost": plain_utility - utility, "cost_added": cost - plain_cost}
+    return told | paid | {"broken": float(broken), "plainly_broken": float(plainly)}
 
 
 def looks_good_enough(table: ExitTable, epsilon: float, judge: Replayer) -> tuple[float, float]:

@@ -13,6 +13,8 @@ from eenet.cli import names
 from eenet.errors import EenetError
 from eenet.schedulers import DeadlineScheduler, GeometricScheduler, TransformedScheduler, fit_calibration, fit_ensemble
 
+pytestmark = pytest.mark.filterwarnings("ignore:temperatures end at a limit")  # such tables occur, too
+
 SIZES = (1, 7, 64, 600)
 SHAPES = ((2, 2), (3, 5), (4, 10))
 SLOW_TO_FIT = {"auto": 60, "eenet_published": 10_000}  # one in so many tables

@@ -6,7 +6,9 @@ import inspect
 import re
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -15,6 +17,12 @@ import eenet
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "eenet").rglob("*.py"))
 HEAVY = ("matplotlib", "numpy", "PIL", "scipy", "sklearn", "torch", "torchvision", "typer")
+PACKAGES = ["eenet"] + [
+    f"eenet.{path.parent.name}"
+    for path in sorted((ROOT / "src" / "eenet").glob("*/__init__.py"))
+    if "__all__" in path.read_text(encoding="utf-8")
+]
+METHODS = (FunctionType, classmethod, staticmethod, property, cached_property)
 WITHOUT_TORCH = ("tables", "policies", "schedulers", "evaluation", "report", "running", "cli")
 
 
@@ -54,6 +62,28 @@ def test_every_public_name_is_explained_and_stands_in_the_api_pages(name: str) -
     pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
     assert value.__module__ in re.findall(r"automodule:: (\S+)", pages)
     assert name in importlib.import_module(value.__module__).__dict__
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_function_and_method_is_described(package: str) -> None:
+    module = importlib.import_module(package)
+    public = {name: getattr(module, name) for name in module.__all__}
+    public = {name: value for name, value in public.items() if inspect.isclass(value) or inspect.isfunction(value)}
+    undescribed = [name for name, value in public.items() if not inspect.getdoc(value)]
+    for name, owner in public.items():
+        members = vars(owner) if inspect.isclass(owner) else {}
+        undescribed += [
+            f"{name}.{member}"
+            for member, value in members.items()
+            if isinstance(value, METHODS) and not member.startswith("_") and not _described(owner, member)
+        ]
+    assert undescribed == []
+
+
+def _described(owner: type, member: str) -> bool:
+    """Whether a class or one of its bases says what a member is, in a docstring or in a list of attributes."""
+    bases = [base for base in owner.__mro__ if member in vars(base) or f"    {member}: " in (base.__doc__ or "")]
+    return any(inspect.getdoc(vars(base).get(member)) or member not in vars(base) for base in bases)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

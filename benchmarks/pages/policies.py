@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sst2
 
-from eenet.cli.names import BOUNDS
+from eenet.evaluation.compare import BOUNDS
 from eenet.experiments.pages import again, bullets, machine, write_page
 from eenet.experiments.reproduce import EXPERIMENTS
 from eenet.report import markdown_table, save_figure, utility_cost
@@ -256,8 +256,8 @@ def certificates_section(found: Results) -> str:
                 str(row["size"]),
                 f"{100 * row['broken']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})",
                 f"{100 * row['plainly_broken']:.1f}",
-                f"{100 * row['price']:+.2f}",
-                f"{row['price_cost']:+.3f}",
+                f"{100 * row['utility_lost']:+.2f}",
+                f"{row['cost_added']:+.3f}",
                 f"{100 * row['fell_back']:.1f}",
             )
         )

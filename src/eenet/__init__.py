@@ -1,7 +1,7 @@
 """eenet: early-exit inference under a compute budget.
 
-The public names, in the order of the pipeline: a model with exits, its training, what its exits say and cost, where to
-leave, running it for real, judging it, shipping it. Everything else stands in the packages.
+The public names, in the order of the pipeline: a model with exits, its training, what its exits return and cost, where
+to leave, running it for real, evaluating it, shipping it. Everything else is in the packages.
 
 Nothing is loaded before it is used; PyTorch only by what needs it.
 """
@@ -50,48 +50,30 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0.dev0"
 
-_PLACES = {
-    # 1 a model with exits, 2 its training
-    "attach": "eenet.models",
-    "MultiExitModel": "eenet.models",
-    "tiny_cnn": "eenet.experiments.zoo",
-    "TrainSettings": "eenet.training",
-    "fit_exits": "eenet.training",
-    # 3 what every exit says about every sample, and what leaving there costs
-    "CostTable": "eenet.tables",
-    "ExitTable": "eenet.tables",
-    "measure": "eenet.running",
-    "record": "eenet.running",
-    # 4 where to leave
-    "AutoScheduler": "eenet.schedulers",
-    "BudgetController": "eenet.schedulers",
-    "ConfidenceScorer": "eenet.policies",
-    "DeadlineScheduler": "eenet.schedulers",
-    "Dial": "eenet.policies",
-    "EENetScheduler": "eenet.schedulers",
-    "GeometricScheduler": "eenet.schedulers",
-    "JointScheduler": "eenet.schedulers",
-    "Policy": "eenet.policies",
-    "Scheduler": "eenet.schedulers",
-    "ScorePolicy": "eenet.policies",
-    "StoppingScheduler": "eenet.schedulers",
-    "certify": "eenet.schedulers",
-    "load_policy": "eenet.policies",
-    "replay": "eenet.policies",
-    "save_policy": "eenet.policies",
-    # 5 really stops early
-    "AdaptiveModel": "eenet.running",
-    "EagerEngine": "eenet.running",
-    "bench": "eenet.running",
-    # 6 judging
-    "advise": "eenet.evaluation",
-    "compare": "eenet.evaluation",
-    "evaluate": "eenet.evaluation",
-    # 7 shipping
-    "Bundle": "eenet.running",
-    "export": "eenet.running",
-    "EenetError": "eenet.errors",
-}
-
-__all__ = list(_PLACES)
-__getattr__, __dir__ = lazy(__name__, _PLACES)
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        # 1 a model with exits, 2 its training
+        "eenet.models": ("attach", "MultiExitModel"),
+        "eenet.experiments.zoo": ("tiny_cnn",),
+        "eenet.training": ("TrainSettings", "fit_exits"),
+        # 3 what every exit returns for every sample, and what leaving there costs; 4 where to leave
+        "eenet.tables": ("CostTable", "ExitTable"),
+        "eenet.policies": ("ConfidenceScorer", "Dial", "Policy", "ScorePolicy", "load_policy", "replay", "save_policy"),
+        "eenet.schedulers": (
+            "AutoScheduler",
+            "BudgetController",
+            "DeadlineScheduler",
+            "EENetScheduler",
+            "GeometricScheduler",
+            "JointScheduler",
+            "Scheduler",
+            "StoppingScheduler",
+            "certify",
+        ),
+        # 5 really stops early, 6 evaluation, 7 shipping
+        "eenet.running": ("AdaptiveModel", "EagerEngine", "bench", "measure", "record", "Bundle", "export"),
+        "eenet.evaluation": ("advise", "compare", "evaluate"),
+        "eenet.errors": ("EenetError",),
+    },
+)

@@ -13,7 +13,8 @@ The tree::
     │   └── MissingExtraError       an optional dependency that is not installed
     └── RunError                    work that started and could not be finished
 
-A message reads ``<argument> <value with unit> <what is wrong>: <the fact that limits it>. <what to do instead>.``
+A message reads ``<argument> <value with unit> <what is wrong>: <the fact that limits it>. <what to do instead>.`` It is
+one line of plain text, whatever the names and values that it quotes contain.
 """
 
 from __future__ import annotations
@@ -37,8 +38,22 @@ EXTRAS = {
 """Optional packages, each with the extra of eenet that installs it."""
 
 
+_LONGEST = 590  # characters of a message; of a longer one the middle is left out
+
+
+def visible(text: str) -> str:
+    r"""Return a text in which characters that are not printed, or steer a terminal, are escapes, such as ``\x1b``."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class EenetError(Exception):
     """Root of all errors raised on purpose."""
+
+    def __init__(self, message: str = "") -> None:
+        text = visible(" ".join(message.split()))
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST * 2 // 3]} ... {text[-_LONGEST // 3 + 5 :]}"
+        super().__init__(text)
 
 
 class InputError(EenetError, ValueError):

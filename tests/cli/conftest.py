@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from eenet.cli import main
+from eenet.models.weights import save_tensors
+from eenet.tables.files import write_json
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Ran:
     code: int
     stdout: str
     stderr: str
+    quiet: bool
 
     @property
     def value(self) -> Any:
@@ -26,6 +29,28 @@ class Ran:
             raise AssertionError(f"{constant} is no JSON")
 
         return json.loads(self.stdout, parse_constant=refuse)
+
+
+def refused(ran: Ran, *facts: object) -> None:
+    """Assert that a command ended with code 2 and one line, besides progress, in which the facts stand."""
+    lines = ran.stderr.splitlines()
+    assert (ran.code, ran.stdout) == (2, ""), ran.stderr
+    assert lines[-1].startswith("Error: ") and "Traceback" not in ran.stderr
+    assert not any(line.startswith("Error") for line in lines[:-1])
+    assert len(lines) == 1 or not ran.quiet
+    for fact in facts:
+        assert str(fact).lower() in lines[-1].lower()
+
+
+def made_run(folder: Path, recipe: str, state: dict[str, Any], budget: str = "60%") -> Path:
+    """Make a run of a recipe with given weights, its tables, and a policy, in a folder."""
+    write_json(folder / "run" / "recipe.json", {"recipe": recipe, "seed": 0, "data_root": None})
+    save_tensors(folder / "run" / "model.safetensors", state)
+    for split in ("val", "test"):
+        assert main(["record", str(folder / "run"), "--split", split, "--out", str(folder / f"{split}.npz"), "-q"]) == 0
+    words = ["fit", str(folder / "val.npz"), "-b", budget, "-p", "max_prob", "--out", str(folder / "policy"), "-q"]
+    assert main(words) == 0
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +65,7 @@ def eenet(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
         capsys.readouterr()
         code = main([str(word) for word in words])
         captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
+        return Ran(code, captured.out, captured.err, "-q" in words or "--quiet" in words)
 
     return call
 

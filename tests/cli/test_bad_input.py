@@ -3,71 +3,46 @@
 import errno
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.cli.conftest import Ran, table_arrays
+from tests.cli.conftest import refused, table_arrays
 
 
-def changed(key: str, edit: Callable[[np.ndarray], None]) -> dict[str, np.ndarray]:
+def changed(key, edit: Callable[[np.ndarray], None]) -> dict[str, np.ndarray]:
     array = table_arrays()[key].copy()
     edit(array)
     return {key: array}
 
 
-def spoil(row: int, value: float) -> Callable[[np.ndarray], None]:
+def spoil(row, value: float) -> Callable[[np.ndarray], None]:
     def edit(array: np.ndarray) -> None:
         array[row] = value
 
     return edit
 
 
-PROBS = np.exp(table_arrays()["logits"])
-PROBS /= PROBS.sum(-1, keepdims=True)
-
 BAD_TABLES = {
     "nan": (changed("logits", spoil(7, np.nan)), ("logits", "7")),
-    "inf": (changed("logits", spoil(7, np.inf)), ("logits", "7")),
     "label too large": (changed("labels", spoil(5, 4)), ("labels", "5")),
-    "label negative": (changed("labels", spoil(5, -1)), ("labels", "5")),
-    "labels too few": ({"labels": np.zeros(3, dtype=np.int64)}, ("labels",)),
-    "one exit": ({"logits": np.zeros((200, 1, 4), np.float32), "costs": np.array([1.0])}, ("exit",)),
     "two axes": ({"logits": np.zeros((200, 4), np.float32)}, ("logits",)),
-    "empty": ({"logits": np.zeros((0, 3, 4), np.float32), "labels": np.zeros(0, np.int64)}, ("sample",)),
-    "probs off": ({"logits": None, "probs": PROBS * 1.01}, ("probs",)),
     "neither": ({"logits": None}, ("logits",)),
-    "costs fall": ({"costs": np.array([1.0, 3.0, 2.0])}, ("cost",)),
     "costs zero": ({"costs": np.array([0.0, 1.0, 2.0])}, ("cost",)),
     "costs nan": ({"costs": np.array([1.0, np.nan, 2.0])}, ("cost",)),
     "cost unit a list": ({"cost_unit": np.array(["ms", "s", "us"])}, ("cost_unit",)),
     "cost unit a number": ({"cost_unit": np.array(3)}, ("cost_unit",)),
     "reference a list": ({"cost_reference": np.array([3.0, 4.0])}, ("cost_reference",)),
     "reference a word": ({"cost_reference": np.array("much")}, ("cost_reference",)),
-    "costs too few": ({"costs": np.array([1.0, 2.0])}, ("cost",)),
     "no costs": ({"costs": None, "cost_unit": None, "cost_reference": None}, ("--costs",)),
     "no labels": ({"labels": None}, ("labels", "utility")),
-    "utility above 1": ({"utility": np.full((200, 3), 1.5)}, ("utility",)),
     "objects": ({"labels": np.array([{}] * 200, dtype=object)}, ("labels",)),
-    "words": ({"labels": np.array(["a"] * 200)}, ("labels",)),
 }
-
-
-def refused(ran: Ran, *words: str) -> None:
-    assert ran.code == 2, ran.stderr
-    assert ran.stdout == ""
-    last = ran.stderr.rstrip("\n").split("\n")[-1]
-    assert last.startswith("Error: ") and "Traceback" not in ran.stderr
-    assert ran.stderr.count("Error") == 1
-    for word in words:
-        assert word.lower() in last.lower()
+"""What a command says; tests/tables has further cases."""
 
 
 @pytest.mark.parametrize("command", ["fit", "compare"])
 @pytest.mark.parametrize("case", BAD_TABLES)
-def test_a_bad_table_is_refused(
-    command: str, case: str, eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_bad_table_is_refused(command, case, eenet, write_table, tmp_path):
     changes, words = BAD_TABLES[case]
     tables = [write_table("bad.npz", **changes)] + ([write_table("good.npz")] if command == "compare" else [])
     before = sorted(os.listdir(tmp_path))
@@ -79,16 +54,14 @@ def test_a_bad_table_is_refused(
 
 @pytest.mark.parametrize("budget", ["ten", "", "nan", "inf", "-1", "0", "1%", "0.5", "5 apples", "3 MFLOPs", "60 %%"])
 @pytest.mark.parametrize("command", ["fit", "compare"])
-def test_a_bad_budget_is_refused(
-    command: str, budget: str, eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_bad_budget_is_refused(command, budget, eenet, write_table, tmp_path):
     table = write_table()
     tables = [table] * (2 if command == "compare" else 1)
     refused(eenet(command, *tables, "--budget", budget, "--out", tmp_path / "new"), "budget")
     assert not (tmp_path / "new").exists()
 
 
-def test_a_budget_out_of_reach_names_the_range(eenet: Callable[..., Ran], write_table: Callable[..., Path]) -> None:
+def test_a_budget_out_of_reach_names_the_range(eenet, write_table):
     table = write_table()
     refused(eenet("compare", table, table, "--budget", "0.5ms"), "[1, 4]")
 
@@ -97,23 +70,17 @@ def test_a_budget_out_of_reach_names_the_range(eenet: Callable[..., Ran], write_
     ("name", "near"), [("eenett", "eenet"), ("maxprob", "max_prob"), ("Joint", "joint"), ("zzz", "certainty")]
 )
 @pytest.mark.parametrize("command", ["fit", "compare"])
-def test_an_unknown_policy_names_the_near_ones(
-    command: str, name: str, near: str, eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_an_unknown_policy_names_the_near_ones(command, name, near, eenet, write_table, tmp_path):
     tables = [write_table()] * (2 if command == "compare" else 1)
     refused(eenet(command, *tables, "-b", "60%", "--policy", name, "--out", tmp_path / "new"), name, near)
 
 
 @pytest.mark.parametrize("bound", ["random", "oracle"])
-def test_a_bound_cannot_be_fitted(
-    bound: str, eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_bound_cannot_be_fitted(bound, eenet, write_table, tmp_path):
     refused(eenet("fit", write_table(), "-b", "60%", "--policy", bound, "--out", tmp_path / "new"), "bound")
 
 
-def test_a_truncated_table_is_refused(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_truncated_table_is_refused(eenet, write_table, tmp_path):
     table = write_table()
     data = table.read_bytes()
     for name, part in (("half.npz", data[: len(data) // 2]), ("none.npz", b""), ("text.npz", b"not a table")):
@@ -121,7 +88,7 @@ def test_a_truncated_table_is_refused(
         refused(eenet("compare", tmp_path / name, table, "-b", "60%"), name)
 
 
-def test_a_flipped_byte_is_refused(eenet: Callable[..., Ran], write_table: Callable[..., Path]) -> None:
+def test_a_flipped_byte_is_refused(eenet, write_table):
     table = write_table()
     data = bytearray(table.read_bytes())
     data[len(data) // 3] ^= 0xFF
@@ -130,11 +97,11 @@ def test_a_flipped_byte_is_refused(eenet: Callable[..., Ran], write_table: Calla
 
 
 @pytest.mark.parametrize("name", ["missing.npz", "missing", "nowhere/val.npz"])
-def test_a_missing_table_is_refused(name: str, eenet: Callable[..., Ran], tmp_path: Path) -> None:
+def test_a_missing_table_is_refused(name, eenet, tmp_path):
     refused(eenet("fit", tmp_path / name, "-b", "60%", "--out", tmp_path / "new"), "VAL", name)
 
 
-def test_tables_must_agree(eenet: Callable[..., Ran], write_table: Callable[..., Path]) -> None:
+def test_tables_must_agree(eenet, write_table):
     val = write_table()
     refused(eenet("compare", val, write_table("t.npz", costs=np.array([1.0, 2.0, 5.0]), cost_reference=None)), "cost")
     two = {"logits": np.zeros((9, 2, 4), np.float32), "labels": np.zeros(9, int), "costs": np.array([1.0, 2.0])}
@@ -154,17 +121,14 @@ def test_tables_must_agree(eenet: Callable[..., Ran], write_table: Callable[...,
         ("demo", "--nonsense"),
     ],
 )
-def test_wrong_usage_is_one_line(words: tuple[str, ...], eenet: Callable[..., Ran]) -> None:
+def test_wrong_usage_is_one_line(words, eenet):
     ran = eenet(*words)
     if words:
         refused(ran)
-        assert ran.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["fit", "compare"])
-def test_an_output_that_cannot_be_written_is_refused(
-    command: str, eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_an_output_that_cannot_be_written_is_refused(command, eenet, write_table, tmp_path):
     tables = [write_table()] * (2 if command == "compare" else 1)
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
@@ -172,9 +136,7 @@ def test_an_output_that_cannot_be_written_is_refused(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_fit_never_replaces_a_folder_of_something_else(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_fit_never_replaces_a_folder_of_something_else(eenet, write_table, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_bytes(b"meow")
     refused(eenet("fit", write_table(), "-b", "60%", "--out", tmp_path / "photos"), "--out")
@@ -186,24 +148,20 @@ def test_fit_never_replaces_a_folder_of_something_else(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", '{"flops": 3}', '{"cumulative": [2, 1], "unit": "ms"}'])
-def test_a_bad_costs_file_is_refused(
-    content: str, eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_bad_costs_file_is_refused(content, eenet, write_table, tmp_path):
     (tmp_path / "costs.json").write_text(content)
     table = write_table()
     refused(eenet("compare", table, table, "-b", "60%", "--costs", tmp_path / "costs.json"))
     refused(eenet("compare", table, table, "-b", "60%", "--costs", tmp_path / "none.json"), "none.json")
 
 
-def test_debug_shows_the_traceback_as_well(eenet: Callable[..., Ran], tmp_path: Path) -> None:
+def test_debug_shows_the_traceback_as_well(eenet, tmp_path):
     ran = eenet("fit", tmp_path / "none.npz", "-b", "60%", "--out", tmp_path / "new", "--debug")
     assert ran.code == 2
     assert "Traceback" in ran.stderr and ran.stderr.rstrip().split("\n")[-1].startswith("Error: ")
 
 
-def test_a_full_disk_is_a_failure_in_one_line(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_a_failure_in_one_line(eenet, write_table, tmp_path, monkeypatch):
     def full(*words: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "policy.safetensors")
 
@@ -214,9 +172,7 @@ def test_a_full_disk_is_a_failure_in_one_line(
     assert os.listdir(tmp_path) == [table.name]
 
 
-def test_an_unforeseen_error_is_one_line_too(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unforeseen_error_is_one_line_too(eenet, write_table, tmp_path, monkeypatch):
     def broken(*words: object, **more: object) -> None:
         raise KeyError("a\nb")
 

@@ -1,15 +1,12 @@
 """The main job from end to end; the command itself is the test."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Ran
 
 
 @pytest.mark.slow
-def test_the_demo_trains_fits_compares_and_really_stops_early(eenet: Callable[..., Ran], tmp_path: Path) -> None:
+def test_the_demo_trains_fits_compares_and_really_stops_early(eenet, tmp_path):
     ran = eenet("demo", "--out", tmp_path / "demo", "--json")
     assert ran.code == 0, ran.stderr
     value, real = ran.value, ran.value["run"]
@@ -21,7 +18,7 @@ def test_the_demo_trains_fits_compares_and_really_stops_early(eenet: Callable[..
     assert json.loads((tmp_path / "demo" / "costs.json").read_text())["latency"]
 
 
-def test_the_demo_refuses_a_file_as_its_folder(eenet: Callable[..., Ran], tmp_path: Path) -> None:
+def test_the_demo_refuses_a_file_as_its_folder(eenet, tmp_path):
     (tmp_path / "file").write_text("mine")
     ran = eenet("demo", "--out", tmp_path / "file")
     assert (ran.code, ran.stdout) == (2, "") and ran.stderr.startswith("Error: --out")

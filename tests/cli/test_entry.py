@@ -2,11 +2,10 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Ran
+from tests.cli.conftest import refused
 
 from eenet import errors
 from eenet.cli.interrupt import require
@@ -14,7 +13,7 @@ from eenet.cli.interrupt import require
 HEAVY = ("torch", "numpy", "scipy", "typer", "rich", "matplotlib")
 
 
-def python(code: str, *words: object) -> "subprocess.CompletedProcess[str]":
+def python(code, *words: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
@@ -30,16 +29,16 @@ sys.stderr.write(" ".join(name for name in {HEAVY!r} if name in sys.modules))"""
     return ran.stderr.splitlines()[-1].split() if ran.stderr else []
 
 
-def test_the_overview_and_the_version_load_nothing() -> None:
+def test_the_overview_and_the_version_load_nothing():
     assert loaded(["--help"]) == loaded(["--version"]) == loaded([]) == []
 
 
 @pytest.mark.parametrize("command", ["fit", "run", "train"])
-def test_the_help_of_a_command_loads_no_torch(command: str) -> None:
+def test_the_help_of_a_command_loads_no_torch(command):
     assert not {"torch", "scipy", "matplotlib"} & set(loaded([command, "--help"]))
 
 
-def test_commands_on_tables_load_no_torch(write_table: Callable[..., Path], tmp_path: Path) -> None:
+def test_commands_on_tables_load_no_torch(write_table, tmp_path):
     table, policy = write_table(), ("-b", "60%", "-p", "max_prob", "-q")
     for words in (
         ["compare", table, table, *policy, "--out", tmp_path / "comparison"],
@@ -51,10 +50,17 @@ def test_commands_on_tables_load_no_torch(write_table: Callable[..., Path], tmp_
         assert "torch" not in loaded(words), words
 
 
+def test_a_warning_is_one_line(write_table, tmp_path):
+    words = [sys.executable, "-m", "eenet", "fit", write_table(samples=30), "-b", "60%", "-p", "max_prob", "-q"]
+    ran = subprocess.run(
+        [*map(str, words), "--out", str(tmp_path / "policy")], capture_output=True, text=True, check=True, timeout=120
+    )
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("Warning: ") and "30 samples is small" in line
+
+
 @pytest.mark.parametrize("module", ["eenet.cli.app", "typer", "numpy", "eenet.schedulers.certify"])
-def test_ctrl_c_during_imports_ends_with_130_and_one_line(
-    module: str, write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_ctrl_c_during_imports_ends_with_130_and_one_line(module, write_table, tmp_path):
     code = f"""import builtins, os, signal, sys
 plain = builtins.__import__
 def interrupted(name, *more):
@@ -69,33 +75,29 @@ sys.exit(main())"""
 
 
 @pytest.mark.parametrize("package", ["eenet", "eenet.cli"])
-def test_the_package_runs_as_a_module(package: str) -> None:
+def test_the_package_runs_as_a_module(package):
     command = [sys.executable, "-m", package, "fitt"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 2 and "Did you mean fit?" in ran.stderr and ran.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("module", "extra"), errors.EXTRAS.items())
-def test_a_missing_module_names_the_extra_that_brings_it(
-    module: str, extra: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_module_names_the_extra_that_brings_it(module, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(errors.MissingExtraError, match=rf'{module} .*pip install "eenet\[{extra}\]"'):
         require(module)
 
 
-def test_an_import_that_fails_later_names_the_extra_too(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_import_that_fails_later_names_the_extra_too(eenet, write_table, tmp_path, monkeypatch):
     def broken(*words: object, **more: object) -> None:
         raise ModuleNotFoundError("No module named 'openvino.runtime'", name="openvino.runtime")
 
     monkeypatch.setattr("eenet.cli.fit._fitted", broken)
     ran = eenet("fit", write_table(), "-b", "60%", "--out", tmp_path / "new", "-q")
-    assert ran.code == 2 and 'pip install "eenet[openvino]"' in ran.stderr
+    refused(ran, 'pip install "eenet[openvino]"')
 
 
-def test_extras_of_the_table_are_those_of_the_package() -> None:
+def test_extras_of_the_table_are_those_of_the_package():
     import tomllib
 
     root = Path(__file__).parents[2]

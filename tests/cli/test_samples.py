@@ -1,46 +1,138 @@
-"""Files of arrays for `eenet run`: what damaged and foreign ones are answered with."""
+"""One file, one preparation: training, recording, `eenet run` of a run and of an export read the same numbers."""
 
-import io
-import re
-import zipfile
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from tests.cli.conftest import refused
 
-from eenet.cli.samples import read_arrays
-from eenet.errors import InputError
+from eenet.cli.samples import Images
+from eenet.errors import DataError, InputError
+from eenet.experiments.data import load_image_folder
+from eenet.experiments.recipes import open_run
+from eenet.running.preparation import Preparation
 
-GOOD = np.arange(24, dtype=np.float32).reshape(4, 6)
+MODULE = """
+import torch
 
 
-def test_files_that_hold_no_arrays(tmp_path):
-    np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
-    (tmp_path / "text.npy").write_text("?")
-    with zipfile.ZipFile(tmp_path / "other.npz", "w") as archive:
-        archive.writestr("input.npy", b"text")
+def colour():
+    block = lambda: torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.ReLU())
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        *(block() for _ in range(4)),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 2),
+    )
+"""
+
+
+def photos(root: Path) -> Path:
+    """Write wide photos: what their class is about is in the middle, its contrary at the ends; some are turned."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("left", "right")):
+        (root / name).mkdir(parents=True)
+        for row in range(10):
+            pixels = rng.integers(0, 60, (24, 72, 4)).astype(np.uint8)
+            pixels[:, 24:48, 2 * label] += 150
+            pixels[:, :20, 2 - 2 * label] += 150
+            pixels[..., 3] = 255
+            pixels[:8, :, 3] = 0 if row % 2 else 255
+            exif = Image.Exif()
+            exif[0x0112] = (1, 3, 6, 8)[row % 4]
+            Image.fromarray(pixels).save(root / name / f"{row}.png", exif=exif)
+    return root
+
+
+def test_files_are_prepared_as_the_data_set_prepares_them(tmp_path):
+    test = load_image_folder(photos(tmp_path), size=16).test
+    source = Images(test.preparation).files([str(path) for path in test.images.paths])
+    np.testing.assert_array_equal(source.read(slice(0, len(test))), test.inputs(slice(None)))
+    assert (test.preparation.short_side, test.preparation.size) == (18, (16, 16))
+
+
+@pytest.mark.slow
+def test_every_route_gives_the_same_answers(eenet, tmp_path, monkeypatch):
+    for engine in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(engine)
+    (tmp_path / "users_colour.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    photos(tmp_path / "photos")
+    words = (
+        "attach",
+        "users_colour:colour",
+        "--input",
+        "3,12,10",
+        "--exits",
+        "1,3",
+        "--data",
+        "photos",
+        "--epochs",
+        "1",
+    )
+    assert eenet(*words, "--batch-size", 4, "--out", "run", "-q").code == 0
+    assert eenet("record", "run", "--split", "val", "--out", "val.npz", "-q").code == 0
+    assert eenet("fit", "val.npz", "-b", "70%", "-p", "max_prob", "--out", "policy", "-q").code == 0
+    exported = eenet("export", "run", "-p", "policy", "--engine", "onnxruntime", "--out", "exported", "-q")
+    assert exported.code == 0, exported.stderr
+    test = open_run(tmp_path / "run").splits.test
+    preparation = json.loads((tmp_path / "exported" / "manifest.json").read_text())["preparation"]
+    assert (preparation["size"], preparation["raw_size"], preparation["short_side"]) == ([12, 10], [12, 12], 14)
+
+    def answers(*words: object) -> list[float]:
+        samples = eenet("run", *words, "--json", "-q").value["samples"]
+        return [sample["probability"] * (1 if sample["prediction"] else -1) for sample in samples]
+
+    files = test.images.paths
+    np.savez(tmp_path / "raw.npz", images=test.images[:].numpy())
+    np.savez(tmp_path / "floats.npz", images=test.images[:].numpy() / np.float32(255))
+    wanted = answers("run", "-p", "policy", "split:test")
+    for inputs in (files, ["raw.npz"], ["floats.npz"]):
+        np.testing.assert_allclose(answers("run", "-p", "policy", *inputs), wanted, atol=1e-5)
+        np.testing.assert_allclose(answers("exported", *inputs), wanted, atol=1e-4)
+    assert len(answers("run", "-p", "policy", "photos")) == 20
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "photos" / "left" / "deep.png")
+    for target in (("run", "-p", "policy"), ("exported",)):
+        refused(eenet("run", *target, "photos", "-q"), "deep.png has pixels of mode I")
+    sys.modules.pop("users_colour", None)
+
+
+def test_folders_are_read_as_those_of_classes_are(tmp_path):
+    photos(tmp_path)
+    (tmp_path / "left" / "._0.png").write_bytes(b"\0\5\x16\7Mac OS X")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "0.png").touch()
+    (tmp_path / "left" / "0.heic").touch()
+    images = Images(Preparation(mean=(0.5,), std=(0.5,), size=(4, 4)))
+    with pytest.warns(UserWarning, match=r"files that are not read: 1 \.heic"):
+        source = images.files([str(tmp_path)])
+    assert len(source.names) == 20 and source.read(slice(0, 3)).shape == (3, 1, 4, 4)
     for name, fact in (
-        ("none.npy", "does not exist"),
-        ("pickled.npy", "cannot be read"),
-        ("text.npy", "cannot be read"),
-        ("other.npz", "'input' is no array"),
+        ("left/._0.png", "no image"),
+        ("none.png", "does not exist"),
+        (".hidden", "damaged or no image"),
     ):
         with pytest.raises(InputError, match=fact):
-            read_arrays(tmp_path / name)
+            images.files([str(tmp_path / name)])
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed, np.save])
-def test_damaged_files(save, tmp_path):
-    file, path = io.BytesIO(), tmp_path / "inputs.npz"
-    save(file, GOOD)
-    content = file.getvalue()
-    broken = [content[: len(content) * share // 8] for share in range(8)]
-    if b"'descr'" in content:
-        broken.append(content.replace(b"'descr'", b"(descr'"))
-    if save is np.savez_compressed:
-        broken.append(content[:60] + b"\xff" * 20 + content[80:])
-        broken.append(re.sub(rb"(PK\x01\x02.{6})\x08", b"\\1\x63", content, flags=re.DOTALL))  # an unknown compression
-    for damaged in broken:
-        path.write_bytes(damaged)
-        with pytest.raises(InputError, match=rf"input '{re.escape(str(path))}' cannot be read: ") as caught:
-            read_arrays(path)
-        assert "\n" not in str(caught.value)
+def test_a_file_that_is_damaged_later_is_named(tmp_path):
+    photos(tmp_path)
+    source = Images(Preparation(mean=(0.5,), std=(0.5,), size=(4, 4))).files([str(tmp_path / "left")])
+    path = tmp_path / "left" / "1.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"1\.png is damaged"):
+        source.read(slice(0, 3))
+
+
+def test_images_of_other_channels_come_in_arrays_only(tmp_path):
+    images = Images(Preparation(mean=(0.5,) * 4, std=(0.5,) * 4, size=(4, 4)))
+    with pytest.raises(InputError, match="images of 4 channels cannot be read from image files"):
+        images.files([str(photos(tmp_path))])
+    np.save(tmp_path / "a.npy", np.zeros((2, 4, 4, 4), np.uint8))
+    assert len(images.array(tmp_path / "a.npy").names) == 2

@@ -1,12 +1,11 @@
 """`eenet fit` and `eenet compare` on good tables."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.cli.conftest import Ran
+from tests.cli.conftest import refused
 
 from eenet.policies import load_policy, replay
 from eenet.tables.table import ExitTable
@@ -26,11 +25,11 @@ QUICK = ("--policy", "max_prob", "--policy", "patience")
 
 
 @pytest.fixture
-def tables(write_table: Callable[..., Path]) -> tuple[Path, Path]:
+def tables(write_table):
     return write_table("val.npz", seed=1), write_table("test.npz", seed=2)
 
 
-def test_compare_prints_the_json_of_the_contract(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
+def test_compare_prints_the_json_of_the_contract(eenet, tables):
     ran = eenet("compare", *tables, "--budget", "60%", "--budget", "2.5ms", *QUICK, "--json", "--quiet")
     assert (ran.code, ran.stderr) == (0, "")
     value = ran.value
@@ -46,24 +45,20 @@ def test_compare_prints_the_json_of_the_contract(eenet: Callable[..., Ran], tabl
         assert row["budget"] == pytest.approx(2.1 if row["budget_input"] == "60%" else 2.5)
 
 
-def test_compare_by_default_leaves_out_the_published_form_only(
-    eenet: Callable[..., Ran], tables: tuple[Path, Path]
-) -> None:
+def test_compare_by_default_leaves_out_the_published_form_only(eenet, tables):
     area = eenet("compare", *tables, "-b", "60%", "--json").value["area"]
     names = {"auto", "stopping", "eenet", "max_prob", "certainty", "margin", "joint", "patience", "vote"}
     assert set(area) == names | {"pcee", "eero", "ztw", "random", "oracle"}
 
 
-def test_compare_by_default_leaves_out_what_a_utility_of_ones_own_does_not_suit(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path]
-) -> None:
+def test_compare_by_default_leaves_out_what_a_utility_of_ones_own_does_not_suit(eenet, write_table):
     worth = np.random.default_rng(0).uniform(size=(200, 3))
     sides = (write_table(f"{name}.npz", seed=seed, utility=worth) for seed, name in enumerate(("val", "test")))
     ran = eenet("compare", *sides, "-b", "60%", "--json")
     assert ran.code == 0 and "ztw" not in ran.value["area"] and "ztw is left out" in ran.stderr
 
 
-def test_features_with_costs_per_sample_go_through_all_commands(eenet: Callable[..., Ran], tmp_path: Path) -> None:
+def test_features_with_costs_per_sample_go_through_all_commands(eenet, tmp_path):
     for name, seed in (("val", 0), ("test", 1)):
         rng = np.random.default_rng(seed)
         score, steps = rng.normal(size=(200, 3, 1)), rng.uniform(1e6, 2e6, size=(200, 3))
@@ -77,13 +72,21 @@ def test_features_with_costs_per_sample_go_through_all_commands(eenet: Callable[
     value = eenet("fit", val, "-b", "60%", "-p", "stopping", "--out", tmp_path / "policy", "--json").value
     assert value["fit_cost"] <= value["budget"] * (1 + 1e-9) and "num_classes" not in value
     assert eenet("advise", val, "--confidence", "score", "--json").value["unit"] == "MFLOPs"
+    area = eenet("compare", val, test, "-b", "60%", "--confidence", "score", "--json").value["area"]
+    assert {"geometric", "joint", "pcee", "eero", "stopping"} <= set(area) and "max_prob" not in area
+    words = ("fit", val, "-b", "60%", "--out", tmp_path / "by_score", "--json")
+    value = eenet(*words, "-p", "geometric", "--confidence", "score").value
+    assert (value["policy"], value["confidence"]) == ("geometric", "score")
+    refused(
+        eenet(*words, "-p", "stopping", "--confidence", "score"), "--confidence 'score' has no meaning for stopping"
+    )
+    refused(eenet("compare", val, test, "-p", "margin", "--confidence", "score"), "--confidence 'score'")
+    refused(eenet(*words, "-p", "joint", "--confidence", "scores"), "scores")
     ran = eenet("fit", val, "-b", "60%", "--deadline", "80%", "-p", "stopping", "--out", tmp_path / "policy")
-    assert ran.code == 2 and "deadline" in ran.stderr
+    refused(ran, "deadline")
 
 
-def test_operations_are_asked_for_in_the_same_unit_everywhere(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_operations_are_asked_for_in_the_same_unit_everywhere(eenet, write_table, tmp_path):
     costs = {"costs": np.array([1e6, 2e6, 4e6]), "cost_unit": "FLOPs", "cost_reference": None}
     val, test = (write_table(f"{name}.npz", seed=seed, **costs) for seed, name in enumerate(("val", "test")))
     said = eenet("fit", val, "-b", "2.5", "-p", "max_prob", "--out", tmp_path / "policy", "--json").value
@@ -93,17 +96,25 @@ def test_operations_are_asked_for_in_the_same_unit_everywhere(
         assert (value["unit"], {row["budget"] for row in value["rows"]}) == ("MFLOPs", {2.5})
 
 
-def test_compare_without_a_budget_shows_the_standard_ones(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
+def test_compare_without_a_budget_shows_the_standard_ones(eenet, tables):
     rows = eenet("compare", *tables, "-p", "max_prob", "--json").value["rows"]
     assert len({row["budget"] for row in rows}) == 10
 
 
-def test_splits_give_deviations(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
+def test_tables_of_two_models_need_force(eenet, tables):
+    for path, source in zip(tables, ("abc", "abd"), strict=True):
+        replace(ExitTable.load(path), source=source).save(path)
+    words = ("compare", *tables, "-b", "60%", "-p", "max_prob", "--json")
+    refused(eenet(*words), "source", "abc", "abd", "--force")
+    assert eenet(*words, "--force").value["n_test"] == 200
+
+
+def test_splits_give_deviations(eenet, tables):
     value = eenet("compare", *tables, "-b", "60%", "-p", "max_prob", "--splits", "3", "--json").value
     assert value["splits"] == 3 and all("sd" in row for row in value["rows"])
 
 
-def test_the_same_seed_gives_the_same_numbers(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
+def test_the_same_seed_gives_the_same_numbers(eenet, tables):
     def numbers(seed: int) -> list[float]:
         words = ("-b", "60%", "-p", "eenet", "--splits", "2", "--seed", seed, "--json")
         return [row["test_utility"] for row in eenet("compare", *tables, *words).value["rows"]]
@@ -111,9 +122,7 @@ def test_the_same_seed_gives_the_same_numbers(eenet: Callable[..., Ran], tables:
     assert numbers(3) == numbers(3)
 
 
-def test_compare_shows_tables_and_writes_a_folder(
-    eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_compare_shows_tables_and_writes_a_folder(eenet, tables, tmp_path):
     ran = eenet("compare", *tables, "-b", "60%", *QUICK, "--out", tmp_path / "a" / "b")
     assert ran.code == 0 and "random (the best static mix) and oracle" in ran.stdout and "max_prob" in ran.stdout
     assert "60% of the original model without exits = 2.1 ms" in ran.stderr
@@ -124,9 +133,7 @@ def test_compare_shows_tables_and_writes_a_folder(
 
 
 @pytest.mark.parametrize("splits", [1, 2])
-def test_compare_prints_costs_asked_and_realised_differences_and_who_pays(
-    eenet: Callable[..., Ran], tables: tuple[Path, Path], splits: int
-) -> None:
+def test_compare_prints_costs_asked_and_realised_differences_and_who_pays(eenet, tables, splits):
     words = ("compare", *tables, "-b", "60%", *QUICK, "-p", "margin", "--splits", splits, "--quiet")
     shown, value = eenet(*words).stdout, eenet(*words, "--json").value
     for heading in ("asked [ms]", "val cost [ms]", "test cost [ms]", "fit [s]", "95 % interval", "significant"):
@@ -142,7 +149,7 @@ def test_compare_prints_costs_asked_and_realised_differences_and_who_pays(
         assert any(line.split()[:3] == [entry["policy"], "60%", f"{entry['loss']:.2f}"] for line in shown.splitlines())
 
 
-def test_groups_come_from_a_file(eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path) -> None:
+def test_groups_come_from_a_file(eenet, tables, tmp_path):
     words = ("compare", *tables, "-b", "60%", "-p", "max_prob")
     (tmp_path / "groups.csv").write_text("night\nday\n" * 100)
     np.save(tmp_path / "groups.npy", np.arange(200) % 2)
@@ -157,14 +164,12 @@ def test_groups_come_from_a_file(eenet: Callable[..., Ran], tables: tuple[Path, 
     assert f"--groups {tmp_path / 'groups.csv'}" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_groups_that_do_not_fit_are_refused_before_any_work(
-    eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_groups_that_do_not_fit_are_refused_before_any_work(eenet, tables, tmp_path):
     cases = {
         "short": ("a\nb\n", (), "200 samples"),
         "wide": ("a,b\n" * 200, (), "several values in line 1"),
         "gap": ("a\n\nb\n", (), "nothing in line 2"),
-        "splits": ("a\n" * 200, ("--splits", 2), "splits=1"),
+        "splits": ("a\n" * 200, ("--splits", 2), "groups with splits 2"),
         "bytes": ("", (), "cannot be read"),
     }
     for name, (content, words, said) in cases.items():
@@ -177,14 +182,12 @@ def test_groups_that_do_not_fit_are_refused_before_any_work(
     assert eenet("compare", *tables, "--groups", tmp_path / "missing.npy").code == 2
 
 
-def test_naming_a_bound_is_allowed(eenet: Callable[..., Ran], tables: tuple[Path, Path]) -> None:
+def test_naming_a_bound_is_allowed(eenet, tables):
     value = eenet("compare", *tables, "-b", "60%", "-p", "random", "-p", "max_prob", "--json").value
     assert set(value["area"]) == {"max_prob", "random", "oracle"}
 
 
-def test_costs_from_a_file_replace_those_of_the_tables(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_costs_from_a_file_replace_those_of_the_tables(eenet, write_table, tmp_path):
     val, test = write_table("val.npz", costs=None), write_table("test.npz", costs=np.array([1.0, 2.0, 3.0]))
     costs = {"cumulative": [10, 30, 50], "unit": "MFLOPs", "reference": None}
     (tmp_path / "costs.json").write_text(json.dumps(costs))
@@ -193,9 +196,7 @@ def test_costs_from_a_file_replace_those_of_the_tables(
     assert "60% of the last exit = 30 MFLOPs" in ran.stderr
 
 
-def test_fit_writes_a_policy_that_meets_its_budget(
-    eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_fit_writes_a_policy_that_meets_its_budget(eenet, tables, tmp_path):
     ran = eenet("fit", tables[0], "--budget", "60%", "--policy", "max_prob", "--out", tmp_path / "policy", "--json")
     assert ran.code == 0 and "60% of the original model without exits = 2.1 ms" in ran.stderr
     saved = load_policy(tmp_path / "policy")
@@ -205,9 +206,7 @@ def test_fit_writes_a_policy_that_meets_its_budget(
     assert replay(saved.policy, ExitTable.load(tables[0])).mean_cost == pytest.approx(2.1, rel=0.05)
 
 
-def test_fit_on_some_exits_takes_the_heads_of_the_others_off_the_costs(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_fit_on_some_exits_takes_the_heads_of_the_others_off_the_costs(eenet, write_table, tmp_path):
     table = write_table()
     record = {"cumulative": [2, 4, 6], "unit": "FLOPs", "reference": 4, "start": 0, "stages": [1, 1, 1]}
     profile = {"format": "eenet profile", "version": 1, "flops": record | {"heads": [1, 1, 1]}, "latency": []}
@@ -226,29 +225,25 @@ def test_fit_on_some_exits_takes_the_heads_of_the_others_off_the_costs(
 
 
 @pytest.mark.parametrize("exits", ["2", "7", "a", "", "-1", "0;1"])
-def test_exits_that_a_table_does_not_have_are_refused(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path, exits: str
-) -> None:
+def test_exits_that_a_table_does_not_have_are_refused(eenet, write_table, tmp_path, exits):
     ran = eenet("fit", write_table(), "-b", "90%", "--out", tmp_path / "policy", f"--exits={exits}")
     assert ran.code == 2 and "they are 0 to 1. Name some" in ran.stderr and not (tmp_path / "policy").exists()
 
 
-def test_fit_replaces_an_older_policy(eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path) -> None:
+def test_fit_replaces_an_older_policy(eenet, tables, tmp_path):
     for budget in ("60%", "80%"):
         ran = eenet("fit", tables[0], "-b", budget, "-p", "patience", "--out", tmp_path / "policy", "--quiet")
         assert (ran.code, ran.stderr) == (0, "") and "utility on VAL" in ran.stdout
     assert load_policy(tmp_path / "policy").info["budget_input"] == "80%"
 
 
-def test_fit_with_a_guarantee_prints_and_keeps_the_certificate(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_fit_with_a_guarantee_prints_and_keeps_the_certificate(eenet, write_table, tmp_path):
     words = ("fit", write_table(samples=2000), "--budget", "60%", "--policy", "max_prob", "--out", tmp_path / "policy")
     ran = eenet(*words, "--guarantee", "budget", "--delta", "0.05", "--json")
     said = ran.value["certificate"]
     assert (said["guarantee"], said["delta"], said["epsilon"], said["fell_back"]) == ("budget", 0.05, None, False)
     assert said["budget"] == pytest.approx(2.1) and said["mean_cost"] < said["bound"] <= 2.1
-    assert (said["n_fit"], said["n_certify"]) == (1000, 1000) and abs(said["price"]) < 0.1
+    assert (said["n_fit"], said["n_certify"]) == (1000, 1000) and abs(said["utility_lost"]) < 0.1
     assert "at most 2.1 ms" in said["statement"] and "same distribution as the calibration set" in said["statement"]
     assert load_policy(tmp_path / "policy").info["certificate"] == said
     shown = eenet(*words, "--guarantee", "budget").stdout
@@ -256,9 +251,7 @@ def test_fit_with_a_guarantee_prints_and_keeps_the_certificate(
     assert "With confidence 90 % (delta 0.1), the mean cost per sample is at most 2.1 ms." in shown
 
 
-def test_fit_can_promise_accuracy_without_a_budget(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_fit_can_promise_accuracy_without_a_budget(eenet, write_table, tmp_path):
     words = ("fit", write_table(samples=2000), "-p", "joint", "--guarantee", "accuracy", "--out", tmp_path / "policy")
     value = eenet(*words, "--epsilon", "0.05", "--json").value
     said = value["certificate"]
@@ -270,9 +263,7 @@ def test_fit_can_promise_accuracy_without_a_budget(
 
 
 @pytest.mark.parametrize("extra", [(), ("--guarantee", "budget"), ("--guarantee", "accuracy", "--epsilon", "0.5")])
-def test_fit_under_a_deadline(
-    extra: tuple[str, ...], eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_fit_under_a_deadline(extra, eenet, write_table, tmp_path):
     words = ("fit", write_table(), "-b", "1.5", "-p", "max_prob", "--deadline", "2.5ms", "--out", tmp_path / "policy")
     ran = eenet(*words, *extra, "--json")
     assert ran.code == 0 and "Deadline of every sample: 2.5 ms." in ran.stderr
@@ -283,9 +274,7 @@ def test_fit_under_a_deadline(
     assert "deadline of every sample" in eenet(*words, *extra, "--quiet").stdout
 
 
-def test_the_default_policy_can_be_saved_under_a_deadline(
-    eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_default_policy_can_be_saved_under_a_deadline(eenet, tables, tmp_path):
     ran = eenet("fit", tables[0], "-b", "50%", "--deadline", "2ms", "--out", tmp_path / "policy", "--quiet")
     assert ran.code == 0
     assert replay(load_policy(tmp_path / "policy").policy, ExitTable.load(tables[1])).cost.max() == 2
@@ -309,28 +298,22 @@ def test_the_default_policy_can_be_saved_under_a_deadline(
     ],
     ids=" ".join,
 )
-def test_a_promise_that_makes_no_sense_is_refused(
-    words: tuple[str, ...], said: str, eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_promise_that_makes_no_sense_is_refused(words, said, eenet, tables, tmp_path):
     ran = eenet("fit", tables[0], *words, "--out", tmp_path / "new", "--quiet")
     assert (ran.code, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
     assert said in ran.stderr and not (tmp_path / "new").exists()
 
 
-def test_a_promise_needs_samples_and_must_be_possible(
-    eenet: Callable[..., Ran], write_table: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_promise_needs_samples_and_must_be_possible(eenet, write_table, tmp_path):
     words = ("-p", "max_prob", "--guarantee", "accuracy", "--out", tmp_path / "new", "--quiet")
     ran = eenet("fit", write_table("few.npz", samples=99), *words)
-    assert ran.code == 2 and "table of 99 samples is too small for a promise" in ran.stderr
+    refused(ran, "table of 99 samples is too small for a promise")
     ran = eenet("fit", write_table(), *words, "--deadline", "2ms")
     assert ran.code == 1 and "epsilon 0.01 cannot be promised within the deadline" in ran.stderr
     assert not (tmp_path / "new").exists()
 
 
-def test_report_makes_a_page_of_what_compare_wrote(
-    eenet: Callable[..., Ran], tables: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_report_makes_a_page_of_what_compare_wrote(eenet, tables, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "comparison.json").write_text(eenet("compare", *tables, "-b", "60%", *QUICK, "--json").stdout)
     ran = eenet("report", tmp_path / "out", "--out", tmp_path / "page.html", "--json")
@@ -340,7 +323,7 @@ def test_report_makes_a_page_of_what_compare_wrote(
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"rows": [], "area": {}, "exits": []}', '{"flops": 1, "latency": 2}'])
-def test_report_refuses_what_it_does_not_know(eenet: Callable[..., Ran], tmp_path: Path, content: str) -> None:
+def test_report_refuses_what_it_does_not_know(eenet, tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     ran = eenet("report", tmp_path / "x.json", "--out", tmp_path / "page.html")
     assert ran.code == 2 and ran.stderr.startswith("Error: ") and ran.stderr.count("\n") == 1

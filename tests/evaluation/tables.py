@@ -1,6 +1,7 @@
 """Tables and schedulers small enough to be followed by hand."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from eenet.policies.dial import Dial
 from eenet.policies.policy import ScorePolicy
 from eenet.policies.scorers import ConfidenceScorer
 from eenet.schedulers.base import Scheduler
+from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 
@@ -55,9 +57,9 @@ def dense_table(samples=300, classes=5, seed=0):
     generator = np.random.default_rng(seed)
     ease = generator.random((samples, 1))
     gain = np.array([0.0, 0.15, 0.25, 0.3]) * (1 - ease) * 2
-    worth = (0.45 + 0.4 * ease + 0.6 * gain).clip(0.3, 0.97)
-    first = (worth + 0.04 * generator.standard_normal(worth.shape)).clip(0.3, 0.98)
-    rest = generator.random((*worth.shape, classes - 1))
+    utility = (0.45 + 0.4 * ease + 0.6 * gain).clip(0.3, 0.97)
+    first = (utility + 0.04 * generator.standard_normal(utility.shape)).clip(0.3, 0.98)
+    rest = generator.random((*utility.shape, classes - 1))
     rest *= (1 - first)[:, :, None] / rest.sum(axis=2, keepdims=True)
     probs = -np.sort(-np.concatenate([first[:, :, None], rest], axis=2), axis=2)
     top, second = probs[:, :, 0], probs[:, :, 1]
@@ -65,7 +67,46 @@ def dense_table(samples=300, classes=5, seed=0):
     return ExitTable(
         features=np.concatenate([np.stack([np.log(top / (1 - top)), top - second, certainty], axis=2), probs], axis=2),
         feature_names=("max_prob", "margin", "certainty", *(f"p{i}" for i in range(classes))),
-        utility=worth,
+        utility=utility,
         costs=CostTable((1.0, 2.0, 3.0, 4.0), "ms"),
         split="dense",
     )
+
+
+def confusion_of(table, pixels=200, seed=0):
+    """Counts that agree with the utility of every image at every exit, errors spread evenly; classes at random."""
+    classes = sum(name.startswith("p") for name in table.feature_names)
+    share = np.random.default_rng(seed).random((table.num_samples, 1, classes)) ** 2
+    of_class = (pixels * share / share.sum(axis=2, keepdims=True)).round()
+    right = (of_class * table.utility[:, :, None]).round()
+    wrong = of_class - right
+    counts = right[..., None] * np.eye(classes)
+    for shift in range(1, classes):
+        part = wrong // (classes - shift)
+        wrong = wrong - part
+        counts += part[..., None] * np.roll(np.eye(classes), shift, axis=1)
+    return counts.astype(np.int64)
+
+
+def walk(policy, table):
+    """Return realised mean cost and utility, sample by sample and exit by exit."""
+    log_probs, cost, right = log_softmax(table.logits), 0.0, 0.0
+    for n in range(table.num_samples):
+        for k in range(table.num_exits):
+            if bool(policy.leaves(log_probs[n : n + 1, : k + 1], np.array([n]))):
+                cost += table.costs.cumulative[k]
+                right += float(int(log_probs[n, k].argmax()) == int(table.labels[n]))
+                break
+    return cost / table.num_samples, right / table.num_samples
+
+
+def read(points, cost):
+    """Read a piecewise linear curve, flat beyond its ends; of points at one cost the mean counts."""
+    unique = {}
+    for at, utility in points:
+        unique.setdefault(at, []).append(utility)
+    joined = [(at, sum(utilities) / len(utilities)) for at, utilities in sorted(unique.items())]
+    for (left, low), (right, high) in pairwise(joined):
+        if left <= cost <= right:
+            return low + (high - low) * (cost - left) / (right - left)
+    return joined[-1][1] if cost > joined[-1][0] else joined[0][1]

@@ -1,4 +1,3 @@
-import itertools
 import json
 from dataclasses import replace
 
@@ -6,15 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.evaluation.tables import Fixed, by_hand, planted
+from tests.evaluation.tables import Fixed, by_hand, planted, read, walk
 
 from eenet.errors import BudgetError, InputError, ShapeError, TableError
 from eenet.evaluation import compare
 from eenet.evaluation.compare import random_splits
 from eenet.policies.replay import Replayer
+from eenet.schedulers import GeometricScheduler, PatienceScheduler
 from eenet.schedulers.bounds import oracle
-from eenet.schedulers.heuristics import GeometricScheduler, PatienceScheduler
-from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
@@ -40,6 +38,8 @@ def test_by_hand():
     assert found.area["oracle"] == pytest.approx(0.82)
     assert found.exits == ({"cost": 1.0, "utility_test": 0.5}, {"cost": 2.0, "utility_test": 1.0})
     assert found.full == {"cost": 2.0, "utility_test": 1.0}
+    (pair,) = found.pairs  # in points, while areas are fractions
+    assert (pair.a, pair.b, pair.difference) == ("fixed", "random", pytest.approx(100 * (0.70 - 0.5 - 0.5 * 0.395)))
 
 
 def test_utility_at_budget_is_read_off_the_curve_not_off_the_row():
@@ -58,11 +58,8 @@ def test_asked_budgets_keep_how_they_were_typed_and_percentages_mean_the_origina
         (1.5, "1.5"),
     ]
     assert found.full["cost"] == 1.6
-
-
-def test_without_budgets_the_rows_are_the_standard_ones():
-    found = compare(by_hand(), by_hand(), MAX_PROB)
-    assert [row.budget for row in found.rows if row.policy == "random"] == list(standard_budgets(by_hand().costs))
+    every = compare(by_hand(), by_hand(), MAX_PROB).rows
+    assert [row.budget for row in every if row.policy == "random"] == list(standard_budgets(by_hand().costs))
 
 
 # slow twin
@@ -72,41 +69,16 @@ def test_slow_twin():
     val, test = planted(50, 1), planted(20, 2)
     found = compare(val, test, BOTH, [1.7])
     asked = sorted({1.7, *standard_budgets(val.costs)})
-    log_probs = log_softmax(test.logits)
     for name, scheduler in BOTH.items():
         dial = scheduler.sweep(val, val.costs, asked)
-        points = {budget: walk(dial.at(budget), log_probs, test) for budget in asked}
+        points = {budget: walk(dial.at(budget), test) for budget in asked}
         row = next(row for row in found.rows if row.policy == name)
         assert (row.test_cost, row.test_utility) == pytest.approx(points[1.7])
-        anchor = (1.0, float((log_probs[:, 0].argmax(axis=1) == test.labels).mean()))
+        anchor = (1.0, float(test.utility[:, 0].mean()))
         joined = sorted([anchor, *points.values()])
         assert row.utility_at_budget == pytest.approx(read(joined, 1.7))
         area = sum(read(joined, budget) for budget in standard_budgets(val.costs)) / 10
         assert found.area[name] == pytest.approx(area)
-
-
-def walk(policy, log_probs, table):
-    """Return realised mean cost and utility, sample by sample and exit by exit."""
-    cost = right = 0.0
-    for n in range(table.num_samples):
-        for k in range(table.num_exits):
-            if bool(policy.leaves(log_probs[n : n + 1, : k + 1], np.array([n]))):
-                cost += table.costs.cumulative[k]
-                right += float(int(log_probs[n, k].argmax()) == int(table.labels[n]))
-                break
-    return cost / table.num_samples, right / table.num_samples
-
-
-def read(points, cost):
-    """Read a piecewise linear curve; of points at one cost the mean counts."""
-    unique = {}
-    for at, utility in points:
-        unique.setdefault(at, []).append(utility)
-    joined = [(at, sum(utilities) / len(utilities)) for at, utilities in sorted(unique.items())]
-    for (left, low), (right, high) in itertools.pairwise(joined):
-        if left <= cost <= right:
-            return low + (high - low) * (cost - left) / (right - left)
-    return joined[-1][1]
 
 
 # property
@@ -143,18 +115,11 @@ def test_pairs_are_all_policies_against_each_other_and_against_random():
         assert pair.method == "paired bootstrap"
 
 
-def test_the_same_scheduler_under_two_names_is_never_told_apart():
+def test_the_same_scheduler_under_two_names_differs_by_nothing():
     twins = {"a": GeometricScheduler(), "b": GeometricScheduler()}
     for splits in (1, 3):
         pair = compare(planted(60, 1), planted(60, 2), twins, splits=splits, resamples=50).pairs[0]
         assert (pair.difference, pair.low, pair.high, pair.significant) == (0.0, 0.0, 0.0, False)
-
-
-def test_pairs_are_in_points_while_areas_are_fractions():
-    found = compare(by_hand(), by_hand(), {"fixed": Fixed(thresholds=(1.5,))}, [1.25])
-    (pair,) = found.pairs
-    assert (pair.a, pair.b) == ("fixed", "random")
-    assert pair.difference == pytest.approx(100 * (0.70 - (0.5 + 0.5 * 0.395)))  # areas as by hand above
 
 
 def test_pairs_over_splits_carry_the_corrected_interval_of_paired_differences():
@@ -173,7 +138,7 @@ def test_pairs_over_splits_carry_the_corrected_interval_of_paired_differences():
 # splits
 
 
-def test_splits_are_means_with_sd_over_redrawn_sides():
+def test_splits_are_means_with_sd():
     val, test = planted(50, 1), planted(30, 2)
     found = compare(val, test, MAX_PROB, ["60%"], splits=3, seed=4)
     singles = [compare(*tables, MAX_PROB, ["60%"], resamples=2) for tables in random_splits(val, test, 3, 4)]
@@ -182,19 +147,12 @@ def test_splits_are_means_with_sd_over_redrawn_sides():
     assert row.utility_at_budget == pytest.approx(np.mean(utilities))
     assert row.sd["utility_at_budget"] == pytest.approx(np.std(utilities, ddof=1))
     assert found.area["max_prob"] == pytest.approx(np.mean([single.area["max_prob"] for single in singles]))
-    assert set(row.sd) == {
-        "val_cost",
-        "test_cost",
-        "test_utility",
-        "utility_at_budget",
-        "exit_distribution",
-        "fit_seconds",
-    }
+    assert set(row.sd) == set(vars(row)) - {"policy", "budget", "budget_input", "sd"}
     assert (found.n_val, found.n_test, found.splits) == (50, 30, 3)
     assert found.pairs[0].method == "corrected resampled t (Nadeau-Bengio)"
 
 
-def test_every_split_uses_every_sample_once_and_the_seed_draws_it():
+def test_every_split_uses_every_sample_once_and_depends_on_the_seed():
     val, test = planted(20, 1), planted(10, 2)
     splits = [np.concatenate([table.logits for table in tables]) for tables in random_splits(val, test, 2, 0)]
     pool = np.concatenate([val.logits, test.logits])
@@ -219,17 +177,10 @@ def test_the_json_has_the_keys_and_types_of_the_contract(splits):
     for exit_ in value["exits"]:
         assert set(exit_) >= {"cost", "utility_test"}
     for row in value["rows"]:
-        assert {key: type(row[key]) for key in row if key != "sd"} == {
-            "policy": str,
-            "budget": float,
-            "budget_input": str,
-            "val_cost": float,
-            "test_cost": float,
-            "test_utility": float,
-            "utility_at_budget": float,
-            "exit_distribution": list,
-            "fit_seconds": float,
-        }
+        types = {"policy": str, "budget_input": str, "exit_distribution": list}
+        types |= dict.fromkeys(("budget", "val_cost", "test_cost", "test_utility"), float)
+        types |= dict.fromkeys(("utility_at_budget", "fit_seconds"), float)
+        assert {key: type(row[key]) for key in row if key != "sd"} == types
         assert ("sd" in row) == (splits > 1)
         assert 0 <= row["test_utility"] <= 1
     assert set(value["pairs"][0]) == {"a", "b", "difference", "low", "high", "significant", "method"}
@@ -242,10 +193,12 @@ def test_progress_counts_every_policy_and_the_bounds():
     assert steps[-1][0] == "bounds (split 2)"
 
 
-def test_costs_given_replace_those_of_the_tables():
-    other = CostTable((10.0, 30.0), "ms")
-    found = compare(by_hand(), by_hand(), MAX_PROB, [20.0], costs=other)
+def test_costs_given_replace_those_of_the_tables_and_those_of_one_serve_both():
+    hand, other = by_hand(), CostTable((10.0, 30.0), "ms")
+    found = compare(hand, hand, MAX_PROB, [20.0], costs=other)
     assert [exit_["cost"] for exit_ in found.exits] == [10.0, 30.0]
+    free = replace(hand, costs=None)
+    assert compare(free, hand, MAX_PROB).unit == compare(hand, free, MAX_PROB).unit == "ms"
 
 
 # costs that differ from sample to sample, and tables without classes
@@ -307,7 +260,7 @@ def test_notes_name_leaks_overspending_and_budgets_beyond_the_last_exit():
 # refused
 
 
-def test_sides_that_disagree_are_refused_naming_what_differs():
+def test_tables_that_disagree_are_refused_naming_what_differs():
     base = replace(planted(20, 1), source="abc")
     cases = [
         ("exits: 3 and 2", planted(20, 2, exits=2)),
@@ -324,28 +277,31 @@ def test_sides_that_disagree_are_refused_naming_what_differs():
             compare(base, other, MAX_PROB)
 
 
+def test_tables_of_two_models_are_compared_on_request():
+    val, test = planted(60, 1), planted(60, 2)
+    wanted = compare(val, test, MAX_PROB).rows
+    first, second = replace(val, source="abc"), replace(test, source="abd")
+    with pytest.raises(TableError, match=r"source: abc and abd.*check_source=False"):
+        compare(first, second, MAX_PROB)
+    found = compare(first, second, MAX_PROB, check_source=False)
+    assert [row.test_cost for row in found.rows] == [row.test_cost for row in wanted]
+    assert any("do not name their source" in note for note in found.notes)
+    assert compare(first, second, MAX_PROB, splits=2, check_source=False).splits == 2
+
+
 def test_what_cannot_be_compared_is_refused():
     hand = by_hand()
-    bare = ExitTable(logits=hand.logits, costs=hand.costs)
-    free = ExitTable(logits=hand.logits, labels=hand.labels)
-    with pytest.raises(TableError, match="labels"):
-        compare(hand, bare, MAX_PROB)
-    with pytest.raises(TableError, match="costs"):
-        compare(free, free, MAX_PROB)
-    with pytest.raises(ShapeError, match="costs of 3 exits"):
-        compare(hand, hand, MAX_PROB, costs=CostTable((1.0, 2.0, 3.0), "ms"))
-    with pytest.raises(BudgetError, match="out of reach"):
-        compare(hand, hand, MAX_PROB, [0.5])
-    with pytest.raises(InputError, match="splits 0"):
-        compare(hand, hand, MAX_PROB, splits=0)
-    with pytest.raises(InputError, match="oracle"):
-        compare(hand, hand, {"oracle": GeometricScheduler()})
-
-
-def test_costs_of_one_side_serve_both():
-    hand = by_hand()
-    free = ExitTable(logits=hand.logits, labels=hand.labels)
-    assert compare(free, hand, MAX_PROB).unit == compare(hand, free, MAX_PROB).unit == "ms"
+    free = replace(hand, costs=None)
+    for error, match, val, test, schedulers, more in (
+        (TableError, "labels", hand, ExitTable(logits=hand.logits, costs=hand.costs), MAX_PROB, {}),
+        (TableError, "costs", free, free, MAX_PROB, {}),
+        (ShapeError, "costs of 3 exits", hand, hand, MAX_PROB, {"costs": CostTable((1.0, 2.0, 3.0), "ms")}),
+        (BudgetError, "out of reach", hand, hand, MAX_PROB, {"budgets": [0.5]}),
+        (InputError, "splits 0", hand, hand, MAX_PROB, {"splits": 0}),
+        (InputError, "oracle", hand, hand, {"oracle": GeometricScheduler()}, {}),
+    ):
+        with pytest.raises(error, match=match):
+            compare(val, test, schedulers, **more)
 
 
 def test_nothing_is_replayed_twice_for_one_scorer():

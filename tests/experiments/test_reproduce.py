@@ -22,12 +22,12 @@ from written_data import (
 from eenet.cli import main
 from eenet.cli.names import schedulers
 from eenet.errors import InputError, MissingExtraError
-from eenet.evaluation import evaluate_dense
-from eenet.evaluation.segmentation import load_confusion, mean_iou
+from eenet.evaluation import evaluate, load_confusion
+from eenet.evaluation.segmentation import mean_iou
 from eenet.experiments.recipes import RECIPES
-from eenet.experiments.reproduce import EXPERIMENTS, Experiment, reproduce, run
+from eenet.experiments.reproduce import EXPERIMENTS, Experiment, Reproduction, run
 from eenet.experiments.reproduce.page import losses_section, published_section
-from eenet.experiments.reproduce.run import trained
+from eenet.experiments.reproduce.run import Recorded
 from eenet.running.engines import EagerEngine
 from eenet.schedulers import AutoScheduler, EENetScheduler
 from eenet.tables.table import ExitTable
@@ -48,10 +48,14 @@ def some(table):
     return schedulers(["eenet", "max_prob"], 0)
 
 
+def reproduce(experiment, out, **settings):
+    return Reproduction(experiment=experiment, out=out, schedulers=some, progress=False, **settings).page()
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out, said = tmp_path_factory.mktemp("digits"), []
-    return out, reproduce(DIGITS, out, schedulers=some, note=said.append, progress=False), said
+    return out, reproduce(DIGITS, out, note=said.append), said
 
 
 @pytest.mark.slow
@@ -75,7 +79,7 @@ def test_what_is_done_is_not_done_again(done):
     out, value, said = done
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".npz", ".safetensors")}
     again = []
-    assert reproduce(DIGITS, out, schedulers=some, note=again.append) == value
+    assert reproduce(DIGITS, out, note=again.append) == value
     assert said and not again
     assert files == {path: path.stat().st_mtime_ns for path in files}
 
@@ -85,17 +89,17 @@ def test_a_folder_belongs_to_one_experiment(done):
     out, _, _ = done
     other = replace(DIGITS, recipes={"small": QUICK.with_seed(1)})
     with pytest.raises(InputError, match="is taken: it holds a run with seed 0, this one has 1"):
-        reproduce(other, out, schedulers=some, seed=1)
+        reproduce(other, out, seed=1)
     longer = replace(QUICK, settings=replace(QUICK.settings, epochs=2))
     with pytest.raises(InputError, match="is taken: it holds a run with epochs 1, this one has 2"):
-        reproduce(replace(DIGITS, recipes={"small": longer}), out, schedulers=some)
+        reproduce(replace(DIGITS, recipes={"small": longer}), out)
 
 
 @pytest.mark.slow
 def test_a_page_can_be_made_again_from_the_run_alone_and_does_not_guess_its_time(done, tmp_path):
     out, value, _ = done
     shutil.copytree(out / "run", tmp_path / "run")
-    again = reproduce(DIGITS, tmp_path, schedulers=some, progress=False)
+    again = reproduce(DIGITS, tmp_path)
     assert again["area"] == value["area"]
     assert "time of training not kept" in (tmp_path / "digits.md").read_text(encoding="utf-8")
 
@@ -103,7 +107,7 @@ def test_a_page_can_be_made_again_from_the_run_alone_and_does_not_guess_its_time
 def test_a_missing_engine_is_named_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match="onnxscript is not installed: the engine onnxruntime needs"):
-        reproduce(DIGITS, tmp_path / "out", schedulers=some, progress=False)
+        reproduce(DIGITS, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -119,7 +123,8 @@ def test_near_names_of_experiments_are_listed(capsys):
     assert main(["reproduce", "cifar10-resnet-6", "--out", "nowhere"]) == 2
     assert "cifar10-resnet56-6" in capsys.readouterr().err
     assert main(["reproduce", "sst2-bert", "--scale", "huge", "--out", "nowhere"]) == 2
-    assert "--scale 'huge' is unknown: there are small and paper" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "--scale 'huge' is unknown" in err and "paper, small" in err
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -187,14 +192,14 @@ def test_experiments_run_from_data_in_the_official_format_to_a_page(name, scale,
     settings = replace(recipe.settings, epochs=1e-3, batch_size=8)  # one step
     quick = replace(known, recipes={scale: replace(recipe, settings=settings)}, splits=1, budgets=("80%",))
     data, out = tmp_path / "data", tmp_path / "out"
-    value = reproduce(quick, out, schedulers=some, scale=scale, data_root=data, progress=False)
+    value = reproduce(quick, out, scale=scale, data_root=data)
     page = (out / f"{name}.md").read_text(encoding="utf-8")
     assert len(value["budget"]["utility"]) == recipe.make().num_exits
     assert "## Real speed-up" in page and ("mean IoU" in page) == ("hrnet" in name)
     if "hrnet" in name:  # the budget is sought by the measure that the page gives
         table, counts = ExitTable.load(out / "calibration.npz"), load_confusion(out / "calibration.npz")
         policy = AutoScheduler(seed=0).fit(table, budget=value["budget"]["budget"])
-        reached = evaluate_dense(policy, table, counts, table.require_costs()).miou
+        reached = evaluate(policy, table, confusion=counts).maps.miou
         assert reached >= float(mean_iou(counts.sum(axis=0))[-1]) - known.loss
 
 
@@ -206,7 +211,7 @@ def test_what_a_policy_loses_is_said_at_every_asked_budget():
     comparison = {"full": {"cost": 10.0, "utility_test": 0.8}, "rows": rows, "splits": 3}
     said = losses_section(comparison, "auto")
     assert said.startswith("`auto` minus the full model, in points: -10.00 at 40%, +1.00 at 80% of its cost")
-    assert said.endswith("means over 3 redrawn splits.")
+    assert said.endswith("means over 3 random splits.")
     assert losses_section(comparison, "absent") == ""
 
 
@@ -216,21 +221,13 @@ def test_what_a_policy_loses_is_said_at_every_asked_budget():
 def test_the_page_says_how_much_of_a_training_was_timed(timed, said, tmp_path, monkeypatch):
     (tmp_path / "training.json").write_text(json.dumps({"seconds": 120.0, "steps": timed}))
     monkeypatch.setattr("eenet.experiments.reproduce.run.steps_done", lambda folder: 8)
-    part = {"experiment": DIGITS, "scale": "small", "data_root": None, "seed": 0}
-    assert said in trained(run.Steps(**part, out=tmp_path, schedulers=lambda table: {}, note=print))
+    made = Reproduction(experiment=DIGITS, out=tmp_path, schedulers=some)
+    assert said in made.trained()
 
 
 def test_the_papers_scheduler_is_left_out_where_there_are_very_many_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "MOST_CLASSES", 4)
     table = synthetic_table(50)
-    part = run.Steps(
-        experiment=DIGITS,
-        scale="small",
-        out=tmp_path,
-        data_root=None,
-        seed=0,
-        schedulers=lambda table: {},
-        note=print,
-    )
-    part.__dict__["tables"] = (table, table)
-    assert published_section(part.published()).startswith("Left out: the paper's networks read every class")
+    made = Reproduction(experiment=DIGITS, out=tmp_path, schedulers=some)
+    made.__dict__["recorded"] = dict.fromkeys(("calibration", "test"), Recorded(table, None))
+    assert published_section(made.published()).startswith("Left out: the paper's networks read every class")

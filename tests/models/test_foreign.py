@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import attachable  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:free sizes stay")  # the windows of `Tokens` need even lengths
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)

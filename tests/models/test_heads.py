@@ -7,6 +7,7 @@ from eenet.errors import ShapeError
 from eenet.models import (
     MultiExitModel,
     attention_linear,
+    branch_head,
     conv_head,
     grid_linear,
     mixed_linear,
@@ -98,26 +99,24 @@ def test_residual_heads_halve_the_image_until_they_have_their_channels() -> None
     assert not any(isinstance(m, torch.nn.Conv2d) for m in plain.modules())
 
 
-def test_refuses_other_shapes_and_settings() -> None:
-    with pytest.raises(ShapeError, match=r"shape \(2, 3\) does not fit pooled_linear"):
-        pooled_linear((2, 3), 10)
-    with pytest.raises(ShapeError, match="does not fit conv_head"):
-        conv_head()((2, 3, 4), 10)
-    with pytest.raises(ShapeError, match="does not fit token_head"):
-        token_head((2, 3), 10)
-    with pytest.raises(ShapeError, match="does not fit residual_head"):
-        residual_head(8)((2, 3, 4), 10)
-    with pytest.raises(ShapeError, match="channels 0"):
-        residual_head(0)
-    with pytest.raises(ShapeError, match="strides"):
-        conv_head(())
-    with pytest.raises(ShapeError, match="width"):
-        conv_head((2,), width=0)
-    with pytest.raises(ShapeError, match="does not fit attention_linear"):
-        attention_linear((2, 3), 10)
-    with pytest.raises(ShapeError, match="does not fit mixed_linear"):
-        mixed_linear()((2, 3, 4), 10)
-    with pytest.raises(ShapeError, match="size 0"):
-        mixed_linear(0)
-    with pytest.raises(ShapeError, match="size 0"):
-        grid_linear(0)
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: pooled_linear((2, 3), 10), r"shape \(2, 3\) does not fit pooled_linear"),
+        (lambda: conv_head()((2, 3, 4), 10), "does not fit conv_head"),
+        (lambda: token_head((2, 3), 10), "does not fit token_head"),
+        (lambda: residual_head(8)((2, 3, 4), 10), "does not fit residual_head"),
+        (lambda: attention_linear((2, 3), 10), "does not fit attention_linear"),
+        (lambda: mixed_linear()((2, 3, 4), 10), "does not fit mixed_linear"),
+        (lambda: branch_head()([(2, 3)], 10), "do not fit branch_head"),
+        (lambda: residual_head(0), "channels 0"),
+        (lambda: conv_head(()), "strides"),
+        (lambda: conv_head((2,), width=0), "width 0"),
+        (lambda: branch_head(0), "width 0"),
+        (lambda: mixed_linear(0), "size 0"),
+        (lambda: grid_linear(0), "size 0"),
+    ],
+)
+def test_refuses_other_shapes_and_settings(make, said) -> None:
+    with pytest.raises(ShapeError, match=said):
+        make()

@@ -194,18 +194,7 @@ def every_policy():
 @pytest.mark.parametrize("name", every_policy())
 @pytest.mark.parametrize("seed", range(2))
 def test_decisions_and_answers_are_the_same_to_the_bit_in_every_batch(name, seed):
-    rule, table = every_policy()[name], rough_table(seed)
-    trace, seen, ids = replay(rule, table), table.seen(), np.arange(table.num_samples)
-    for size in (1, 7, 64, 600):
-        for start in range(0, 3 * size if size > 1 else 70, size):
-            rows = slice(start, start + size)
-            leaves = [rule.leaves(seen[rows, : k + 1], ids[rows]) for k in range(3)]
-            stops = np.array([*leaves, np.ones_like(leaves[0])]).argmax(axis=0)
-            assert np.array_equal(stops, trace.exit_index[rows])
-            for k in range(4):
-                here = np.flatnonzero(stops == k)
-                answers = rule.answers(seen[rows][here, : k + 1], ids[rows][here])
-                assert np.array_equal(answers, trace.log_probs[rows][here])
+    check_policy(every_policy()[name], rough_table(seed))
 
 
 def test_a_policy_of_your_own():
@@ -220,7 +209,7 @@ def test_a_policy_of_your_own():
     with pytest.raises(TableError, match="several exits"):
         Replayer(unlabelled).utility(rule)
     with pytest.raises(InputError, match="Together"):
-        rule.changed(lambda part: part)
+        rule.extended(5)
 
 
 def test_the_coin_is_fair_and_follows_the_sample():
@@ -274,10 +263,6 @@ def test_outcomes_per_sample_are_expected_ones():
 def test_what_is_no_policy_is_refused(make, error, words):
     with pytest.raises(error, match=words):
         make()
-
-
-def test_exit_distribution_by_hand():
-    assert exit_distribution(np.array([0, 2, 2, 0]), 4).tolist() == [0.5, 0, 0.5, 0]
 
 
 def test_static_policies_let_everybody_leave_at_one_exit():
@@ -417,10 +402,10 @@ def test_a_mixture_inside_a_transform_is_the_mixture_outside(seed, weight):
     assert Replayer(table).expected(inside) == Replayer(table).expected(outside)
 
 
-def test_changed_policies_keep_their_rule_and_close_what_is_beyond():
+def test_extended_policies_keep_their_rule_and_close_what_is_beyond():
     rule = MixedPolicy(TransformedPolicy(Mean(), policy(1.0)), policy(2.0), 0.3, 5)
-    wide = rule.changed(lambda part: part, exits=4)
-    assert (wide.num_exits, wide.weight, wide.seed) == (4, 0.3, 5)
+    wide = rule.extended(4)
+    assert (wide.num_exits, wide.num_open, wide.weight, wide.seed) == (4, 2, 0.3, 5)
     assert wide.a.transform is rule.a.transform
     assert wide.a.policy.thresholds.tolist() == [1.0, -INF, -INF, -INF]
     table = synthetic_table(100)
@@ -482,17 +467,15 @@ def test_mixtures_inside_mixtures_toss_coins_of_their_own():
     assert len(same.seeds) == 2 and same.b.seed == 3
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_decisions_do_not_depend_on_how_numbers_lie_in_memory(order):
+def test_decisions_do_not_depend_on_how_numbers_lie_in_memory():
     rng = np.random.default_rng(0)
     seen = synthetic_table(400, num_exits=4, num_classes=30).seen()
     ensemble = Ensemble(weight=rng.normal(size=(4, 4)), bias=rng.normal(size=(4, 30)))
-    policy = TransformedPolicy(ensemble, ScorePolicy("max_prob", [1.0, 1.0, 1.0, -np.inf]))
-    ids, other = np.arange(400), np.asarray(seen, order=order)
+    rule, ids, other = TransformedPolicy(ensemble, policy(1.0, 1.0, 1.0)), np.arange(400), np.asfortranarray(seen)
     for k in range(4):
         part, wanted = other[:, : k + 1], seen[:, : k + 1]
-        assert policy.answers(part, ids).tobytes() == policy.answers(wanted, ids).tobytes()
-        assert np.array_equal(policy.leaves(part, ids), policy.leaves(wanted, ids))
+        assert rule.answers(part, ids).tobytes() == rule.answers(wanted, ids).tobytes()
+        assert np.array_equal(rule.leaves(part, ids), rule.leaves(wanted, ids))
 
 
 def test_a_confidence_that_gives_no_number_is_refused():

@@ -107,10 +107,8 @@ def test_two_transforms_features_and_saving_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_transform_without_arrays_has_no_settings_and_serves_any_number_of_exits():
-    mean = Mean()
-    assert (mean.settings(), mean.arrays()) == ({}, {})
-    assert mean.widened(9) is mean
+def test_a_transform_without_arrays_has_no_settings():
+    assert (Mean().settings(), Mean().arrays()) == ({}, {})
     with pytest.raises(TypeError):
         Transform()
 
@@ -122,10 +120,6 @@ def test_an_ensemble_by_hand():
     np.testing.assert_allclose(ensemble(seen[:, :1]), seen[:, 0], atol=1e-6)
     together = ensemble(seen)
     assert float(together[0, 0] - together[0, 1]) == pytest.approx(5.5)
-    wide = ensemble.widened(3)
-    further = log_softmax(np.array([[[2.0, 0.0], [4.0, 0.0], [0.0, 7.0]]]))
-    assert np.array_equal(wide(further[:, :2]), together)
-    np.testing.assert_allclose(wide(further), further[:, 2], atol=1e-6)
     again = Ensemble(**ensemble.settings(), **ensemble.arrays())
     assert np.array_equal(again(seen), together)
 

@@ -10,7 +10,7 @@ from tests.evaluation.tables import planted
 from eenet import report
 from eenet.errors import InputError
 from eenet.evaluation import compare, evaluate
-from eenet.schedulers.heuristics import GeometricScheduler, PatienceScheduler
+from eenet.schedulers import GeometricScheduler, PatienceScheduler
 
 PNG = b"\x89PNG\r\n\x1a\n"
 VOID = {"meta", "img", "br", "hr", "link"}

@@ -13,7 +13,7 @@ from torch import nn
 from eenet.errors import InputError, ShapeError
 from eenet.models.model import MultiExitModel
 from eenet.policies import ConfidenceScorer, EENetScorer, MixedPolicy, ScorePolicy
-from eenet.running.benchmark import _record_size, bench
+from eenet.running.benchmark import _other_size, bench
 from eenet.running.engines import EagerEngine
 
 KEYS = {
@@ -150,7 +150,7 @@ def test_flips_are_counted(tiny, images):
     ],
 )
 def test_flips_are_judged_by_logits_of_another_batch_size(count, sizes, wanted):
-    assert _record_size(count, sizes) == wanted
+    assert _other_size(count, sizes) == wanted
 
 
 def test_what_cannot_be_timed_is_refused(tiny, images):

@@ -27,7 +27,7 @@ def check(model: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["convolutional", "gated"])
+@pytest.mark.parametrize("model", ["convolutional", "gated", "texts"])
 def test_outputs_and_decisions_whatever_the_batch(model):
     check(model)
 

@@ -14,14 +14,15 @@ import torch
 from exporting import COSTS, ENGINES, SUFFIXES, quantile_policy
 from foreign import FAMILIES
 
-from eenet.errors import BundleError, InputError, MissingExtraError, RunError, ShapeError
+from eenet.errors import BundleError, InputError, MissingExtraError, ShapeError
 from eenet.models.attach import attach
 from eenet.policies import MixedPolicy, replay
 from eenet.running.adaptive import AdaptiveModel
 from eenet.running.engines.base import Engine
 from eenet.running.engines.programs import stage_programs
 from eenet.running.exporting import export
-from eenet.running.exports import Preparation, open_export
+from eenet.running.exports import open_export
+from eenet.running.manifest import Preparation
 from eenet.running.recording import outputs
 from eenet.tables import ExitTable
 from eenet.tables.files import sha256
@@ -76,35 +77,12 @@ def test_every_batch_size_decides_as_the_model_does(model, wanted, size, regroup
     assert_same(model.predict_all(batches(size), regroup=regroup), wanted)
 
 
-def test_regrouping_runs_full_batches(opened, model, wanted, monkeypatch):
-    model(images(2), [0, 1])  # maps are recognised by what exit 0 says, once
-    sizes, stage = [], opened.engine.stage
-    monkeypatch.setattr(
-        opened.engine, "stage", lambda k, state: (sizes.append((k, len(state.leaves[0]))), stage(k, state))[1]
-    )
-    assert_same(model.predict_all(batches(8)), wanted)
-    for k in range(3):
-        ran = [count for number, count in sizes if number == k]
-        assert sum(ran) == int((wanted.exit_index >= k).sum())
-        assert all(8 <= count < 16 for count in ran[:-1]) and 0 < ran[-1] < 16
-
-
 def test_replay_of_its_own_outputs_decides_alike(opened, model):
     labels = np.asarray(exporting.digits().labels[:COUNT])
     table = ExitTable(logits=outputs(opened.engine, images()), labels=labels, costs=COSTS)
-    found, trace = model(images()), replay(opened.policy, table)
-    np.testing.assert_array_equal(found.exit_index, trace.exit_index)
-
-
-def test_samples_are_counted_and_ids_decide_coins(model, wanted):
-    for row in range(3):
-        assert model(images()[row : row + 1]).exit_index == wanted.exit_index[row]
-    assert model.next_id == 3
-    assert_same(model(images()[3:]), wanted, slice(3, None))
-    order = np.random.default_rng(0).permutation(COUNT)
-    assert_same(model(images()[order], order), wanted, order)
-    assert model.next_id == COUNT
-    assert (model(images(), np.arange(COUNT) + 1000).exit_index != wanted.exit_index).any()
+    wanted = replay(opened.policy, table).exit_index
+    for size in (1, 50, COUNT):  # other kernels at other sizes round otherwise
+        assert int((model.predict_all(batches(size)).exit_index != wanted).sum()) <= 1
 
 
 def test_answers_stay_what_they_were(model):
@@ -153,20 +131,9 @@ def test_what_is_known_of_an_export(opened):
     np.testing.assert_array_equal(engine.full(images(9)), Engine.full(engine, images(9)))
 
 
-def test_inputs_that_do_not_fit_count_nobody():
-    model = AdaptiveModel(exporting.exported("onnxruntime").path)
-    for batch in (GOOD[:, 0], GOOD.astype(float), {"images": GOOD}):
-        with pytest.raises(InputError, match=r"\(sample, 1, 8, 8\)|float32|\['input'\]"):
-            model.predict_all([batch])
+def test_no_thread_is_not_enough():
     with pytest.raises(InputError, match="threads 0"):
         open_export(exporting.exported("onnxruntime").path, threads=0)
-
-
-def test_a_runtime_that_fails_is_named_with_stage_and_cause():
-    model, ids = AdaptiveModel(exporting.exported_by_name().path), np.full((2, 6), 1000)
-    with pytest.raises(RunError, match=r"stage 0 .*onnxruntime") as caught:
-        model({"ids": ids, "mask": np.ones_like(ids)})
-    assert "\n" not in str(caught.value)
 
 
 # --- preparation ------------------------------------------------------------------------------------------------------
@@ -247,6 +214,7 @@ def test_files_that_nobody_listed_and_files_outside(folder):
 
 def edit(folder, change):
     manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("checksum", None)  # as somebody does who changes it on purpose
     change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
@@ -268,7 +236,7 @@ def whole(**values):
 
 
 CHANGES = {
-    "of another format": whole(format="eenet bundle"),
+    "format 'eenet bundle'": whole(format="eenet bundle"),
     "of version 1: .* reads version 2": whole(version=1),
     "of version True": whole(version=True),
     "engine 'tvm' .* onnxruntime, openvino": whole(engine="tvm"),
@@ -286,20 +254,13 @@ CHANGES = {
     r"classes\[2\] 3 is no text": lambda manifest: manifest["classes"].__setitem__(2, 3),
     r"costs\.cumulative\[0\] '1' is no finite number": part("costs", cumulative=["1", "2", "3"]),
     r"cumulative\[0\] True is no finite number": part("costs", cumulative=[True, 2, 3]),
-    r"cumulative\[0\] nan is no finite number": part("costs", cumulative=[float("nan"), 2, 3]),
+    r"NaN is no finite number": part("costs", cumulative=[float("nan"), 2, 3]),
     "costs of exit 1.* not increasing": part("costs", cumulative=[2, 1, 3]),
     r"costs\.unit 3 is no text": part("costs", unit=3),
     r"costs\.reference \[\] is no finite number": part("costs", reference=[]),
     "of the policy are not those of the manifest": part("costs", cumulative=[1, 2, 5]),
-    r"stage 1 takes \['state_1'\] of 1 tensors": stage(1, inputs=["state_1"]),
-    r"stage 1 takes \['state_0', 'state_0'\]": stage(1, inputs=["state_0", "state_0"]),
-    r"stage 1 takes \[\]": stage(1, inputs=[]),
-    r"stage 1 takes \['state_00'\]": stage(1, inputs=["state_00"]),
-    r"stages\[1\]\.inputs 'state_0' is no list": stage(1, inputs="state_0"),
-    r"stage 1 .* of 0 tensors": stage(0, outputs=["logits"]),
-    r"returns \['next_0', 'logits'\]": stage(0, outputs=["next_0", "logits"]),
     "file 'other.onnx' of stage 2 has no checksum": stage(2, file="other.onnx"),
-    r"stages\[2\]\.file None is no text": stage(2, file=None),
+    r"stages\[2\] None is no text": stage(2, file=None),
     r"shape \[1, 1, 8, 8\] is no list that begins with the batch": first_input(shape=[1, 1, 8, 8]),
     r"inputs\[0\]\.shape\[2\] 8\.5 is no whole number": first_input(shape=[None, 1, 8, 8.5]),
     r"shape \(1, 8, 0\) of input 'input' .* at least 1": first_input(shape=[None, 1, 8, 0]),
@@ -315,9 +276,13 @@ CHANGES = {
     r"std \[0\.0\]": part("preparation", std=[0]),
     "std 'wide' is no list": part("preparation", std="wide"),
     r"preparation\.size\[0\] '8' is no whole number": part("preparation", size=["8", 8]),
-    "lists no checksums": whole(sha256=["stage_0.onnx"]),
+    "KeyError 'short_side'": lambda manifest: manifest["preparation"].pop("short_side"),
+    r"preparation\.short_side 8\.5 is no whole number": part("preparation", short_side=8.5),
+    "size 8 x 8 pixels cannot be cut: the short side has 7": part("preparation", short_side=7),
+    r"size \(0, 8\) is no height and width": part("preparation", raw_size=[0, 8]),
+    "without checksums": whole(sha256=["stage_0.onnx"]),
     r"stage_0\.onnx was changed": part("sha256", **{"stage_0.onnx": 7}),
-    r"stage_2\.onnx does not fit .* returns \['logits'\]": stage(0, file="stage_2.onnx"),
+    r"stage_2\.onnx does not fit .* takes state_0": stage(0, file="stage_2.onnx"),
     r"takes state_0 as float32 \[sample, .* and is given": stage(1, file="stage_0.onnx"),
     "there are 11 classes": whole(num_classes=11, classes=None),
 }
@@ -327,6 +292,41 @@ CHANGES = {
 def test_a_manifest_that_cannot_be_used(folder, facts):
     edit(folder, CHANGES[facts])
     with pytest.raises(BundleError, match=facts) as caught:
+        open_export(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_that_describes_more_is_read(folder):
+    """As earlier versions wrote it: with what every graph takes and returns, and without the source."""
+    edit(folder, lambda manifest: (manifest.pop("source"), stage(0, inputs=["state_0"], outputs=["logits"])(manifest)))
+    opened = open_export(folder)
+    assert opened.engine.source == "" and AdaptiveModel(opened.engine, opened.policy)(images(3))
+
+
+GRAPHS = {
+    r"shape \[2, 96, 4, 4\] does not fit: its first axis": ("state_0", "FLOAT", [2, 96, 4, 4], "logits"),
+    r"takes state_0 as int64 \[.* is given float32 \[": ("state_0", "INT64", ["n", 96, 4, 4], "logits"),
+    r"takes state_0 as float32 \[sample, 96\] .* is given .* 96, 4, 4": ("state_0", "FLOAT", ["n", 96], "logits"),
+    r"takes x .* is given \['state_0'\]": ("x", "FLOAT", ["n", 96, 4, 4], "logits"),
+    r"returns \['scores'\], and there are 10 classes": ("state_0", "FLOAT", ["n", 96, 4, 4], "scores"),
+    r"returns logits as float32 \[sample, 96, 4, 4\]": ("state_0", "FLOAT", ["n", 96, 4, 4], "logits"),
+}
+
+
+@pytest.mark.parametrize("facts", GRAPHS)
+def test_graphs_of_another_model_are_refused_when_the_folder_is_opened(folder, facts):
+    onnx = pytest.importorskip("onnx")
+    taken, kind, sizes, returned = GRAPHS[facts]
+    ports = [
+        onnx.helper.make_tensor_value_info(name, getattr(onnx.TensorProto, kind), sizes) for name in (taken, returned)
+    ]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", [taken], [returned])], "graph", ports[:1], ports[1:]
+    )
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    (folder / "stage_2.onnx").write_bytes(made.SerializeToString())
+    edit(folder, lambda manifest: manifest["sha256"].update({"stage_2.onnx": sha256(folder / "stage_2.onnx")}))
+    with pytest.raises(BundleError, match=rf"stage_2\.onnx .*{facts}") as caught:
         open_export(folder)
     assert "\n" not in str(caught.value)
 
@@ -387,6 +387,8 @@ def test_arrays_become_samples_and_batches():
     assert [len(batch["input"]) for batch in found] == [2, 2, 1]
     if raw.dtype == np.uint8:
         np.testing.assert_allclose(np.concatenate([batch["input"] for batch in found]), images(5), rtol=1e-6, atol=1e-6)
+    scaled = raw / np.float32(255) if raw.dtype == np.uint8 else raw  # raw by their name: prepared, as of a run
+    np.testing.assert_allclose(opened.samples({"images": scaled}, "raw.npz")[0]["input"], images(5), atol=1e-6)
     inputs, labels = opened.samples({"": images(5)}, "images.npy")
     assert labels is None and AdaptiveModel(opened.engine, opened.policy).predict_all(opened.batches(inputs, 2))
 
@@ -399,10 +401,12 @@ def test_samples_that_do_not_fit():
         (onnx(), {"": np.array(1.0)}, "0 in 'input'"),
         (onnx(), {"a": GOOD, "b": GOOD}, r"\['a', 'b'\] .* \['input'\]"),
         (onnx(), {"labels": GOOD}, r"\[\] .* \['input'\]"),
-        (onnx(), {"a": GOOD, "labels": np.zeros(3, dtype=int)}, r"labels of shape \(3,\) .* 2 samples"),
-        (onnx(), {"a": GOOD, "labels": np.zeros(2)}, "labels of .* float64"),
-        (onnx(), {"a": GOOD, "labels": np.array([0, 10])}, "labels contain 10 at sample 1: .* 0 to 9"),
-        (onnx(), {"a": GOOD, "labels": np.array([-1, 1])}, "labels contain -1 at sample 0"),
+        (onnx(), {"input": GOOD, "labels": np.zeros(3, dtype=int)}, r"labels of shape \(3,\) .* 2 samples"),
+        (onnx(), {"input": GOOD, "labels": np.zeros(2)}, "labels of type float64"),
+        (onnx(), {"input": GOOD, "labels": np.array([0, 10])}, "labels of row 1, 10, .* 0 to 9"),
+        (onnx(), {"input": GOOD, "labels": np.array([-1, 1])}, "labels of row 0, -1"),
+        (onnx(), {"": GOOD}, r"here\.npz are floats from 0 to 1: .* 'images', prepared ones under 'input'"),
+        (onnx(), {"images": GOOD + 2}, "outside 0 to 1 in image 0"),
         (two, {"ids": ids[:32], "mask": ids}, "32 in 'ids', 45 in 'mask'"),
         (two, {"ids": ids}, r"\['ids'\] .* \['ids', 'mask'\]"),
     ):
@@ -455,6 +459,7 @@ def test_torch_is_neither_imported_nor_needed(engine, wanted, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:free sizes stay")
 def test_an_attached_model_of_tokens(tmp_path):
     """Its state is a tensor and a mask that goes along; its inputs are a dictionary."""
     backbone, batch = FAMILIES["tokens"]()

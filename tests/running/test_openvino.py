@@ -1,24 +1,18 @@
 """OpenVINO: the same outputs stage by stage, samples dropped between compiled models, the same decisions as replay."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 from foreign import FAMILIES, check_engine
 from torch import nn
 
-from eenet.errors import InputError, MissingExtraError
+from eenet.errors import InputError
 from eenet.experiments.zoo import tiny_cnn
 from eenet.models.attach import attach
 from eenet.models.model import MultiExitModel
-from eenet.policies import replay
-from eenet.running.adaptive import AdaptiveModel
 from eenet.running.engines import OpenVinoEngine
 from eenet.running.latency import measure_latency
 from eenet.running.recording import outputs
-from eenet.schedulers import JointScheduler
-from eenet.tables import CostTable, ExitTable
 
 openvino = pytest.importorskip("openvino")
 
@@ -88,9 +82,9 @@ def test_states_are_passed_on_whatever_they_hold():
     wanted = [logits.numpy() for logits in model(whole)]
     np.testing.assert_array_equal(outputs(engine, whole), np.stack(wanted, axis=1))
     state = engine.stage(0, engine.start(whole))
-    assert sorted(leaf.dtype.name for leaf in state.leaves) == ["bool", "float32"]  # nobody reads the other one
+    assert sorted(leaf.dtype.name for leaf in state.state) == ["bool", "float32"]  # nobody reads the other one
     joined = engine.join([engine.select(state, np.array([1, 3])), state])
-    assert [len(leaf) for leaf in joined.leaves] == [6, 6]
+    assert [len(leaf) for leaf in joined.state] == [6, 6]
     found, answer = engine.head(1, engine.stage(1, joined))
     np.testing.assert_array_equal(found, np.concatenate((wanted[1][[1, 3]], wanted[1])))
     assert answer is None and found.dtype == np.float32
@@ -98,25 +92,13 @@ def test_states_are_passed_on_whatever_they_hold():
 
 def test_what_was_returned_stays_when_the_engine_runs_again(engine, images):
     state = engine.stage(0, engine.start(images[:5]))
-    before = [leaf.copy() for leaf in (state.logits, *state.leaves)]
+    before = [leaf.copy() for leaf in (state.extra, *state.state)]
     engine.stage(0, engine.start(images[5:10]))
     full = engine.full(images[:5])
     again = full.copy()
     engine.full(images[5:10])
-    assert all((a == b).all() for a, b in zip(before, (state.logits, *state.leaves), strict=True))
+    assert all((a == b).all() for a, b in zip(before, (state.extra, *state.state), strict=True))
     np.testing.assert_array_equal(full, again)
-
-
-def test_running_decides_as_replay_on_the_engines_own_outputs(engine, images):
-    costs = CostTable((1.0, 2.0, 3.0), "ms")
-    table = ExitTable(logits=outputs(engine, images), labels=np.arange(200) % 10, costs=costs)
-    policy = JointScheduler().fit(table, budget=2.0)
-    wanted = replay(policy, table)
-    for size in (1, 50, 200):
-        prediction = AdaptiveModel(engine, policy, costs).predict_all(images.split(size))
-        flips = int((prediction.exit_index != wanted.exit_index).sum())
-        assert flips <= 1  # other kernels at other sizes round otherwise
-    assert set(prediction.exit_index.tolist()) == {0, 1, 2}
 
 
 def test_threads_and_precision_are_the_ones_asked_for(engine, compiled, images):
@@ -138,12 +120,6 @@ def test_bfloat16_is_served_or_refused_never_ignored(model, images, engine):
     else:
         with pytest.raises(InputError, match=r"dtype 'bfloat16' .*openvino.*FP32"):
             OpenVinoEngine(model, images, dtype="bfloat16")
-
-
-def test_a_missing_extra_is_named(model, images, monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "eenet\[openvino\]"'):
-        OpenVinoEngine(model, images)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from eenet.models.model import MultiExitModel
 from eenet.running.engines import DenseEngine, EagerEngine
 from eenet.running.engines.eager import fingerprint
 from eenet.running.maps import label_map, summary
-from eenet.running.recording import _NpyFile, dense_utility, holds_masks, record, record_dense
+from eenet.running.recording import record, record_dense
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 
@@ -110,14 +110,6 @@ def test_an_older_table_of_maps_is_replaced(tmp_path):
     assert (tmp_path / "a" / "confusion.npy").exists()
 
 
-def test_memory_is_that_of_one_batch(tmp_path, monkeypatch):
-    sizes = []
-    write = _NpyFile.append
-    monkeypatch.setattr(_NpyFile, "append", lambda self, part: (sizes.append(len(part)), write(self, part))[1])
-    record_dense(segmenter(), rectangles(10), tmp_path / "a", batch_size=4)
-    assert sizes == [4] * 6 + [2] * 3
-
-
 def test_engines_can_be_recorded(tmp_path):
     model, data = segmenter(), rectangles(6)
     plain = record_dense(model, data, tmp_path / "a.npz", batch_size=6)
@@ -129,7 +121,7 @@ def test_engines_can_be_recorded(tmp_path):
 def test_bad_arguments_are_refused(tmp_path, tiny):
     model, data = segmenter(), rectangles(4)
     with pytest.raises(InputError, match="utility 'iou' is unknown"):
-        dense_utility("iou")
+        record(model, data, utility="iou")
     with pytest.raises(InputError, match="batch_size 0"):
         record_dense(model, data, tmp_path / "a.npz", batch_size=0)
     classes = ArrayDataset(torch.rand(4, 1, 8, 8), torch.arange(4), mean=(0.5,), std=(0.2,))
@@ -138,7 +130,7 @@ def test_bad_arguments_are_refused(tmp_path, tiny):
     masks = type(data)(torch.rand(4, 1, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8))
     with pytest.raises(ShapeError, match=r"logits of exit 0 .* maps are"):
         record_dense(tiny, masks, tmp_path / "a.npz")
-    with pytest.raises(ShapeError, match="For maps use record_dense"):
+    with pytest.raises(ShapeError, match="masks for labels"):
         record(model, type(data)(data.images, torch.zeros(4)), tmp_path / "a.npz")
     data.masks[2, 0, 0] = 7
     with pytest.raises(DataError, match="targets hold 7"):
@@ -147,4 +139,3 @@ def test_bad_arguments_are_refused(tmp_path, tiny):
     record(tiny, classes, tmp_path / "c.npz")
     with pytest.raises(TableError, match="lacks confusion counts"):
         load_confusion(tmp_path / "c.npz")
-    assert holds_masks(data) and not holds_masks(classes)

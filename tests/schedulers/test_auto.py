@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eenet.errors import BudgetError, InputError, TableError
+from eenet.errors import BudgetError, TableError
 from eenet.policies import Replayer, Transform, TransformedPolicy
 from eenet.schedulers import (
     AutoScheduler,
@@ -90,13 +90,6 @@ def test_after_a_transform_of_the_users_there_are_no_ensembles(scheduler):
     assert "ensemble" not in transformed.sweep(table).reason
 
 
-def test_progress_counts_every_trial():
-    news = []
-    AutoScheduler(folds=2, progress=lambda *one: news.append(one)).choose(tied_table(60))
-    assert [done for _, done, _ in news] == list(range(1, 17))
-    assert {total for *_, total in news} == {16}
-
-
 def test_the_reason_names_everyone_in_order_of_merit(monkeypatch):
     table = synthetic_table(300, num_exits=2)
     scores = SHORT._held_out(table)
@@ -130,23 +123,15 @@ def test_the_simplest_within_the_tolerance_is_taken(monkeypatch):
     assert AutoScheduler(folds=2, tolerance=1e9).choose(table).name == "max_prob"
 
 
-def test_few_samples_are_no_ground_for_a_choice():
+def test_fewer_than_50_samples_are_no_ground_for_a_choice():
     table = synthetic_table(49)
     choice = AutoScheduler().choose(table)
     assert (choice.name, choice.contenders) == ("max_prob", ())
-    assert choice.reason == "max_prob: 49 samples are too few to choose by."
+    assert choice.reason == "max_prob: 49 samples are not enough to choose by."
     dial, plain = AutoScheduler().sweep(table), GeometricScheduler().sweep(table)
     assert dial.reason == choice.reason
     assert (dial.fit_costs, dial.fit_utilities) == (plain.fit_costs, plain.fit_utilities)
     assert len(SHORT.choose(synthetic_table(50, num_exits=2)).contenders) == 8
-
-
-def test_the_same_table_gives_the_same_choice_and_policy():
-    table, fresh = synthetic_table(100, num_exits=2), synthetic_table(300, num_exits=2, seed=1)
-    first, second = SHORT.sweep(table), SHORT.sweep(table)
-    assert first.reason == second.reason
-    one, two = first.at("75%"), second.at("75%")
-    assert np.array_equal(Replayer(fresh).exit_index(one), Replayer(fresh).exit_index(two))
 
 
 @pytest.mark.parametrize("make", [tied_table, lambda: without_labels(classwise_table(1000))], ids=["tied", "classwise"])
@@ -231,19 +216,14 @@ def test_costs_of_each_sample_may_make_a_fold_more_expensive_than_a_budget(scale
     table = synthetic_table(120, num_exits=3)
     first = np.random.default_rng(0).lognormal(0.0, 2.0, size=120)
     cost = first[:, None] + scale * np.arange(3)
-    priced = ExitTable(logits=table.logits, utility=table.utility, cost=cost)
-    dial = SHORT.sweep(priced)
-    for budget in standard_budgets(priced.costs):
-        assert Replayer(priced).expected(dial.at(budget))[0] <= budget * (1 + 1e-9)
+    by_sample = ExitTable(logits=table.logits, utility=table.utility, cost=cost)
+    dial = SHORT.sweep(by_sample)
+    for budget in standard_budgets(by_sample.costs):
+        assert Replayer(by_sample).expected(dial.at(budget))[0] <= budget * (1 + 1e-9)
 
 
 def test_what_cannot_work_is_refused():
     table = synthetic_table(60)
-    with pytest.raises(InputError, match="folds 1 cannot be used"):
-        AutoScheduler(folds=1)
-    for tolerance in (-1.0, float("nan")):
-        with pytest.raises(InputError, match=f"tolerance {tolerance:g} cannot be used"):
-            AutoScheduler(tolerance=tolerance)
     with pytest.raises(TableError, match="lacks labels: fitting AutoScheduler needs 'labels' or 'utility'"):
         SHORT.choose(ExitTable(logits=table.logits, costs=table.costs))
     with pytest.raises(TableError, match="costs are missing"):

@@ -43,8 +43,8 @@ def test_bounds_of_costs_per_sample_by_hand():
     assert oracle(table, table.costs, 9.0).cost == 3.0
     mix = static_mix(table, table, table.costs, 2.0)
     assert (mix.utility, mix.cost, mix.distribution) == (0.5, 2.0, (0.5, 0.5, 0.0))
-    dearer = table_of([[0.0, 1, 1]], [[2.0, 5, 9]])
-    assert static_mix(table, dearer, table.costs, 2.0).cost == 3.5  # judged at what the test set really costs
+    expensive = table_of([[0.0, 1, 1]], [[2.0, 5, 9]])
+    assert static_mix(table, expensive, table.costs, 2.0).cost == 3.5  # judged at what the test set really costs
 
 
 @settings(max_examples=25, deadline=None)

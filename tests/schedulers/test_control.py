@@ -64,36 +64,22 @@ STREAMS = [  # budget and batch size
 ]
 
 
-def fixed_mean(fixed, *conditions):
-    """The mean cost of a policy that nobody steers, over streams of equal length."""
-    return sum(replay(fixed, table, costs).mean_cost for table, costs in conditions) / len(conditions)
-
-
-@pytest.mark.parametrize(
-    ("budget", "batch_size"),
-    STREAMS,
-)
-def test_harder_inputs_stay_within_one_percent_of_the_budget(dial, easy, hard, budget, batch_size):
-    assert fixed_mean(dial.at(budget), (easy, COSTS), (hard, COSTS)) > 1.05 * budget
+@pytest.mark.parametrize("slower", [False, True])
+@pytest.mark.parametrize(("budget", "batch_size"), STREAMS)
+def test_harder_inputs_or_a_slower_machine_stay_within_one_percent_of_the_budget(
+    dial, easy, hard, budget, batch_size, slower
+):
+    later, costs = (easy, SLOW) if slower else (hard, COSTS)
+    fixed = dial.at(budget)
+    assert replay(fixed, easy, COSTS).mean_cost + replay(fixed, later, costs).mean_cost > 2.1 * budget
     controller = BudgetController(dial, budget)
-    first, second = (controller.replay(part, batch_size=batch_size) for part in (easy, hard))
+    first = controller.replay(easy, batch_size=batch_size)
+    second = controller.replay(later, costs, batch_size=batch_size)
     assert controller.samples == 20000
     assert controller.mean_cost == pytest.approx((first.mean_cost + second.mean_cost) / 2)
     assert controller.mean_cost == pytest.approx(budget, rel=0.01)
     most = replay(dial.policies[-1], easy).mean_cost  # joint ends where spending more bought nothing
     assert first.mean_cost == pytest.approx(min(budget, most), rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("budget", "batch_size"),
-    STREAMS,
-)
-def test_a_slower_machine_stays_within_one_percent_of_the_budget(dial, easy, budget, batch_size):
-    assert fixed_mean(dial.at(budget), (easy, COSTS), (easy, SLOW)) > 1.05 * budget
-    controller = BudgetController(dial, budget)
-    controller.replay(easy, batch_size=batch_size)
-    controller.replay(easy, SLOW, batch_size=batch_size)
-    assert controller.mean_cost == pytest.approx(budget, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -105,15 +91,6 @@ def test_control_costs_little_utility_when_nothing_changes(dial, budget, batch_s
     _, fixed = Replayer(same).expected(dial.at(budget))
     assert trace.utility.mean() > fixed - 0.003
     assert trace.target[5000:].std() < 0.05 * budget  # it does not swing
-
-
-def test_easier_inputs_are_given_the_whole_budget(dial, easy, hard):
-    controller = BudgetController(dial, 2.5)
-    controller.replay(hard, batch_size=128)
-    trace = controller.replay(easy, batch_size=128)
-    fixed = replay(dial.at(2.5), easy)
-    assert trace.mean_cost == pytest.approx(2.5, rel=0.01)
-    assert fixed.mean_cost == pytest.approx(2.5, rel=0.02)
 
 
 @given(
@@ -157,22 +134,6 @@ def test_steps_count_samples_not_batches(size, excess):
         many.update(1.5 + excess)
     assert one.debt == pytest.approx(many.debt)
     assert one.target == pytest.approx(many.target, abs=0.01 * abs(excess))
-
-
-def test_batches_of_changing_size_do_not_disturb_it(dial, easy, hard):
-    controller = BudgetController(dial, 2.5)
-    sizes = np.random.default_rng(0).integers(1, 600, 200).tolist()
-    for table in (easy, hard):
-        first = 0
-        for size in sizes:
-            part = table.select(slice(first, first + size))
-            first += size
-            if part.num_samples:
-                controller.replay(part, batch_size=size)
-            if first >= table.num_samples:
-                break
-    assert controller.samples == 20000
-    assert controller.mean_cost == pytest.approx(2.5, rel=0.01)
 
 
 def test_an_unreachable_budget_is_served_cheapest_and_paid_back_later(dial, easy):
@@ -242,33 +203,6 @@ class Mean(Policy):
         return log_softmax(seen.mean(axis=1))
 
 
-class Wrapper(Policy):
-    """Passes everything on to another policy, which may toss coins."""
-
-    answers_newest = True
-
-    def __init__(self, policy):
-        self.policy, self.num_exits = policy, policy.num_exits
-
-    def leaves(self, seen, sample_ids):
-        return self.policy.leaves(seen, sample_ids)
-
-    def answers(self, seen, sample_ids):
-        return self.policy.answers(seen, sample_ids)
-
-
-def test_policies_are_asked_by_their_one_rule_whatever_they_are_made_of():
-    # both policies of the dial hide a coin of their own in a class the replay does not know
-    table, plain = synthetic_table(300), JointScheduler().sweep(synthetic_table(400))
-    hidden = tuple(Wrapper(plain.at(budget)) for budget in (1.4, 3.1))
-    outcome = [Replayer(table).expected(rule.policy) for rule in hidden]
-    dial = Dial(hidden, tuple(c for c, _ in outcome), tuple(u for _, u in outcome), table.costs, seed=1)
-    known = dial.map(lambda rule: rule.policy)
-    one, other = (BudgetController(kind, 2.2).replay(table) for kind in (dial, known))
-    assert np.array_equal(one.exit_index, other.exit_index)
-    assert np.array_equal(one.utility, other.utility)
-
-
 def test_policies_that_combine_exits_are_judged_by_their_answers():
     table = synthetic_table(300)
     rules = [Mean(t) for t in (0.3, 0.95)]
@@ -325,15 +259,6 @@ def test_costs_that_teach_nothing_are_refused_and_change_nothing(costs, samples,
     with pytest.raises(error, match=message):
         controller.update(costs, samples)
     assert controller.state_dict() == before
-
-
-def test_means_may_come_as_arrays_or_numbers():
-    states = []
-    for cost in (2, 2.0, np.float32(2.0), np.array(2.0)):
-        controller = BudgetController(static_dial(), 1.5)
-        controller.update(cost, samples=8)
-        states.append(controller.state_dict())
-    assert states[0] == states[1] == states[2]
 
 
 def test_wrong_settings_are_refused():

@@ -7,19 +7,12 @@ from eenet.cli.names import POLICIES, scheduler
 from eenet.errors import InputError, TableError
 from eenet.policies import ConfidenceScorer, Replayer, ScorePolicy, load_policy, save_policy
 from eenet.schedulers import (
-    AutoScheduler,
     BudgetController,
     DeadlineScheduler,
-    EENetScheduler,
     GeometricScheduler,
     JointScheduler,
     PceeScheduler,
-    StoppingScheduler,
     certify,
-    fit_calibration,
-    fit_ensemble,
-    fit_geometric_ensemble,
-    fit_temperatures,
     static_mix,
 )
 from eenet.tables.costs import CostTable
@@ -68,13 +61,6 @@ def test_what_reads_features_keeps_the_budget_and_beats_static_mixing(name, tabl
     assert np.array_equal(Replayer(test).exit_index(again), Replayer(test).exit_index(policy))
 
 
-@pytest.mark.slow
-def test_the_published_rule_runs_on_features(tables):
-    val, test = tables
-    policy = EENetScheduler(thresholds="assigned", epochs=100).fit(val, budget=2.0)
-    assert Replayer(test).expected(policy)[0] == pytest.approx(2.0, abs=0.15)
-
-
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_needs_classes_is_refused(name, tables):
     with pytest.raises(TableError, match=REFUSED[name]):
@@ -88,25 +74,10 @@ def test_confidences_that_are_no_column_are_refused_in_every_scheduler(confidenc
             make(confidence=confidence).fit(tables[0], budget=2.0)
 
 
-@pytest.mark.parametrize("make", [fit_ensemble, fit_geometric_ensemble, fit_calibration])
-def test_transforms_are_refused(make, tables):
-    with pytest.raises(TableError, match="lacks labels"):
-        make(tables[0], 0)
-    with pytest.raises(TableError, match="lacks labels"):
-        fit_temperatures(tables[0])
-
-
 def test_a_policy_fitted_on_classes_is_not_replayed_on_features(tables):
     policy = ScorePolicy(ConfidenceScorer("streak"), np.array([1.5, 1.5, 1.5, -np.inf]))
     with pytest.raises(TableError, match=r"'dense' .* name no classes"):
         Replayer(tables[0]).exit_index(policy)
-
-
-def test_no_ensemble_is_ever_chosen(tables):
-    val, _ = tables
-    choice = AutoScheduler(folds=2).choose(val)
-    assert not any("ensemble" in one.name for one in choice.contenders)
-    assert StoppingScheduler().fit(val, budget=2.0).answers_newest
 
 
 def test_promises_deadlines_and_control_work_on_features(tables):

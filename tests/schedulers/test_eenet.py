@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from eenet.errors import InputError
 from eenet.policies import EENetScorer, Replayer
-from eenet.policies.learned import constant_beside, exit_features
+from eenet.policies.learned import exit_features
 from eenet.schedulers import EENetScheduler, StoppingScheduler
-from eenet.schedulers.eenet import _fit, _inputs, _start, _train
-from eenet.schedulers.eenet_fit import Adam, AssignmentNetworks, score_gradient, score_members
+from eenet.schedulers.eenet import _fit, _start, _train
+from eenet.schedulers.eenet_fit import AssignmentNetworks, score_gradient, score_members
 from eenet.tables import CostTable, ExitTable
 from eenet.testing import check_policy, synthetic_table
 
@@ -147,21 +146,6 @@ def test_the_gradient_of_the_assignment_loss_equals_torchs(assignment, seed, pul
     assert np.allclose(found, flat(parameters), rtol=1e-4, atol=1e-6)
 
 
-def test_adam_equals_torchs():
-    generator = np.random.default_rng(0)
-    ours = generator.normal(size=(3, 4)).astype(np.float32)
-    (theirs,) = tensors(ours)
-    optimizer = torch.optim.Adam([theirs.requires_grad_()], lr=0.01, weight_decay=0.1)
-    schedule, adam = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30), Adam(ours, 0.1)
-    for step in range(30):
-        gradient = generator.normal(size=(3, 4)).astype(np.float32)
-        theirs.grad = torch.from_numpy(gradient.copy())
-        optimizer.step()
-        schedule.step()
-        adam.step(gradient, 0.01 * (1 + math.cos(math.pi * step / 30)) / 2)
-    assert np.allclose(ours, theirs.detach().numpy(), atol=1e-6)
-
-
 def twin_train(weight, net, data, settings, generator):
     """Train as `_train` does, by torch's gradients and optimisers; return the weights and the parameters."""
     x, utility, costs = tensors(*data)
@@ -229,23 +213,6 @@ def test_the_score_loss_by_hand():
     assert float(twin_score_loss(scores, utility, shares)) == pytest.approx((exit_0 + exit_1) / 2, rel=1e-5)
 
 
-def test_the_assignment_loss_by_hand():
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.rand(3, 7, 4, generator=generator)
-    shares = torch.softmax(torch.randn(3, 7, 4, generator=generator), dim=2)
-    costs, goal = torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([1.5, 2.0, 4.0])
-    total = 0.0
-    for m in range(3):
-        divergence, cost = 0.0, 0.0
-        for n in range(7):
-            target = [float(q) + 1e-6 for q in scores[m, n]]
-            target = [t / sum(target) for t in target]
-            divergence += sum(t * math.log(t / float(p)) for t, p in zip(target, shares[m, n], strict=True)) / 7
-            cost += sum(float(p) * float(c) for p, c in zip(shares[m, n], costs, strict=True)) / 7
-        total += 1e-3 * divergence + 1e-2 * abs(cost - float(goal[m])) / float(goal[m])
-    assert float(twin_assignment_loss(shares, scores, costs, goal, (1e-3, 1e-2, 1.0))) == pytest.approx(total, rel=1e-4)
-
-
 def test_training_and_inference_compute_the_same_scores():
     table = synthetic_table(50)
     x = inputs(table)
@@ -260,13 +227,6 @@ def test_training_and_inference_compute_the_same_scores():
             assert np.allclose(score[inside], trained[member, k, inside], atol=1e-5)
             assert (score[trained[member, k] == 1] >= 1).all()
             assert (score[trained[member, k] == 0] <= 0).all()
-
-
-def test_scores_start_at_the_largest_probability():
-    table = synthetic_table(50)
-    x = inputs(table)
-    start = score_members(_start(table, x, table.utility.astype(np.float32))[:, None], x)[0]
-    assert np.allclose(start.T, np.exp(table.seen()).max(axis=2), atol=1e-6)
 
 
 def test_softmax_assignment_cannot_reach_tight_budgets():
@@ -311,11 +271,6 @@ def test_restarts_of_a_budget_stand_side_by_side_and_the_first_is_the_plain_star
     plain = np.arange(11) == 5  # the largest probability
     assert np.allclose(weight[::2], plain, atol=1e-6)
     assert (np.abs(weight[1::2] - plain).max(axis=(1, 2)) > 0.01).all()
-
-
-def test_fitting_twice_gives_the_same():
-    once, twice = (_fit(synthetic_table(60), None, EENetScheduler(epochs=1))[0] for _ in range(2))
-    assert np.array_equal(once, twice)
 
 
 @pytest.mark.parametrize("scheduler", [EENetScheduler(epochs=3), SHORT])
@@ -365,48 +320,16 @@ def test_features_are_learnt_from_whatever_their_scale(assigned):
     check_policy(policy, test)
 
 
-def test_standardising_is_folded_back_into_the_weights():
-    table = telling_table(200, 0)
-    weight, _ = _fit(table, None, EENetScheduler(epochs=1, learning_rate=1e-12, weight_decay=0.0))
-    assert (weight[0, :, 2] == 0).all()  # the constant feature
-    x = constant_beside(table.seen())
-    scores = np.einsum("nkd,kd->nk", x, weight[0, :, :4])  # earlier scores have no weight yet
-    standard, _, _ = _inputs(table)
-    assert np.allclose(standard[:, :, :2].mean(axis=0), 0, atol=1e-3)
-    assert np.allclose(standard[:, :, :2].std(axis=0), 1, atol=1e-3)
-    start = _start(table, standard, table.utility.astype(np.float32))
-    assert np.allclose(scores, np.einsum("nkd,kd->nk", standard, start[:, :4]), atol=1e-3)
-    assert np.allclose(np.clip(scores, 0, 1), table.utility, atol=0.15)  # a regression of the utility
-
-
 def test_costs_of_each_sample_decide_what_the_assignment_plans():
     # the first class costs 1 more at the last exit, the second 5: the shares are those of the realised cost
     table = synthetic_table(400, num_exits=2, num_classes=2)
     cost = np.stack([np.ones(400), 2.0 + 4.0 * table.labels], axis=1)
-    priced = ExitTable(logits=table.logits, labels=table.labels, cost=cost)
+    by_sample = ExitTable(logits=table.logits, labels=table.labels, cost=cost)
     scheduler = EENetScheduler(thresholds="assigned", epochs=20)
-    policy = scheduler.fit(priced, budget=2.0)
-    spent, _ = Replayer(priced).expected(policy)
+    policy = scheduler.fit(by_sample, budget=2.0)
+    spent, _ = Replayer(by_sample).expected(policy)
     assert spent == pytest.approx(2.0, abs=1e-6)
     x, weight, _, costs, net = random_case(pulls=(0.0, 1.0, 1.0))
     scores = score_members(weight, x)
     even = np.broadcast_to(costs.mean(axis=0), costs.shape).astype(np.float32)
     assert not np.allclose(net.gradient(x, scores, costs), net.gradient(x, scores, even), atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"epochs": 0},
-        {"learning_rate": -1.0},
-        {"learning_rate": math.nan},
-        {"restarts": 0},
-        {"beta": -1.0},
-        {"alpha_kl": math.inf},
-        {"alpha_cost": -0.1},
-        {"weight_decay": -1e-4},
-    ],
-)
-def test_settings_that_cannot_work_are_refused(wrong):
-    with pytest.raises(InputError, match=next(iter(wrong))):
-        EENetScheduler(**wrong)

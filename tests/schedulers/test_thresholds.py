@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eenet.policies import Replayer
-from eenet.schedulers import GeometricScheduler, JointScheduler, PatienceScheduler, PceeScheduler
+from eenet.schedulers import GeometricScheduler, JointScheduler, PatienceScheduler, PceeScheduler, StoppingScheduler
 from eenet.schedulers.search import (
     Cuts,
+    around_zero,
     between,
     frontier,
     geometric_shares,
@@ -47,6 +48,14 @@ def test_between_separates_neighbouring_floats(value):
     upper = np.nextafter(lower, np.float32(INF))
     threshold = between(upper, lower)
     assert lower < threshold <= upper
+
+
+def test_thresholds_around_zero_by_hand():
+    scores = np.array(
+        [[3.0, 0.0, -1.0, 0.0, 1.0, 9.0], [-1.0, 4.0, -2.0, 0.0, 2.0, 9.0], [1.0, -2.0, -3.0, 0.0, 3.0, 9.0]]
+    )
+    # between 1 and -1, between 0 and -2; nobody leaves; a score of 0 with nothing below; all leave; the last exit
+    assert around_zero(scores).tolist() == [0.0, -1.0, 0.0, -INF, 0.0, -INF]
 
 
 def test_cuts_by_hand():
@@ -184,7 +193,13 @@ def coarse_table(seed, samples=300):
     return ExitTable(logits=(table.logits * 2).round() / 2, labels=table.labels, costs=table.costs)
 
 
-@pytest.mark.parametrize("make", [GeometricScheduler, JointScheduler, PceeScheduler, PatienceScheduler])
+def without_ensemble():
+    return StoppingScheduler(ensemble=False)
+
+
+@pytest.mark.parametrize(
+    "make", [GeometricScheduler, JointScheduler, PceeScheduler, PatienceScheduler, without_ensemble]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_no_threshold_equals_a_score_seen_and_the_budget_is_kept(make, seed):
     table = coarse_table(seed)
@@ -195,6 +210,20 @@ def test_no_threshold_equals_a_score_seen_and_the_budget_is_kept(make, seed):
                 assert np.nextafter(threshold, np.float32(-INF)) in scores
     for budget in standard_budgets(table.costs):
         assert replayer.expected(dial.at(budget))[0] <= budget
+
+
+@pytest.mark.parametrize(
+    "make", [GeometricScheduler, JointScheduler, PceeScheduler, PatienceScheduler, without_ensemble]
+)
+def test_rounding_elsewhere_sends_duplicates_together(make):
+    base = synthetic_table(75)
+    logits = base.logits.repeat(4, axis=0)
+    table = ExitTable(logits=logits, labels=base.labels.repeat(4), costs=base.costs)
+    rounding = 1 + 1e-7 * np.random.default_rng(0).normal(size=logits.shape)  # as of another engine
+    other = ExitTable(logits=logits * rounding, labels=table.labels, costs=base.costs)
+    here, there = Replayer(table), Replayer(other)
+    for policy in make().sweep(table).policies:
+        assert np.array_equal(here.exit_index(policy), there.exit_index(policy))
 
 
 @pytest.mark.parametrize("make", [GeometricScheduler, JointScheduler, PceeScheduler, PatienceScheduler])

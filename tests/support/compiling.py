@@ -3,11 +3,13 @@
 import sys
 
 import numpy as np
+import pytest
 import torch
-from foreign import FAMILIES, check_engine
+from foreign import FAMILIES, Reader, check_engine, of_length
 from replaying import quantile_policy
 from torch._dynamo.utils import counters
 
+from eenet.errors import ShapeError
 from eenet.experiments.zoo import tiny_cnn
 from eenet.models.attach import attach
 from eenet.models.model import MultiExitModel
@@ -53,10 +55,27 @@ def check_decisions(engine: Engine, many: Inputs, count: int) -> None:
     assert not counters["graph_break"]
 
 
+def check_lengths() -> None:
+    """Check that texts of every length are run by what was compiled beforehand."""
+    ids = torch.randint(50, (3, 12))
+    model = attach(Reader().eval(), ids, exits=["layers.0"]).eval()
+    engine = CompiledEngine(model, ids)
+    before = counters["stats"]["unique_graphs"]
+    for length in (2, 9, 12, 33, 40):
+        check_engine(engine, model, of_length(ids, length))
+    assert counters["stats"]["unique_graphs"] == before
+    for run in (engine.start, engine.full):
+        with pytest.raises(ShapeError, match="token 41 do not fit: the stages take 2 to 40"):
+            run(of_length(ids, 41))
+
+
 def main(name: str) -> None:
     """Check one model."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if name == "texts":
+        check_lengths()
+        return
     model, inputs = convolutional() if name == "convolutional" else attached(name)
     engine = CompiledEngine(model.train(), inputs)
     assert model.training

@@ -22,7 +22,8 @@ from eenet.models.model import MultiExitModel
 from eenet.policies import ConfidenceScorer, Dial, MixedPolicy, ScorePolicy
 from eenet.running.engines.graphs import GRAPH_ENGINES
 from eenet.running.engines.programs import stage_programs
-from eenet.running.exporting import Exported, Preparation, export
+from eenet.running.exporting import Exported, export
+from eenet.running.manifest import Preparation
 from eenet.tables import CostTable, log_softmax
 
 COSTS = CostTable((1.0, 2.0, 4.0), "ms", 3.5)

@@ -188,6 +188,52 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, object]]] = {
     ),
 }
 
+_MINI = _SMALL | {"hidden_size": 24, "num_attention_heads": 12, "intermediate_size": 96, "num_hidden_layers": 6}
+TEXTS: dict[str, Callable[[], tuple[nn.Module, object]]] = {
+    "DistilBERT": FAMILIES["transformers DistilBERT"],
+    "RoBERTa": FAMILIES["transformers RoBERTa"],
+    "BERT": FAMILIES["transformers BERT"],
+    "MiniLM": _seeded(_transformers("BertForSequenceClassification", "BertConfig", **_MINI), _ids),
+    "DeBERTa": _seeded(
+        _transformers(
+            "DebertaForSequenceClassification",
+            "DebertaConfig",
+            **_SMALL,
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+        ),
+        _ids,
+    ),
+    "DeBERTa-v2": FAMILIES["transformers DeBERTa-v2"],
+}
+"""Encoders of texts, which take any number of tokens."""
+
+
+class Reader(nn.Module):
+    """A small encoder of texts of at most 40 tokens, without a mask; a first token of its own joins the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.places = nn.Embedding(50, 16), nn.Embedding(41, 16)
+        self.first = nn.Parameter(torch.randn(1, 1, 16))
+        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) for _ in range(3))
+        self.classify = nn.Linear(16, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        count, length = ids.shape
+        x = torch.cat((self.first.expand(count, -1, -1), self.embed(ids)), dim=1)
+        x = x + self.places(torch.arange(length + 1))
+        for layer in self.layers:
+            x = layer(x) / length**0.5
+        return self.classify(x[:, 1:].reshape(count * length, 16).tanh().reshape(count, length, 16).mean(1) + x[:, 0])
+
+
+def of_length(inputs, length):
+    """Return texts of another number of tokens: cut, or begun again."""
+    if isinstance(inputs, dict):
+        return {name: of_length(leaf, length) for name, leaf in inputs.items()}
+    return inputs[:, torch.arange(length) % inputs.shape[1]]
+
 
 def rows_of(inputs, rows):
     """Return some samples of a batch."""

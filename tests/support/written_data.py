@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,18 @@ def save(path: Path, pixels: np.ndarray) -> None:
     """Write an image, with the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, quality=95)
+
+
+def png(path: Path, size: tuple[int, int], depth: int, colour: int, rows: bytes) -> Path:
+    """Write a PNG of a kind that Pillow does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = struct.pack(">IIBBBBB", size[1], size[0], depth, colour, 0, 0, 0)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    return path
 
 
 # --- CIFAR -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,22 @@ from torch.utils import _pytree as pytree
 from eenet.models.inputs import evaluating
 from eenet.models.model import MultiExitModel
 from eenet.running.engines import EagerEngine, Engine, OnnxEngine
+
+
+def encoder(kind: str = "Bert", **settings: Any) -> Any:
+    """Return a small encoder of transformers, its weights large enough for attention to matter."""
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 32}
+    if kind == "DistilBert":
+        shape = {"dim": 16, "n_layers": 4, "n_heads": 4, "hidden_dim": 32}
+    if kind == "Electra":
+        shape["embedding_size"] = 16
+    config = getattr(transformers, f"{kind}Config")(**shape, vocab_size=50, **settings)
+    made = getattr(transformers, f"{kind}Model")(config).eval()
+    for one in made.parameters():
+        if one.dim() == 2:
+            nn.init.normal_(one, std=0.3)
+    return made
 
 
 def scrambled(model: MultiExitModel) -> MultiExitModel:
@@ -61,12 +79,12 @@ def check_gradients(model: MultiExitModel, inputs: Tensor) -> None:
 
 
 def check_folded(model: MultiExitModel, inputs: Tensor) -> None:
-    """Check that the eager engine's copy, batch norms folded and channels last, says what the model says."""
+    """Check that the eager engine's copy, batch norms folded and channels last, answers as the model does."""
     _check_engine(EagerEngine(model), model, inputs)
 
 
 def check_onnx(model: MultiExitModel, inputs: Tensor) -> None:
-    """Check that ONNX Runtime, a graph per stage, says what the model says."""
+    """Check that ONNX Runtime, a graph per stage, answers as the model does."""
     pytest.importorskip("onnxruntime")
     _check_engine(OnnxEngine(model, inputs), model, inputs)
 

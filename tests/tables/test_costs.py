@@ -116,7 +116,7 @@ def test_the_cheapest_cost_is_a_budget_whatever_its_rounding():
     "cumulative", [(1.0,), (), (1.0, 1.0), (2.0, 1.0), (0.0, 1.0), (-1.0, 1.0), (1.0, math.nan), (1.0, math.inf)]
 )
 def test_costs_that_cannot_be_are_refused(cumulative):
-    with pytest.raises(TableError, match="costs"):
+    with pytest.raises(TableError, match="cost"):
         CostTable(cumulative, "ms")
 
 

@@ -89,7 +89,7 @@ def test_alone_everything_stays_as_it_is() -> None:
 def test_several_without_accelerate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(MissingExtraError, match="accelerate is missing: 2 processes are to train together"):
+    with pytest.raises(MissingExtraError, match="accelerate is not installed: 2 processes are to train together"):
         fit_exits(together.make_model(), together.resumable.make_data(), together.SETTINGS, progress=False)
 
 

@@ -33,13 +33,14 @@ def test_digits_are_learnt() -> None:
     assert history.epoch_losses[2][2] < history.epoch_losses[0][2]
 
 
-def test_the_first_phase_leaves_the_backbone_alone() -> None:
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_the_first_phase_leaves_the_backbone_alone_the_second_trains_everything(share: float) -> None:
     model = resumable.make_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    settings = dataclasses.replace(resumable.SETTINGS, epochs=1, heads_share=1.0)
+    settings = dataclasses.replace(resumable.SETTINGS, epochs=1, heads_share=share)
     fit_exits(model, resumable.make_data(), settings, progress=False)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == {"heads.0.2.weight", "heads.0.2.bias"}
+    assert changed == ({"heads.0.2.weight", "heads.0.2.bias"} if share == 1 else set(before))
 
 
 class Sized(nn.Module):
@@ -73,13 +74,6 @@ def test_an_attached_model_is_trained_as_it_stands_and_not_as_its_stages(share: 
     whole = {name for name in before if name.startswith("whole.")}
     assert whole <= changed if share == 0.0 else changed == head
     assert bool(history.losses.isfinite().all()) and not any(part.training for part in model.modules())
-
-
-def test_the_joint_phase_trains_everything() -> None:
-    model = resumable.make_model()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fit_exits(model, resumable.make_data(), resumable.SETTINGS, progress=False)
-    assert all(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_same_seed_same_weights_other_seed_others() -> None:
@@ -139,11 +133,14 @@ def without_batch_norm() -> MultiExitModel:
 
 def test_parts_of_dense_batches_count_by_what_there_is_to_learn() -> None:
     class Masks(ArrayDataset):
-        def training_batch(self, rows, augment, generator):
+        def targets(self, rows):
             masks = (self.images[rows, 0] > 100).long()
             masks[:, :3][self.labels[rows] == 0] = -100
             masks[self.labels[rows] == 1] = -100
-            return self.prepare(self.images[rows]), masks
+            return masks
+
+        def training_batch(self, rows, augment, generator):
+            return self.prepare(self.images[rows]), self.targets(rows)
 
     data = resumable.make_data()
     masks = Masks(data.images, data.labels, mean=data.mean, std=data.std)
@@ -284,13 +281,6 @@ def test_heads_that_have_nothing_of_their_own_cannot_learn_alone() -> None:
     model = MultiExitModel([nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), nn.Linear(8, 8)], [shared, shared])
     with pytest.raises(InputError, match="no early head has weights of its own"):
         fit_exits(model, load_digits().train, dataclasses.replace(QUICK, heads_share=0.5), progress=False)
-
-
-def test_labels_beyond_the_classes_are_refused_before_any_work(tmp_path: Path) -> None:
-    model = tiny_cnn(width=8, num_classes=5)
-    with pytest.raises(InputError, match=r"labels up to 9 do not fit: exit 0 tells 5 classes apart, 0 to 4\."):
-        fit_exits(model, load_digits().train, QUICK, out=tmp_path / "run", progress=False)
-    assert not (tmp_path / "run").exists()
 
 
 def test_shares_of_classes_leave_out_samples_without_one() -> None:

@@ -19,7 +19,6 @@ from eenet.models import MultiExitModel, attach, cascaded
 from eenet.training import (
     TrainSettings,
     distillation_loss,
-    exit_loss,
     exit_losses,
     expected_exit_weights,
     fit_exits,
@@ -41,13 +40,10 @@ def test_weights_sum_to_one(weighting) -> None:
     assert sum(weighting(7)) == pytest.approx(1)
 
 
-def test_exit_loss_by_hand() -> None:
+def test_exit_losses_by_hand() -> None:
     even, sure = torch.zeros(1, 2), torch.tensor([[math.log(3.0), 0.0]])
     labels = torch.tensor([0])
     assert exit_losses([even, sure], labels).tolist() == pytest.approx([math.log(2), math.log(4 / 3)])
-    assert exit_loss([even, sure], labels, (0.25, 2.0)).item() == pytest.approx(
-        0.25 * math.log(2) + 2 * math.log(4 / 3)
-    )
 
 
 def test_distillation_is_the_formula() -> None:
@@ -107,8 +103,6 @@ def test_dense_distillation_is_the_mean_over_the_teachers_pixels() -> None:
 
 
 def test_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ShapeError, match="weights 1 do not fit: there are 2 exits"):
-        exit_loss([torch.zeros(1, 2)] * 2, torch.tensor([0]), (1.0,))
     with pytest.raises(ShapeError, match="1 exits are too few"):
         distillation_loss([torch.zeros(1, 2)])
 

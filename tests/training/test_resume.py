@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,15 +17,36 @@ from tests.training import resumable
 from torch import Tensor
 
 from eenet.errors import InputError
+from eenet.experiments.data import load_digits
+from eenet.experiments.zoo import tiny_cnn
 from eenet.models.weights import load_tensors
-from eenet.training import adamw, fit, fit_exits
+from eenet.tables.atomic import holding
+from eenet.training import History, TrainSettings, adamw, fit, fit_exits
 
 STEPS = 48
 
 
 @pytest.fixture(scope="module")
-def uninterrupted() -> dict[str, Tensor]:
-    return resumable.run(None)[0]
+def whole() -> tuple[dict[str, Tensor], History]:
+    return resumable.run(None)
+
+
+@pytest.fixture
+def uninterrupted(whole) -> dict[str, Tensor]:
+    return whole[0]
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    resumable.run(folder)
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path) -> Path:
+    """A folder of a training that is done, to be changed."""
+    return Path(shutil.copytree(finished_once, tmp_path / "run"))
 
 
 def assert_same(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -46,7 +68,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, what) -> None:
 
 
 @pytest.mark.parametrize("step", [3, 11, 12, 30])
-def test_ctrl_c_finishes_the_step_saves_and_resumes_to_the_bit(step, tmp_path, monkeypatch, uninterrupted) -> None:
+def test_ctrl_c_finishes_the_step_saves_and_resumes_to_the_bit(step, tmp_path, monkeypatch, whole) -> None:
     stop_at(step, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
     slow = dataclasses.replace(resumable.SETTINGS, checkpoint_seconds=1e9)
     with pytest.raises(KeyboardInterrupt):
@@ -54,9 +76,10 @@ def test_ctrl_c_finishes_the_step_saves_and_resumes_to_the_bit(step, tmp_path, m
     assert len(load_tensors(tmp_path / "checkpoint.safetensors", "checkpoint")["losses"]) == step + 1
     assert not (tmp_path / "model.safetensors").exists()
     weights, history = resumable.run(tmp_path)
-    assert_same(weights, uninterrupted)
-    assert_same(load_tensors(tmp_path / "model.safetensors", "model"), uninterrupted)
-    assert len(history.losses) == STEPS
+    assert_same(weights, whole[0])
+    assert_same(load_tensors(tmp_path / "model.safetensors", "model"), whole[0])
+    assert len(history.losses) == STEPS and len(history.epoch_losses) == 4
+    assert torch.equal(history.losses, whole[1].losses)
 
 
 def test_adamw_resumes_to_the_bit(tmp_path, monkeypatch) -> None:
@@ -134,71 +157,50 @@ def test_killed_again_and_again_at_any_moment_with_every_setting_it_ends_with_th
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_a_folder_without_a_checkpoint_is_free(tmp_path) -> None:
-    resumable.run(tmp_path)
-    (tmp_path / "checkpoint.safetensors").unlink()
+def test_a_folder_without_a_checkpoint_is_free(finished) -> None:
+    (finished / "checkpoint.safetensors").unlink()
     settings = dataclasses.replace(resumable.SETTINGS, epochs=0.1)
-    history = fit_exits(resumable.make_model(), resumable.make_data(), settings, out=tmp_path, progress=False)
+    history = fit_exits(resumable.make_model(), resumable.make_data(), settings, out=finished, progress=False)
     assert len(history.losses) == 1
 
 
-def test_a_finished_training_is_not_done_again(tmp_path, monkeypatch, uninterrupted) -> None:
-    resumable.run(tmp_path)
+def test_a_finished_training_is_not_done_again(finished, monkeypatch, uninterrupted) -> None:
     monkeypatch.setattr(fit, "exit_losses", None)
-    weights, history = resumable.run(tmp_path)
+    weights, history = resumable.run(finished)
     assert_same(weights, uninterrupted)
     assert len(history.losses) == STEPS
 
 
-def test_history_is_the_same_after_resuming(tmp_path, monkeypatch) -> None:
-    _, whole = resumable.run(None)
-    stop_at(17, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        resumable.run(tmp_path)
-    _, resumed = resumable.run(tmp_path)
-    assert torch.equal(whole.losses, resumed.losses)
-    assert len(whole.epoch_losses) == 4
-
-
 @pytest.mark.parametrize(
-    ("change", "said"),
-    [({"lr": 0.5}, "lr 0.04, this training has lr 0.5"), ({"seed": 4}, "seed 3, this training has seed 4")],
+    ("change", "samples", "said"),
+    [
+        ({"lr": 0.5}, 100, "lr 0.04, this training has lr 0.5"),
+        ({"seed": 4}, 100, "seed 3, this training has seed 4"),
+        ({}, 90, "samples 100, this training has samples 90"),
+    ],
 )
-def test_refuses_to_resume_with_other_settings(change, said, tmp_path) -> None:
-    resumable.run(tmp_path)
+def test_refuses_to_resume_with_other_settings_or_data(change, samples, said, finished) -> None:
     settings = dataclasses.replace(resumable.SETTINGS, **change)
+    data = resumable.make_data().select(slice(0, samples))
     with pytest.raises(InputError, match=said):
-        fit_exits(resumable.make_model(), resumable.make_data(), settings, out=tmp_path, progress=False)
+        fit_exits(resumable.make_model(), data, settings, out=finished, progress=False)
 
 
-def test_a_training_resumes_whose_functions_have_moved_to_another_module(tmp_path, uninterrupted) -> None:
-    resumable.run(tmp_path)
-    path = tmp_path / "checkpoint.json"
+def test_a_training_resumes_whose_functions_have_moved_to_another_module(finished, uninterrupted) -> None:
+    path = finished / "checkpoint.json"
     described = path.read_text(encoding="utf-8")
     assert "eenet.training.schedule.cosine_decay" in described
     path.write_text(described.replace("eenet.training.schedule.", "eenet.training.rates."), encoding="utf-8")
-    assert_same(resumable.run(tmp_path)[0], uninterrupted)
+    assert_same(resumable.run(finished)[0], uninterrupted)
 
 
-def test_refuses_to_resume_with_other_data(tmp_path) -> None:
-    resumable.run(tmp_path)
-    data = resumable.make_data().select(slice(0, 90))
-    with pytest.raises(InputError, match="samples 100, this training has samples 90"):
-        fit_exits(resumable.make_model(), data, resumable.SETTINGS, out=tmp_path, progress=False)
-
-
-def test_refuses_a_damaged_checkpoint(tmp_path) -> None:
-    resumable.run(tmp_path)
-    path = tmp_path / "checkpoint.safetensors"
+def test_no_temporary_files_stay_and_a_damaged_checkpoint_is_refused(finished) -> None:
+    names = sorted(path.name for path in finished.iterdir())
+    assert names == ["checkpoint.json", "checkpoint.safetensors", "history.json", "model.safetensors"]
+    path = finished / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="checkpoint"):
-        resumable.run(tmp_path)
-
-
-def test_no_temporary_files_stay(tmp_path) -> None:
-    resumable.run(tmp_path)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["checkpoint.json", "checkpoint.safetensors", "history.json", "model.safetensors"]
+        resumable.run(finished)
 
 
 def test_outside_the_main_thread_it_trains_all_the_same(uninterrupted) -> None:
@@ -207,3 +209,11 @@ def test_outside_the_main_thread_it_trains_all_the_same(uninterrupted) -> None:
     thread.start()
     thread.join()
     assert_same(weights[0], uninterrupted)
+
+
+def test_two_trainings_in_one_folder_are_refused_and_the_first_is_named(tmp_path):
+    with holding(tmp_path, "training folder"), pytest.raises(InputError, match=rf"in use: process {os.getpid()} on"):
+        fit_exits(tiny_cnn(), load_digits().train, TrainSettings(epochs=0.1), out=tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+    fit_exits(tiny_cnn(), load_digits().train, TrainSettings(epochs=0.1), out=tmp_path, progress=False)
+    assert not (tmp_path / ".lock").exists()

@@ -1,4 +1,4 @@
-"""`eenet advise`: which exits are worth their cost, and whether leaving early pays at all."""
+"""`eenet advise`: which exits save more than they cost, and whether leaving early pays at all."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from rich.console import RenderableType
-
+from eenet.cli import options
 from eenet.cli.loading import Costs
-from eenet.cli.options import BudgetsOption, SeedOption, TableArgument, existing, file_out
-from eenet.cli.output import Columns, Output, Result, percent, text_table
+from eenet.cli.output import Output, Result
 from eenet.errors import InputError
+from eenet.report.sections import Block, Section, Table
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_json
 
@@ -21,32 +19,23 @@ if TYPE_CHECKING:
 
 
 def advise(
-    val: TableArgument,
+    val: options.TableArgument,
     *,
-    budget: BudgetsOption = None,
+    budget: options.BudgetsOption = None,
     static: Annotated[
         list[str] | None,
-        typer.Option(
-            "--static",
-            metavar="COST:UTILITY|FILE",
-            help="Another model without exits: 2.1ms:0.93, 60%:93%, or a .json with cost and utility. Repeatable.",
-        ),
+        options.word("COST:UTILITY|FILE", "Model without exits: 2.1ms:0.93, 60%:93%, or a .json of these. Repeatable."),
     ] = None,
-    confidence: Annotated[
-        str,
-        typer.Option(
-            "--confidence", metavar="NAME", help="Whose thresholds decide: max_prob, margin, certainty, or a feature."
-        ),
-    ] = "max_prob",
+    confidence: options.ConfidenceOption = None,
     costs: Costs,
-    out: Annotated[Path | None, file_out("Write the advice here, as JSON.")] = None,
-    seed: SeedOption = 0,
+    out: Annotated[Path | None, options.file_out("Write the advice here, as JSON.", ".json")] = None,
+    seed: options.SeedOption = 0,
     output: Output,
 ) -> Result:
     """Say which exits to keep, and whether early exit pays on this data at all.
 
-    VAL should have more exits than you mean to keep. With --costs, a file of eenet profile, an exit must be worth what
-    its head costs; without, heads count as part of their stages. Early exit is compared with each exit alone, the
+    VAL should have more exits than you mean to keep. With --costs, a file of eenet profile, an exit must save more
+    than its head costs; without, heads count as part of their stages. Early exit is compared with each exit alone, the
     original model, the best mixture of these, and the models of --static, all on samples that nothing was fitted on.
 
     Examples:
@@ -66,7 +55,7 @@ def advise(
     from eenet import evaluation
 
     output.note(f"Judging {table.num_exits} exits on {table.num_samples} samples.")
-    shared: dict[str, Any] = {"seed": seed, "progress": output.step, "confidence": confidence}
+    shared: dict[str, Any] = {"seed": seed, "progress": output.step, "confidence": confidence or "max_prob"}
     advice = evaluation.advise(table, budgets=asked, parts=parts, statics=models, **shared)
     value = advice.to_dict()
     output.save(value, out)
@@ -79,7 +68,7 @@ def _statics(text: str, costs: CostTable) -> list[StaticModel]:
 
     path, named = Path(text), text.lower().endswith(".json")
     cost, _, utility = text.rpartition(":")
-    value = read_json(existing(path, "--static"), "--static") if named else {"cost": cost, "utility": utility}
+    value = read_json(options.existing(path, "--static"), "--static") if named else {"cost": cost, "utility": utility}
     models = value if isinstance(value, list) else [value]
     anything = CostTable((1e-9 * costs.full, costs.full), costs.unit, costs.reference)  # a model may be cheaper
     found, fact = [], ""
@@ -89,7 +78,7 @@ def _statics(text: str, costs: CostTable) -> list[StaticModel]:
             fact = f"model {number} lacks 'cost' or 'utility'"
             cost, utility = f"{model['cost']}{model.get('unit', '')}", str(model["utility"])
             fact = f"{utility!r} is no utility"
-            worth = float(utility.removesuffix("%")) / (100 if utility.endswith("%") else 1)
+            quality = float(utility.removesuffix("%")) / (100 if utility.endswith("%") else 1)
             fact = f"{cost!r} is no number, alone or with a unit like {costs.unit}"
             spent = anything.budget(cost).value
         except (TypeError, AttributeError, KeyError, ValueError) as error:
@@ -97,12 +86,12 @@ def _statics(text: str, costs: CostTable) -> list[StaticModel]:
                 f"--static {text!r} is no model: {fact}. Write cost:utility such as 2.1ms:0.93, or name a .json with "
                 "these."
             ) from error
-        found.append(StaticModel(name=str(model.get("name", name)), cost=spent, utility=worth))
+        found.append(StaticModel(name=str(model.get("name", name)), cost=spent, utility=quality))
     return found
 
 
-def _advice_tables(value: Mapping[str, Any]) -> list[RenderableType]:
-    """Show an advice: the verdict, then what it rests on."""
+def _advice_tables(value: Mapping[str, Any]) -> list[Block | Section]:
+    """Return what is printed: the verdict, then what it rests on."""
     unit, dropped = value["unit"], value["dropped"]
     kept = ", ".join(map(str, value["kept"]))
     advice = (
@@ -111,22 +100,24 @@ def _advice_tables(value: Mapping[str, Any]) -> list[RenderableType]:
         if dropped
         else f"Keep all exits: {kept}."
     )
-    rows: Columns = {
-        "budget": "budget_input",
-        unit: "budget",
-        "early exit": lambda row: percent(row["utility"]),
-        "best static mix": lambda row: percent(row["static"]),
-        "difference, points": lambda row: "{:+.2f} ({:+.2f} to {:+.2f})".format(
-            *(100 * row[key] for key in ("difference", "low", "high"))
-        ),
-        "best single model": "best_static",
+    columns = {
+        "budget": "{budget_input}",
+        f"cost [{unit}]": "{budget:.4g}",
+        "early exit": "{utility:.2%}",
+        "best static mix": "{static:.2%}",
+        "difference, points": "{points[0]:+.2f} ({points[1]:+.2f} to {points[2]:+.2f})",
+        "best single model": "{single}",
     }
-    points: Columns = {unit: lambda point: f"{point['cost']:.4g}", "utility": lambda point: percent(point["utility"])}
+    rows = [
+        row | {"points": [100 * row[key] for key in ("difference", "low", "high")], "single": row["best_static"] or "-"}
+        for row in value["rows"]
+    ]
+    points = {f"cost [{unit}]": "{cost:.4g}", "utility": "{utility:.2%}"}
     return [
         value["verdict"],
         advice,
         "",
-        text_table("At equal cost, on held-out samples", value["rows"], rows),
-        text_table("Without early exits", value["statics"], {"model": "name", **points}),
-        text_table("Early exit with the kept exits, on held-out samples", value["frontier"], points),
+        Table.of(rows, columns, "At equal cost, on samples not fitted on"),
+        Table.of(value["statics"], {"model": "{name}"} | points, "Without early exits"),
+        Table.of(value["frontier"], points, "Early exit with the kept exits, on samples not fitted on"),
     ]

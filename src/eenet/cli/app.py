@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import shlex
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from eenet import __version__
@@ -58,20 +62,30 @@ def run(words: list[str]) -> int:
         words: What was written after `eenet`.
     """
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()
     except Exception as error:  # the outermost boundary: each error becomes a line and a code
         from eenet.cli.output import error_line
 
-        if type(error).__name__ == "Abort":  # how typer passes Ctrl-C on
+        if type(error).__name__ == "Abort" or Importing.interrupted:  # how typer, and others, pass Ctrl-C on
             raise KeyboardInterrupt from error
         if "--debug" in words:
             import traceback
 
             sys.stderr.write("".join(traceback.format_exception(error)))
+        _give_up_output()
         message, code = _describe(error)
         if message:
             error_line(message)
-        return code
+    return code
+
+
+def _give_up_output() -> None:
+    """Let nothing be written to stdout any more if it takes nothing: Python would try again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(words: list[str]) -> int:
@@ -103,10 +117,37 @@ def _call(name: str, words: list[str]) -> int:
         )
         app.command(name)(_with_options(command(name), shlex.join(["eenet", name, *words])))
         parse: Any = typer.main.get_command(app)
-    code = parse(args=words, prog_name=f"eenet {name}", standalone_mode=False)
+    _refuse_repeated(parse, words)
+    with _plain_warnings():
+        code = parse(args=words, prog_name=f"eenet {name}", standalone_mode=False)
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     return code if isinstance(code, int) else DONE
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show a warning as one line: where in eenet it was raised does not help a user."""
+    from eenet.cli.output import one_line
+
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_: one_line(str(message), "Warning: ")
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _refuse_repeated(parse: Any, words: list[str]) -> None:  # noqa: ANN401 - a command of typer
+    """Refuse an option of one value that is given twice: it is not clear which value counts."""
+    context = parse.context_class(parse, resilient_parsing=True)
+    given = [one for one in parse.make_parser(context).parse_args(list(words))[2] if one.param_type_name == "option"]
+    for option in given:
+        switch = option.is_flag and not option.secondary_opts
+        if given.count(option) > 1 and not option.multiple and not switch:
+            raise InputError(
+                f"{option.opts[0]} is given {given.count(option)} times: one value can count. Leave the others out."
+            )
 
 
 def _with_options(function: Callable[..., Any], line: str) -> Callable[..., None]:
@@ -117,32 +158,33 @@ def _with_options(function: Callable[..., Any], line: str) -> Callable[..., None
         line: What the user wrote.
     """
     import inspect
-    from dataclasses import MISSING, fields, is_dataclass
+    from dataclasses import fields, is_dataclass
     from typing import get_type_hints
 
-    groups: dict[str, Any] = {}
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        kind = parameter.annotation
-        if not is_dataclass(kind):
-            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
-            continue
-        groups[parameter.name], hints = kind, get_type_hints(kind, include_extras=True)
-        for field in fields(kind):
-            default = parameter.empty if field.default is MISSING else field.default
-            option = inspect.Parameter(
-                field.name, parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
-            )
-            parameters += [option] if field.init else []
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    groups: dict[str, Any] = {one.name: one.annotation for one in parameters if is_dataclass(one.annotation)}
+    options = [one.replace(kind=one.KEYWORD_ONLY) for one in parameters if one.name not in groups]
+    for kind in groups.values():
+        hints = get_type_hints(kind, include_extras=True)
+        signature = inspect.signature(kind).parameters.values()
+        options += [one.replace(annotation=hints[one.name]) for one in signature]
 
     def called(**values: Any) -> None:  # noqa: ANN401 - as many types as options
         for name, kind in groups.items():
             values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind) if field.init})
-        values["output"].line = line
-        values["output"].result(*function(**values))
+        output, written = values["output"], values.get("out")
+        output.line = line
+        try:
+            result = function(**values)
+            written = "stdout"
+            output.result(*result)
+        except OSError as error:  # that of a full disk names no file
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                error.filename = error.filename or written
+            raise
 
     called.__doc__ = function.__doc__
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     return called
 
 
@@ -155,7 +197,7 @@ def _describe(error: Exception) -> tuple[str, int]:
     if isinstance(error, EenetError):
         return str(error), BAD_INPUT if isinstance(error, InputError) else FAILURE
     if isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
+        where = f": {os.fsdecode(error.filename)}" if error.filename else ""
         return f"{error.strerror or error}{where}", FAILURE
     if isinstance(error, MemoryError):
         return "out of memory. Use a smaller batch or fewer samples.", FAILURE

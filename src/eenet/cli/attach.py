@@ -2,55 +2,125 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import RenderableType
 
+from eenet.cli import options
 from eenet.cli.interrupt import require
-from eenet.cli.options import DataRootOption, SeedOption, file_in, folder_out, whole_numbers
-from eenet.cli.output import Output, Result, percent, text_table
+from eenet.cli.output import Output, Result
 from eenet.cli.train import train_run
 from eenet.errors import InputError
+from eenet.report.sections import Block, Table
 
 if TYPE_CHECKING:
-    from eenet.experiments.recipes import Source
+    from eenet.experiments.recipes import Attachment, Source
     from eenet.models.inputs import Inputs
     from eenet.models.model import MultiExitModel
+    from eenet.training.settings import TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The options that say how exits are trained."""
+
+    epochs: Annotated[float, typer.Option(help="Passes over the training samples.")] = 5.0
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate of the model; default: 0.02, on texts 0.00005.")
+    ] = None
+    head_lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate of the early exits' heads; default: 0.05, on texts 0.001.")
+    ] = None
+    batch_size: Annotated[int, options.count("Samples per training step.")] = 32
+    freeze: Annotated[bool, typer.Option("--freeze", help="Only the heads learn; the model stays as it is.")] = False
+
+    def settings(self, data: str, seed: int) -> TrainSettings:
+        """Return the settings for some data, once they are checked."""
+        from eenet.experiments.recipes import attached
+
+        learning = {name: value for name, value in asdict(self).items() if name != "freeze" and value is not None}
+        return attached.training(data, **learning, heads_share=1.0 if self.freeze else 0.0, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The options that say what exits are trained on."""
+
+    data: Annotated[
+        str | None, options.word("DATA", "digits, cifar10, an .npz, a folder of images, or a .csv or .tsv of texts.")
+    ] = None
+    data_root: options.DataRootOption = None
+    tokenizer: Annotated[Path | None, options.word("DIR", "Tokenizer of the texts; default: that of hf:FOLDER.")] = None
+    columns: Annotated[str | None, options.word("LABEL,TEXT", "Names of these columns in the file of texts.")] = None
+
+    def check(self, out: Path | None) -> None:
+        """Refuse options that do not go together, or with the folder for the run."""
+        if self.data is None and out is not None:
+            raise InputError(
+                f"--out {str(out)!r} would hold heads that have learnt nothing: there is no --data. Pass --data, or "
+                "leave --out out to see where the exits sit."
+            )
+        if self.data is None and (self.tokenizer or self.columns):
+            raise InputError(
+                "--tokenizer and --columns say how texts are read: there is no --data. Pass --data, a file of texts."
+            )
+        if self.data is not None and out is None:
+            raise InputError(f"--data {self.data!r} has nowhere to go: a trained run needs a folder. Pass --out RUN.")
+        if self.tokenizer is not None:
+            options.existing(self.tokenizer, "--tokenizer", folder=True)
+        if self.columns is not None and self.named_columns is None:
+            raise InputError(
+                f"--columns {self.columns!r} are not two names: the column of labels is named first, then, after a "
+                "comma, that of texts. Pass for example label,text."
+            )
+
+    @property
+    def named_columns(self) -> tuple[str, str] | None:
+        """The names of the columns of labels and texts, None where there are not two."""
+        names = [name.strip() for name in (self.columns or "").split(",")]
+        return (names[0], names[1]) if len(names) == 2 and all(names) else None
+
+    def described(
+        self, spec: str, source: Source, settings: TrainSettings, num_classes: int | None, weights: Path | None
+    ) -> Attachment | None:
+        """Return what is written down about a run on the data, which fit the model; None without data."""
+        from eenet.experiments.recipes import attached
+
+        if self.data is None:
+            return None
+        attachment = attached.describe(
+            spec,
+            source,
+            data=self.data,
+            settings=settings,
+            root=self.data_root,
+            num_classes=num_classes,
+            weights=weights,
+            tokenizer=self.tokenizer,
+            columns=self.named_columns,
+        )
+        attached.load_attached_data(attachment, self.data_root, settings.seed)
+        return attachment
 
 
 def attach(
     spec: Annotated[
         str,
-        typer.Argument(
-            metavar="SPEC",
-            help="timm:NAME, torchvision:NAME, hf:FOLDER, or package.module:function (returns the module).",
-        ),
+        typer.Argument(metavar="SPEC", help="timm:NAME, torchvision:NAME, hf:FOLDER, or package.module:function."),
     ],
     *,
     exits: Annotated[
-        str,
-        typer.Option("--exits", metavar="N|NAME,NAME", help="How many, the original output included; or modules."),
+        str, options.word("N|NAME,NAME", "How many, the original output included; or the modules they read.")
     ] = "4",
-    input_shape: Annotated[
-        str | None, typer.Option("--input", metavar="C,H,W", help="Shape of one sample, or how many tokens.")
-    ] = None,
-    num_classes: Annotated[
-        int | None, typer.Option("--num-classes", min=2, help="Classes of the timm or torchvision model.")
-    ] = None,
-    weights: Annotated[Path | None, file_in("--weights", "State dict to begin with: .safetensors or .pt.")] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", metavar="DATA", help="digits, cifar10, an .npz, or a folder per class.")
-    ] = None,
-    data_root: DataRootOption = None,
-    epochs: Annotated[float, typer.Option("--epochs", help="Passes over the training images.")] = 5.0,
-    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate of the model.")] = 0.02,
-    head_lr: Annotated[float, typer.Option("--head-lr", help="Peak learning rate of the early exits' heads.")] = 0.05,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per training step.")] = 32,
-    freeze: Annotated[bool, typer.Option("--freeze", help="Only the heads learn; the model stays as it is.")] = False,
-    out: Annotated[Path | None, folder_out("Folder for the trained run.", "RUN")] = None,
-    seed: SeedOption = 0,
+    input_shape: Annotated[str | None, options.word("C,H,W", "Shape of a sample, or its tokens.", "--input")] = None,
+    num_classes: Annotated[int | None, options.count("Classes of a library's model, in place of its own.", 2)] = None,
+    weights: Annotated[Path | None, options.file_in("--weights", "Weights: .safetensors, .pt or a checkpoint.")] = None,
+    samples: Data,
+    training: Training,
+    out: Annotated[Path | None, options.folder_out("Folder for the trained run.", "RUN")] = None,
+    seed: options.SeedOption = 0,
     output: Output,
 ) -> Result:
     """Give exits to a model, check that samples can really leave there, and train them.
@@ -68,56 +138,41 @@ def attach(
         eenet attach timm:efficientnet_lite0 --weights trained.pth --data photos/ --out run
 
         eenet attach my_models:make --weights trained.pt --freeze --data images.npz --out run
+
+        eenet attach hf:bert --data texts.csv --out run
     """
-    if data is None and out is not None:
-        raise InputError(
-            f"--out {str(out)!r} would hold heads that have learnt nothing: there is no --data. Pass --data, or leave "
-            "--out out to see where the exits sit."
-        )
-    if data is not None and out is None:
-        raise InputError(f"--data {data!r} has nowhere to go: a trained run needs a folder. Pass --out RUN.")
-    shape = None if input_shape is None else whole_numbers(input_shape, "--input", "3,224,224, or 64 tokens")
-    wanted = int(exits) if exits.strip().isdecimal() else [name.strip() for name in exits.split(",") if name.strip()]
+    samples.check(out)
+    shape = None if input_shape is None else options.whole_numbers(input_shape, "--input", "3,224,224, or 64 tokens")
+    named = [name.strip() for name in exits.split(",") if name.strip()]
+    wanted = int(exits) if options.is_count(exits.strip()) else named
 
     require("torch")
-    from eenet.experiments.recipes import attached, load_source
+    from eenet.experiments.recipes import attach_source, attached, load_source
 
-    settings = attached.training(
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        head_lr=head_lr,
-        heads_share=1.0 if freeze else 0.0,
-        seed=seed,
-    )
-    if num_classes is None and data is not None:
-        num_classes = attached.wanted_classes(spec, data, data_root)
+    settings = training.settings(samples.data or "", seed)
+    if num_classes is None and samples.data is not None:
+        num_classes = attached.wanted_classes(spec, samples.data, samples.data_root)
     source = load_source(spec, shape=shape, num_classes=num_classes, seed=seed)
-    attachment = None
-    if data is not None:
-        attachment = attached.describe(
-            spec, source, data=data, settings=settings, num_classes=num_classes, weights=weights
-        )
-        attached.load_attached_data(attachment, data_root, seed)
+    attachment = samples.described(spec, source, settings, num_classes, weights)
     output.note(f"Attaching exits to {spec}, for inputs of {','.join(map(str, source.shape))}.")
-    model = attached.attach_source(source, wanted, weights=weights, seed=seed)
+    model = attach_source(source, wanted, weights=weights, seed=seed)
     value, parts = _described(spec, source, model)
     if attachment is not None and out is not None:
-        recipe = attached.attached_recipe(attachment.at(model), model)
+        recipe = attached.attached_recipe(attachment.at(model, source.example_inputs), model)
         output.note(f"Training {recipe.summary}.")
-        train_run(recipe, out, data_root, output, "The same command goes on from there.")
+        train_run(recipe, out, samples.data_root, output, "The same command goes on from there.")
         parts.append(f"Trained {spec} with {model.num_exits} exits: {out}")
     else:
         parts.append("The heads have learnt nothing yet: pass --data and --out to train them.")
-    return {**value, "run": None if out is None else str(out), "data": data, "seed": seed}, parts
+    return {**value, "run": None if out is None else str(out), "data": samples.data, "seed": seed}, parts
 
 
-def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[str, Any], list[RenderableType]]:
+def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[str, Any], list[Block]]:
     """Return what is known about a model with exits, as JSON values and as a table."""
     from eenet.running.measuring import measure_flops
 
     flops = measure_flops(model, source.example_inputs)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "exit": k,
             "module": module,
@@ -139,18 +194,20 @@ def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[s
         "uncounted": list(flops.uncounted),
         "exits": rows,
     }
-    table = text_table(
-        f"{spec}: {flops.reference:.4g} FLOPs per sample without exits, {source.num_classes} classes",
-        rows,
-        {
-            "exit": "exit",
-            "module tapped": "module",
-            "shape": lambda row: " x ".join(map(str, row["shape"])),
-            "of the FLOPs": lambda row: percent(row["share"]),
-            "its head": lambda row: percent(row["head_flops"] / flops.reference),
-            "parameters of the head": lambda row: row["head_parameters"] or None,
-        },
-    )
+    columns = {
+        "exit": "{exit}",
+        "module tapped": "{module}",
+        "shape": "{size}",
+        "of the FLOPs": "{share:.2%}",
+        "its head": "{head_share:.2%}",
+        "parameters of the head": "{head_parameters}",
+    }
+    printed = [
+        row | {"size": " x ".join(map(str, row["shape"])), "head_share": row["head_flops"] / flops.reference}
+        for row in rows
+    ]
+    title = f"{spec}: {flops.reference:.4g} FLOPs per sample without exits, {source.num_classes} classes"
+    table = Table.of(printed, columns, title)
     notes = [f"Note: operations not counted: {', '.join(flops.uncounted)}."] if flops.uncounted else []
     return value, [table, *notes]
 

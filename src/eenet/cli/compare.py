@@ -8,33 +8,37 @@ from typing import Annotated, Any
 
 import typer
 
-from eenet.cli import loading, names
+from eenet.cli import loading, names, options
 from eenet.cli.interrupt import require
 from eenet.cli.loading import Costs
-from eenet.cli.options import BudgetsOption, SeedOption, TableArgument, file_in, folder_out, place
 from eenet.cli.output import Output, Result, comparison_parts
-from eenet.errors import InputError
+from eenet.tables.atomic import atomic_files
 from eenet.tables.files import write_json
+
+SET = "comparison"
+"""What the files of a comparison are called together."""
 
 
 def compare(
-    val: TableArgument,
-    test: Annotated[Path, place("TEST", "Exit table to judge on.")],
+    val: options.TableArgument,
+    test: Annotated[Path, options.place("TEST", "Exit table to judge on.")],
     *,
-    budget: BudgetsOption = None,
-    policy: Annotated[
-        list[str] | None, typer.Option("--policy", "-p", metavar="NAME", help="Name of a policy. Repeatable.")
-    ] = None,
+    budget: options.BudgetsOption = None,
+    policy: Annotated[list[str] | None, options.word("NAME", "Name of a policy. Repeatable.", *options.POLICY)] = None,
+    confidence: options.ConfidenceOption = None,
     costs: Costs,
-    splits: Annotated[
-        int, typer.Option("--splits", min=1, help="Pool VAL and TEST and split them anew this often.")
-    ] = 1,
+    splits: Annotated[int, options.count("Pool VAL and TEST and split them anew this often.")] = 1,
     groups: Annotated[
         Path | None,
-        file_in("--groups", "Group of every TEST sample, to see who pays: .npy, or text, a number or name per line."),
+        options.file_in(
+            "--groups", "Group of every TEST sample, to see who pays: .npy, or text, a number or name per line."
+        ),
     ] = None,
-    out: Annotated[Path | None, folder_out("Folder for JSON, plots, page.")] = None,
-    seed: SeedOption = 0,
+    out: Annotated[Path | None, options.folder_out("Folder for JSON, plots, page.")] = None,
+    seed: options.SeedOption = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare although VAL and TEST were recorded from two models.")
+    ] = False,
     output: Output,
 ) -> Result:
     """Compare policies at equal cost: fitted on VAL, judged on TEST.
@@ -53,32 +57,32 @@ def compare(
     from eenet import evaluation
     from eenet.evaluation.segmentation import find_confusion
 
-    chosen = names.schedulers(policy, seed)
+    chosen = names.schedulers(policy, seed, confidence)
     if out is not None:
         require("matplotlib")
     val_table = costs.read_table(val)
     known = val_table.require_costs()
     test_table = costs.read_table(test, known.unit)
-    for name, reason in names.unsuited(val_table).items() if policy is None else ():
-        del chosen[name]
+    for name, reason in names.unsuited(val_table, confidence).items() if policy is None else ():
+        if chosen.pop(name, None) is None:
+            continue
         output.note(f"{name} is left out: {reason}.")
-    confusion = find_confusion(test)
-    if confusion is not None and (splits > 1 or groups is not None):
-        option = f"--splits {splits}" if groups is None else "--groups"
-        raise InputError(
-            f"{option} cannot be used here: {str(test)!r} was recorded from maps, which are compared on TEST as it is, "
-            "by one number for all images. Leave it out."
-        )
     asked = [known.budget(text) for text in budget or []]
     grouping = None if groups is None else loading.read_groups(groups)
     for one in asked:
         output.note(f"Budget per sample: {one.meaning}.")
-    shared: dict[str, Any] = {"seed": seed, "progress": output.step}
-    if confusion is not None:
-        comparison = evaluation.compare_dense(val_table, test_table, confusion, chosen, asked, **shared)
-    else:
-        shared |= {"splits": splits, "groups": grouping}
-        comparison = evaluation.compare(val_table, test_table, chosen, asked, **shared)
+    comparison = evaluation.compare(
+        val_table,
+        test_table,
+        chosen,
+        asked,
+        confusion=find_confusion(test),
+        groups=grouping,
+        splits=splits,
+        seed=seed,
+        progress=output.step,
+        check_source=not force,
+    )
     value = comparison.to_dict()
     if out is not None:
         for path in write_comparison(value, out, command=output.line):
@@ -87,7 +91,7 @@ def compare(
 
 
 def write_comparison(value: Mapping[str, Any], out: Path, **page: Any) -> list[Path]:  # noqa: ANN401 - passed through
-    """Write a comparison as JSON, plots and page, and return the files.
+    """Write a comparison as JSON, plots and page, all files at the end and together, and return them.
 
     Args:
         value: The JSON of `eenet compare`.
@@ -96,9 +100,11 @@ def write_comparison(value: Mapping[str, Any], out: Path, **page: Any) -> list[P
     """
     from eenet import report
 
-    files = [out / name for name in ("comparison.json", "utility_cost.png", "gain.png", "exits.png", "report.html")]
-    write_json(files[0], dict(value))
-    for path, draw in zip(files[1:], (report.utility_cost, report.gain_over_random, report.exit_shares), strict=False):
-        report.save_figure(draw(value), path)
-    report.write_page(files[-1], report.comparison_page(value, **page))
-    return files
+    with atomic_files(out, SET) as draft:
+        write_json(draft / "comparison.json", dict(value))
+        report.save_figure(report.utility_cost(value), draft / "utility_cost.png")
+        report.save_figure(report.gain_over_random(value), draft / "gain.png")
+        report.save_figure(report.exit_shares(value), draft / "exits.png")
+        report.write_page(draft / "report.html", report.comparison_page(value, **page))
+        names = sorted(file.name for file in draft.iterdir())
+    return [out / name for name in names]

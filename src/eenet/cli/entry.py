@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
-from eenet.cli.interrupt import INTERRUPTED, Importing
+from eenet.cli.interrupt import INTERRUPTED, Importing, handle_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,8 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if Importing.owns_process:  # what was asked for is done: nothing is left to interrupt while Python shuts down
             import signal
 
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            handle_signals(signal.SIG_IGN)
         return code
     except KeyboardInterrupt:
-        sys.stderr.write("Interrupted.\n")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            sys.stderr.write("Interrupted.\n")
         return INTERRUPTED

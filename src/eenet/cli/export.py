@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
-
-from eenet.cli import loading, names
+from eenet.cli import loading, names, options
 from eenet.cli.interrupt import require
-from eenet.cli.options import POLICY_OPTION, DataRootOption, RunArgument, folder_out
-from eenet.cli.output import Columns, Output, Result, text_table
-
-if TYPE_CHECKING:
-    from eenet.running.manifest import Preparation
-    from eenet.training.dataset import LabelledDataset
+from eenet.cli.output import Output, Result
+from eenet.report.sections import Table
 
 _SAMPLES = 16  # on which the exported stages are compared with the model
 
 
 def export(
-    run: RunArgument,
+    run: options.RunArgument,
     *,
-    policy: Annotated[Path, POLICY_OPTION],
-    engine: Annotated[str, typer.Option("--engine", metavar="E", help="What shall run it: onnxruntime or openvino.")],
-    out: Annotated[Path, folder_out("Write the export here.")],
-    data_root: DataRootOption = None,
+    policy: Annotated[Path, options.POLICY_OPTION],
+    engine: Annotated[str, options.word("E", "What shall run it: onnxruntime or openvino.")],
+    out: Annotated[Path, options.folder_out("Write the export here.")],
+    force: options.ForceOption = False,
+    data_root: options.DataRootOption = None,
     output: Output,
 ) -> Result:
     """Write a model and its policy as a folder that runs without torch.
@@ -47,7 +42,7 @@ def export(
     from eenet import running
 
     opened = loading.open_run(run, data_root)
-    saved, model = loading.open_policy(policy, opened)
+    saved, model = loading.open_policy(policy, opened, output, force=force)
     samples = opened.splits.test
     output.note(f"Exporting {model.num_exits} stages for {engine}.")
     exported = running.export(
@@ -59,25 +54,13 @@ def export(
         costs=saved.costs,
         dial=saved.dial,
         classes=opened.splits.classes,
-        preparation=_preparation(samples),
+        preparation=getattr(samples, "preparation", None),  # of images
+        check_source=False,  # done by now
     )
     manifest, size, error = exported.manifest, exported.size, exported.error
     value = {key: manifest[key] for key in ("engine", "num_exits", "num_classes", "inputs", "stages")}
-    columns: Columns = {
-        "file": "file",
-        "inputs": lambda stage: len(stage["inputs"]),
-        "outputs": lambda stage: len(stage["outputs"]),
-        "bytes": lambda stage: (out / stage["file"]).stat().st_size,
-    }
+    files = [stage["file"] for stage in manifest["stages"]]
+    rows = [(file, str((out / file).stat().st_size)) for file in files]
     written = f"wrote {out}: {size} bytes, logits within {error:.1g} of the model's"
-    stages = text_table("Stages", manifest["stages"], columns)
+    stages = Table(("file", "bytes"), rows, "Stages")
     return {"out": str(out), **value, "bytes": size, "error": error}, [stages, written]
-
-
-def _preparation(dataset: LabelledDataset) -> Preparation:
-    from eenet.experiments.data.dataset import as_images
-    from eenet.running.manifest import Preparation
-
-    samples = as_images(dataset)
-    height, width = samples.size or samples.images.shape[2:]
-    return Preparation(mean=samples.mean, std=samples.std, size=(height, width))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eenet.cli import loading, names
+from eenet.cli import loading, names, options
 from eenet.cli.loading import Costs
-from eenet.cli.options import SeedOption, TableArgument, folder_out
 from eenet.cli.output import Output, Result, facts_table, percent
 from eenet.errors import InputError
+from eenet.policies.store import FILES
 from eenet.tables.costs import Budget, CostTable
 from eenet.tables.table import ExitTable
 
@@ -22,41 +23,59 @@ if TYPE_CHECKING:
 DELTA, EPSILON = 0.1, 0.01
 
 
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """The options that say what shall hold beyond the calibration set."""
+
+    guarantee: Annotated[
+        str | None, options.word("budget|accuracy", "What shall hold beyond VAL; default: nothing.")
+    ] = None
+    delta: Annotated[float | None, typer.Option(help=f"Chance that the guarantee is wrong; default: {DELTA:g}.")] = None
+    epsilon: Annotated[
+        float | None, typer.Option(help=f"Accuracy that may be lost against the full model; default: {EPSILON:g}.")
+    ] = None
+
+    def settings(self, budget: str | None) -> dict[str, Any] | None:
+        """Return the guarantee that is asked for, as `certify` takes it; None without one.
+
+        Raises:
+            InputError: The options contradict each other, or there is neither a budget nor a guarantee.
+        """
+        from eenet.schedulers.certify import check_promise
+
+        delta = DELTA if self.delta is None else self.delta
+        epsilon = EPSILON if self.epsilon is None else self.epsilon
+        if self.guarantee is not None:
+            check_promise(self.guarantee, delta, epsilon, budget)
+        elif budget is None:
+            raise InputError(
+                "--budget is missing: only --guarantee accuracy goes without one. Pass a mean cost per sample, such as "
+                "60%."
+            )
+        elif self.delta is not None:
+            raise InputError(f"--delta {delta:g} has no meaning: there is no --guarantee. Add it.")
+        if self.epsilon is not None and self.guarantee != "accuracy":
+            raise InputError(f"--epsilon {epsilon:g} has no meaning: it belongs to --guarantee accuracy. Add that.")
+        return None if self.guarantee is None else {"guarantee": self.guarantee, "delta": delta, "epsilon": epsilon}
+
+
 def fit(
-    val: TableArgument,
+    val: options.TableArgument,
     *,
     budget: Annotated[
         str | None,
-        typer.Option(
-            "--budget", "-b", metavar="B", help="Mean cost per sample: 3.2, 2.5ms or 60%. Needed but for accuracy."
-        ),
+        options.word("B", "Mean cost per sample: 3.2, 2.5ms, 60%; not needed for accuracy.", *options.BUDGET),
     ] = None,
-    out: Annotated[
-        Path, folder_out("Folder for the fitted policy.", "POLICY", replaces=("policy.json", "policy.safetensors"))
-    ],
-    policy: Annotated[str, typer.Option("--policy", "-p", metavar="NAME", help="Which policy to fit.")] = "auto",
-    guarantee: Annotated[
-        str | None,
-        typer.Option("--guarantee", metavar="budget|accuracy", help="What shall hold beyond VAL; default: nothing."),
-    ] = None,
-    delta: Annotated[
-        float | None, typer.Option("--delta", help=f"Chance that the guarantee is wrong; default: {DELTA:g}.")
-    ] = None,
-    epsilon: Annotated[
-        float | None,
-        typer.Option("--epsilon", help=f"Accuracy that may be lost against the full model; default: {EPSILON:g}."),
-    ] = None,
-    deadline: Annotated[
-        str | None, typer.Option("--deadline", metavar="D", help="Cost no sample may exceed: 4, 3ms or 80%.")
-    ] = None,
+    out: Annotated[Path, options.folder_out("Folder for the policy.", "POLICY", replaces=FILES)],
+    policy: Annotated[str, options.word("NAME", "Which policy to fit.", *options.POLICY)] = "auto",
+    confidence: options.ConfidenceOption = None,
+    promise: Promise,
+    deadline: Annotated[str | None, options.word("D", "Cost no sample may exceed: 4, 3ms or 80%.")] = None,
     exits: Annotated[
-        str | None,
-        typer.Option(
-            "--exits", metavar="K,K,...|FILE", help="Early exits to keep, or the file of eenet advise; default: all."
-        ),
+        str | None, options.word("K,K,...|FILE", "Early exits to keep, or the file of eenet advise; default: all.")
     ] = None,
     costs: Costs,
-    seed: SeedOption = 0,
+    seed: options.SeedOption = 0,
     output: Output,
 ) -> Result:
     """Learn where to leave: fit a policy on recorded outputs so that it meets a budget.
@@ -80,8 +99,8 @@ def fit(
 
         eenet fit val.npz --budget 60% --exits 1,3 --out policy
     """
-    scheduler = names.scheduler(policy, seed, output.step)
-    wanted = _guarantee(guarantee, delta, epsilon, budget)
+    scheduler = names.scheduler(policy, seed, output.step, confidence)
+    wanted = promise.settings(budget)
     table = costs.read_table(val)
     kept = None if exits is None else loading.read_exits(exits, table.num_exits)
     if kept is not None:
@@ -94,10 +113,9 @@ def fit(
         scheduler = DeadlineScheduler(scheduler=scheduler, deadline=deadline, seed=seed)
         limit = scheduler.limit(known)
     output.note(f"Fitting {policy} on {table.num_samples} samples and {table.num_exits} exits.")
-    if asked is not None:
-        output.note(f"Budget per sample: {asked.meaning}.")
-    if limit is not None:
-        output.note(f"Deadline of every sample: {limit.meaning}.")
+    for what, one in (("Budget per sample", asked), ("Deadline of every sample", limit)):
+        if one is not None:
+            output.note(f"{what}: {one.meaning}.")
 
     from eenet.policies import Replayer, save_policy
 
@@ -109,6 +127,7 @@ def fit(
         "unit": known.unit,
         **_named("budget", asked),
         **({} if limit is None else _named("deadline", limit)),
+        **({} if confidence is None else {"confidence": confidence}),
         "num_samples": table.num_samples,
         "num_exits": table.num_exits,
         **({} if kept is None else {"exits": list(kept)}),
@@ -149,31 +168,10 @@ def _keeping(table: ExitTable, exits: tuple[int, ...], costs: Costs) -> ExitTabl
     )
 
 
-def _guarantee(
-    guarantee: str | None, delta: float | None, epsilon: float | None, budget: str | None
-) -> dict[str, Any] | None:
-    """Return the guarantee that is asked for, as `certify` takes it; None without one."""
-    from eenet.schedulers.certify import check_promise
-
-    chance, loss = DELTA if delta is None else delta, EPSILON if epsilon is None else epsilon
-    if guarantee is not None:
-        check_promise(guarantee, chance, loss, budget)
-    elif budget is None:
-        raise InputError(
-            "--budget is missing: only --guarantee accuracy goes without one. Pass a mean cost per sample, such as 60%."
-        )
-    elif delta is not None:
-        raise InputError(f"--delta {delta:g} has no meaning: there is no --guarantee. Add it.")
-    if epsilon is not None and guarantee != "accuracy":
-        raise InputError(f"--epsilon {epsilon:g} has no meaning: it belongs to --guarantee accuracy. Add that.")
-    return None if guarantee is None else {"guarantee": guarantee, "delta": chance, "epsilon": loss}
-
-
 def _named(name: str, value: Budget | None) -> dict[str, Any]:
     """Return a budget or a deadline as three JSON values."""
-    if value is None:
-        return {name: None, f"{name}_input": None, f"{name}_meaning": None}
-    return {name: value.value, f"{name}_input": value.text, f"{name}_meaning": value.meaning}
+    keys = {name: "value", f"{name}_input": "text", f"{name}_meaning": "meaning"}
+    return {key: getattr(value, attribute, None) for key, attribute in keys.items()}
 
 
 def _printed(facts: dict[str, Any]) -> dict[str, str | None]:
@@ -185,17 +183,12 @@ def _printed(facts: dict[str, Any]) -> dict[str, str | None]:
         "cost on VAL": f"{facts['fit_cost']:.5g} {unit}",
         "utility on VAL": percent(facts["fit_utility"]),
     }
-    if certificate is None:
-        return printed
-    bound = certificate["bound"]
-    certified = (
-        {"certified mean cost, at most": f"{bound:.5g} {unit}"}
-        if certificate["guarantee"] == "budget"
-        else {"certified loss of utility, at most": percent(bound)}
-    )
-    return {
-        **printed,
-        **certified,
-        "utility lost to the guarantee": percent(certificate["price"]),
-        "cost added by the guarantee": f"{certificate['price_cost']:.5g} {unit}",
-    }
+    if certificate is not None:
+        bound = certificate["bound"]
+        if certificate["guarantee"] == "budget":
+            printed["certified mean cost, at most"] = f"{bound:.5g} {unit}"
+        else:
+            printed["certified loss of utility, at most"] = percent(bound)
+        printed["utility lost to the guarantee"] = percent(certificate["utility_lost"])
+        printed["cost added by the guarantee"] = f"{certificate['cost_added']:.5g} {unit}"
+    return printed

@@ -10,10 +10,11 @@ import numpy as np
 import typer
 
 from eenet.cli.interrupt import require
-from eenet.cli.options import existing, existing_folder, file_in, output_folder
+from eenet.cli.options import count, existing, file_in, output_folder, word
+from eenet.cli.output import Output
 from eenet.errors import InputError
 from eenet.tables.costs import CostTable
-from eenet.tables.files import read_json
+from eenet.tables.files import read_arrays, read_json
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
@@ -27,21 +28,10 @@ if TYPE_CHECKING:
 class Costs:
     """The options that say which costs count: those of a profile, else a table's own."""
 
-    costs: Annotated[Path | None, file_in("--costs", "Costs written by `eenet profile`; replaces the table's own.")] = (
-        None
-    )
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size", min=1, metavar="b", help="Which batch size's latency of --costs to use (unit ms)."
-        ),
-    ] = None
-    engine: Annotated[
-        str | None, typer.Option("--engine", metavar="E", help="Which engine's latency of --costs to use.")
-    ] = None
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="D", help="Which number format's latency of --costs to use.")
-    ] = None
+    costs: Annotated[Path | None, file_in("--costs", "Costs of `eenet profile`, in place of the table's own.")] = None
+    batch_size: Annotated[int | None, count("Batch size whose latency in --costs counts.")] = None
+    engine: Annotated[str | None, word("E", "Engine whose latency in --costs counts.")] = None
+    dtype: Annotated[str | None, word("D", "Number format whose latency in --costs counts.")] = None
 
     def read_table(self, path: Path, unit: str | None = None) -> ExitTable:
         """Read an exit table, with the costs that count.
@@ -69,7 +59,7 @@ class Costs:
             own = readable(table.costs, unit)
             factor = own.low / table.costs.low
             table = replace(table, costs=own, cost=None if table.cost is None else table.cost * factor)
-        return table.priced(measured)
+        return table.with_costs(measured)
 
     def _measured(self) -> CostTable | None:
         chosen: dict[str, Any] = {"batch_size": self.batch_size, "engine": self.engine, "dtype": self.dtype}
@@ -94,14 +84,9 @@ class Costs:
 class Data:
     """The options that say where a recipe's data set is."""
 
-    data_root: Annotated[
-        Path | None, typer.Option("--data-root", metavar="DIR", help="Folder that contains the recipe's data set.")
-    ] = None
+    data_root: Annotated[Path | None, word("DIR", "Folder that contains the recipe's data set.")] = None
     download: Annotated[
-        bool,
-        typer.Option(
-            "--download", help="Fetch the data set into --data-root where it is not there (CIFAR-10, CIFAR-100)."
-        ),
+        bool, typer.Option("--download", help="Fetch the data set into --data-root if missing (CIFAR-10, CIFAR-100).")
     ] = False
 
     def prepare(self, recipe: Recipe) -> None:
@@ -116,7 +101,7 @@ class Data:
         if self.download and self.data_root is not None:
             recipe.download(output_folder(self.data_root, "--data-root"))
         elif self.data_root is not None:
-            existing_folder(self.data_root, "--data-root")
+            existing(self.data_root, "--data-root", folder=True)
 
 
 def readable(costs: CostTable, unit: str | None = None) -> CostTable:
@@ -124,12 +109,10 @@ def readable(costs: CostTable, unit: str | None = None) -> CostTable:
 
     Costs in anything but FLOPs stay as they are.
     """
-    sizes = {"GFLOPs": 1e9, "MFLOPs": 1e6, "kFLOPs": 1e3}
+    sizes = {"GFLOPs": 1e9, "MFLOPs": 1e6, "kFLOPs": 1e3, "FLOPs": 0}
     if costs.unit != "FLOPs":
         return costs
-    if unit not in sizes:
-        unit = next((name for name, size in sizes.items() if costs.high >= size), "FLOPs")
-    return costs.convert(unit)
+    return costs.convert(unit if unit in sizes else next(name for name, size in sizes.items() if costs.high >= size))
 
 
 def read_groups(path: Path) -> np.ndarray:
@@ -138,12 +121,11 @@ def read_groups(path: Path) -> np.ndarray:
     Raises:
         InputError: The file is damaged, or a line holds nothing or more than one value.
     """
+    if path.suffix.lower() == ".npy":
+        return next(iter(read_arrays(path, "--groups").values()))
     try:
-        if path.suffix.lower() == ".npy":
-            loaded: np.ndarray = np.load(path, allow_pickle=False)
-            return loaded
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"--groups {str(path)!r} cannot be read: {error}. Write it again.") from error
     for number, line in enumerate(lines, 1):
         if not line.strip() or "," in line:
@@ -166,8 +148,9 @@ def read_exits(text: str, num_exits: int) -> tuple[int, ...]:
         value = read_json(existing(Path(text), "--exits"), "--exits")
         words = value["kept"] if isinstance(value, dict) and isinstance(value.get("kept"), list) else []
     last = num_exits - 1
-    numbers = {int(str(word)) if str(word).isdecimal() else -1 for word in words} | {last}
-    if len(numbers) < 2 or min(numbers) < 0 or max(numbers) > last:
+    known = {str(k): k for k in range(num_exits)}
+    numbers = {known.get(str(word), -1) for word in words} | {last}
+    if len(numbers) < 2 or -1 in numbers:
         raise InputError(
             f"--exits {text!r} names no early exits of this table: they are 0 to {last - 1}. "
             "Name some of these, with commas between them, or pass the file of eenet advise --out."
@@ -188,13 +171,16 @@ def open_run(path: Path, data_root: Path | None = None) -> Run:
     return recipes.open_run(path, data_root=data_root)
 
 
-def open_policy(path: Path, opened: Run) -> tuple[SavedPolicy, MultiExitModel]:
+def open_policy(path: Path, opened: Run, output: Output, *, force: bool) -> tuple[SavedPolicy, MultiExitModel]:
     """Return a fitted policy and the model that it decides for: the run's, without the exits it was not fitted for.
 
     Raises:
-        InputError: It is missing, damaged, or was fitted for another number of exits or classes.
+        InputError: It is missing, damaged, was fitted for another number of exits or classes, or, without ``force``, on
+            a table of another model.
     """
     from eenet.policies import load_policy
+    from eenet.running.adaptive import require_source
+    from eenet.running.engines import as_engine
 
     model, classes = opened.model, len(opened.splits.classes)
     saved = load_policy(path)
@@ -206,5 +192,9 @@ def open_policy(path: Path, opened: Run) -> tuple[SavedPolicy, MultiExitModel]:
                 f"--policy {str(path)!r} does not fit: it was fitted for {needed[what]} {what}, this run has {there}. "
                 "Fit a policy on a table recorded from this run."
             )
+    if not saved.source:
+        output.note("The policy does not name the model it was fitted for: whether it is this one was not checked.")
+    if not force:
+        require_source(saved.policy, as_engine(model, optimise=False))
     dropped = [k for k in range(model.num_exits) if k not in exits]
     return saved, model.without(dropped) if dropped else model

@@ -6,56 +6,42 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from eenet.cli import loading, names
-from eenet.cli.options import (
-    POLICY_OPTION,
-    DataRootOption,
-    RunArgument,
-    SeedOption,
-    file_out,
-    whole_numbers,
-)
-from eenet.cli.output import Output, Result, section_parts
+from eenet.cli import loading, names, options
+from eenet.cli.output import Output, Result
 from eenet.errors import InputError
 from eenet.report import bench_section, costs_section
 
 if TYPE_CHECKING:
     from eenet.training.dataset import LabelledDataset
 
-PassesOption = Annotated[int, typer.Option("--passes", min=1, help="How often everything is timed.")]
+PassesOption = Annotated[int, options.count("How often everything is timed.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
     """The options that say what is timed."""
 
-    run: RunArgument
-    batch_size: Annotated[
-        str, typer.Option("--batch-size", metavar="N,N,...", help="Batch sizes to measure, separated by commas.")
-    ] = "1,32,128"
+    run: options.RunArgument
+    batch_size: Annotated[str, options.word("N,N,...", "Batch sizes to measure, separated by commas.")] = "1,32,128"
     engine: Annotated[
         list[str] | None,
-        typer.Option(
-            "--engine",
-            metavar="E",
-            help="Engine to measure: eager (default), onnxruntime, openvino, compiled. Repeatable.",
-        ),
+        options.word("E", "Engine to measure: eager (default), onnxruntime, openvino, compiled. Repeatable."),
     ] = None
     dtype: Annotated[
-        list[str] | None,
-        typer.Option("--dtype", metavar="D", help="Number format to measure: float32 (default), bfloat16. Repeatable."),
+        list[str] | None, options.word("D", "Number format to measure: float32 (default), bfloat16. Repeatable.")
     ] = None
-    data_root: DataRootOption = None
-    seed: SeedOption = 0
+    data_root: options.DataRootOption = None
+    seed: options.SeedOption = 0
+    force: options.ForceOption = False
 
-    def open(self, policy: Path | None) -> tuple[LabelledDataset, dict[str, Any]]:
+    def open(self, policy: Path | None, output: Output) -> tuple[LabelledDataset, dict[str, Any]]:
         """Return the test samples, and what `measure` and `bench` take by name."""
-        sizes = list(dict.fromkeys(whole_numbers(self.batch_size, "--batch-size")))
+        sizes = list(dict.fromkeys(options.whole_numbers(self.batch_size, "--batch-size")))
         chosen = names.engines(self.engine, self.dtype)
         opened = loading.open_run(self.run, self.data_root)
-        saved, model = (None, opened.model) if policy is None else loading.open_policy(policy, opened)
+        saved, model = (
+            (None, opened.model) if policy is None else loading.open_policy(policy, opened, output, force=self.force)
+        )
         decides = None if saved is None else saved.policy
         example = opened.splits.test.inputs(slice(0, 2))
         engines = [names.engine(name, model, example, dtype) for name, dtype in chosen]
@@ -66,9 +52,9 @@ class Timing:
 def profile(
     timing: Timing,
     *,
-    policy: Annotated[Path | None, POLICY_OPTION] = None,
+    policy: Annotated[Path | None, options.POLICY_OPTION] = None,
     passes: PassesOption = 15,
-    out: Annotated[Path | None, file_out("Write the costs here, as JSON.")] = None,
+    out: Annotated[Path | None, options.file_out("Write the costs here, as JSON.", ".json")] = None,
     output: Output,
 ) -> Result:
     """Measure what leaving at each exit costs: operations, and time at every batch size.
@@ -81,7 +67,7 @@ def profile(
 
         eenet profile run --engine eager --engine openvino --dtype float32 --out costs.json
     """
-    test, settings = timing.open(policy)
+    test, settings = timing.open(policy, output)
     inputs = test.inputs(slice(0, max(settings["batch_sizes"])))
 
     from eenet.running import measure
@@ -90,19 +76,19 @@ def profile(
     if measured.flops.uncounted:
         output.note(f"Note: operations not counted: {', '.join(measured.flops.uncounted)}.")
     value = measured.to_dict()
-    output.save(value, out)
+    output.save(value, out, sealed=True)
     heading = "Time per sample: {engine} {dtype} on {device}, batch size {batch_size}, {threads} threads"
     times = [replace(costs_section(row), heading=heading.format(**row)) for row in value["latency"]]
-    return value, [*section_parts(costs_section(value["flops"]), *times), *value["notes"]]
+    return value, [costs_section(value["flops"]), *times, *value["notes"]]
 
 
 def bench(
     timing: Timing,
     *,
-    policy: Annotated[Path, POLICY_OPTION],
+    policy: Annotated[Path, options.POLICY_OPTION],
     passes: PassesOption = 7,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="How many test samples a pass covers.")] = 512,
-    out: Annotated[Path | None, file_out("Write the result here, as JSON.")] = None,
+    samples: Annotated[int, options.count("How many test samples a pass covers.")] = 512,
+    out: Annotated[Path | None, options.file_out("Write the result here, as JSON.", ".json")] = None,
     output: Output,
 ) -> Result:
     """Time the adaptive model against the original one without exits, on the test samples.
@@ -111,7 +97,7 @@ def bench(
 
         eenet bench run --policy policy --batch-size 1,32,128
     """
-    test, settings = timing.open(policy)
+    test, settings = timing.open(policy, output)
     largest = max(settings["batch_sizes"])
     if largest > len(test):
         raise InputError(
@@ -122,6 +108,8 @@ def bench(
     from eenet import running
 
     output.note(f"Timing {passes} passes over {min(len(test), max(samples, largest))} test samples.")
-    value = running.bench(inputs=inputs, passes=passes, progress=not output.quiet, **settings).to_dict()
+    value = running.bench(
+        inputs=inputs, passes=passes, progress=not output.quiet, check_source=not timing.force, **settings
+    ).to_dict()
     output.save(value, out)
-    return value, section_parts(bench_section(value))
+    return value, [bench_section(value)]

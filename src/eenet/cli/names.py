@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from eenet.errors import InputError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from eenet.schedulers import Scheduler
     from eenet.tables.table import ExitTable
 
+Name = TypeVar("Name", bound=str)
+
 # name -> "module:callable setting=value ..."; called with seed=..., it returns the scheduler
 POLICIES = {
     "auto": "eenet.schedulers:AutoScheduler",
@@ -27,6 +29,7 @@ POLICIES = {
     "max_prob": "eenet.schedulers:GeometricScheduler confidence=max_prob",
     "certainty": "eenet.schedulers:GeometricScheduler confidence=certainty",
     "margin": "eenet.schedulers:GeometricScheduler confidence=margin",
+    "geometric": "eenet.schedulers:GeometricScheduler",
     "joint": "eenet.schedulers:JointScheduler",
     "patience": "eenet.schedulers:PatienceScheduler",
     "vote": "eenet.schedulers:VoteScheduler",
@@ -34,8 +37,9 @@ POLICIES = {
     "eero": "eenet.schedulers:EeroScheduler",
     "ztw": "eenet.cli.names:ztw",
 }
-BOUNDS = ("random", "oracle")
-DEFAULT_POLICIES = tuple(name for name in POLICIES if name != "eenet_published")
+_LEFT_OUT = ("eenet_published", "geometric")  # of what is compared by default: slow; and max_prob under another name
+_CONFIDENCES = ("max_prob", "certainty", "margin")  # policies whose name says what they leave by
+_CHOOSING = ("geometric", "joint", "pcee", "eero")  # policies that leave by any confidence
 
 ENGINES = {
     "eager": ("float32", "bfloat16"),
@@ -54,31 +58,37 @@ def ztw(seed: int) -> Scheduler:
     return TransformedScheduler(scheduler=inner, fit_transform=fit_geometric_ensemble, seed=seed)
 
 
-def known(kind: str, name: str, names: Iterable[str]) -> str:
+def known(kind: str, name: str, names: Iterable[Name]) -> Name:
     """Return a name if it is one of those known.
 
     Raises:
         InputError: It is not; the near ones (or all) are in the message.
     """
-    ordered = sorted(names)
+    ordered: list[Name] = sorted(names)
     if name in ordered:
-        return name
-    near = difflib.get_close_matches(name.lower(), ordered, n=3, cutoff=0.5)
+        return ordered[ordered.index(name)]
+    near = difflib.get_close_matches(name.lower(), map(str, ordered), n=3, cutoff=0.5)
     advice = f"Did you mean {' or '.join(near)}?" if near else f"Pass one of {', '.join(ordered)}."
     raise InputError(f"{kind} {name!r} is unknown: there is none of that name. {advice}")
 
 
-def scheduler(name: str, seed: int, progress: Callable[[str, int, int], None] | None = None) -> Scheduler:
+def scheduler(
+    name: str, seed: int, progress: Callable[[str, int, int], None] | None = None, confidence: str | None = None
+) -> Scheduler:
     """Return the scheduler of a policy's name.
 
     Args:
         name: A key of `POLICIES`.
         seed: Of everything random.
         progress: Called with what is done, where fitting takes long enough for that to matter.
+        confidence: What samples leave by, for those policies that leave by any confidence.
 
     Raises:
-        InputError: The name is unknown, or belongs to a bound, which is no policy.
+        InputError: The name is unknown, or belongs to a bound, which is no policy; or the policy has a confidence of
+            its own, or none.
     """
+    from eenet.evaluation.compare import BOUNDS
+
     if name in BOUNDS:
         raise InputError(
             f"policy {name!r} is a bound: it is computed on tables and cannot decide for new samples. "
@@ -87,36 +97,46 @@ def scheduler(name: str, seed: int, progress: Callable[[str, int, int], None] | 
     path, *settings = POLICIES[known("policy", name, POLICIES)].split()
     module, _, attribute = path.partition(":")
     make = attrgetter(attribute)(importlib.import_module(module))
-    made: Scheduler = make(seed=seed, **dict(setting.split("=", 1) for setting in settings))
+    options: dict[str, Any] = dict(setting.split("=", 1) for setting in settings)
+    if confidence is not None:
+        if name not in _CHOOSING:
+            raise InputError(
+                f"--confidence {confidence!r} has no meaning for {name}: only {', '.join(_CHOOSING)} leave by any. "
+                "Pass one of these as --policy, or leave it out."
+            )
+        options["confidence"] = confidence
+    made: Scheduler = make(seed=seed, **options)
     if progress is not None and "progress" in {field.name for field in fields(made)}:
         return replace(made, progress=progress)  # type: ignore[call-arg]  # looked up in the line above
     return made
 
 
-def schedulers(names: Sequence[str] | None, seed: int) -> dict[str, Scheduler]:
+def schedulers(names: Sequence[str] | None, seed: int, confidence: str | None = None) -> dict[str, Scheduler]:
     """Return the schedulers of several names, the default ones if none is given.
 
-    The bounds `random` and `oracle` are part of every comparison; naming them is allowed and adds nothing.
+    The bounds `random` and `oracle` are part of every comparison; naming them is allowed and adds nothing. A
+    confidence is that of all policies that leave by any.
 
     Raises:
-        InputError: A name is unknown.
+        InputError: A name is unknown, or none of the policies leaves by any confidence.
     """
-    asked = [known("policy", name, (*POLICIES, *BOUNDS)) for name in names or DEFAULT_POLICIES]
-    return {name: scheduler(name, seed) for name in asked if name not in BOUNDS}
+    from eenet.evaluation.compare import BOUNDS
+
+    left_out = _LEFT_OUT if confidence is None else _LEFT_OUT[:1]
+    default = [name for name in POLICIES if name not in left_out]
+    asked = [name for name in names or default if known("policy", name, (*POLICIES, *BOUNDS)) not in BOUNDS]
+    choosing = [name for name in asked if name in _CHOOSING] or asked[:1]  # at least one of them must
+    return {name: scheduler(name, seed, confidence=confidence if name in choosing else None) for name in asked}
 
 
-def unsuited(table: ExitTable) -> dict[str, str]:
-    """Return the policies that cannot be fitted on a table, each with the reason."""
-    found: dict[str, str] = {}
-    if not table.combinable:
-        found["ztw"] = "combining exits needs labels, and a utility that says whether answers are right"
-    if not table.has_classes:
-        found |= dict.fromkeys(("patience", "vote"), "the table holds features, which name no classes")
-        read = {"joint": "max_prob", "pcee": "max_prob", "eero": "max_prob"}
-        read |= {name: name for name in ("max_prob", "certainty", "margin")}
-        absent = {name: column for name, column in read.items() if column not in table.feature_names}
-        found |= {name: f"the table has no feature {column!r}" for name, column in absent.items()}
-    return found
+def unsuited(table: ExitTable, confidence: str | None = None) -> dict[str, str]:
+    """Return the default policies that cannot be fitted on a table, each with the reason.
+
+    A confidence that was chosen and is not in the table is no reason: fitting refuses it.
+    """
+    made = schedulers(None, 0, confidence)
+    judged = {name: one for name, one in made.items() if confidence is None or name not in _CHOOSING}
+    return {name: reason for name, one in judged.items() if (reason := one.unsuited(table))}
 
 
 def engines(names: Sequence[str] | None, dtypes: Sequence[str] | None) -> list[tuple[str, str]]:
@@ -126,19 +146,24 @@ def engines(names: Sequence[str] | None, dtypes: Sequence[str] | None) -> list[t
         InputError: A name is unknown, or an engine does not offer a format.
     """
     pairs = [(name, dtype) for name in names or ("eager",) for dtype in dtypes or ("float32",)]
+    formats = dict.fromkeys(dtype for offered in ENGINES.values() for dtype in offered)
     for name, dtype in pairs:
-        _check_engine(name, dtype)
+        if known("dtype", dtype, formats) not in ENGINES[known("engine", name, ENGINES)]:
+            able = " and ".join(other for other, offered in ENGINES.items() if dtype in offered)
+            raise InputError(
+                f"dtype {dtype!r} is not offered by the engine {name}: it computes in {' and '.join(ENGINES[name])}. "
+                f"Use one of these, or the engines {able}."
+            )
     return list(dict.fromkeys(pairs))
 
 
 def engine(name: str, model: MultiExitModel, example_inputs: Inputs, dtype: str = "float32") -> Engine:
-    """Return a model's engine by name.
+    """Return a model's engine by a pair of `engines`.
 
     Raises:
-        InputError: The name is unknown, the engine does not offer the number format, or cannot be had here.
+        InputError: The engine cannot be had here.
         MissingExtraError: It needs something that is not installed.
     """
-    _check_engine(name, dtype)
     import torch
 
     from eenet import running
@@ -149,14 +174,3 @@ def engine(name: str, model: MultiExitModel, example_inputs: Inputs, dtype: str 
         return running.OpenVinoEngine(model, example_inputs, dtype="bfloat16" if dtype == "bfloat16" else "float32")
     kind = running.OnnxEngine if name == "onnxruntime" else running.CompiledEngine
     return kind(model, example_inputs)
-
-
-def _check_engine(name: str, dtype: str) -> None:
-    """Refuse an engine that is not there, or not in this number format."""
-    offered = ENGINES[known("engine", name, ENGINES)]
-    if known("dtype", dtype, {one for formats in ENGINES.values() for one in formats}) not in offered:
-        able = " and ".join(other for other, formats in ENGINES.items() if dtype in formats)
-        raise InputError(
-            f"dtype {dtype!r} is not offered by the engine {name}: it computes in {' and '.join(offered)}. "
-            f"Use one of these, or the engines {able}."
-        )

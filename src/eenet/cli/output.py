@@ -6,27 +6,23 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
+from rich import box, table
+from rich.console import Console
 from rich.text import Text
 
-from eenet.report import sections as report
+from eenet.errors import visible
+from eenet.report.sections import Block, Section, Table
 from eenet.tables.files import write_json
 
-Result = tuple[Mapping[str, Any], Sequence[RenderableType]]
+Result: TypeAlias = tuple[Mapping[str, Any], Sequence[Block | Section]]
 """What a command returns: the value that `--json` prints, and what is printed without."""
-
-Columns = Mapping[str, int | str | Callable[[Any], object]]
-"""The columns of a table: each heading with what is written below it, a key of the row or a function of it."""
 
 PIPE_WIDTH = 200
 _MOST_BUDGETS = 4  # for which groups are listed
@@ -53,50 +49,24 @@ def plain(value: object) -> object:
 
 
 def error_line(message: str, start: str = "Error: ") -> None:
-    """Write one line to stderr: `Error: ...`, whatever line breaks the message has."""
-    sys.stderr.write(f"{start}{' '.join(message.split())}\n")
+    """Write one line to stderr: `Error: ...`."""
+    sys.stderr.write(one_line(message, start))
     sys.stderr.flush()
 
 
-def text_table(title: str, rows: Iterable[Any], columns: Columns) -> RenderableType:
-    """Build a table for the terminal, its title above it: the first column to the left, all others to the right."""
-    cells = [[content(row) if callable(content) else row[content] for content in columns.values()] for row in rows]
-    table = _table(columns, cells)
-    return Group(Text(title, style="bold"), table) if title else table
+def one_line(message: str, start: str) -> str:
+    """Return a message as one line, whatever line breaks and control characters it has."""
+    return f"{start}{visible(' '.join(message.split()))}\n"
 
 
-def _table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> Table:
-    table = Table(box=SIMPLE_HEAD)
-    for index, column in enumerate(columns):
-        table.add_column(escape(column), justify="right" if index else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell(value)) for value in row))
-    return table
-
-
-def facts_table(title: str, facts: Mapping[str, object]) -> RenderableType:
-    """Build a table of what is what; None is left out."""
-    rows = [fact for fact in facts.items() if fact[1] is not None]
-    return text_table(title, rows, {"what": 0, "value": 1})
-
-
-def cell(value: object) -> str:
-    """Write one table cell: missing values as a dash, floats with four digits."""
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else "-"
-    return str(value)
+def facts_table(title: str, facts: Mapping[str, object]) -> Table:
+    """Return a table of what is what; None is left out."""
+    return Table(("what", "value"), [(name, str(fact)) for name, fact in facts.items() if fact is not None], title)
 
 
 def percent(value: float | None) -> str:
     """Write a fraction as a percentage with two digits."""
-    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.2f} %"
-
-
-def shares(distribution: Sequence[float]) -> str:
-    """Write an exit distribution as whole percentages, exit 0 first."""
-    return " ".join(f"{100 * share:.0f}" for share in distribution)
+    return "-" if value is None or not math.isfinite(value) else f"{value:.2%}"
 
 
 @dataclass(kw_only=True)
@@ -118,30 +88,53 @@ class Output:
     def note(self, message: str) -> None:
         """Write a line of progress to stderr, unless quiet."""
         if not self.quiet:
-            _console(stderr=True).print(Text(message), soft_wrap=True)
+            _console(stderr=True).print(Text(visible(message)), soft_wrap=True)
 
     def step(self, name: str, done: int, total: int) -> None:
         """Write that a part of the work is done, unless quiet."""
         self.note(f"[{done}/{total}] {name}")
 
-    def save(self, value: Mapping[str, Any], path: Path | None) -> None:
-        """Write a result to the file of --out, where there is one."""
+    def save(self, value: Mapping[str, Any], path: Path | None, *, sealed: bool = False) -> None:
+        """Write a result to the file of --out, where there is one; ``sealed``: with a checksum."""
         if path is not None:
-            write_json(path, value)
+            write_json(path, value, sealed=sealed)
             self.note(f"wrote {path}")
 
-    def result(self, value: Mapping[str, Any], parts: Sequence[RenderableType]) -> None:
-        """Write the result to stdout: `value` with `--json`, else the renderables."""
+    def result(self, value: Mapping[str, Any], parts: Sequence[Block | Section]) -> None:
+        """Write the result to stdout: `value` with `--json`, else what is printed."""
         if self.as_json:
             sys.stdout.write(json.dumps(plain(value), allow_nan=False) + "\n")
-        else:
-            console = _console(stderr=False)
-            for item in parts:
-                console.print(Text(item) if isinstance(item, str) else item, soft_wrap=isinstance(item, str))
+        console = _console(stderr=False)
+        for part in [] if self.as_json else parts:
+            for item in _printed(part, "bold"):
+                console.print(item, soft_wrap=isinstance(item, Text))
         sys.stdout.flush()
 
 
-def comparison_parts(value: Mapping[str, Any]) -> list[RenderableType]:
+def _printed(part: Block | Section, style: str = "") -> Iterator[Text | table.Table]:
+    """Yield what the terminal shows; pictures, and long tables that a page folds away, are left to the page.
+
+    Names are text and never markup: `Text` reads none.
+    """
+    match part:
+        case str():
+            yield Text(visible(part))
+        case Section():
+            yield Text(f"\n{visible(part.heading)}", style="bold")
+            for block in part.blocks:
+                yield from _printed(block)
+        case Table() if not part.folded or len(part.rows) <= _MOST_FOLDED:
+            if part.caption:
+                yield Text(visible(part.caption), style=style)
+            shown = table.Table(box=box.SIMPLE_HEAD)
+            for index, column in enumerate(part.columns):
+                shown.add_column(Text(visible(column)), justify="right" if index else "left", overflow="fold")
+            for row in part.rows:
+                shown.add_row(*(Text(visible(cell)) for cell in row))
+            yield shown
+
+
+def comparison_parts(value: Mapping[str, Any]) -> list[Block | Section]:
     """Show the JSON of `eenet compare` as its page does, without pictures: who pays only at one budget of many."""
     from eenet.report.comparison import lead, table_sections
 
@@ -149,17 +142,4 @@ def comparison_parts(value: Mapping[str, Any]) -> list[RenderableType]:
     budgets = sorted({entry["budget"] for entry in entries})
     listed = budgets if len(budgets) <= _MOST_BUDGETS else [budgets[len(budgets) // 2]]
     groups = [entry for entry in entries if entry["budget"] in listed]
-    return [lead(value), *section_parts(*table_sections({**value, "groups": groups}))]
-
-
-def section_parts(*sections: report.Section) -> list[RenderableType]:
-    """Return sections of a report as the terminal shows them; long tables that a page folds away are left to it."""
-    parts: list[RenderableType] = []
-    for section in sections:
-        parts.append(Text(f"\n{section.heading}", style="bold"))
-        for block in section.blocks:
-            if isinstance(block, str):
-                parts.append(block)
-            elif isinstance(block, report.Table) and (not block.folded or len(block.rows) <= _MOST_FOLDED):
-                parts += [*filter(None, [block.caption]), _table(block.columns, block.rows)]
-    return parts
+    return [lead(value), *table_sections({**value, "groups": groups})]

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eenet.cli.compare import SET
 from eenet.cli.interrupt import require
 from eenet.cli.options import existing, file_out
 from eenet.cli.output import Output, Result
 from eenet.errors import InputError
+from eenet.tables.atomic import restore
 from eenet.tables.files import read_json
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def report(
         ),
     ],
     *,
-    out: Annotated[Path, file_out("The page to write.")] = Path("report.html"),
+    out: Annotated[Path, file_out("The page to write.", ".html", ".htm")] = Path("report.html"),
     title: Annotated[str, typer.Option("--title", help="Heading of the page.")] = "Early-exit report",
     output: Output,
 ) -> Result:
@@ -58,6 +60,7 @@ def find_results(path: Path) -> list[Path]:
     """
     if not existing(path, "RESULTS").is_dir():
         return [path]
+    restore(path / SET)  # whose writer was killed while its files moved there
     found = [path / name for name in FILES if (path / name).is_file()]
     if not found:
         raise InputError(f"RESULTS {str(path)!r} holds no results: none of {', '.join(FILES)}. Name a JSON file.")

@@ -10,9 +10,9 @@ import typer
 from eenet.cli import names
 from eenet.cli.interrupt import require
 from eenet.cli.loading import Data
-from eenet.cli.options import SeedOption, ThreadsOption, folder_out
-from eenet.cli.output import Columns, Output, Result, facts_table, percent, text_table
-from eenet.errors import InputError
+from eenet.cli.options import SeedOption, ThreadsOption, folder_out, word
+from eenet.cli.output import Output, Result, facts_table, percent
+from eenet.report.sections import Table
 
 if TYPE_CHECKING:
     from eenet.schedulers import Scheduler
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an experiment, for example sst2-bert.")],
     *,
-    scale: Annotated[
-        str, typer.Option("--scale", metavar="small|paper", help="What two cores can do, or the paper's settings.")
-    ] = "small",
+    scale: Annotated[str, word("small|paper", "What two cores can do, or the paper's settings.")] = "small",
     out: Annotated[Path, folder_out("Folder for the run and all results.")],
     pages: Annotated[
         Path | None, folder_out("Folder for the page; default: that of --out.", names=("--pages",))
@@ -54,11 +52,7 @@ def reproduce(
     from eenet.experiments import reproduce as experiments
 
     experiment = experiments.EXPERIMENTS[names.known("experiment", name, experiments.EXPERIMENTS)]
-    chosen = next((known for known in experiments.SCALES if known == scale), None)
-    if chosen is None:
-        raise InputError(
-            f"--scale {scale!r} is unknown: there are {' and '.join(experiments.SCALES)}. Pass one of them."
-        )
+    chosen = names.known("--scale", scale, experiments.SCALES)
     data.prepare(experiment.recipes[chosen])
     if threads is not None:
         torch.set_num_threads(threads)
@@ -67,17 +61,16 @@ def reproduce(
         unsuited = names.unsuited(table)
         return {name: one for name, one in names.schedulers(None, seed).items() if name not in unsuited}
 
-    value = experiments.reproduce(
-        experiment,
-        out,
+    value = experiments.Reproduction(
+        experiment=experiment,
+        out=out,
         schedulers=policies,
         scale=chosen,
         data_root=data.data_root,
-        pages=pages,
         seed=seed,
         note=output.note,
         progress=not output.quiet,
-    )
+    ).page(pages)
     budget = value["budget"]
     facts = {
         f"{budget['measure']} of the exits, %": " ".join(percent(utility) for utility in budget["utility"]),
@@ -85,10 +78,10 @@ def reproduce(
         f"{budget['measure']} there on TEST": percent(budget["test_utility"]),
         "page": value["page"],
     }
-    columns: Columns = {"engine": "engine", "batch": "batch_size", "times": lambda row: f"{row['speedup']:.2f}"}
+    columns = {"engine": "{engine}", "batch": "{batch_size}", "times": "{speedup:.2f}"}
     areas = sorted(value["area"].items(), key=lambda item: -item[1])
     return value, [
         facts_table(value["name"], facts),
-        text_table("Real speed-up at that budget", value["bench"]["rows"], columns),
-        text_table("Areas", areas, {"policy": 0, "area": lambda item: percent(item[1])}),
+        Table.of(value["bench"]["rows"], columns, "Real speed-up at that budget"),
+        Table(("policy", "area"), [(name, percent(area)) for name, area in areas], "Areas"),
     ]

@@ -6,21 +6,20 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import RenderableType
 
-from eenet.cli import loading, names
+from eenet.cli import loading, names, options
 from eenet.cli.interrupt import require
-from eenet.cli.options import POLICY_OPTION, DataRootOption, ThreadsOption, existing_folder, file_out, place
-from eenet.cli.output import Columns, Output, Result, cell, facts_table, percent, plain, shares, text_table
-from eenet.cli.samples import ARRAY_SUFFIXES, Images, Source, read_arrays
+from eenet.cli.output import Output, Result, facts_table, percent, plain
+from eenet.cli.samples import ARRAY_SUFFIXES, Images, Source
 from eenet.errors import InputError
-from eenet.tables.files import atomic_path, read_json, read_object, write_json
+from eenet.report.sections import Block, Table, exit_shares
+from eenet.tables.atomic import atomic_path
+from eenet.tables.files import read_arrays, read_json, read_object, write_json
 
 if TYPE_CHECKING:
     from eenet.experiments.recipes import Run
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from eenet.running import AdaptiveModel, Prediction
 
 LISTED_SAMPLES = 50
-OUT_SUFFIXES = (".csv", ".json")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet calculates what begins so
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,29 +70,24 @@ class Opened:
 
 def run(
     target: Annotated[
-        Path, place("TARGET", "A run, a bundle, or a folder written by `eenet export` (no torch).", existing_folder)
+        Path,
+        options.place("TARGET", "A run, a bundle, or a folder written by `eenet export` (no torch).", folder=True),
     ],
     inputs: Annotated[
         list[str],
         typer.Argument(metavar="INPUTS...", help="Images, folders of images, .npy or .npz arrays, or split:test."),
     ],
     *,
-    policy: Annotated[Path | None, POLICY_OPTION] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", "-b", metavar="B", help="Another budget than the policy was fitted for: 2.5ms, 60%."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples per forward pass.")] = 32,
+    policy: Annotated[Path | None, options.POLICY_OPTION] = None,
+    budget: Annotated[str | None, options.word("B", "Another budget than that of the policy.", *options.BUDGET)] = None,
+    batch_size: Annotated[int, options.count("Samples per forward pass.")] = 32,
     regroup: Annotated[
-        bool,
-        typer.Option(
-            "--regroup/--no-regroup",
-            help="Let samples that stay wait for a full batch before each stage; same answers.",
-        ),
+        bool, typer.Option(help="Let samples that stay wait for a full batch before each stage; same answers.")
     ] = True,
-    threads: ThreadsOption = None,
-    out: Annotated[Path | None, file_out("Per-sample rows, .csv or .json.")] = None,
-    data_root: DataRootOption = None,
+    threads: options.ThreadsOption = None,
+    force: options.ForceOption = False,
+    out: Annotated[Path | None, options.file_out("Per-sample rows, .csv or .json.", ".csv", ".json")] = None,
+    data_root: options.DataRootOption = None,
     output: Output,
 ) -> Result:
     """Run a model with a policy: every sample stops where the policy lets it.
@@ -110,19 +104,12 @@ def run(
 
         eenet run exported inputs.npz --json
     """
-    if out is not None and out.suffix.lower() not in OUT_SUFFIXES:
-        raise InputError(
-            f"--out {str(out)!r} is of no known kind: rows are written as {' or '.join(OUT_SUFFIXES)}. Rename it."
-        )
-    opened = _open(target, policy, data_root, threads)
+    opened = _open(target, policy, data_root, threads, output, force=force)
     sources = opened.read(inputs)
     adaptive = opened.adaptive
     if budget is not None:
         if adaptive.dial is None:
-            raise InputError(
-                f"--budget {budget!r} cannot be met: the policy was saved without its dial. Fit it again with eenet "
-                "fit."
-            )
+            raise InputError(f"--budget {budget!r} cannot be met: the policy was saved without its dial. Fit it again.")
         output.note(f"Budget per sample: {adaptive.dial.costs.budget(budget).meaning}.")
         adaptive = adaptive.at(budget)
     output.note(f"Running {sum(len(source.names) for source in sources)} samples in batches of {batch_size}.")
@@ -140,7 +127,9 @@ def run(
     return {**value, "samples": samples}, _tables(value, samples)
 
 
-def _open(target: Path, policy: Path | None, data_root: Path | None, threads: int | None) -> Opened:
+def _open(
+    target: Path, policy: Path | None, data_root: Path | None, threads: int | None, output: Output, *, force: bool
+) -> Opened:
     """Open a run with a policy, a bundle or an export, whichever a folder is."""
     manifest = target / "manifest.json"
     kind = read_object(manifest, "manifest").get("format") if manifest.is_file() else "eenet run"
@@ -148,13 +137,17 @@ def _open(target: Path, policy: Path | None, data_root: Path | None, threads: in
         if policy is None:
             raise InputError(f"--policy is missing: the run {str(target)!r} has none. Pass what `eenet fit` wrote.")
         opened = loading.open_run(target, data_root)
-        return _of_run(opened, *loading.open_policy(policy, opened), threads)
+        return _of_run(opened, *loading.open_policy(policy, opened, output, force=force), threads)
     if policy is not None:
         raise InputError(f"--policy {str(policy)!r} is one too many: {str(target)!r} has its own. Leave it out.")
-    return _of_bundle(target, data_root, threads) if kind == "eenet bundle" else _of_export(target, threads)
+    if kind == "eenet bundle":
+        return _of_bundle(target, data_root, threads, force=force)
+    return _of_export(target, threads)
 
 
-def _of_run(opened: Run, saved: SavedPolicy, model: MultiExitModel, threads: int | None) -> Opened:
+def _of_run(
+    opened: Run, saved: SavedPolicy, model: MultiExitModel, threads: int | None, *, check_source: bool = False
+) -> Opened:
     import torch
 
     from eenet.experiments.data.dataset import as_images
@@ -164,12 +157,10 @@ def _of_run(opened: Run, saved: SavedPolicy, model: MultiExitModel, threads: int
         torch.set_num_threads(threads)
 
     def images() -> Images:
-        data = as_images(opened.splits.test)
-        channels, height, width = data.images.shape[1:]
-        return Images((channels, height, width), lambda raw: data.prepare(torch.from_numpy(raw)))
+        return Images(as_images(opened.splits.test).preparation)
 
     return Opened(
-        adaptive=AdaptiveModel(model, saved.policy, saved.costs, dial=saved.dial),
+        adaptive=AdaptiveModel(model, saved.policy, saved.costs, dial=saved.dial, check_source=check_source),
         split=partial(_split, opened),
         array=lambda path: images().array(path),
         images=images,
@@ -178,7 +169,7 @@ def _of_run(opened: Run, saved: SavedPolicy, model: MultiExitModel, threads: int
     )
 
 
-def _of_bundle(target: Path, data_root: Path | None, threads: int | None) -> Opened:
+def _of_bundle(target: Path, data_root: Path | None, threads: int | None, *, force: bool) -> Opened:
     require("torch")
     from eenet.experiments.recipes import RECIPES, Run
     from eenet.policies import SavedPolicy
@@ -190,10 +181,11 @@ def _of_bundle(target: Path, data_root: Path | None, threads: int | None) -> Ope
             f"bundle {str(target)!r} cannot be opened here: its info names no recipe that makes the model. Open it in "
             "Python, with Bundle.load and what makes it."
         )
-    recipe = RECIPES[names.known("recipe", str(info["recipe"]), RECIPES)].with_seed(int(info.get("seed", 0)))
+    recipe = RECIPES[names.known("recipe", str(info["recipe"]), RECIPES)].with_seed(info.get("seed", 0))
     bundle = Bundle.load(target, build=lambda _: recipe.build())
     opened = Run(recipe=recipe, model=bundle.model, path=target, data_root=data_root)
-    return _of_run(opened, SavedPolicy(bundle.policy, bundle.costs, dial=bundle.dial), bundle.model, threads)
+    saved = SavedPolicy(bundle.policy, bundle.costs, dial=bundle.dial)
+    return _of_run(opened, saved, bundle.model, threads, check_source=not force)
 
 
 def _of_export(target: Path, threads: int | None) -> Opened:
@@ -206,7 +198,7 @@ def _of_export(target: Path, threads: int | None) -> Opened:
         raise InputError(f"input 'split:{name}' cannot be read: an export knows no data set. Pass arrays or images.")
 
     def array(path: Path) -> Source:
-        arrays, labels = opened.samples(read_arrays(path), path)
+        arrays, labels = opened.samples(read_arrays(path, "input"), path)
         count = len(next(iter(arrays.values())))
 
         def read(rows: slice) -> dict[str, np.ndarray]:
@@ -218,7 +210,7 @@ def _of_export(target: Path, threads: int | None) -> Opened:
         adaptive=AdaptiveModel(opened.engine, opened.policy, opened.costs, dial=opened.dial),
         split=split,
         array=array,
-        images=lambda: None if preparation is None else Images(preparation.shape, preparation),
+        images=lambda: None if preparation is None else Images(preparation),
         classes=opened.manifest.classes,
     )
 
@@ -234,11 +226,7 @@ def _split(opened: Run, name: str) -> Source:
 
 def _rows(prediction: Prediction, sources: Sequence[Source], opened: Opened) -> Iterator[dict[str, Any]]:
     """Yield one row per sample."""
-    labels = chain.from_iterable(
-        repeat(None, len(source.names)) if source.labels is None else source.labels.tolist() for source in sources
-    )
-    inputs = [name for source in sources for name in source.names]
-    for row, (name, label) in enumerate(zip(inputs, labels, strict=True)):
+    for row, (name, label) in enumerate(pair for source in sources for pair in source.named()):
         k = int(prediction.exit_index[row])
         sample: dict[str, Any] = {"sample": row, "input": name}
         if prediction.log_probs is not None:
@@ -271,31 +259,36 @@ def _summary(samples: Sequence[dict[str, Any]], adaptive: AdaptiveModel, opened:
 
 
 def _write_rows(samples: Sequence[dict[str, Any]], out: Path) -> None:
-    """Write per-sample rows as CSV or JSON, atomically."""
+    """Write per-sample rows as CSV or JSON, atomically; a name that looks like a formula gets an apostrophe in CSV."""
     if out.suffix.lower() == ".json":
         write_json(out, plain(samples))
         return
     columns = list(dict.fromkeys(key for sample in samples for key in sample))
-    with atomic_path(out) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(out) as draft, draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(samples)
+        for sample in samples:
+            names = {key: f"'{value}" for key, value in sample.items() if str(value).startswith(_FORMULA)}
+            writer.writerow(sample | {key: name for key, name in names.items() if isinstance(sample[key], str)})
 
 
-def _tables(summary: dict[str, Any], samples: Sequence[dict[str, Any]]) -> list[RenderableType]:
-    unit, known = summary["unit"] or "cost", summary["num_labelled"]
+def _tables(summary: dict[str, Any], samples: Sequence[dict[str, Any]]) -> list[Block]:
+    unit, known, mean = summary["unit"] or "cost", summary["num_labelled"], summary["mean_cost"]
     facts = {
         "samples": summary["num_samples"],
-        f"mean cost ({unit})": cell(summary["mean_cost"]),
-        "left at exits, %": shares(summary["exit_distribution"]),
+        f"mean cost ({unit})": "-" if mean is None else f"{mean:.4g}",
+        "left at exits, %": exit_shares(summary["exit_distribution"]),
         f"accuracy on {known} labelled": percent(summary["accuracy"]) if known else None,
     }
-    columns: Columns = {
-        "input": "input",
-        "prediction": lambda sample: sample.get("class"),
-        "probability": lambda sample: percent(sample.get("probability")),
-        "exit": "exit",
-        unit: "cost",
-    }
-    listed = [text_table("", samples, columns)] if len(samples) <= LISTED_SAMPLES else []
-    return [*listed, facts_table("Summary", facts)]
+    rows = [
+        (
+            sample["input"],
+            sample.get("class", "-"),
+            percent(sample.get("probability")),
+            str(sample["exit"]),
+            "-" if sample["cost"] is None else f"{sample['cost']:.4g}",
+        )
+        for sample in samples[:LISTED_SAMPLES]
+    ]
+    listed = [Table(("input", "prediction", "probability", "exit", unit), rows)]
+    return [*(listed if len(samples) <= LISTED_SAMPLES else []), facts_table("Summary", facts)]

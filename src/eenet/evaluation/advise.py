@@ -1,43 +1,52 @@
-"""Whether leaving early pays on some data, and with which exits: a judgement on one table, no model needed."""
+"""Whether early exit pays on some data, and with which exits: advice from one table, no model needed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from eenet.errors import InputError, TableError
+from eenet.errors import TableError
 from eenet.evaluation.compare import Progress, counter
-from eenet.evaluation.exits import Samples, best_models, choose_exits, cross_validated, static_mix
-from eenet.evaluation.parts import CostParts, StaticModel
+from eenet.evaluation.exits import (
+    CostParts,
+    Samples,
+    StaticModel,
+    best_models,
+    choose_exits,
+    cross_validated,
+    static_mix,
+)
 from eenet.evaluation.statistics import Curve, SampledCurve, bootstrap, bootstrap_interval
 from eenet.policies.replay import Replayer
 from eenet.policies.scorers import Confidence, confidence_scorer
+from eenet.schedulers.base import warn_if_small
+from eenet.tables.checks import number
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
-_LEAST = 50  # samples below which nothing can be said
-_LOSS = 0.01  # of utility that may be lost where savings are compared
-_LEAST_SAVING = 0.05  # of the cost, below which leaving early is not worth the trouble
+_LEAST = 4  # samples: exits are chosen on halves of what one of 2 folds leaves
+_LOSS = 0.01  # loss of utility at which savings are compared
+_LEAST_SAVING = 0.05  # share of the cost that early exit must save
 _LATE = 0.7  # share of the original model's cost from which on the first exit is late
-_HEAVY = 0.05  # share of the original model's cost from which on heads and decisions are heavy
-_WIDE = 500  # samples below which the interval is wide anyway
+_HEAVY = 0.05  # share of the original model's cost from which on heads and decisions are expensive
+_WIDE = 500  # samples below which the interval is wide in any case
 _SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the costs, where curves have points
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdviceRow:
-    """Leaving early and its alternatives at one budget, at equal cost; each sample judged by fits without it.
+    """Early exit and its alternatives at one budget, at equal cost; each sample judged by fits without it.
 
     Attributes:
         budget: Mean cost per sample.
-        budget_input: As it was asked for.
-        utility: Of leaving early.
-        static: Of the best mix of models without early exits.
+        budget_input: As the user wrote it.
+        utility: Of early exit.
+        static: Utility of the best mix of models without early exits.
         difference: Between the two.
         low: Lower end of its 95 % interval.
         high: Upper end.
@@ -56,23 +65,23 @@ class AdviceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What to do about the exits of a model.
+    """Which exits a model should keep, and whether early exit with them pays.
 
     Attributes:
         kept: Exits worth their cost, the last one among them.
         dropped: The others, for ``MultiExitModel.without``.
         costs: With the kept exits only.
-        frontier: Cost and cross-validated utility of leaving early with the kept exits, from cheap to expensive.
+        frontier: Cost and cross-validated utility of early exit with the kept exits, from cheap to expensive.
         statics: Each exit alone, the original model, and the models the user named.
         asked: The user's budgets in words; empty if none were named.
         rows: One per wanted budget.
-        difference: Leaving early minus the best static mix, mean over the wanted budgets, with its 95 % interval.
-        saving: Share of the original model's cost that leaving early saves one point of utility below it; None if it
-            does not get there.
+        difference: Early exit minus the best static mix, mean over the wanted budgets, with its 95 % interval.
+        saving: Share of the original model's cost that early exit saves at one point of utility below it; None if that
+            utility is not reached.
         static_saving: The same of the best static mix.
         majority: Utility of always answering with the most frequent class; 0 where classes are not known.
         num_samples: In the table.
-        notes: What was assumed.
+        notes: The assumptions made.
     """
 
     kept: tuple[int, ...]
@@ -91,21 +100,21 @@ class Advice:
 
     @property
     def pays(self) -> bool:
-        """Whether leaving early is better at equal cost, and saves something where no budget was asked for."""
+        """Whether early exit is better at equal cost, and saves something where no budget was asked for."""
         return self.difference[1] > 0 and (bool(self.asked) or self._saves)
 
     @property
     def _saves(self) -> bool:
         return self.saving is not None and self.saving >= _LEAST_SAVING
 
-    @cached_property
+    @property
     def reasons(self) -> tuple[str, ...]:
-        """What speaks for or against it, each from a number."""
+        """The reasons for the verdict, each from a number."""
         return tuple(self._for() if self.pays else self._against())
 
     @property
     def verdict(self) -> str:
-        """Whether leaving early pays, in a sentence, with the reasons."""
+        """Whether early exit pays, in a sentence, with the reasons."""
         listed = "; ".join(self.reasons)
         return f"Early exit pays here: {listed}." if self.pays else f"Early exit does not pay here, because {listed}."
 
@@ -120,8 +129,8 @@ class Advice:
         early, static = np.mean([(row.utility, row.static) for row in self.rows], axis=0).tolist()
         where, points = self._words()
         yield (
-            f"{where} it is worth {_percent(early)} where the best static mix is worth {_percent(static)} at equal "
-            f"cost ({points})"
+            f"{where} its utility is {_percent(early)} where that of the best static mix is {_percent(static)} at "
+            f"equal cost ({points})"
         )
         if self._saves:
             yield (
@@ -135,7 +144,7 @@ class Advice:
         named = [self.statics[i].name for i in best_models(self.statics) if i >= exits]
         if low <= 0:
             better = "better" if high < 0 else "as good within the interval"
-            yield f"{where} the best static mix is {better} at equal cost (leaving early: {points})"
+            yield f"{where} the best static mix is {better} at equal cost (early exit: {points})"
         if low <= 0 and named:
             yield f"the mix has models that you named ({', '.join(named)})"
         if not self._saves:
@@ -158,30 +167,27 @@ class Advice:
         noise = 2 * (best * (1 - best) / self.num_samples) ** 0.5
         if self.majority > 0 and best <= self.majority + noise:
             yield (
-                f"early exits know hardly anything: the best of them is right on {_percent(best)}, always answering "
-                f"the most frequent class on {_percent(self.majority)}"
+                f"early exits know hardly anything: the best of them has a utility of {_percent(best)}, always "
+                f"answering the most frequent class {_percent(self.majority)}"
             )
         good = next((k for k, model in enumerate(early) if model.utility >= last.utility - _LOSS), None)
         if good is not None and early[good].cost < full:
             yield (
                 f"exit {good} alone is within one point of the original model ({_percent(early[good].utility)} "
-                f"against {_percent(last.utility)}) at {_percent(early[good].cost / full)} of its cost, so a model cut "
-                "there needs no policy"
+                f"against {_percent(last.utility)}) at {_percent(early[good].cost / full)} of its cost, so a model "
+                "that ends there needs no policy"
             )
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        difference, low, high = self.difference
         names = ("pays", "verdict", "reasons", "kept", "dropped", "saving", "static_saving", "num_samples", "notes")
-        return {name: getattr(self, name) for name in names} | {
-            **self.costs.to_dict(),
-            "frontier": [{"cost": cost, "utility": utility} for cost, utility in self.frontier],
-            "statics": [dict(vars(model)) for model in self.statics],
-            "rows": [dict(vars(row)) for row in self.rows],
-            "difference": difference,
-            "low": low,
-            "high": high,
-        }
+        return (
+            {name: getattr(self, name) for name in names}
+            | self.costs.to_dict()
+            | {name: [dict(vars(one)) for one in getattr(self, name)] for name in ("statics", "rows")}
+            | {"frontier": [{"cost": cost, "utility": utility} for cost, utility in self.frontier]}
+            | dict(zip(("difference", "low", "high"), self.difference, strict=True))
+        )
 
 
 def advise(
@@ -197,45 +203,52 @@ def advise(
     resamples: int = 1000,
     progress: Progress | None = None,
 ) -> Advice:
-    """Say which exits are worth their cost, and whether leaving early with them pays at all.
+    """Say which exits are worth their cost, and whether early exit with them pays at all.
 
     In each fold exits are chosen and thresholds on a confidence fitted on the other folds; the samples of the fold are
     judged by them. The alternative is the best static mix: of each exit alone without the other heads, the original
-    model, and the models named (the ``random`` bound, for models cut there). It is chosen on the samples it is judged
-    on, which if anything favours it. Leaving early **pays** if it is better at equal cost: if the lower end of the
+    model, and the models named (the ``random`` bound, for models that end there). It is chosen on the samples it is
+    judged on, which if anything favours it. Early exit **pays** if it is better at equal cost: if the lower end of the
     paired bootstrap interval of the difference, averaged over the wanted budgets, is above zero. Without budgets of the
     user's it must also save at least 5 % of the cost at one point below the original model. The interval covers the
     chance in the samples, not that in the folds.
 
-    The exits named are then chosen on all samples. Where labels are known, what a budget below the cheapest exit does
-    not cover is answered with the most frequent class; that is how sets of exits with different first exits are
-    compared. Where costs differ from sample to sample, their means count.
+    The kept exits are then chosen on all samples. Where labels are known, samples that a budget below the cheapest exit
+    does not cover are answered with the most frequent class, so that sets with different first exits can be compared.
+    Where costs differ from sample to sample, their means count.
 
     Args:
         table: Calibration data that took no part in training, with labels or utility, and with every exit that could be
             kept.
         costs: Default: the table's own.
         budgets: Wanted mean costs per sample; default: the ten standard ones.
-        parts: What the costs are made of; default: heads count as part of the stages before them.
-        statics: Other models, at what they cost and are worth.
-        confidence: What samples leave by: of classes the name of a confidence, of features that of a column.
+        parts: Of the costs; default: heads count as part of the stages before them.
+        statics: Other models without early exits.
+        confidence: The score that samples leave by: of classes the name of a confidence, of features that of a column.
         folds: Of the cross-validation.
         seed: Of folds, searches and bootstrap.
         resamples: Of the bootstrap.
         progress: Called with what was finished, steps done and steps in all.
 
     Raises:
-        TableError: The table has neither labels nor utility, no costs, or fewer than 50 samples; or costs and parts
+        TableError: The table has neither labels nor utility, no costs, or fewer samples than folds; or costs and parts
             disagree.
         BudgetError: A budget is below the cost of exit 0.
         InputError: Fewer than 2 folds, or there is no such confidence or column.
+
+    Warns:
+        UserWarning: The table has fewer than 50 samples.
     """
-    costs = table.priced(costs).require_costs()
-    samples = _samples(table, confidence)
-    if folds < 2:
-        raise InputError(f"folds {folds} are too few: each fold is judged by fits on the others. Pass at least 2.")
+    costs = table.with_costs(costs).require_costs()
+    folds, resamples, seed = (
+        int(number(value, name, low, whole=True))
+        for name, value, low in (("folds", folds, 2), ("resamples", resamples, 1), ("seed", seed, 0))
+    )
+    samples = _samples(table, confidence, folds)
     parts = _agreeing(costs, parts)
-    wanted = tuple(costs.budget(budget) for budget in dict.fromkeys(budgets or standard_budgets(costs)))
+    budgets = list(budgets)
+    wanted = tuple(dict.fromkeys(costs.budget(budget) for budget in budgets or standard_budgets(costs)))
+    warn_if_small(table)
     values = [budget.value for budget in wanted]
     models = _statics(samples, costs, parts, statics)
     step = counter(progress, folds + 1)
@@ -268,13 +281,13 @@ def advise(
     )
 
 
-def _samples(table: ExitTable, confidence: Confidence) -> Samples:
-    """Return what the advice is made on."""
+def _samples(table: ExitTable, confidence: Confidence, folds: int) -> Samples:
+    """Return the samples that the advice is made on."""
     utility = table.require_utility("advice")
-    if table.num_samples < _LEAST:
+    if table.num_samples < max(folds, _LEAST):
         raise TableError(
-            f"{table.name} of {table.num_samples} samples says too little: exits are chosen on some and judged on "
-            f"others. Record at least {_LEAST}, better thousands."
+            f"{table.name} of {table.num_samples} samples is too small: exits are chosen on some and judged on others. "
+            f"Record at least {max(folds, _LEAST)}, better thousands."
         )
     majority = np.zeros(table.num_samples)
     if table.utility_is_accuracy:
@@ -317,22 +330,21 @@ def _compared(
     resamples: int,
     seed: int,
 ) -> tuple[tuple[AdviceRow, ...], tuple[float, float, float]]:
-    """Return leaving early and its alternatives at every budget, and the mean difference with its interval."""
+    """Return early exit and its alternatives at every budget, and the mean difference with its interval."""
     read = bootstrap(
         {"early": early, "static": static},
         anchor=SampledCurve(costs=np.zeros((1, len(samples))), utilities=samples.majority[None]),
-        num_samples=len(samples),
         budgets=[budget.value for budget in wanted],
         resamples=resamples,
         seed=seed,
     )
     gaps, nothing = read["early"] - read["static"], (0.0, float(samples.majority.mean()))
-    curves, rows = (early.mean(nothing), static.mean(nothing)), []
-    for budget, gap in zip(wanted, gaps.T, strict=True):
-        utility, other = (one.at(budget.value) for one in curves)
-        low, high = bootstrap_interval(gap)
-        payable = [model for model in models if model.cost <= budget.value * (1 + 1e-9)]
-        row = AdviceRow(
+    curves = early.mean(nothing), static.mean(nothing)
+
+    def row(budget: Budget, gap: np.ndarray) -> AdviceRow:
+        (utility, other), (low, high) = (one.at(budget.value) for one in curves), bootstrap_interval(gap)
+        affordable = [model for model in models if model.cost <= budget.value * (1 + 1e-9)]
+        return AdviceRow(
             budget=budget.value,
             budget_input=budget.text,
             utility=utility,
@@ -340,10 +352,11 @@ def _compared(
             difference=utility - other,
             low=low,
             high=high,
-            best_static=max(payable, key=lambda model: model.utility).name if payable else None,
+            best_static=max(affordable, key=lambda model: model.utility).name if affordable else None,
         )
-        rows.append(row)
-    return tuple(rows), (float(np.mean([row.difference for row in rows])), *bootstrap_interval(gaps.mean(axis=1)))
+
+    rows = tuple(row(budget, gap) for budget, gap in zip(wanted, gaps.T, strict=True))
+    return rows, (float(np.mean([row.difference for row in rows])), *bootstrap_interval(gaps.mean(axis=1)))
 
 
 def _saving(early: Curve, target: float, full: float) -> float | None:
@@ -356,11 +369,11 @@ def _saving(early: Curve, target: float, full: float) -> float | None:
 
 
 def _notes(parts: CostParts, named: Sequence[StaticModel]) -> Iterator[str]:
-    """Say what was assumed."""
+    """Yield the assumptions made."""
     if not parts.known:
         yield (
-            "What single heads cost is not known: dropping an exit is taken to save nothing further on, and a model "
-            "cut at an exit to cost what leaving there does. Pass a profile for the truth."
+            "The costs of single heads are not known: dropping an exit is assumed to make later ones no cheaper, and a "
+            "model that ends at an exit to cost as much as leaving there. Pass a profile for exact costs."
         )
     if named:
         yield "The utilities of the static models named are taken as exact, and as if on data like VAL."

@@ -6,27 +6,21 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from eenet.errors import InputError, TableError
-from eenet.evaluation.groups import (
-    Grouping,
-    GroupsLike,
-    GroupStats,
-    PolicyGroups,
-    class_grouping,
-    group_rows,
-    group_stats,
-    grouping,
-)
+from eenet.evaluation.groups import GroupsLike, GroupStats, PolicyGroups, group_rows, group_stats, groupings
 from eenet.evaluation.results import Budgets, Comparison, PolicyRun, SplitRun, summarise
-from eenet.evaluation.statistics import SampledCurve, bootstrap
+from eenet.evaluation.segmentation import Confusion, check_confusion, iou_of_marginals, marginals
+from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
 from eenet.policies.replay import Replayer, exit_distribution
-from eenet.schedulers.base import Scheduler
+from eenet.schedulers.base import Scheduler, warn_if_small
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
+from eenet.tables.checks import number
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
@@ -37,7 +31,11 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what was just finished, how many steps are done and how many there are."""
 
 _FAR = 0.25  # relative distance of mean costs from which on it is mentioned
-_COST_TOLERANCE = 1e-6  # files may hold float32
+_TOLERANCE = 1e-6  # between equal costs: files may contain float32
+_MAPS = (
+    "Utility is the data set's mean IoU: counts are summed over images, each at its exit, before they are divided. "
+    "Policies are fitted to the utility of single images. There is no oracle: a mean IoU is no mean over images."
+)
 
 
 def compare(
@@ -47,13 +45,15 @@ def compare(
     budgets: Sequence[BudgetLike] = (),
     costs: CostTable | None = None,
     *,
-    splits: int = 1,
+    confusion: Confusion | None = None,
     groups: GroupsLike | None = None,
+    splits: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
     resamples: int = 1000,
+    check_source: bool = True,
 ) -> Comparison:
-    """Compare schedulers: fitted on one table, judged on the other, at equal realised cost.
+    """Compare schedulers, fitted on one table and judged on the other, at equal realised cost.
 
     Every scheduler is fitted by one sweep over the asked budgets and the ten standard ones. Its curve is the realised
     (test cost, test utility) points, joined linearly from exit 0 and flat beyond the last; policies are compared on
@@ -61,130 +61,118 @@ def compare(
     ``oracle`` (knows the test utilities) are always among the rows. Where costs differ from sample to sample, budgets
     refer to the means over ``val``, and each table's realised costs are its own.
 
-    With one split, pairs carry a paired bootstrap interval over the test samples: it covers the chance in the test
+    With one split, pairs have a paired bootstrap interval over the test samples: it covers the chance in the test
     data, not that in fitting. With more, both tables are pooled and split anew at their sizes, which is fair only where
-    training saw neither; rows are means, and pairs carry the corrected resampled t interval of Nadeau and Bengio.
+    training saw neither; rows are means, and pairs have the corrected resampled t interval of Nadeau and Bengio.
 
-    Who pays for early exit is listed for every class (where there are labels) and every group, at the asked budgets.
+    The loss of every class (where there are labels) and of every group is listed at the asked budgets.
+
+    With the confusion counts of maps, utility on TEST is the mean IoU of the data set, each image answered at its
+    exit. That is no mean over images: the bootstrap resamples images and sums their counts anew, and there is no
+    ``oracle``. Policies, ``random`` among them, are fitted to the utility of single images all the same.
 
     Args:
         val: Calibration set; needs labels or utility.
         test: Test set; same exits, columns and costs.
-        schedulers: By the name they shall go under.
+        schedulers: By the name they shall have in the results.
         budgets: Mean costs per sample to list as rows; empty = the ten standard ones.
         costs: Instead of the tables' own.
-        splits: How many random splits; 1 = the tables as given.
-        groups: Group of every sample of ``test``, a whole number or a name; only with one split.
+        confusion: Of ``test``, for tables of maps (`load_confusion`).
+        groups: Group of every sample of ``test``, a whole number or a name.
+        splits: How many random splits; 1 = the tables as given, and needed with groups or confusion.
         seed: Of the splits and of the bootstrap; the schedulers have their own.
         progress: Called with what was finished, steps done and steps in all.
         resamples: Of the bootstrap.
+        check_source: Refuse tables recorded from two models, where both are known.
 
     Raises:
         TableError: The tables disagree, or lack costs or utility.
         BudgetError: A budget is below the cost of exit 0.
-        InputError: ``splits`` below 1, groups with several splits, or a scheduler is named like a bound.
-        ShapeError: There is not one group per sample of ``test``, or costs are of another number of exits.
+        InputError: ``splits`` below 1, arguments that exclude each other, or a scheduler with the name of a bound.
+        ShapeError: Groups, confusion or costs that do not fit the tables.
+
+    Warns:
+        UserWarning: A table has fewer than 50 samples.
     """
-    if splits < 1:
-        raise InputError(f"splits {splits} is too few: the tables are used at least once. Pass splits >= 1.")
-    if groups is not None and splits > 1:
-        raise InputError(
-            f"groups with splits {splits} cannot be told apart: they belong to the samples of TEST, and splits mix "
-            "these with others. Pass splits=1."
-        )
-    given = None if groups is None else grouping(groups, test.num_samples)
-    shared: dict[str, Any] = {"seed": seed, "progress": progress, "resamples": resamples}
-    return compared(val, test, schedulers, budgets, costs, splits=splits, given=given, **shared)
-
-
-def compared(
-    val: ExitTable,
-    test: ExitTable,
-    schedulers: Mapping[str, Scheduler],
-    budgets: Sequence[BudgetLike],
-    costs: CostTable | None,
-    *,
-    splits: int = 1,
-    given: Grouping | None = None,
-    judged: Callable[[SplitRun, ExitTable], SplitRun] = lambda run, test: run,
-    notes: Sequence[str] = (),
-    seed: int,
-    progress: Progress | None,
-    resamples: int,
-) -> Comparison:
-    """Compare schedulers as `compare` does, by any measure.
-
-    ``given`` are the groups, checked; ``judged`` is called with each split's run and its test set and returns the same
-    judged by another measure; ``notes`` stand before the others.
-    """
-    _check_tables(val, test, schedulers)
-    val, test = _priced(val, test, costs)
-    asked = Budgets.read(val.require_costs(), budgets)
+    splits, resamples, seed = (
+        int(number(value, name, low, whole=True))
+        for name, value, low in (("splits", splits, 1), ("resamples", resamples, 1), ("seed", seed, 0))
+    )
+    _check_settings(schedulers, splits=splits, groups=groups is not None, confusion=confusion is not None)
+    if not check_source:
+        val, test = replace(val, source=""), replace(test, source="")
+    _check_tables(val, test, costs)
+    if confusion is not None:
+        check_confusion(test, confusion)
+    val, test = _with_costs(val, test, costs)
+    asked, known = Budgets.read(val.require_costs(), budgets), groupings(test, groups)
     step = counter(progress, len(schedulers) + 1, splits)
-    runs = [
-        judged(_Split(*tables, asked, _groupings(tables[1], given), keep=splits == 1).run(schedulers, step), tables[1])
-        for tables in random_splits(val, test, splits, seed)
-    ]
+    with warn_if_small(val, test):
+        runs = [
+            _Split(tables, asked, groups, confusion, keep=splits == 1).run(schedulers, step)
+            for tables in random_splits(val, test, splits, seed)
+        ]
     resampled = {}
     if splits == 1:
         resampled = bootstrap(
-            {name: one.resampled for name, one in runs[0].runs.items() if one.resampled is not None},
+            {name: one.sampled for name, one in runs[0].runs.items() if one.sampled is not None},
             anchor=runs[0].anchor,
-            num_samples=test.num_samples,
             budgets=asked.standard,
             resamples=resamples,
             seed=seed,
         )
-    found = tuple(_groups(runs, asked, _groupings(test, given)))
-    every = (*notes, *_notes(val, test, runs, asked))
-    return summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=every)
+    found = tuple(_groups(runs, asked, {one.by: one.names for one in known}))
+    notes = [*([] if confusion is None else [_MAPS]), *_notes(val, test, runs, asked)]
+    return summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=notes)
 
 
-def _check_tables(val: ExitTable, test: ExitTable, schedulers: Mapping[str, Scheduler]) -> None:
-    """Refuse what cannot be compared, before anything is fitted."""
-    for key, a, b in (
-        ("outputs", *("logits" if table.has_classes else "features" for table in (val, test))),
-        ("exits", val.num_exits, test.num_exits),
-        ("classes" if val.has_classes else "features", val.num_columns, test.num_columns),
-        ("source", val.source or test.source, test.source or val.source),
-    ):
-        if a != b:
-            raise TableError(f"VAL and TEST disagree in {key}: {a} and {b}. Record both from the same model.")
-    val.require_utility("compare")
-    test.require_utility("compare")
+def _check_settings(schedulers: Mapping[str, Scheduler], *, splits: int, groups: bool, confusion: bool) -> None:
+    """Refuse arguments that cannot be used together."""
+    given = {"groups": groups, "confusion": confusion, f"splits {splits}": splits > 1}
+    found = [name for name, is_given in given.items() if is_given]
+    if len(found) > 1:
+        raise InputError(
+            f"{' with '.join(found)} cannot be used: groups and confusion belong to the samples of TEST, which splits "
+            "mix with others, and a mean IoU is one number for all groups. Pass one of them."
+        )
     for name in BOUNDS:
         if name in schedulers:
             raise InputError(f"scheduler {name!r} has a bound's name: {name} is always compared. Give it another name.")
 
 
-def _priced(val: ExitTable, test: ExitTable, costs: CostTable | None) -> tuple[ExitTable, ExitTable]:
-    """Return both tables with the costs they are judged by: those of one table serve both, those of two must agree.
+def _check_tables(val: ExitTable, test: ExitTable, costs: CostTable | None) -> None:
+    """Refuse tables that cannot be compared, before anything is fitted."""
+    for (key, a), (_, b) in zip(_facts(val, test, costs), _facts(test, val, costs), strict=False):
+        if not (a == b or (isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=_TOLERANCE))):
+            both = " and ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in (a, b))
+            force = ", or pass check_source=False (on the command line --force)" if key == "source" else ""
+            raise TableError(
+                f"VAL and TEST disagree in {key}: {both}. Record both from the same model and with one profile{force}."
+            )
+    val.require_utility("compare")
+    test.require_utility("compare")
 
-    Where they differ from sample to sample, only the unit must be the same.
-    """
-    first, second = val.costs, test.costs
-    if costs is not None or first is None or second is None:
-        shared = costs or first or second
-        return val.priced(shared), test.priced(shared)
-    if first.unit != second.unit:
-        raise TableError(
-            f"VAL and TEST disagree in cost_unit: {first.unit} and {second.unit}. Record both with one profile."
-        )
-    if (val.cost is None) != (test.cost is None):
-        one, other = ("VAL", "TEST") if test.cost is None else ("TEST", "VAL")
-        raise TableError(
-            f"costs of {one} differ from sample to sample, those of {other} do not: they cannot be compared. Record "
-            "both alike, or pass costs for both."
-        )
-    if val.cost is not None:
+
+def _facts(table: ExitTable, other: ExitTable, costs: CostTable | None) -> Iterator[tuple[str, object]]:
+    """Yield what must be the same for both tables; costs only where both have their own."""
+    yield "outputs", "logits" if table.has_classes else "features"
+    yield "exits", table.num_exits
+    yield "classes" if table.has_classes else "features", table.num_columns
+    yield "source", table.source or other.source
+    if costs is None and table.costs is not None and other.costs is not None:
+        yield "cost_unit", table.costs.unit
+        yield "costs that differ from sample to sample", "no" if table.cost is None else "yes"
+        if table.cost is None:
+            yield from ((f"costs of exit {k}", cost) for k, cost in enumerate(table.costs.cumulative))
+            yield "cost_reference", table.costs.reference or "none"
+
+
+def _with_costs(val: ExitTable, test: ExitTable, costs: CostTable | None) -> tuple[ExitTable, ExitTable]:
+    """Return both tables with the same costs, those of one serving both; or each with its own costs per sample."""
+    if costs is None and val.cost is not None and test.cost is not None:
         return val, test
-    pairs = zip((*first.cumulative, first.reference), (*second.cumulative, second.reference), strict=True)
-    for k, (a, b) in enumerate(pairs):
-        if not (a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_COST_TOLERANCE))):
-            key = f"costs of exit {k}" if k < first.num_exits else "cost_reference"
-            both = " and ".join("none" if value is None else f"{value:g}" for value in (a, b))
-            raise TableError(f"VAL and TEST disagree in {key}: {both} {first.unit}. Record both with one profile.")
-    return val, test.priced(first)
+    shared = costs or val.costs or test.costs
+    return val.with_costs(shared), test.with_costs(shared)
 
 
 def random_splits(val: ExitTable, test: ExitTable, splits: int, seed: int) -> Iterator[tuple[ExitTable, ExitTable]]:
@@ -212,16 +200,28 @@ def counter(progress: Progress | None, steps: int, splits: int = 1) -> Callable[
 
 
 class _Split:
-    """Fits on VAL and judges on TEST, groups told apart at the asked budgets, samples kept only for the bootstrap."""
+    """Fits on VAL and judges on TEST; keeps single samples only for the bootstrap, groups only at the asked budgets."""
 
     def __init__(
-        self, val: ExitTable, test: ExitTable, budgets: Budgets, groupings: Sequence[Grouping], *, keep: bool
+        self,
+        tables: tuple[ExitTable, ExitTable],
+        budgets: Budgets,
+        groups: GroupsLike | None,
+        confusion: Confusion | None,
+        *,
+        keep: bool,
     ) -> None:
-        self.val, self.test, self.budgets, self.groupings, self.keep = val, test, budgets, groupings, keep
-        self.costs, self.utility = val.require_costs(), test.require_utility("compare")
+        self.val, self.test = val, test = tables
+        self.budgets, self.keep = budgets, keep
+        self.costs, self.groupings = val.require_costs(), groupings(test, groups)
         # the mean cost of exit 0 of a random split may be above a budget, where costs differ from sample to sample
         self.values = [max(value, self.costs.low) for value in budgets.values]
         self.replayers = Replayer(val), Replayer(test)
+        self.maps = confusion is not None
+        # of every sample at every exit, the numbers from whose means the measure makes a utility
+        self.gained = test.require_utility("compare") if confusion is None else marginals(confusion)
+        self.measure: Measure = iou_of_marginals if self.maps else np.asarray
+        self.static = np.stack([test.require_costs().cumulative, self.measure(self.gained.mean(axis=0))])
 
     def run(self, schedulers: Mapping[str, Scheduler], step: Callable[[str], None]) -> SplitRun:
         """Fit every scheduler once and replay the policy of every budget; the bounds come last."""
@@ -229,21 +229,15 @@ class _Split:
         for name, scheduler in schedulers.items():
             runs[name] = self._fitted(scheduler)
             step(name)
-        random = self._bound(lambda table, value: static_mix(self.val, table, self.costs, value))
-        if self.keep:
-            shares = random.points["exit_distribution"]  # its samples in expectation over its coin
-            costs, utilities = (
-                (shares @ each.T).astype(np.float32) for each in (self.test.leaving_costs, self.utility)
-            )
-            random = replace(random, resampled=SampledCurve(costs=costs, utilities=utilities))
-        runs |= {"random": random, "oracle": self._bound(lambda table, value: oracle(table, self.costs, value))}
+        runs["random"] = self._bound(partial(static_mix, self.val), is_mix=True)
+        if not self.maps:
+            runs["oracle"] = self._bound(oracle, is_mix=False)
         step("bounds")
-        return SplitRun(
-            runs=runs,
-            static_cost=np.array(self.test.require_costs().cumulative),
-            static_utility=self.utility.mean(axis=0),
-            anchor=SampledCurve(costs=self.test.leaving_costs[:, :1].T, utilities=self.utility[:, :1].T),
-        )
+        anchor = self._sampled(self.test.leaving_costs[:, :1].T, self.gained[None, :, 0])
+        return SplitRun(runs=runs, static=self.static, anchor=anchor)
+
+    def _sampled(self, costs: np.ndarray, gained: np.ndarray) -> SampledCurve:
+        return SampledCurve(costs=costs, utilities=gained, measure=self.measure)
 
     def _fitted(self, scheduler: Scheduler) -> PolicyRun:
         started = time.perf_counter()
@@ -259,47 +253,50 @@ class _Split:
         for budget, policy in zip(self.budgets.values, policies, strict=True):
             exit_index = on_test.exit_index(policy)
             utility = on_test.utility(policy, exit_index)
+            gained = self.gained[np.arange(len(exit_index)), exit_index] if self.maps else utility
             expected = sum(share * on_val.mean_cost(on_val.exit_index(part)) for share, part in policy.components())
             shares = exit_distribution(exit_index, self.test.num_exits)
-            points.append((expected, on_test.mean_cost(exit_index), float(utility.mean()), shares))
+            points.append((expected, on_test.mean_cost(exit_index), float(self.measure(gained.mean(axis=0))), shares))
             if self.keep:
-                cost = on_test.cost(exit_index)
-                kept.append((cost.astype(np.float32), utility.astype(np.float32), exit_index.astype(np.int16)))
+                kept.append((on_test.cost(exit_index).astype(np.float32), gained.astype(np.float32)))
             for known in self.groupings if budget in asked else ():
                 groups[known.by, budget] = group_stats(known, self.test, exit_index, utility)
-        resampled = exits = None
-        if self.keep:
-            costs, utilities, exits = (np.stack(column) for column in zip(*kept, strict=True))
-            resampled = SampledCurve(costs=costs, utilities=utilities)
-        return PolicyRun(fit_seconds=seconds, points=_columns(points), resampled=resampled, exits=exits, groups=groups)
+        sampled = self._sampled(*(np.stack(each) for each in zip(*kept, strict=True))) if kept else None
+        return self._judged(*zip(*points, strict=True), seconds=seconds, sampled=sampled, groups=groups)
 
-    def _bound(self, reached: Callable[[ExitTable, float], BoundPoint]) -> PolicyRun:
-        """Return what a bound reaches on both tables at every budget."""
+    def _bound(self, reached: Callable[[ExitTable, CostTable, float], BoundPoint], *, is_mix: bool) -> PolicyRun:
+        """Return the points of a bound at every budget; a static mix is judged in expectation over its coin."""
         started = time.perf_counter()
-        found = [[reached(table, value) for table in (self.val, self.test)] for value in self.values]
-        points = [(on_val.cost, on_test.cost, on_test.utility, on_test.distribution) for on_val, on_test in found]
-        return PolicyRun(fit_seconds=time.perf_counter() - started, points=_columns(points))
+        found = [[reached(table, self.costs, value) for table in (self.val, self.test)] for value in self.values]
+        costs = np.array([[point.cost for point in pair] for pair in found])
+        utility, shares = (np.array([getattr(pair[1], key) for pair in found]) for key in ("utility", "distribution"))
+        sampled = None
+        if is_mix:
+            utility = self.measure(np.tensordot(shares, self.gained.mean(axis=0), axes=1))
+        if is_mix and self.keep:
+            each = (np.tensordot(shares, one, axes=(1, 1)) for one in (self.test.leaving_costs, self.gained))
+            sampled = self._sampled(*(one.astype(np.float32) for one in each))
+        return self._judged(*costs.T, utility, shares, seconds=time.perf_counter() - started, sampled=sampled)
+
+    def _judged(self, *columns: Sequence[Any] | np.ndarray, seconds: float, **more: Any) -> PolicyRun:  # noqa: ANN401
+        """Return a run from its costs on VAL and TEST, utility and exit distribution at every budget."""
+        names = ("val_cost", "test_cost", "test_utility", "exit_distribution")
+        points = {name: np.array(column) for name, column in zip(names, columns, strict=True)}
+        cost, utility = self.static[:, 0].tolist()
+        joined = curve(points["test_cost"], points["test_utility"], anchor=(cost, utility))
+        points["utility_at_budget"] = np.array([joined.at(budget) for budget in self.budgets.values])
+        points["fit_seconds"] = np.full(len(self.values), seconds)
+        return PolicyRun(points=points, area=joined.area(self.budgets.standard), **more)
 
 
-def _columns(points: Sequence[tuple[Any, ...]]) -> dict[str, np.ndarray]:
-    """Return the points of a `PolicyRun` from what they are at every budget."""
-    names = ("val_cost", "test_cost", "test_utility", "exit_distribution")
-    return {name: np.array(column) for name, column in zip(names, zip(*points, strict=True), strict=True)}
-
-
-def _groupings(test: ExitTable, given: Grouping | None) -> list[Grouping]:
-    """Return what test samples are told apart by: their classes where known, and the groups given."""
-    return [known for known in (class_grouping(test), given) if known is not None]
-
-
-def _groups(runs: Sequence[SplitRun], budgets: Budgets, groupings: Sequence[Grouping]) -> Iterator[PolicyGroups]:
-    """Yield what every policy did to every grouping at every asked budget, typed twice or not."""
+def _groups(runs: Sequence[SplitRun], budgets: Budgets, names: Mapping[str, Sequence[str]]) -> Iterator[PolicyGroups]:
+    """Yield every policy's groups by kind at every asked budget, each budget once."""
     first = {budget.value: budget.text for budget in reversed(budgets.asked)}
     for value, text in sorted(first.items()):
         for name, run in runs[0].runs.items():
-            for known in groupings if run.groups else ():
-                rows = group_rows(known.names, [split.runs[name].groups[known.by, value] for split in runs])
-                yield PolicyGroups(policy=name, budget=value, budget_input=text, by=known.by, groups=rows)
+            for by in names if run.groups else ():
+                rows = group_rows(names[by], [split.runs[name].groups[by, value] for split in runs])
+                yield PolicyGroups(policy=name, budget=value, budget_input=text, by=by, groups=rows)
 
 
 def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: Budgets) -> Iterator[str]:

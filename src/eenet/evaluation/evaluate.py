@@ -1,11 +1,12 @@
-"""What one policy does on one table."""
+"""Cost and utility of one policy on one table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from eenet.evaluation.groups import Group, GroupsLike, class_grouping, group_rows, group_stats, grouping
+from eenet.evaluation.groups import Group, GroupsLike, group_rows, group_stats, groupings
+from eenet.evaluation.segmentation import Confusion, MapReport, check_confusion
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer, exit_distribution
 from eenet.tables.costs import BudgetLike, CostTable
@@ -14,26 +15,27 @@ from eenet.tables.table import ExitTable
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one policy did on one table, beside what every exit alone would have done there.
+    """Cost and utility of one policy on one table, beside those of every exit alone.
 
     Utility is a fraction; costs are per sample in ``unit``.
 
     Attributes:
         num_samples: Samples replayed.
         unit: Of all costs.
-        budget: Mean cost per sample that was asked for, where one was.
-        cost: Realised mean cost per sample.
-        utility: Realised mean utility.
-        expected_cost: The same as ``cost`` in expectation over the coin of a mixed policy.
-        expected_utility: The same as ``utility`` in expectation over the coin.
+        budget: The mean cost per sample that was asked for, if any.
+        cost: Realised mean cost.
+        utility: Realised mean utility; of maps, that of single images as the table contains it.
+        expected_cost: Mean cost in expectation over the coin of a mixed policy.
+        expected_utility: Mean utility in expectation over the coin.
         exit_costs: Cost of leaving at each exit; the mean where it differs from sample to sample.
         exit_distribution: Share of the samples that left at each exit; sums to 1.
-        exit_utility: Mean utility of those who left at each exit, None where nobody did.
-        static_utility: Mean utility of answering everything at that exit.
+        exit_utility: Mean utility of the samples that left at each exit; None for an exit without any.
+        static_utility: Mean utility of answering everything at each exit.
         full_cost: Cost of the original model where known, else of the last exit.
         full_utility: Mean utility of the last exit on all samples.
-        by_group: Who pays for leaving early: every class, or every group given, those that surely lose most first.
-            Empty where neither is known.
+        by_group: The loss of every class, or of every group given; those that surely lose most first. Empty where
+            neither is known.
+        maps: The quality of a data set's maps, where confusion counts were given.
     """
 
     num_samples: int
@@ -50,10 +52,13 @@ class Report:
     full_cost: float
     full_utility: float
     by_group: tuple[Group, ...] = ()
+    maps: MapReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready values."""
-        return vars(self) | {"by_group": [dict(vars(group)) for group in self.by_group]}
+        values = {key: value for key, value in vars(self).items() if key != "maps"}
+        values["by_group"] = [dict(vars(group)) for group in self.by_group]
+        return values | ({} if self.maps is None else vars(self.maps))
 
 
 def evaluate(
@@ -63,8 +68,9 @@ def evaluate(
     *,
     budget: BudgetLike | None = None,
     groups: GroupsLike | None = None,
+    confusion: Confusion | None = None,
 ) -> Report:
-    """Return what a policy costs and is worth on recorded outputs.
+    """Return cost and utility of a policy on recorded outputs.
 
     Row numbers are the sample ids, so a mixed policy's coin falls as in `replay`. The numbers are unbiased only on
     data that took no part in training, fitting or choosing.
@@ -74,20 +80,26 @@ def evaluate(
         table: Outputs to replay; needs labels or utility.
         costs: Instead of the table's own.
         budget: What was asked for, to be listed beside what was realised.
-        groups: Group of every sample, a whole number or a name, to see who pays; the classes if not given.
+        groups: Group of every sample, a whole number or a name; default: the classes.
+        confusion: Of a table of maps, the counts recorded with it (`load_confusion`): adds the mean IoU of the data
+            set.
 
     Raises:
         TableError: The table has neither labels nor utility, or there are no costs.
-        ShapeError: Policy, table and costs have different numbers of exits, or there is not one group per sample.
+        ShapeError: Policy, table, costs, groups or confusion do not belong together.
     """
-    table = table.priced(costs)
+    if confusion is not None:
+        check_confusion(table, confusion)
+    table = table.with_costs(costs)
     known, static = table.require_costs(), table.require_utility("evaluate").mean(axis=0)
     replayer = Replayer(table)
     exit_index = replayer.exit_index(policy)
     utility = replayer.utility(policy, exit_index)
     expected_cost, expected_utility = replayer.expected(policy)
-    grouped = class_grouping(table) if groups is None else grouping(groups, table.num_samples)
     left = [exit_index == k for k in range(known.num_exits)]
+    grouped = [
+        group_rows(one.names, [group_stats(one, table, exit_index, utility)]) for one in groupings(table, groups)[-1:]
+    ]
     return Report(
         num_samples=table.num_samples,
         unit=known.unit,
@@ -102,5 +114,6 @@ def evaluate(
         static_utility=tuple(static.tolist()),
         full_cost=known.full,
         full_utility=float(static[-1]),
-        by_group=group_rows(grouped.names, [group_stats(grouped, table, exit_index, utility)]) if grouped else (),
+        by_group=grouped[0] if grouped else (),
+        maps=None if confusion is None else MapReport.of(confusion, exit_index),
     )

@@ -1,36 +1,148 @@
-"""Which exits are worth their cost, and what leaving early with them brings on samples that were not fitted on.
+"""Which exits are worth their cost, and how early exit with them does on samples that were not fitted on.
 
-All of it works on plain arrays: how sure each exit is of each sample, what its answer is worth, and costs.
+All of it works on plain numbers: the scores and utility of each exit on each sample, and costs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
 
-from eenet.evaluation.parts import CostParts, StaticModel
+from eenet.errors import EenetError, InputError, ShapeError, TableError
 from eenet.evaluation.statistics import SampledCurve
-from eenet.schedulers.ensemble import folds_of
+from eenet.schedulers.base import folds_of
 from eenet.schedulers.search import Cuts, frontier, outcomes, search
+from eenet.tables.costs import CostTable
 
 _ROWS = 4000  # samples that thresholds are fitted on at most
 _MULTIPLIERS = 32  # of cost, in the approximate fit
 _TOLERANCE = 1.0  # standard errors within which fewer exits are preferred
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Samples:
-    """What a choice is made on.
+@dataclass(frozen=True, kw_only=True)
+class CostParts:
+    """The costs of exits in parts, so that those of a model with fewer exits can be added up.
 
     Attributes:
-        scores: How sure each exit is; larger leaves first.
-        utility: What answering there is worth.
-        majority: What answering with the most frequent class, at no cost, is worth; 0 where classes are not known.
+        stages: Cost of each stage; that of what every sample needs once (the first state; of maps, the answer) belongs
+            to stage 0.
+        heads: Cost of each head.
+        decisions: Cost of deciding at each early exit; none by default.
+        known: Whether heads were measured; if not, they count as part of their stage, and dropping an exit makes later
+            ones no cheaper.
+
+    Raises:
+        ShapeError: Numbers of stages, heads and decisions that do not fit, or fewer than two stages.
+        TableError: A cost that is negative or not finite.
+    """
+
+    stages: tuple[float, ...]
+    heads: tuple[float, ...]
+    decisions: tuple[float, ...] = ()
+    known: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse parts that cannot be added up."""
+        exits = len(self.stages)
+        if exits < 2 or len(self.heads) != exits or len(self.decisions) not in (0, exits - 1):
+            raise ShapeError(
+                f"costs of {exits} stages, {len(self.heads)} heads and {len(self.decisions)} decisions do not fit: "
+                "each of at least 2 stages has one head, and each early exit may have one decision. Give one cost each."
+            )
+        for name in ("stages", "heads", "decisions"):
+            for k, value in enumerate(getattr(self, name)):
+                if not (math.isfinite(value) and value >= 0):
+                    raise TableError(
+                        f"costs of {name} {value:g} at exit {k} cannot be used: they must be finite and not negative."
+                    )
+
+    @classmethod
+    def of_costs(cls, costs: CostTable) -> CostParts:
+        """Return the parts where only the costs of leaving are known."""
+        return cls(stages=costs.stage_costs, heads=(0.0,) * costs.num_exits, known=False)
+
+    @classmethod
+    def of_profile(cls, profile: Mapping[str, Any], costs: CostTable) -> CostParts | None:
+        """Return the parts of those costs in the JSON of ``eenet profile`` that equal the given ones, in their unit.
+
+        None where there are no such costs.
+
+        Raises:
+            TableError: The record is damaged.
+        """
+        for record in (profile.get("flops"), *profile.get("latency", ())):
+            try:
+                own = CostTable.from_dict(record)
+                same = own.convert(costs.unit).cumulative
+            except EenetError:  # no costs, or of another kind
+                continue
+            if len(same) == costs.num_exits and np.allclose(same, costs.cumulative, rtol=1e-12):
+                return cls._of_record(record, same[-1] / own.high)
+        return None
+
+    @classmethod
+    def _of_record(cls, record: Mapping[str, Any], factor: float) -> CostParts:
+        def number(value: Any) -> float:  # noqa: ANN401 - a number, or a spread with its median
+            return factor * float(value["median"] if isinstance(value, Mapping) else value)
+
+        try:
+            first, *others = map(number, record["stages"])
+            return cls(
+                stages=(number(record["start"]) + number(record.get("answer", 0.0)) + first, *others),
+                heads=tuple(map(number, record["heads"])),
+                decisions=tuple(map(number, record.get("decisions", ()))),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise TableError(f"costs are damaged: {error} in stages or heads. Profile the model again.") from error
+
+    def cumulative(self, kept: Sequence[int]) -> tuple[float, ...]:
+        """Return the cost of leaving at each kept exit in a model that has only these; the last exit is one of them."""
+        stage = list(accumulate(self.stages))
+        asides = accumulate(self.heads[k] + (self.decisions[k] if k < len(self.decisions) else 0.0) for k in kept)
+        return tuple(stage[k] + aside for k, aside in zip(kept, asides, strict=True))
+
+    def alone(self, k: int) -> float:
+        """Return the cost of a model that ends at an exit and has no other."""
+        return sum(self.stages[: k + 1]) + self.heads[k]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticModel:
+    """A model without early exits that could be used instead.
+
+    Attributes:
+        name: What it is called.
+        cost: Per sample, in the unit of the costs.
+        utility: Of its answers on data like the table's, a fraction.
+    """
+
+    name: str
+    cost: float
+    utility: float
+
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers."""
+        if not (math.isfinite(self.cost) and self.cost > 0 and 0 <= self.utility <= 1):
+            raise InputError(
+                f"static model {self.name!r} of cost {self.cost:g} and utility {self.utility:g} is not possible: costs "
+                "are positive, utilities from 0 to 1. Correct it."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    """The samples that exits are chosen and judged on.
+
+    Attributes:
+        scores: Of each exit; the largest leave first.
+        utility: Of answering at each exit.
+        majority: Utility of answering with the most frequent class, at no cost; 0 where classes are not known.
     """
 
     scores: Float[np.ndarray, "sample exit"]
@@ -62,10 +174,10 @@ class Frontier(NamedTuple):
 class Outcome(SampledCurve):
     """Cost and utility of every sample at every budget, in expectation over coins.
 
-    The worth is the utility less overspending, charged at what more cost was worth on the fitting samples.
+    The net utility is less by what was spent beyond the budget, times the utility per cost on the fitting samples.
     """
 
-    worth: Float64[np.ndarray, "budget sample"]
+    net: Float64[np.ndarray, "budget sample"]
 
 
 def fit_frontier(samples: Samples, costs: Sequence[float], *, seed: int = 0, approximate: bool = False) -> Frontier:
@@ -82,10 +194,10 @@ def fit_frontier(samples: Samples, costs: Sequence[float], *, seed: int = 0, app
 
 
 def _backwards(scores: np.ndarray, utility: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Return thresholds for many Lagrange multipliers of cost, from the last exit to the first; and every static exit.
+    """Return thresholds for many Lagrange multipliers of cost, found from the last exit to the first; and static exits.
 
-    At each exit the samples that come first in score order leave, as many as gain most over what the later thresholds
-    give them. All samples count, also those that leave earlier: that makes it fast, and not quite the best.
+    At each exit that number of samples with the largest scores leaves whose gain over the later exits is largest. All
+    samples count, also those that leave earlier: that makes it fast, and slightly worse than the search.
     """
     exits = scores.shape[1]
     scale = max(float(np.abs(np.diff(utility.mean(axis=0))).max()), 1e-3) / (costs[-1] - costs[0])
@@ -102,7 +214,7 @@ def _backwards(scores: np.ndarray, utility: np.ndarray, costs: np.ndarray) -> np
 
 
 def apply(fitted: Frontier, samples: Samples, costs: Sequence[float], budgets: Sequence[float]) -> Outcome:
-    """Return what fitted thresholds do to other samples at some budgets, mixed between two candidates as by a dial."""
+    """Return the outcome of fitted thresholds on other samples at some budgets; a dial would mix them alike."""
     reached = samples.scores[None] >= fitted.thresholds[:, None]
     reached[:, :, -1] = True
     index = reached.argmax(axis=2)  # [candidate, sample]
@@ -121,15 +233,8 @@ def mixed(
 ) -> Outcome:
     """Return the mixtures of neighbouring candidates that meet some budgets on the fitting samples.
 
-    Below the cheapest candidate the rest of the samples is answered with the most frequent class, at no cost.
-
-    Args:
-        spent: Cost of every sample.
-        earned: Utility of every sample.
-        cost: Mean cost of each candidate on the fitting samples, increasing.
-        utility: Mean utility there.
-        majority: Utility of every sample without any cost.
-        budgets: Mean costs per sample.
+    ``cost`` (increasing) and ``utility`` are the means on the fitting samples. Below the cheapest candidate the rest of
+    the samples is answered with the most frequent class, at no cost.
     """
     base = float(majority.mean()) if len(majority) else 0.0
     levels, heights = np.append(0.0, cost), np.append(base, utility)
@@ -143,7 +248,7 @@ def mixed(
     slope = np.where(high > low, (heights[high] - heights[low]) / width, 0.0)[:, None]
     costs, utilities = ((1 - share) * each[low] + share * each[high] for each in (spent, earned))
     over = costs - np.array(budgets)[:, None]
-    return Outcome(costs=costs, utilities=utilities, worth=utilities - slope * over)
+    return Outcome(costs=costs, utilities=utilities, net=utilities - slope * over)
 
 
 def choose_exits(
@@ -151,21 +256,14 @@ def choose_exits(
 ) -> tuple[int, ...]:
     """Return the exits worth their cost: backward elimination, each set judged on samples it was not fitted on.
 
-    From all exits the one whose loss hurts least is dropped, again and again. Each set tried is fitted on one half and
-    judged on the other, both ways; of those within one standard error of the best, the one with the fewest exits is
-    returned.
-
-    Args:
-        samples: To choose on.
-        parts: Of the costs of all exits.
-        budgets: Wanted mean costs per sample, weighed alike.
-        reachable: The cheapest kept exit may not cost more than this.
-        seed: Of the halves.
+    Again and again the exit is dropped whose absence costs the least utility. Each set tried is fitted on one half and
+    judged on the other, both ways, over all budgets alike; of those within one standard error of the best, the one with
+    the fewest exits is returned. The cheapest kept exit costs at most ``reachable``.
     """
 
     def judged(kept: tuple[int, ...]) -> np.ndarray:
         halves = cross_validated(samples, parts, budgets, lambda _: kept, folds=2, seed=seed, approximate=True)
-        return halves.worth.mean(axis=0)
+        return np.asarray(halves.net.mean(axis=0))
 
     kept = tuple(range(len(parts.stages)))
     tried = {kept: judged(kept)}
@@ -196,7 +294,7 @@ def cross_validated(
     approximate: bool = False,
     step: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """Return what becomes of every sample at some budgets, exits chosen and thresholds fitted without its fold."""
+    """Return the outcome of every sample at some budgets, exits chosen and thresholds fitted without its fold."""
     fold = folds_of(len(samples), folds, seed)
     found = np.empty((3, len(budgets), len(samples)))
     for f in range(folds):
@@ -205,9 +303,9 @@ def cross_validated(
         cumulative = parts.cumulative(kept)
         fitted = fit_frontier(rest.keeping(kept), cumulative, seed=seed, approximate=approximate)
         part = apply(fitted, own.keeping(kept), cumulative, budgets)
-        found[:, :, fold == f] = part.costs, part.utilities, part.worth
+        found[:, :, fold == f] = part.costs, part.utilities, part.net
         step(f"fold {f}")
-    return Outcome(costs=found[0], utilities=found[1], worth=found[2])
+    return Outcome(costs=found[0], utilities=found[1], net=found[2])
 
 
 def best_models(models: Sequence[StaticModel]) -> list[int]:
@@ -216,9 +314,9 @@ def best_models(models: Sequence[StaticModel]) -> list[int]:
 
 
 def static_mix(samples: Samples, models: Sequence[StaticModel], budgets: Sequence[float]) -> Outcome:
-    """Return what becomes of every sample under the best mix of models: each exit alone, then models of no table.
+    """Return the outcome of every sample under the best mix of models: each exit alone, then models of no table.
 
-    It is chosen on the very samples it is judged on: if anything, it looks better than it is.
+    It is chosen on the samples it is judged on: if anything, it looks better than it is.
     """
     cost, gain = (np.array([getattr(model, key) for model in models]) for key in ("cost", "utility"))
     alone, exits = samples.utility.T, samples.utility.shape[1]

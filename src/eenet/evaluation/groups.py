@@ -1,10 +1,11 @@
-"""Who pays for early exit: exits, utility and loss of every class, or of any other groups of samples."""
+"""The loss by group: exits, utility and loss of every class, or of any other groups of samples."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 from typing import Any, TypeAlias
 
@@ -27,10 +28,10 @@ GroupStats: TypeAlias = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Grouping:
-    """Which group every sample belongs to.
+    """The group of every sample.
 
     Attributes:
-        by: What the groups are: ``class`` or ``group``.
+        by: Kind of the groups: ``class`` or ``group``.
         names: Of the groups.
         index: Number of every sample's group.
     """
@@ -42,7 +43,7 @@ class Grouping:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What early exit did to one group of samples.
+    """The effect of early exit on one group of samples.
 
     The interval is that of Bonett and Price: paired, sound for small groups, and at 95 % for all groups at once
     (Bonferroni), because readers look at the worst of them.
@@ -54,7 +55,7 @@ class Group:
         cost: Mean cost per sample.
         utility: Mean utility under the policy, a fraction.
         full_utility: Mean utility of the last exit.
-        loss: What the policy takes from the group, ``full_utility - utility``, in points (percent of utility).
+        loss: ``full_utility - utility``, in points (percent of utility).
         low: Lower end of the interval of the loss, in points.
         high: Upper end.
         significant: Whether the interval leaves out 0.
@@ -76,13 +77,13 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGroups:
-    """Who pays for one policy at one asked budget.
+    """The groups under one policy at one asked budget.
 
     Attributes:
         policy: Name; the bounds have no groups.
         budget: Mean cost per sample asked for.
         budget_input: The same as it was typed.
-        by: What the groups are: ``class`` or ``group``.
+        by: Kind of the groups: ``class`` or ``group``.
         groups: All of them, those that surely lose most first.
     """
 
@@ -94,7 +95,7 @@ class PolicyGroups:
 
     @property
     def loss(self) -> float:
-        """What the policy takes from all samples, in points."""
+        """Mean loss of all samples, in points."""
         return self._mean([group.loss for group in self.groups])
 
     def _mean(self, values: Sequence[float]) -> float:
@@ -116,69 +117,60 @@ class PolicyGroups:
         }
 
 
-def class_grouping(table: ExitTable) -> Grouping | None:
-    """Return the classes of a table's samples as groups, None where they are not known."""
-    if table.labels is None or not table.has_classes:
-        return None
-    return Grouping(by="class", names=tuple(str(label) for label in range(table.num_columns)), index=table.labels)
-
-
-def grouping(groups: GroupsLike, num_samples: int) -> Grouping:
-    """Return the groups of some samples by number or name, in sorted order.
+def groupings(table: ExitTable, groups: GroupsLike | None = None) -> list[Grouping]:
+    """Return the groupings of a table's samples: by class where it is known, then by the groups given.
 
     Raises:
-        ShapeError: There is not one per sample.
-        InputError: They are neither whole numbers nor texts.
+        ShapeError: There is not one group per sample.
+        InputError: Groups are neither whole numbers nor texts.
     """
+    found = []
+    if table.labels is not None and table.has_classes:
+        classes = tuple(str(label) for label in range(table.num_columns))
+        found.append(Grouping(by="class", names=classes, index=table.labels))
+    if groups is None:
+        return found
     array = as_array(groups)
-    if array.shape != (num_samples,):
+    if array.shape != (table.num_samples,):
         raise ShapeError(
-            f"groups of shape {array.shape} do not fit: the table has {num_samples} samples. Give one group per sample."
+            f"groups of shape {array.shape} do not fit: the table has {table.num_samples} samples. Give one group per "
+            "sample."
         )
     if array.dtype.kind not in "iubU":
         raise InputError(
             f"groups of type {array.dtype} cannot be used: a group is a whole number or a name. Convert them."
         )
     names, index = np.unique(array, return_inverse=True)
-    return Grouping(by="group", names=tuple(str(name) for name in names), index=index.astype(np.int64))
+    return [*found, Grouping(by="group", names=tuple(map(str, names)), index=index.astype(np.int64))]
 
 
 def group_stats(
     groups: Grouping, table: ExitTable, exit_index: Int[np.ndarray, " sample"], utility: Float[np.ndarray, " sample"]
 ) -> GroupStats:
-    """Return exits, utility and the interval of the loss of every group.
+    """Return exits, utility and the interval of the loss of every group, from where each sample left with what utility.
 
-    The loss of a sample is what the last exit earns there minus what the policy earns, in [-1, 1]. The interval of
-    its mean adds two made-up samples to the group, one that lost 1 and one that won 1, and takes the normal interval
-    of the lot: it stays honest where few samples, or none, changed their answer.
-
-    Args:
-        groups: Which group every sample belongs to.
-        table: With costs, and the utility of the last exit.
-        exit_index: Where every sample left.
-        utility: What it earned there, in [0, 1].
+    The loss of a sample is the utility of the last exit minus that of the policy, in [-1, 1]. The interval of its mean
+    adds two invented samples to the group, one with loss 1 and one with loss -1, and takes the normal interval of them
+    all: it stays valid where hardly any sample, or none, changed its answer.
 
     Source:
         Bonett and Price, Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired
         Data, Journal of Educational and Behavioral Statistics 37, 2012.
     """
     full, number, exits = table.require_utility("groups")[:, -1], len(groups.names), table.num_exits
-
-    def sums(values: Float[np.ndarray, " sample"] | None = None) -> Float[np.ndarray, " group"]:
-        return np.bincount(groups.index, weights=values, minlength=number).astype(np.float64)
-
-    counts, loss = sums(), full - utility
+    sums = partial(np.bincount, groups.index, minlength=number)
+    counts, loss = sums().astype(np.float64), full - utility
     sizes = counts.clip(min=1)
     leaving = np.bincount(groups.index * exits + exit_index, minlength=number * exits).reshape(number, exits)
-    mean, square = sums(loss) / (counts + 2), (sums(loss**2) + 2) / (counts + 2)
+    mean, square = sums(weights=loss) / (counts + 2), (sums(weights=loss**2) + 2) / (counts + 2)
     quantile = NormalDist().inv_cdf(1 - 0.025 / max(1, int((counts > 0).sum())))
     half = quantile * np.sqrt((square - mean**2) / (counts + 2))
     return {
         "num_samples": counts,
         "exit_distribution": leaving / sizes[:, None],
-        "cost": sums(table.leaving_costs[np.arange(len(exit_index)), exit_index]) / sizes,
-        "utility": sums(utility) / sizes,
-        "full_utility": sums(full) / sizes,
+        "cost": sums(weights=table.leaving_costs[np.arange(len(exit_index)), exit_index]) / sizes,
+        "utility": sums(weights=utility) / sizes,
+        "full_utility": sums(weights=full) / sizes,
         "low": 100 * (mean - half).clip(min=-1),
         "high": 100 * (mean + half).clip(max=1),
     }
@@ -187,13 +179,9 @@ def group_stats(
 def group_rows(names: Sequence[str], stats: Sequence[GroupStats]) -> tuple[Group, ...]:
     """Return the groups that have samples, those that surely lose most first.
 
-    The order is that of the lower end of the interval: a large loss of a few samples, mostly luck, does not come
+    The order is that of the lower end of the interval: a large loss in a small group, mostly chance, does not come
     first. Over several splits every number is the mean over the group's samples in all of them; so are the ends of
     the interval, which is as wide as that of one split.
-
-    Args:
-        names: Of the groups.
-        stats: One per split.
     """
     counts = np.stack([split["num_samples"] for split in stats])
     weights = counts / counts.sum(axis=0).clip(min=1)

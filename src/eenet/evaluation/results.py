@@ -1,4 +1,4 @@
-"""What a comparison found, as values: policies on every split, and the rows, pairs and JSON made of them."""
+"""The results of a comparison: policies on every split, and the rows, pairs and JSON made of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from eenet.evaluation.groups import GroupStats, PolicyGroups
-from eenet.evaluation.statistics import Curve, Resampled, bootstrap_interval, curve, nadeau_bengio
+from eenet.evaluation.statistics import SampledCurve, bootstrap_interval, nadeau_bengio
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
@@ -36,7 +36,7 @@ class Budgets:
     def read(cls, costs: CostTable, budgets: Sequence[BudgetLike]) -> Budgets:
         """Read the budgets a user asked for; none stand for the ten standard ones."""
         standard = standard_budgets(costs)
-        asked = tuple(dict.fromkeys(costs.budget(budget) for budget in (budgets or standard)))
+        asked = tuple(dict.fromkeys(costs.budget(budget) for budget in list(budgets) or standard))
         values = sorted({*standard, *(budget.value for budget in asked)})
         return cls(costs=costs, asked=asked, standard=standard, values=tuple(values))
 
@@ -46,17 +46,15 @@ class PolicyRun:
     """One policy at all budgets of one split, in the order of the budgets.
 
     Attributes:
-        fit_seconds: Wall time of the whole sweep over the budgets.
-        points: ``val_cost, test_cost, test_utility, exit_distribution`` as in `Row`, each ``[budget, ...]``.
-        resampled: The points on resamples of TEST, None where these are not needed, and for the oracle.
-        exits: Where every sample of TEST left, None where that was not to be kept, and for bounds.
-        groups: What the policy did to classes and other groups, by what the groups are and budget; empty for bounds.
+        points: The numbers of `Row` by name, each ``[budget, ...]``.
+        area: Mean of its curve over the standard budgets.
+        sampled: The samples of TEST at every point, for the bootstrap; None over several splits, and for the oracle.
+        groups: By kind of group and budget; empty for bounds.
     """
 
-    fit_seconds: float
     points: dict[str, np.ndarray]
-    resampled: Resampled | None = None
-    exits: Int[np.ndarray, "point sample"] | None = None
+    area: float
+    sampled: SampledCurve | None = None
     groups: dict[tuple[str, float], GroupStats] = field(default_factory=dict)
 
 
@@ -66,21 +64,13 @@ class SplitRun:
 
     Attributes:
         runs: By policy name, the bounds last.
-        static_cost: Mean cost on TEST of leaving at each exit.
-        static_utility: Mean utility on TEST of answering everything at each exit.
-        anchor: Exit 0 for all samples, on resamples of TEST: where every curve begins.
+        static: Mean cost and utility on TEST of answering everything at each exit.
+        anchor: Exit 0 for all samples of TEST: where every curve begins.
     """
 
     runs: dict[str, PolicyRun]
-    static_cost: Float[np.ndarray, " exit"]
-    static_utility: Float[np.ndarray, " exit"]
-    anchor: Resampled
-
-    def curve(self, name: str) -> Curve:
-        """Return a policy's curve: its points joined from exit 0."""
-        points = self.runs[name].points
-        first = float(self.static_cost[0]), float(self.static_utility[0])
-        return curve(points["test_cost"], points["test_utility"], anchor=first)
+    static: Float[np.ndarray, "2 exit"]
+    anchor: SampledCurve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,19 +192,24 @@ def summarise(
     groups: Sequence[PolicyGroups] = (),
     notes: Sequence[str] = (),
 ) -> Comparison:
-    """Return what the runs of all splits amount to.
+    """Return what the runs of all splits show together.
 
-    With one split, ``resampled`` is what every curve reads at the standard budgets on the same resamples.
+    With one split, ``resampled`` is the utility of every curve at the standard budgets on the same resamples.
     """
     several = len(runs) > 1
-    areas = {name: np.array([run.curve(name).area(budgets.standard) for run in runs]) for name in runs[0].runs}
+    areas = {name: np.array([split.runs[name].area for split in runs]) for name in runs[0].runs}
+    utility = np.stack([split.static[1] for split in runs])  # [split, exit]
+    points = {
+        name: {key: np.stack([split.runs[name].points[key] for split in runs]) for key in run.points}
+        for name, run in runs[0].runs.items()
+    }  # [split, budget, ...]
     exits: list[dict[str, Any]] = [
-        {"cost": cost, "utility_test": float(column.mean())}
-        | ({"sd": {"utility_test": _sd(column)}} if several else {})
-        for cost, column in zip(
-            test.require_costs().cumulative, np.array([run.static_utility for run in runs]).T, strict=True
+        {"cost": cost, "utility_test": mean} | ({"sd": {"utility_test": sd}} if several else {})
+        for cost, mean, sd in zip(
+            test.require_costs().cumulative, utility.mean(axis=0).tolist(), _sd(utility), strict=True
         )
     ]
+    anchor = np.mean([split.static[:, 0] for split in runs], axis=0)
     return Comparison(
         unit=budgets.costs.unit,
         reference=budgets.costs.reference,
@@ -224,34 +219,32 @@ def summarise(
         seed=seed,
         exits=tuple(exits),
         full={"cost": budgets.costs.full, "utility_test": exits[-1]["utility_test"]},
-        rows=tuple(_rows(runs, budgets)),
+        rows=tuple(_rows(points, budgets)),
         area={name: float(area.mean()) for name, area in areas.items()},
         area_sd={name: _sd(area) for name, area in areas.items()} if several else {},
         pairs=tuple(_pairs(areas, resampled, num_fit=val.num_samples, num_test=test.num_samples)),
         groups=tuple(groups),
-        curves={name: _mean_curve(runs, name) for name in runs[0].runs},
+        curves={name: _mean_curve(anchor, own) for name, own in points.items()},
         standard_budgets=budgets.standard,
         notes=tuple(notes),
     )
 
 
 def _sd(values: np.ndarray) -> Any:  # noqa: ANN401 - a number, or a list of them
-    """Return the standard deviation over splits."""
-    return np.std(values, axis=0, ddof=1).tolist()
+    """Return the standard deviation over splits; 0 where there is one."""
+    return np.std(values, axis=0, ddof=min(1, len(values) - 1)).tolist()
 
 
-def _rows(runs: Sequence[SplitRun], budgets: Budgets) -> Iterator[Row]:
+def _rows(points: Mapping[str, Mapping[str, np.ndarray]], budgets: Budgets) -> Iterator[Row]:
     """Yield one row per asked budget and policy: means over the splits."""
     for budget in budgets.asked:
         index = budgets.values.index(budget.value)
-        for name in runs[0].runs:
-            own = [run.runs[name] for run in runs]
-            columns = {key: np.array([one.points[key][index] for one in own]) for key in own[0].points}
-            columns["utility_at_budget"] = np.array([run.curve(name).at(budget.value) for run in runs])
-            columns["fit_seconds"] = np.array([one.fit_seconds for one in own])
+        for name, own in points.items():
+            columns = {key: column[:, index] for key, column in own.items()}
             means = {key: column.mean(axis=0).tolist() for key, column in columns.items()}
             means["exit_distribution"] = tuple(means["exit_distribution"])
-            sd = {key: _sd(column) for key, column in columns.items()} if len(runs) > 1 else None
+            several = len(columns["test_cost"]) > 1
+            sd = {key: _sd(column) for key, column in columns.items()} if several else None
             yield Row(policy=name, budget=budget.value, budget_input=budget.text, sd=sd, **means)
 
 
@@ -272,11 +265,8 @@ def _pairs(
         yield Pair(a=a, b=b, difference=mean, low=low, high=high, significant=significant, method=method)
 
 
-def _mean_curve(runs: Sequence[SplitRun], name: str) -> tuple[dict[str, float], ...]:
+def _mean_curve(anchor: Float[np.ndarray, "2"], points: Mapping[str, np.ndarray]) -> tuple[dict[str, float], ...]:
     """Return exit 0 and a policy's points by rising cost, each the mean over the splits."""
-    anchor = np.mean([(run.static_cost[0], run.static_utility[0]) for run in runs], axis=0)
-    costs, utilities = (
-        np.mean([run.runs[name].points[key] for run in runs], axis=0) for key in ("test_cost", "test_utility")
-    )
-    points = sorted([tuple(anchor.tolist()), *zip(costs.tolist(), utilities.tolist(), strict=True)])
-    return tuple({"cost": cost, "utility": utility} for cost, utility in points)
+    columns = [points[key].mean(axis=0) for key in ("test_cost", "test_utility")]
+    joined = sorted(np.column_stack([anchor, columns]).T.tolist())
+    return tuple({"cost": cost, "utility": utility} for cost, utility in joined)

@@ -1,7 +1,4 @@
-"""The statistics of a fair comparison: curves, areas under them and intervals for their differences.
-
-Everything here is arithmetic on arrays: no tables, no policies, no randomness but the seeded bootstrap.
-"""
+"""The statistics of a fair comparison: curves, areas under them and intervals for their differences, on arrays."""
 
 from __future__ import annotations
 
@@ -16,6 +13,9 @@ from jaxtyping import Float
 from eenet.errors import InputError
 
 _CHUNK_BYTES = 64 * 2**20
+
+Measure: TypeAlias = Callable[[np.ndarray], np.ndarray]
+Points: TypeAlias = tuple[Float[np.ndarray, "resample point"], Float[np.ndarray, "resample point"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,61 +51,58 @@ def curve(
     return Curve(costs=unique, utilities=sums / np.bincount(group, minlength=len(unique)))
 
 
-Points: TypeAlias = tuple[Float[np.ndarray, "resample point"], Float[np.ndarray, "resample point"]]
-Resampled: TypeAlias = Callable[[Float[np.ndarray, "resample sample"]], Points]
-"""From the weights of resamples (rows that sum to 1) to the costs and utilities of a curve's points on each of them."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SampledCurve:
-    """Cost and utility of every sample at every point of a curve: on resampled data its points are means of these."""
+    """Cost and utility of every sample at every point of a curve: its points on resampled data are their means.
+
+    Attributes:
+        costs: Of every sample.
+        utilities: Of every sample; or any numbers from whose means the measure makes a utility.
+        measure: From means to the utilities of a curve; default: they are the utilities.
+    """
 
     costs: Float[np.ndarray, "point sample"]
-    utilities: Float[np.ndarray, "point sample"]
+    utilities: Float[np.ndarray, "point sample ..."]
+    measure: Measure | None = None
 
-    def __call__(self, weights: Float[np.ndarray, "resample sample"]) -> Points:
-        """Return the points on resamples: means with the same weights."""
-        means = weights @ np.concatenate([self.costs, self.utilities], dtype=np.float64).T
-        return means[:, : len(self.costs)], means[:, len(self.costs) :]
+    def resampled(self, weights: Float[np.ndarray, "resample sample"]) -> Points:
+        """Return costs and utilities on resamples: means with these weights, each row of which sums to 1."""
+        means = np.tensordot(weights, self.utilities, axes=(1, 1))
+        return weights @ self.costs.T, self._measured(means)
+
+    def _measured(self, means: np.ndarray) -> np.ndarray:
+        return means if self.measure is None else self.measure(means)
 
     def mean(self, anchor: tuple[float, float] | None = None) -> Curve:
         """Return the curve on the samples as they are; without an anchor it begins with the first point."""
-        costs, utilities = self.costs.mean(axis=1), self.utilities.mean(axis=1)
+        costs, utilities = self.costs.mean(axis=1), self._measured(self.utilities.mean(axis=1))
         return curve(costs, utilities, anchor=anchor or (float(costs[0]), float(utilities[0])))
 
 
 def bootstrap(
-    curves: Mapping[str, Resampled],
+    curves: Mapping[str, SampledCurve],
     *,
-    anchor: Resampled,
-    num_samples: int,
+    anchor: SampledCurve,
     budgets: Sequence[float],
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, "resample budget"]]:
-    """Return what every curve reads at some budgets on the same bootstrap resamples (that is what makes it paired).
+    """Return the utility of every curve at some budgets, all on the same bootstrap resamples (a paired bootstrap).
 
-    Each resample draws as many samples as there are, with replacement; costs, utilities and the anchor are averaged
-    with the same weights. The policies stay as fitted, so the spread is that of the test data alone. Memory is
-    bounded: the weights are made in chunks of 64 MB. The mean over the budgets of the contract is the curve's area.
-
-    Args:
-        curves: By name; a `SampledCurve`, or what gives the points of another utility on resamples.
-        anchor: The same for the one point they all begin with.
-        num_samples: How many samples there are.
-        budgets: Where the curves are read, in cost per sample.
-        resamples: How many resamples.
-        seed: Of the resampling.
+    Each resample has as many samples as there are, with replacement; costs, utilities and the anchor are averaged with
+    the same weights. All curves begin with the one point of the anchor. The policies stay as fitted, so the spread is
+    that of the test data alone. Memory is bounded: the weights are made in chunks of 64 MB.
     """
     found: dict[str, list[np.ndarray]] = {name: [] for name in curves}
     where = np.asarray(budgets, dtype=np.float64)
-    for weights in _weights(num_samples, resamples, seed):
-        begin = anchor(weights)
-        for name, resampled in curves.items():
-            costs, utilities = (np.concatenate(parts, axis=1) for parts in zip(begin, resampled(weights), strict=True))
+    for weights in _weights(anchor.costs.shape[1], resamples, seed):
+        begin = anchor.resampled(weights)
+        for name, sampled in curves.items():
+            points = zip(begin, sampled.resampled(weights), strict=True)
+            costs, utilities = (np.concatenate(parts, axis=1) for parts in points)
             order = costs.argsort(axis=1, kind="stable")
-            points = zip(*(np.take_along_axis(each, order, axis=1) for each in (costs, utilities)), strict=True)
-            found[name] += [np.interp(where, *one) for one in points]
+            ordered = (np.take_along_axis(each, order, axis=1) for each in (costs, utilities))
+            found[name] += [np.interp(where, *one) for one in zip(*ordered, strict=True)]
     return {name: np.array(rows) for name, rows in found.items()}
 
 
@@ -118,29 +115,21 @@ def _weights(num_samples: int, resamples: int, seed: int) -> Iterator[Float[np.n
         yield np.stack([np.bincount(one, minlength=num_samples) / num_samples for one in rows])
 
 
-def bootstrap_interval(differences: Float[np.ndarray, " resample"], *, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of a difference from what it is on each of many paired resamples."""
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(differences, [tail, 1.0 - tail])
+def bootstrap_interval(differences: Float[np.ndarray, " resample"]) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a difference, from its values on many paired resamples."""
+    low, high = np.quantile(differences, [0.025, 0.975])
     return float(low), float(high)
 
 
-def nadeau_bengio(
-    differences: Float[np.ndarray, " split"], *, num_fit: int, num_test: int, level: float = 0.95
-) -> tuple[float, float]:
-    """Return the corrected resampled t interval of a mean difference over random splits.
+def nadeau_bengio(differences: Float[np.ndarray, " split"], *, num_fit: int, num_test: int) -> tuple[float, float]:
+    """Return the corrected resampled t interval (95 %) of a mean difference over random splits.
 
     Random splits overlap, so their differences are dependent and the plain t interval is far too narrow. The
-    correction replaces the variance of the mean ``s^2 / S`` by ``s^2 (1 / S + num_test / num_fit)``.
-
-    Args:
-        differences: One difference per split, at least 2.
-        num_fit: Samples the policies were fitted on in each split.
-        num_test: Samples they were judged on.
-        level: Of the interval.
+    correction replaces the variance of the mean ``s^2 / S`` by ``s^2 (1 / S + num_test / num_fit)``, if policies are
+    fitted on ``num_fit`` samples of each split and judged on ``num_test``.
 
     Raises:
-        InputError: With fewer than 2 splits there is no spread to work with.
+        InputError: Fewer than 2 splits.
 
     Source:
         Nadeau and Bengio, Inference for the Generalization Error, Machine Learning 52, 2003.
@@ -150,9 +139,9 @@ def nadeau_bengio(
     splits = len(differences)
     if splits < 2:
         raise InputError(
-            f"splits {splits} is too few for an interval: the spread over splits needs 2. Pass splits >= 2."
+            f"splits {splits} is not enough for an interval: the spread over splits needs 2. Pass splits >= 2."
         )
     mean = float(differences.mean())
     variance = float(differences.var(ddof=1)) * (1.0 / splits + num_test / num_fit)
-    half = float(stdtrit(splits - 1, 0.5 + level / 2.0)) * math.sqrt(variance)
+    half = float(stdtrit(splits - 1, 0.975)) * math.sqrt(variance)
     return mean - half, mean + half

@@ -1,4 +1,4 @@
-"""Result pages in Markdown: all are written here, so that each says of which version, command and machine it is.
+"""Result pages in Markdown: all are written here, so that each has its version, command and machine.
 
 The numbers come from steps that leave JSON files and are not repeated while these are there.
 """
@@ -14,38 +14,39 @@ from typing import Any
 import torch
 
 import eenet
-from eenet.tables.files import atomic_path, read_json, write_json
+from eenet.tables.atomic import atomic_path
+from eenet.tables.files import read_json, write_json
 
 
 def write_page(path: Path, *parts: str, measured: bool = True) -> Path:
-    """Write a page and return where it stands.
+    """Write a page and return its path.
 
     Args:
         path: the file; the folder is made if it is not there.
         parts: paragraphs and sections, joined by empty lines; the first line of the first one is the title. Empty ones
             are left out.
-        measured: say below the title which version of eenet the numbers are of; not where a test counts them again.
+        measured: name the version of eenet below the title; not where a test counts the numbers again.
     """
     title, _, rest = parts[0].partition("\n")
     version = f"Measured with eenet {eenet.__version__}." if measured else ""
-    said = [part.strip("\n") for part in (title, version, rest, *parts[1:])]
+    paragraphs = [part.strip("\n") for part in (title, version, rest, *parts[1:])]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as draft:
-        draft.write_text("\n\n".join(filter(None, said)) + "\n", encoding="utf-8")
+        draft.write_text("\n\n".join(filter(None, paragraphs)) + "\n", encoding="utf-8")
     return path
 
 
-def kept(path: Path, make: Callable[[], Any], note: Callable[[str], None], said: str = "") -> Any:  # noqa: ANN401
+def kept(path: Path, make: Callable[[], Any], note: Callable[[str], None], described: str = "") -> Any:  # noqa: ANN401
     """Return the result of a step as JSON values, made now or by an earlier call.
 
     Args:
         path: the step's file.
         make: does the step.
         note: called with its description before it begins.
-        said: the description; default: the file's name.
+        described: the description; default: the file's name.
     """
     if not path.is_file():
-        note(said or str(path))
+        note(described or str(path))
         write_json(path, make())
     return read_json(path, "result")
 
@@ -61,12 +62,7 @@ def bullets(head: str, lines: Iterable[str]) -> str:
 
 
 def spread(value: float | None, around: Sequence[float] | None) -> str:
-    """Return a median with its quartiles, for a cell of a table.
-
-    Args:
-        value: the median; None where there is none.
-        around: lower and upper quartile.
-    """
+    """Return a median with its lower and upper quartile, for a cell of a table; ``-`` where there is none."""
     return "-" if value is None or around is None else f"{value:.2f} ({around[0]:.2f} to {around[1]:.2f})"
 
 

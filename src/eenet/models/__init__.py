@@ -1,7 +1,7 @@
 """Models with exits: the multi-exit model, attaching exits, and heads."""
 
 from eenet.models.attach import attach
-from eenet.models.cascade import cascaded
+from eenet.models.chained_heads import cascaded
 from eenet.models.heads import (
     BranchHeadFactory,
     HeadFactory,

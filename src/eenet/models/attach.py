@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -10,36 +13,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eenet.errors import AttachError, ShapeError
+from eenet.models.form import Axes, Free, SameForm, free_axes
 from eenet.models.heads import HeadFactory, TokenHead
-from eenet.models.inputs import Inputs, evaluating, plain, renew
+from eenet.models.inputs import Inputs, evaluating, plain, renew, unwrapped
 from eenet.models.model import MultiExitModel
 from eenet.models.splitting import check_samples_apart, cut
-from eenet.models.taps import Whole, chosen_blocks, require_modules
+from eenet.models.taps import Run, Whole, call, chosen_blocks, limits_by_tables, require_modules
 from eenet.models.tracing import recorded
 from eenet.tables.arrays import batch_size
 
-_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-
-
-class SameSize(nn.Module):
-    """Passes the inputs on to the stages, which are cut for inputs of one size: that of ``inputs``."""
-
-    def __init__(self, inputs: Inputs) -> None:
-        super().__init__()
-        self.sizes = _sizes(inputs)
-
-    def forward(self, inputs: Inputs) -> Inputs:
-        """Return the inputs; a `ShapeError` where they are of another size."""
-        if (sizes := _sizes(inputs)) != self.sizes:
-            raise ShapeError(
-                f"inputs of size {sizes} per sample do not fit: exits were attached with example inputs of size "
-                f"{self.sizes}, and the stages are cut for these. Resize or pad them, or attach with inputs of theirs."
-            )
-        return inputs
-
-
-def _sizes(inputs: Inputs) -> list[tuple[int, ...]]:
-    return [tuple(leaf.shape[1:]) for leaf in pytree.tree_leaves(inputs)]
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_MOST_TRIES = 16  # layers that are looked at to find the axis of the features
 
 
 class TapHead(nn.Module):
@@ -50,8 +34,8 @@ class TapHead(nn.Module):
         self.head = head
 
     def forward(self, state: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Return the logits."""
-        return self.head(state if isinstance(state, Tensor) else state[0])
+        logits: Tensor = self.head(state if isinstance(state, Tensor) else state[0])
+        return logits
 
 
 def attach(
@@ -60,25 +44,34 @@ def attach(
     exits: int | Sequence[str] = 4,
     heads: HeadFactory | None = None,
     *,
+    answer: str | int | None = None,
+    free: Free | None = None,
     seed: int = 0,
 ) -> MultiExitModel:
     """Return a model with exits that shares the weights of somebody else's model.
 
     Called, it runs the original model, which may train, and reads the outputs of the tapped modules; the last exit is
     the original output to the bit. Its stages are cut from a recording of the model in evaluation mode and serve
-    inference, for samples of the size of the examples: samples can be dropped between them. That samples do not
-    influence each other is checked on random inputs, operator by operator.
+    inference: samples can be dropped between them. That samples do not influence each other is checked on random
+    inputs, operator by operator. Samples have the size of the examples, but texts may be of any length that the model
+    takes, as may every axis that is named as free; where the model can be recorded for one size only, a warning says
+    so.
 
     Args:
-        model: Any module; its output is the logits, or has them as ``.logits``, or begins with them.
+        model: Any module; its output is the logits, or has them as ``.logits``, or is several tensors of their shape.
+            What ``torch.compile`` and ``DataParallel`` wrap around it is taken off.
         example_inputs: A tensor or a mapping of keyword tensors (a BatchEncoding too), batch first, at least 2 samples.
         exits: How many, the original output included, at about equal cost; or the names of the modules to tap.
         heads: From the shape of a tapped tensor and the number of classes to a module; default: a pooled linear head.
+        answer: Which part of the model's output the logits are, by name or place, where that is not clear.
+        free: Axes of any size, by the input, their number and a name, ``{"x": {2: "time"}}``; of a tensor by itself
+            ``{2: "time"}``. Axes of one name have one size. Default: the tokens of texts, that is of inputs named as
+            tokenizers do, and of whole numbers ``[sample, token]``; ``{}`` for none.
         seed: Of the heads' weights and of the inputs of the check.
 
     Raises:
         AttachError: The model cannot be cut, with the reason and the module; or a module to tap is unknown.
-        ShapeError: The inputs hold fewer than 2 samples, or exits are fewer than 2.
+        ShapeError: The inputs hold fewer than 2 samples, exits are fewer than 2, or a free axis is not there.
 
     Example:
         >>> import torch
@@ -89,40 +82,124 @@ def attach(
         >>> [tuple(logits.shape) for logits in model(torch.zeros(5, 8))]
         [(5, 3), (5, 3), (5, 3)]
     """
-    example = _copied(plain(example_inputs))  # the model may change its inputs in place
-    count = batch_size(example)
-    if count < 2:
+    model, example = unwrapped(model), _copied(plain(example_inputs))  # the model may change its inputs in place
+    _require_modules(model)
+    if (count := batch_size(example)) < 2:
         raise ShapeError(
             f"example_inputs of {count} sample are not enough: the check that samples do not influence each other "
             "needs several. Pass at least 2."
         )
     if isinstance(exits, int) and exits < 2:
         raise ShapeError(f"exits {exits} are not enough: the original output is one of them. Ask for at least 2.")
-    names = chosen_blocks(model, _copied(example), exits) if isinstance(exits, int) else require_modules(model, exits)
-    recording = recorded(model, _copied(example), names)
-    check_samples_apart(recording, _copied(example), seed)
-    stages = cut(recording)
-    whole = Whole(model, names)
+    axes, run = free_axes(example, free), partial(call, answer=answer)
+    _check_runs(model, run, _copied(example))
+    names = (
+        chosen_blocks(model, _copied(example), exits, run) if isinstance(exits, int) else require_modules(model, exits)
+    )
+    whole = Whole(model, names, run)
+    parts, fault = _cut_freely(whole, example, axes, seed)
     with evaluating(model), torch.no_grad():
         outputs = whole(_copied(example))
-    if outputs[-1].dim() < 2 or outputs[-1].shape[0] != count:
-        raise AttachError(
-            f"model answers with shape {tuple(outputs[-1].shape)} for {count} samples: logits come batch first, then "
-            "classes. Wrap it in a module that returns such logits."
-        )
+    _check_answer(outputs[-1], count)
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         early = _heads(whole, example, outputs, heads)
-    attached = MultiExitModel(stages, [*early, nn.Identity()], start=SameSize(example), whole=whole)
+    attached = _assembled(parts, early, whole)
     with evaluating(attached), torch.no_grad():
         _check_heads(attached, outputs)
+        if fault := fault or _fault_elsewhere(attached, whole, parts[1], example):
+            attached = _assembled(_cut(whole, example, {}, seed), early, whole)
         _check_stages(attached, _copied(example), outputs)
         _check_followed(attached, whole, example)
+    if fault:
+        sizes = ", ".join(f"{one} at {size}" for one, size in SameForm(example, axes).example.items())
+        warnings.warn(
+            f"free sizes stay those of the example, {sizes}: {fault}. Pad inputs to these, or attach once for every "
+            "size; free={} asks for none.",
+            stacklevel=2,
+        )
     return attached
 
 
+_Parts: TypeAlias = tuple[list[nn.Module], SameForm]
+
+
+def _cut_freely(whole: Whole, example: Inputs, axes: Axes, seed: int) -> tuple[_Parts, str | None]:
+    """Return the stages and what they take, and why no size is free although some should be."""
+    try:
+        return _cut(whole, example, axes, seed), None
+    except AttachError as error:
+        if not axes:
+            raise
+        return _cut(whole, example, {}, seed), str(error).split(". ")[0]
+
+
+def _cut(whole: Whole, example: Inputs, axes: Axes, seed: int) -> _Parts:
+    recording = recorded(whole, _copied(example), axes)
+    check_samples_apart(recording, _copied(example), seed)
+    limits = {name: limits_by_tables(whole, example, axes, name, known) for name, known in recording.limits.items()}
+    return cut(recording), SameForm(example, axes, limits)
+
+
+def _assembled(parts: _Parts, early: Sequence[nn.Module], whole: Whole) -> MultiExitModel:
+    stages, form = parts
+    return MultiExitModel(stages, [*early, nn.Identity()], start=form, whole=whole)
+
+
+def _fault_elsewhere(attached: MultiExitModel, whole: Whole, form: SameForm, example: Inputs) -> str | None:
+    """Return why the model is not what it was at other free sizes than the example's, None where it is."""
+    for inputs in form.others(_copied(example)):
+        sizes = ", ".join(f"{name} {size}" for name, size in form.lengths(inputs).items())
+        try:
+            outputs = whole(_copied(inputs))
+            _check_heads(attached, outputs)
+            _check_stages(attached, inputs, outputs)
+        except (AttachError, RuntimeError, ValueError, TypeError, IndexError) as error:
+            return f"at {sizes}, {str(error).split('. ')[0]}"
+    return None
+
+
+def _check_answer(answer: Tensor, count: int) -> None:
+    """Refuse an answer that is no logits of every sample."""
+    if answer.dim() < 2 or answer.shape[0] != count:
+        raise AttachError(
+            f"model answers with shape {tuple(answer.shape)} for {count} samples: logits come batch first, then "
+            "classes. Wrap it in a module that returns such logits."
+        )
+
+
+def _require_modules(model: nn.Module) -> None:
+    """Refuse a model whose modules are no longer run one by one, or that has exits."""
+    if isinstance(model, MultiExitModel):
+        raise AttachError("model has exits already. Pass the model without them, such as model.whole.model.")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise AttachError("model is TorchScript, which cannot be recorded. Pass the module that it was made from.")
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            where = f"in module {name!r}" if name else "in place"
+            raise AttachError(
+                f"model is compiled {where}: what compiled code does inside cannot be tapped. Attach exits "
+                "before compiling, and run the result with CompiledEngine."
+            )
+
+
+def _check_runs(model: nn.Module, run: Run, inputs: Inputs) -> None:
+    """Refuse inputs that the model does not take."""
+    try:
+        with evaluating(model), torch.no_grad():
+            run(model, inputs)
+    except AttachError:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError) as error:
+        raise AttachError(
+            f"model fails on example_inputs ({type(error).__name__}: {str(error).splitlines()[0]}). Pass what it "
+            "takes: a tensor, or a mapping from the names of its arguments to tensors."
+        ) from error
+
+
 def _copied(inputs: Inputs) -> Inputs:
-    return pytree.tree_map(lambda leaf: leaf.clone(), inputs)
+    copies: Inputs = pytree.tree_map(lambda leaf: leaf.clone(), inputs)
+    return copies
 
 
 def _heads(whole: Whole, inputs: Inputs, outputs: Sequence[Tensor], make: HeadFactory | None) -> list[nn.Module]:
@@ -200,10 +277,10 @@ class PooledHead(nn.Module):
         self.classify = nn.Linear(features, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the logits."""
         places = [axis for axis in range(1, features.dim()) if axis != self.axis % features.dim()]
         pooled = features.mean(dim=places) if places else features
-        return self.classify(self.norm(pooled))
+        logits: Tensor = self.classify(self.norm(pooled))
+        return logits
 
 
 class DenseHead(nn.Module):
@@ -215,7 +292,6 @@ class DenseHead(nn.Module):
         self.classify = nn.Conv2d(features, num_classes, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the logits of every position."""
         return F.interpolate(self.classify(features), size=self.size, mode="bilinear", align_corners=False)
 
 
@@ -243,36 +319,48 @@ def _usual_heads(whole: Whole, inputs: Inputs, outputs: Sequence[Tensor]) -> lis
         elif answer.dim() == 2 and tap.dim() == 3 and text:
             heads.append(TokenHead(tap.shape[2], answer.shape[1], position))
         else:
-            axis = _feature_axis(whole.model.get_submodule(name), tap.shape) if answer.dim() == 2 else None
+            axis = _feature_axis(whole, len(heads), tap, inputs) if answer.dim() == 2 else None
             if axis is None:
                 raise ShapeError(
                     f"features of shape {tuple(tap.shape)} after module {name!r} have no usual head for an answer of "
-                    f"shape {tuple(answer.shape)}. Pass heads of your own."
+                    f"shape {tuple(answer.shape)}: which axis has the features is not clear. Pass heads of your own."
                 )
             heads.append(PooledHead(tap.shape[axis], answer.shape[1], axis))
     return heads
 
 
-def _feature_axis(module: nn.Module, shape: Sequence[int]) -> int | None:
-    """Return the axis of a tapped tensor that contains the features of a position, None where that is not known.
+@torch.no_grad()
+def _feature_axis(whole: Whole, index: int, tap: Tensor, inputs: Inputs) -> int | None:
+    """Return the axis of a tapped tensor that contains the features of a position, None where that is not clear.
 
-    The last layer of the tapped module with weights decides: a convolution and its norms have them in axis 1, a linear
-    layer and its norms in the axis of their size, first or last. Without such a layer, images are assumed to be square
-    and features not.
+    It is found by trying: one output feature of a layer before the tap is changed, and the axis along which only one
+    place of the tapped tensor changes is that of the features. The nearest layers are tried first.
     """
-    if len(shape) == 2:
+    if tap.dim() == 2:
         return 1
-    for layer in reversed(list(module.modules())):
-        if isinstance(layer, _CHANNELS_FIRST) and any(True for _ in layer.parameters(recurse=False)):
-            return 1
-        size = getattr(layer, "out_features", None) or (getattr(layer, "normalized_shape", None) or (None,))[-1]
-        axes = [axis for axis in (1, len(shape) - 1) if shape[axis] == size]
-        if axes:
-            return axes[-1] if len(axes) == 1 or len(shape) == 3 else None
-    if len(shape) == 3:
-        return None
-    first, last = len(set(shape[2:])) == 1, len(set(shape[1:-1])) == 1
-    return None if first == last else 1 if first else len(shape) - 1
+    for layer in _layers_before(whole.model, whole.names[index]):
+        weight = layer.weight if layer.bias is None else layer.bias
+        before = weight[0].clone()
+        try:
+            weight[0] += 1
+            renew(whole)
+            changed = (whole(_copied(inputs))[index] != tap).nonzero()
+        finally:
+            weight[0] = before
+            renew(whole)
+        axes = [axis for axis in range(1, tap.dim()) if tap.shape[axis] > 1 and len(changed[:, axis].unique()) == 1]
+        if len(axes) == 1:
+            return axes[0]
+    return None
+
+
+def _layers_before(model: nn.Module, name: str) -> list[Any]:
+    """Return the layers with weights inside a module and before it, the last one first, not too many."""
+    modules = dict(model.named_modules())
+    names = list(modules)
+    last = max(place for place, inner in enumerate(names) if inner == name or inner.startswith(f"{name}."))
+    found = [modules[inner] for inner in reversed(names[: last + 1]) if isinstance(modules[inner], _LAYERS)]
+    return [layer for layer in found if next(layer.parameters(recurse=False), None) is not None][:_MOST_TRIES]
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ def pooled_linear(shape: Sequence[int], num_classes: int) -> nn.Module:
     """Return global average pooling followed by one linear layer, the cheapest head for images.
 
     Raises:
-        ShapeError: the features are not images; so with all heads that read images.
+        ShapeError: the features are not images; the same for all heads that read images.
     """
     return _on_grid(nn.AdaptiveAvgPool2d, 1, "pooled_linear")(shape, num_classes)
 
@@ -50,9 +50,9 @@ class MixedPool(nn.Module):
         self.mix = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Float[Tensor, "sample channel h w"]) -> Float[Tensor, "sample channel cell cell"]:
-        """Return the pooled features."""
         mean = self.mean(x)
-        return mean + torch.sigmoid(self.mix) * (self.largest(x) - mean)
+        pooled: Tensor = mean + torch.sigmoid(self.mix) * (self.largest(x) - mean)
+        return pooled
 
 
 def mixed_linear(size: int = 1) -> HeadFactory:
@@ -73,10 +73,7 @@ def mixed_linear(size: int = 1) -> HeadFactory:
 
 def _on_grid(pool: Callable[[int], nn.Module], size: int, name: str) -> HeadFactory:
     """Return a head factory: pooling to ``size`` x ``size`` cells, then one linear layer."""
-    if size < 1:
-        raise ShapeError(
-            f"size {size} is not usable: the grid needs at least 1 cell in each direction. Pass 1 or more."
-        )
+    _require_one("size", size, "the grid needs cells in each direction")
 
     def build(shape: Sequence[int], num_classes: int) -> nn.Module:
         _check_rank(shape, 4, name)
@@ -94,9 +91,8 @@ class AttentionPool(nn.Module):
         nn.init.zeros_(self.query.weight)
 
     def forward(self, x: Float[Tensor, "sample ..."]) -> Float[Tensor, "sample feature"]:
-        """Return the pooled features of images (channels second) or of sequences (features last)."""
         places = x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
-        weights = self.query(places).softmax(dim=1)
+        weights: Tensor = self.query(places).softmax(dim=1)
         return (weights.transpose(1, 2) @ places).squeeze(1)
 
 
@@ -138,9 +134,7 @@ def conv_head(strides: Sequence[int] = (2, 2), width: float = 2.0) -> HeadFactor
             "example (2, 2)."
         )
     if width <= 0:
-        raise ShapeError(
-            f"width {width:g} is not usable: it multiplies the number of channels. Pass a positive factor such as 2."
-        )
+        raise ShapeError(f"width {width:g} is not usable: it multiplies the number of channels. Pass 2, for example.")
 
     def build(shape: Sequence[int], num_classes: int) -> nn.Module:
         _check_rank(shape, 4, "conv_head")
@@ -169,23 +163,21 @@ class ResidualBlock(nn.Module):
         self.bn1, self.bn2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
 
     def forward(self, x: Float[Tensor, "sample channel height width"]) -> Float[Tensor, "sample channel height width"]:
-        """Return the block's features."""
         return F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
 
 
 def residual_head(channels: int) -> HeadFactory:
     """Return a head factory: the short way to a net's end, until there are ``channels``; then pooling, a linear layer.
 
-    Each step halves the image, doubles the channels and adds a residual block. Early features of deep narrow nets know
-    little; a small net that starts from them is worth more, at the same cost, than the same number of the deep net's
-    own layers. Use it for one early exit: everybody who goes on has paid for it. ``channels`` are those of the
-    backbone's last features, say.
+    Each step halves the image, doubles the channels and adds a residual block. Early features of deep narrow nets
+    classify badly; a small net that starts from them is more accurate, at the same cost, than further layers of the
+    deep net. Use it for one early exit only: samples that do not leave there pay for it too. ``channels`` are for
+    example those of the backbone's last features.
 
     Raises:
         ShapeError: fewer than 1 channel.
     """
-    if channels < 1:
-        raise ShapeError(f"channels {channels} are not usable: the last features need some. Pass 1 or more.")
+    _require_one("channels", channels, "the last features need some")
 
     def build(shape: Sequence[int], num_classes: int) -> nn.Module:
         _check_rank(shape, 4, "residual_head")
@@ -210,8 +202,8 @@ class TokenHead(nn.Module):
         self.classify = nn.Linear(features, num_classes)
 
     def forward(self, tokens: Float[Tensor, "sample token feature"]) -> Float[Tensor, "sample class"]:
-        """Return the logits read off the token."""
-        return self.classify(self.pool(tokens[:, self.place]).tanh())
+        logits: Tensor = self.classify(self.pool(tokens[:, self.place]).tanh())
+        return logits
 
 
 def token_head(shape: Sequence[int], num_classes: int) -> nn.Module:
@@ -243,11 +235,11 @@ class BranchHead(nn.Module):
         self.classify = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, branches: list[Tensor]) -> Float[Tensor, "sample class h w"]:
-        """Return the logits of every pixel of the finest branch."""
         mixed = self.mix[0](branches[0])
         for i, mix in enumerate(self.mix[1:], start=1):
             mixed = mixed + resized(mix(branches[i]), branches[0])
-        return self.classify(F.relu(self.norm(mixed)))
+        logits: Tensor = self.classify(F.relu(self.norm(mixed)))
+        return logits
 
 
 def branch_head(width: int | None = None) -> BranchHeadFactory:
@@ -262,8 +254,8 @@ def branch_head(width: int | None = None) -> BranchHeadFactory:
     Source: K. Sun et al., *High-resolution representations for labeling pixels and regions*, arXiv 1904.04514, section
     3.
     """
-    if width is not None and width < 1:
-        raise ShapeError(f"width {width} is not usable: the head needs at least 1 channel. Pass 1 or more.")
+    if width is not None:
+        _require_one("width", width, "the head needs channels")
 
     def build(shapes: Sequence[Sequence[int]], num_classes: int) -> nn.Module:
         if not shapes or any(len(shape) != 4 for shape in shapes):
@@ -280,6 +272,11 @@ def branch_head(width: int | None = None) -> BranchHeadFactory:
 def resized(x: Float[Tensor, "sample channel h w"], like: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return features brought to the height and width of others, bilinearly."""
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _require_one(name: str, value: int, why: str) -> None:
+    if value < 1:
+        raise ShapeError(f"{name} {value} is not usable: {why}. Pass 1 or more.")
 
 
 def _check_rank(shape: Sequence[int], rank: int, name: str) -> None:

@@ -14,6 +14,7 @@ _LOCK = threading.Lock()
 _EVALUATED: WeakKeyDictionary[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
 Inputs: TypeAlias = Tensor | Mapping[str, Tensor]
 """A batch: a tensor, or keyword tensors by name (a dictionary, a BatchEncoding); the samples are their first axis."""
+_WRAPPERS = ("torch._dynamo.", "torch.nn.parallel.", "torch.distributed.", "torch.optim.")
 IGNORED = -100
 """Target of a pixel that is neither learnt from nor evaluated."""
 State: TypeAlias = Any
@@ -23,6 +24,14 @@ State: TypeAlias = Any
 def plain(inputs: State) -> State:
     """Return a batch whose keyword tensors, in whichever mapping they came, are in a dictionary."""
     return dict(inputs) if isinstance(inputs, Mapping) and type(inputs) is not dict else inputs
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return a model without what PyTorch wraps around it: ``torch.compile``, ``DataParallel`` and their like."""
+    while type(model).__module__.startswith(_WRAPPERS):
+        inner: Any = getattr(model, "_orig_mod", None) or model.module
+        model = inner
+    return model
 
 
 def renew(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -82,6 +83,12 @@ class MultiExitModel(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.entry = nn.Identity() if start is None else start
         self.reads = reads
+        self._parents: tuple[MultiExitModel, ...] = ()  # in a tuple, so that its tensors are not counted as own
+
+    @property
+    def with_all_exits(self) -> MultiExitModel:
+        """The model that `without` made this one from, itself where it has all its exits."""
+        return self._parents[0] if self._parents else self
 
     @property
     def num_exits(self) -> int:
@@ -122,20 +129,29 @@ class MultiExitModel(nn.Module):
             self.stages[run[0]] if len(run) == 1 else nn.Sequential(*(self.stages[j] for j in run)) for run in runs
         ]
         heads = [self.heads[k] for k in kept]
-        return MultiExitModel(stages, heads, start=self.entry, whole=self.whole, reads=_Picked(self.reads, kept))
+        fewer = MultiExitModel(
+            stages, heads, start=self.entry, whole=self.whole, reads=partial(_picked, self.reads, kept)
+        )
+        fewer._parents = (self.with_all_exits,)
+        return fewer
 
-    def forward(self, inputs: Inputs | State = None, **named: Any) -> list[Tensor]:  # noqa: ANN401 - tensors
+    def forward(self, *inputs: Inputs | State, **named: Any) -> list[Tensor]:  # noqa: ANN401 - tensors
         """Return the logits of every exit, each of shape ``[sample, class]``, the original output last.
 
         The batch is a tensor, a mapping of keyword tensors (a tokeniser's ``BatchEncoding``, say), or these themselves.
+        ``model(inputs=x)`` is ``model(x)``, unless exits were attached with a tensor of the name ``inputs``.
 
         Raises:
             InputError: neither, or both.
         """
-        if (inputs is None) != bool(named):
-            found = "are missing" if inputs is None else f"and keyword tensors {sorted(named)} were both given"
+        given = [one for one in inputs if one is not None]
+        if not given and named.keys() == {"inputs"} and not self._takes_inputs_by_name(named["inputs"]):
+            given, named = [named["inputs"]], {}
+        if len(given) + bool(named) != 1:
+            both = f"and keyword tensors {sorted(named)} were both given" if named else f"{len(given)} were given"
+            found = both if given else "are missing"
             raise InputError(f"inputs {found}: a batch is one or the other. Pass model(inputs) or model(**inputs).")
-        state = plain(named or inputs)
+        state = plain(named or given[0])
         if self.whole is not None:
             states = self.whole(state) if self.reads is None else self.reads(self.whole(state))
             return [head(state) for head, state in zip(self.heads, states, strict=True)]
@@ -145,6 +161,10 @@ class MultiExitModel(nn.Module):
             state = stage(state)
             outputs.append(head(state))
         return outputs
+
+    def _takes_inputs_by_name(self, value: object) -> bool:
+        """Return whether exits were attached with a tensor called ``inputs``, and this is one."""
+        return isinstance(value, Tensor) and "inputs" in getattr(self.entry, "sizes", ())
 
     # --- shared tensors: moved together, saved once, shared again after loading --------------------------------------
 
@@ -274,12 +294,9 @@ def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
     return tensor[rows]
 
 
-class _Picked:
-    """What some of the heads read."""
-
-    def __init__(self, reads: Callable[[list[State]], list[State]] | None, kept: list[int]) -> None:
-        self.reads, self.kept = reads, kept
-
-    def __call__(self, states: list[State]) -> list[State]:
-        states = states if self.reads is None else self.reads(states)
-        return [states[k] for k in self.kept]
+def _picked(
+    reads: Callable[[list[State]], list[State]] | None, kept: Sequence[int], states: list[State]
+) -> list[State]:
+    """Return what some of the heads read."""
+    states = states if reads is None else reads(states)
+    return [states[k] for k in kept]

@@ -14,7 +14,7 @@ import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
-from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
+from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod, PythonMod
 
 from eenet.errors import AttachError
 from eenet.models.inputs import Inputs
@@ -30,9 +30,11 @@ _ARITHMETIC: dict[Any, Callable[..., Any]] = {
     FloorDiv: operator.floordiv,
     Mod: operator.mod,
     PythonMod: operator.mod,
-    sympy.Max: max,
-    sympy.Min: min,
+    sympy.Pow: operator.pow,
+    Max: max,
+    Min: min,
 }
+_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
 
 
 def _varying(recording: Recording) -> set[fx.Node]:
@@ -44,23 +46,28 @@ def _varying(recording: Recording) -> set[fx.Node]:
     return found
 
 
-def _batch_axis(node: fx.Node, batch: sympy.Symbol) -> tuple[int, int] | None:
+def _batch_axis(node: fx.Node, recording: Recording) -> tuple[int, Any] | None:
     """Return the axis of a value along which its samples lie and how many entries each has, None without such an axis.
+
+    How many is a number, or a formula of free sizes.
 
     Raises:
         AttachError: The number of samples shows in more than one axis, or in a way that does not divide.
     """
-    shape = node.meta["val"].shape
-    sizes = {axis: size.node.expr for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)}
-    axes = [(axis, sympy.simplify(size / batch)) for axis, size in sizes.items() if batch in size.free_symbols]
+    batch, sizes = recording.batch, recording.sizes(node)
+    axes = [
+        (axis, sympy.Integer(1) if size == batch else sympy.simplify(size / batch))
+        for axis, size in enumerate(sizes)
+        if isinstance(size, sympy.Basic) and batch in size.free_symbols
+    ]
     if not axes:
         return None
-    if len(axes) > 1 or not axes[0][1].is_Integer:
+    if len(axes) > 1 or batch in axes[0][1].free_symbols:
         raise AttachError(
-            f"model cannot be cut: module {module_of(node)!r} makes a tensor of shape {tuple(map(str, shape))} in "
+            f"model cannot be cut: module {module_of(node)!r} makes a tensor of shape {tuple(map(str, sizes))} in "
             "which the samples cannot be separated. Tap another module."
         )
-    return axes[0][0], int(axes[0][1])
+    return axes[0]
 
 
 def cut(recording: Recording) -> list[nn.Module]:
@@ -78,7 +85,7 @@ def cut(recording: Recording) -> list[nn.Module]:
     for k, tap in enumerate(recording.taps):
         ends.append([tap, *(node for node in _alive(recording, stage_of, k) if node is not tap)])
         for node in ends[-1]:
-            if _batch_axis(node, recording.batch) is None:
+            if _batch_axis(node, recording) is None:
                 raise AttachError(
                     f"model cannot be cut: module {module_of(node)!r} mixes the samples of a batch, so none can be "
                     "dropped. Tap modules before it only, or change it."
@@ -153,13 +160,19 @@ class _Builder:
         keys: list[Any] = [name for name in recording.inputs if name] if by_name else list(range(len(given)))
         alone = len(given) == 1 and not (by_name and keys)
         parts = [state] if alone else [self.graph.call_function(operator.getitem, (state, key)) for key in keys]
-        self.batch = self.graph.call_function(torch.ops.aten.sym_size.int, (parts[0], 0))
+        self.numbers: dict[Any, fx.Node] = {recording.batch: self._size(parts[0], 0)}
+        self.sizes: dict[Any, tuple[fx.Node, int]] = {}  # where a size can be read
         for node, part in zip(given, parts, strict=True):
             self.copies[node] = part if by_name else self._restored(node, part)
+            for axis, size in enumerate(recording.sizes(node)):
+                if isinstance(size, sympy.Basic):
+                    self.sizes.setdefault(size, (self.copies[node], axis))
 
     def build(self, wanted: Sequence[fx.Node]) -> nn.Module:
         """Return the module that makes some values of the state."""
         for node in sorted(self._needed(wanted), key=self.order.__getitem__):
+            if node.op == "placeholder":
+                raise AttachError(f"model cannot be cut: {node.name}, which gives a size, is lost between stages.")
             self.copies[node] = self.graph.node_copy(node, self._argument)
             if node.target is torch.ops.aten.view.default:  # engines lay tensors out in another memory order
                 self.copies[node].target = torch.ops.aten.reshape.default
@@ -177,7 +190,7 @@ class _Builder:
     def _needed(self, wanted: Sequence[fx.Node]) -> set[fx.Node]:
         """Return the operators to be run for some values: what the state does not contain."""
         present = {*self.copies, *self.recording.weights}
-        return _reached(wanted, lambda node: node not in present and not _is_number(node))
+        return _reached(wanted, lambda node: node not in present and not self._is_known(node))
 
     def _argument(self, node: fx.Node) -> Any:  # noqa: ANN401
         """Return what stands for a value in this stage."""
@@ -188,45 +201,73 @@ class _Builder:
             self.tensors[name] = self.recording.weights[node]
             self.copies[node] = self.graph.get_attr(name)
             return self.copies[node]
-        if _is_number(node):
-            value = node.meta["val"]
-            return self._number(value.node.expr if hasattr(value, "node") else value)
+        if self._is_known(node):
+            return self._number(self.recording.expression(node.meta["val"]))
         raise AttachError(f"model cannot be cut: {node.name} of module {module_of(node)!r} is lost between stages.")
 
-    def _number(self, expression: Any) -> Any:  # noqa: ANN401
-        """Return a number made of the number of samples."""
-        if not isinstance(expression, sympy.Basic):
-            return expression
-        if expression == self.recording.batch:
-            return self.batch
-        if expression.is_Integer:
-            return int(expression)
-        function = _ARITHMETIC.get(expression.func)
-        if function is None:
-            raise AttachError(f"model cannot be cut: it computes {expression} of the number of samples.")
-        return reduce(lambda *pair: self.graph.call_function(function, pair), map(self._number, expression.args))
+    def _is_known(self, node: fx.Node) -> bool:
+        """Return whether a value is a number that follows from the sizes in this stage."""
+        value = node.meta.get("val")
+        return isinstance(value, _NUMBERS) and self._is_readable(self.recording.expression(value))
+
+    def _is_readable(self, formula: Any) -> bool:  # noqa: ANN401 - of sympy, or a number
+        if not isinstance(formula, sympy.Basic) or formula.is_Integer:
+            return True
+        if formula in self.numbers or formula in self.sizes:
+            return True
+        if isinstance(formula, sympy.Symbol):
+            return self._line(formula) is not None
+        return formula.func in _ARITHMETIC and all(map(self._is_readable, formula.args))
+
+    def _line(self, symbol: sympy.Symbol) -> tuple[Any, int, int] | None:
+        """Return a size that can be read and is so many times a symbol plus a number."""
+        for size in self.sizes:
+            times = size.coeff(symbol)
+            more = sympy.expand(size - times * symbol)
+            if times.is_Integer and more.is_Integer and times != 0:
+                return size, int(times), int(more)
+        return None
+
+    def _number(self, formula: Any) -> Any:  # noqa: ANN401
+        """Return a number made of the number of samples and of free sizes."""
+        if not isinstance(formula, sympy.Basic) or formula.is_Integer:
+            return int(formula) if isinstance(formula, sympy.Basic) else formula
+        if formula not in self.numbers:
+            self.numbers[formula] = self._computed(formula)
+        return self.numbers[formula]
+
+    def _computed(self, formula: Any) -> fx.Node:  # noqa: ANN401
+        if formula in self.sizes:
+            return self._size(*self.sizes[formula])
+        if isinstance(formula, sympy.Symbol):
+            size, times, more = self._line(formula) or (formula, 1, 0)
+            rest = self.graph.call_function(operator.sub, (self._number(size), more))
+            return self.graph.call_function(operator.floordiv, (rest, times))
+        function = _ARITHMETIC[formula.func]
+        found: fx.Node = reduce(lambda *pair: self.graph.call_function(function, pair), map(self._number, formula.args))
+        return found
+
+    def _size(self, node: fx.Node, axis: int) -> fx.Node:
+        return self.graph.call_function(torch.ops.aten.sym_size.int, (node, axis))
 
     def _batch_first(self, node: fx.Node) -> Any:  # noqa: ANN401
         """Return a value with its samples in the first axis."""
-        value, (axis, each) = self._argument(node), _batch_axis(node, self.recording.batch) or (0, 1)
-        if each > 1:
-            value = self.graph.call_function(torch.ops.aten.unflatten.int, (value, axis, [self.batch, each]))
+        value, (axis, each) = self._argument(node), _batch_axis(node, self.recording) or (0, 1)
+        if each != 1:
+            sizes = [self.numbers[self.recording.batch], self._number(each)]
+            value = self.graph.call_function(torch.ops.aten.unflatten.int, (value, axis, sizes))
         if axis:
             value = self.graph.call_function(torch.ops.aten.movedim.int, (value, axis, 0))
         return value
 
     def _restored(self, node: fx.Node, value: Any) -> Any:  # noqa: ANN401
         """Undo `_batch_first`."""
-        axis, each = _batch_axis(node, self.recording.batch) or (0, 1)
+        axis, each = _batch_axis(node, self.recording) or (0, 1)
         if axis:
             value = self.graph.call_function(torch.ops.aten.movedim.int, (value, 0, axis))
-        if each > 1:
+        if each != 1:
             value = self.graph.call_function(torch.ops.aten.flatten.using_ints, (value, axis, axis + 1))
         return value
-
-
-def _is_number(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool)
 
 
 # --- samples apart ---------------------------------------------------------------------------------------------------
@@ -247,7 +288,7 @@ def check_samples_apart(recording: Recording, example_inputs: Inputs, seed: int)
     for rows in (torch.arange(1, count, 2), torch.tensor([0])):  # every other sample, and one alone
         part = _run(recording, pytree.tree_map_only(Tensor, lambda leaf, rows=rows: leaf[rows.to(leaf.device)], inputs))
         for node in compared:  # in order: the first that differs is the cause
-            if not _alike(part[node], whole[node], _batch_axis(node, recording.batch), rows):
+            if not _alike(part[node], whole[node], _batch_axis(node, recording), count, rows):
                 raise AttachError(
                     f"model cannot be cut: in module {module_of(node)!r} samples of a batch influence each other "
                     f"({node.target}), so none can be dropped. Early exit would change its answers."
@@ -268,7 +309,8 @@ def _random_like(inputs: Inputs, seed: int) -> Inputs:
             return leaf
         return torch.randint(low, high + 1, leaf.shape, generator=generator).to(leaf)
 
-    return pytree.tree_map_only(Tensor, random, inputs)
+    changed: Inputs = pytree.tree_map_only(Tensor, random, inputs)
+    return changed
 
 
 @torch.no_grad()
@@ -282,12 +324,12 @@ def _run(recording: Recording, inputs: Inputs) -> dict[fx.Node, Any]:
     return values
 
 
-def _alike(part: Tensor, whole: Tensor, where: tuple[int, int] | None, rows: Tensor) -> bool:
-    """Return whether a value of some rows is that part of the value of all rows."""
+def _alike(part: Tensor, whole: Tensor, where: tuple[int, Any] | None, count: int, rows: Tensor) -> bool:
+    """Return whether a value of some rows is that part of the value of all ``count`` rows."""
     if where is None:
         return _close(part, whole)
-    axis, each = where
-    count, rows = whole.shape[axis] // each, rows.to(whole.device)
+    axis, rows = where[0], rows.to(whole.device)
+    each = whole.shape[axis] // count
     # samples may lie anywhere in a merged axis
     for before in (size for size in range(1, each + 1) if each % size == 0):
         places = whole.unflatten(axis, (before, count, each // before)).index_select(axis + 1, rows)  # type: ignore[no-untyped-call]

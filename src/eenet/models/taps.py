@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +18,14 @@ from torch.utils import _pytree as pytree
 
 from eenet.errors import AttachError
 from eenet.models.counting import counter, plain_attention
+from eenet.models.form import Axes, Limits, SameForm, by_name, resized
 from eenet.models.inputs import Inputs, evaluating
 from eenet.tables.arrays import batch_size
 
 _RUNNING = threading.RLock()
+Run: TypeAlias = Callable[[nn.Module, Inputs], Tensor]
+"""From a model and a batch to its logits."""
+_LARGEST_TABLE = 2048  # entries of a table that may be one of positions
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -38,25 +44,39 @@ class Block:
     flops: int
 
 
-def call(model: nn.Module, inputs: Inputs) -> Tensor:
-    """Return a model's output for a batch."""
-    return answer_of(model(**inputs) if isinstance(inputs, Mapping) else model(inputs))
+def call(model: nn.Module, inputs: Inputs, answer: str | int | None = None) -> Tensor:
+    """Return a model's logits for a batch: its output, ``logits`` by name, or the first of tensors of one shape.
 
-
-def answer_of(output: Any) -> Tensor:  # noqa: ANN401
-    """Return the logits in what a model returned: the tensor, ``logits`` by name, or the first tensor.
+    ``answer`` is the name or place of the logits in the output, where that is given.
 
     Raises:
-        AttachError: There is no tensor.
+        AttachError: There is no tensor, or which of several is meant is not clear.
     """
+    output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    if answer is not None:
+        return _part(output, answer)
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    found = output if isinstance(output, Tensor) else named
-    if not isinstance(found, Tensor):
-        found = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
-    if found is None:
+    if isinstance(named, Tensor):
+        return named
+    found = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    if found and all(leaf.shape == found[0].shape for leaf in found):
+        return found[0]
+    kinds = f"tensors of shapes {[tuple(leaf.shape) for leaf in found]}" if found else "no tensor"
+    raise AttachError(
+        f"model returns {type(output).__name__} with {kinds}: an exit answers with logits, and which these are is not "
+        "clear. Pass answer=, their name or place, or wrap the model in a module that returns them."
+    )
+
+
+def _part(output: Any, answer: str | int) -> Tensor:  # noqa: ANN401
+    try:
+        found = output[answer]
+    except (LookupError, TypeError):
+        found = None
+    if isinstance(output, Tensor) or not isinstance(found, Tensor):
         raise AttachError(
-            f"model returns {type(output).__name__} without a tensor: an exit needs logits to answer with. Wrap it in "
-            "a module that returns them."
+            f"answer {answer!r} is no tensor in the {type(output).__name__} that the model returns. Pass the name or "
+            "the place of the logits in it."
         )
     return found
 
@@ -88,14 +108,14 @@ class Whole(nn.Module):
     Args:
         model: The model; its weights are shared.
         names: Modules to tap.
+        run: Returns the model's logits for a batch.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], run: Run) -> None:
         super().__init__()
-        self.model, self.names = model, tuple(names)
+        self.model, self.names, self.run = model, tuple(names), run
 
     def forward(self, inputs: Inputs) -> list[Tensor]:
-        """Return the outputs of the tapped modules and the model's."""
         taps: dict[int, Tensor] = {}
 
         def keep(index: int, output: Tensor) -> Tensor:
@@ -103,12 +123,39 @@ class Whole(nn.Module):
             return output
 
         with _RUNNING, tapping(self.model, self.names, keep):  # hooks see the calls of all threads
-            answer = call(self.model, inputs)
+            answer = self.run(self.model, inputs)
         return [*(taps[i] for i in range(len(self.names))), answer]
 
 
-def blocks_of(model: nn.Module, example_inputs: Inputs, num_exits: int) -> tuple[list[Block], int]:
+def limits_by_tables(whole: Whole, example: Inputs, axes: Axes, name: str, known: Limits) -> Limits:
+    """Return the limits of a free size, where a table of positions ends found by trying.
+
+    OpenVINO reads something else beyond the end of a table, without an error; a GPU ends the whole process.
+    """
+    device = next(iter(by_name(example).values())).device
+    size, tables = SameForm(example, axes).example[name], [m for m in whole.modules() if isinstance(m, nn.Embedding)]
+    if known[1] is not None or device.type != "cpu":
+        return known
+
+    def runs(at: int) -> bool:
+        lengths = SameForm(example, axes).example | {name: at}
+        try:
+            whole(resized(pytree.tree_map(lambda leaf: leaf[:1], example), axes, lengths))
+        except (RuntimeError, LookupError, ValueError):
+            return False
+        return True
+
+    with evaluating(whole), torch.no_grad():
+        for end in sorted({table.num_embeddings for table in tables if size <= table.num_embeddings <= _LARGEST_TABLE}):
+            if not runs(end + 1):  # what pads begins the table, in some models
+                return known[0], next((at for at in range(end, max(size, end - 4), -1) if runs(at)), size)
+    return known
+
+
+def blocks_of(model: nn.Module, example_inputs: Inputs, num_exits: int, run: Run) -> tuple[list[Block], int, list[str]]:
     """Return the blocks a model runs one after the other, in that order, and the operations of the whole model.
+
+    Last in the result: why expensive modules are no blocks, in words.
 
     Blocks are the members of sequences and lists of modules; a module that contains a list and costs more than a stage
     should, with ``num_exits`` exits, is searched for blocks itself. The model runs once, in evaluation mode.
@@ -131,7 +178,7 @@ def blocks_of(model: nn.Module, example_inputs: Inputs, num_exits: int) -> tuple
             if name:
                 hooks.enter_context(module.register_forward_pre_hook(partial(before, name)))
                 hooks.enter_context(module.register_forward_hook(partial(after, name)))
-        call(model, example_inputs)
+        run(model, example_inputs)
         total = counting.get_total_flops()
     count = batch_size(example_inputs)
     usable = {name: seen[0] for name, seen in shapes.items() if len(seen) == 1 and seen[0][:1] == (count,)}
@@ -143,7 +190,20 @@ def blocks_of(model: nn.Module, example_inputs: Inputs, num_exits: int) -> tuple
     if len(names) < num_exits - 1:  # no blocks: then any module
         names = [name for name in usable if len(usable[name]) > 1]
     order = {name: place for place, name in enumerate(shapes)}  # as they returned
-    return [Block(name, usable[name], ends[name]) for name in sorted(names, key=order.__getitem__)], total
+    blocks = [Block(name, usable[name], ends[name]) for name in sorted(names, key=order.__getitem__)]
+    reasons: dict[str, str] = {}
+    for name, seen in sorted(shapes.items()):  # a module before its parts
+        expensive = ends[name] - begins[name] > total / (2 * num_exits)
+        if expensive and name not in usable and not name.startswith(tuple(f"{outer}." for outer in reasons)):
+            reasons[name] = _unusable(name, seen, count)
+    return blocks, total, list(reasons.values())
+
+
+def _unusable(name: str, shapes: Sequence[tuple[int, ...]], count: int) -> str:
+    """Return why a module is no block, from the shapes it returned."""
+    if len(shapes) > 1:
+        return f"module {name!r} runs {len(shapes)} times"
+    return f"module {name!r} returns the shape {shapes[0]} for {count} samples, not batch first"
 
 
 def _members(module: nn.Module, path: str, large: Callable[[str], bool]) -> Iterator[str]:
@@ -165,13 +225,13 @@ def _blocks_in(module: nn.Module) -> list[bool]:
     return [next(child.children(), None) is not None for child in module.children()]
 
 
-def chosen_blocks(model: nn.Module, example_inputs: Inputs, num_exits: int) -> list[str]:
+def chosen_blocks(model: nn.Module, example_inputs: Inputs, num_exits: int, run: Run) -> list[str]:
     """Return the names of blocks after which early exits split a model into stages of about equal cost.
 
     Raises:
-        AttachError: The model has too few blocks.
+        AttachError: The model has too few blocks, or none at such costs.
     """
-    blocks, total = blocks_of(model, example_inputs, num_exits)
+    blocks, total, unusable = blocks_of(model, example_inputs, num_exits, run)
     early = num_exits - 1
     if len(blocks) > early and blocks[-1].flops >= 0.98 * total:
         blocks = blocks[:-1]  # an exit after the last block would be the original output
@@ -185,7 +245,26 @@ def chosen_blocks(model: nn.Module, example_inputs: Inputs, num_exits: int) -> l
         aim = total * (exit_index + 1) / num_exits
         free = range(picked[-1] + 1 if picked else 0, len(blocks) - (early - exit_index) + 1)
         picked.append(min(free, key=lambda i: abs(blocks[i].flops - aim)))
+    _check_spacing([blocks[i] for i in picked], total, unusable)
     return [blocks[i].name for i in picked]
+
+
+def _check_spacing(exits: Sequence[Block], total: int, unusable: Sequence[str]) -> None:
+    """Refuse exits where a stage costs next to nothing, and warn of those far from equal costs."""
+    ends = [0, *(block.flops for block in exits), total]
+    smallest = min(after - before for before, after in pairwise(ends)) * (len(exits) + 1) / max(1, total)
+    if smallest >= 1 / 3:  # of an equal share
+        return
+    text = (
+        f"exits after {', '.join(block.name for block in exits)} come at "
+        f"{', '.join(f'{block.flops / max(1, total):.0%}' for block in exits)} of the cost: no blocks split this model "
+        f"into {len(exits) + 1} stages of about equal cost"
+        + (f" ({'; '.join(unusable[:3])})" if unusable else "")
+        + ". Ask for fewer exits, or name the modules to tap."
+    )
+    if smallest < 0.1:
+        raise AttachError(text)
+    warnings.warn(text, stacklevel=4)
 
 
 def require_modules(model: nn.Module, names: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Confidences: functions of the log-probabilities seen so far; larger means surer.
 
 Those of one exit take ``[sample, class]``, those of a history ``[sample, seen, class]``. All are worked out in double
-and rounded once to float32, row by row: what a sample gets does not depend on its batch, to the bit.
+and rounded to float32 at the end, row by row: a sample's confidence does not depend on its batch, to the bit.
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ from jaxtyping import Float, Float32, Float64
 __all__ = ["certainty", "margin", "max_prob", "streak", "vote_share"]
 
 _LEAST_CHANCE = 1e-300  # keeps the log-odds finite, so that an infinite threshold stays out of reach
-LEAST_LOG = -700.0  # keeps p log p a number where p is 0
+_LEAST_LOG = -700.0  # keeps p log p a number where p is 0
 DOUBLE = np.dtype(np.float64)  # faster to convert to than the name of the type
 SINGLE = np.dtype(np.float32)
+
+
+def probabilities(log_probs: Float[np.ndarray, "*batch class"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and their logarithms in double, with finite products."""
+    log_p = np.maximum(log_probs.astype(DOUBLE, order="C"), _LEAST_LOG)
+    return np.exp(log_p), log_p
 
 
 def log_odds(log_probs: Float[np.ndarray, "sample class"]) -> Float64[np.ndarray, " sample"]:
@@ -25,19 +31,25 @@ def log_odds(log_probs: Float[np.ndarray, "sample class"]) -> Float64[np.ndarray
     chances[np.arange(len(chances)), chances.argmax(axis=1)] = 0.0
     # the chance that another class is right, added up by itself: it stays above 0 where 1 - p would not
     others = np.minimum(np.maximum(np.add.reduce(chances, axis=1), _LEAST_CHANCE), 1.0)
-    return np.log(np.maximum(1.0 - others, _LEAST_CHANCE) / others)
+    odds: np.ndarray = np.log(np.maximum(1.0 - others, _LEAST_CHANCE) / others)
+    return odds
 
 
 def max_prob(log_probs: Float[np.ndarray, "sample class"]) -> Float32[np.ndarray, " sample"]:
     """Log-odds of the most probable class.
 
     Orders samples as the largest probability does, but does not saturate: in float32 that probability is exactly 1.0
-    for many samples of a well-trained network, while its log-odds, taken from the other classes, still tell them apart.
+    for many samples of a well-trained network, while its log-odds, computed from the other classes, still differ.
 
     Source:
         MSDNet (Huang et al., ICLR 2018), the largest softmax probability.
     """
     return log_odds(log_probs).astype(SINGLE)
+
+
+def unrounded_certainty(p: np.ndarray, log_p: np.ndarray) -> Float64[np.ndarray, "*batch"]:
+    """Return `certainty` of `probabilities` before it is rounded."""
+    return np.asarray(1.0 + np.add.reduce(p * log_p, axis=-1) / math.log(p.shape[-1]))
 
 
 def certainty(log_probs: Float[np.ndarray, "sample class"]) -> Float32[np.ndarray, " sample"]:
@@ -46,26 +58,25 @@ def certainty(log_probs: Float[np.ndarray, "sample class"]) -> Float32[np.ndarra
     Source:
         BranchyNet (Teerapittayanon et al., ICPR 2016), entropy; EENet section 3 for the normalised form.
     """
-    log_p = np.maximum(log_probs.astype(DOUBLE, order="C"), LEAST_LOG)
-    return (1.0 + np.add.reduce(np.exp(log_p) * log_p, axis=-1) / math.log(log_probs.shape[-1])).astype(SINGLE)
+    return unrounded_certainty(*probabilities(log_probs)).astype(SINGLE)
 
 
 def margin(log_probs: Float[np.ndarray, "sample class"]) -> Float32[np.ndarray, " sample"]:
     """Probability of the first class minus that of the second, in [0, 1]."""
-    top = np.exp(np.partition(log_probs, -2, axis=-1)[..., -2:].astype(DOUBLE))
-    return (top[..., 1] - top[..., 0]).astype(SINGLE)
+    second, first = np.exp(np.partition(log_probs, -2, axis=-1)[..., -2:].astype(DOUBLE)).T
+    return np.asarray(first - second, dtype=SINGLE)
 
 
 def squash(values: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
     """Map any number into (0, 1), keeping the order."""
-    return 0.5 + 0.5 * values / (1.0 + np.abs(values))
+    return np.asarray(0.5 + 0.5 * values / (1.0 + np.abs(values)))
 
 
 def vote_shares(seen: Float[np.ndarray, "sample seen class"]) -> Float64[np.ndarray, "sample seen"]:
     """Return, for every exit seen, the share of the exits up to it that voted for the most popular class."""
     votes = seen.argmax(axis=-1)
     counts = (votes[:, :, None] == votes[:, None, :]).cumsum(axis=2).max(axis=1)
-    return counts / np.arange(1, seen.shape[1] + 1)
+    return np.asarray(counts / np.arange(1, seen.shape[1] + 1))
 
 
 def vote_share(seen: Float[np.ndarray, "sample seen class"]) -> Float32[np.ndarray, " sample"]:
@@ -85,4 +96,4 @@ def streak(seen: Float[np.ndarray, "sample seen class"]) -> Float32[np.ndarray, 
     """
     votes = seen.argmax(axis=-1)
     agrees = votes[:, ::-1] == votes[:, -1:]
-    return agrees.cumprod(axis=1).sum(axis=1).astype(SINGLE)
+    return np.asarray(agrees.cumprod(axis=1).sum(axis=1), dtype=SINGLE)

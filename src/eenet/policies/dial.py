@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,6 +14,7 @@ from eenet.errors import InputError
 from eenet.policies.mixture import MixedPolicy
 from eenet.policies.policy import Policy, ScorePolicy
 from eenet.policies.scorers import Scorer
+from eenet.tables.checks import number
 from eenet.tables.costs import BudgetLike, CostTable
 
 
@@ -29,7 +31,8 @@ class Dial:
         reason: Why this dial and no other, where there was a choice.
 
     Raises:
-        InputError: The lists differ in length, are empty, or costs do not rise.
+        InputError: The lists differ in length, are empty, hold what is no number, or costs do not rise.
+        ShapeError: The policies and costs differ in their number of exits.
     """
 
     policies: tuple[Policy, ...]
@@ -40,7 +43,11 @@ class Dial:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what is no dial."""
+        number(self.seed, "seed", whole=True)
+        for name in ("fit_costs", "fit_utilities"):
+            object.__setattr__(self, name, tuple(number(value, name) for value in getattr(self, name)))
+        for policy in self.policies:
+            policy.require(self.costs.num_exits)
         sizes = {len(self.policies), len(self.fit_costs), len(self.fit_utilities)}
         if len(sizes) > 1 or 0 in sizes or any(b <= a for a, b in pairwise(self.fit_costs)):
             raise InputError(
@@ -60,22 +67,22 @@ class Dial:
             BudgetError: No number, a foreign unit, or below the cost of exit 0.
         """
         value = self.costs.budget(budget).value
-        above = next((i for i, cost in enumerate(self.fit_costs) if cost > value), len(self.policies))
-        if above == len(self.policies):
-            return self.policies[-1]
+        above = bisect_right(self.fit_costs, value)
         below = max(above - 1, 0)
-        if self.fit_costs[below] >= value * (1 - 1e-6):  # met already: no mixing for a rounding error
+        low = self.fit_costs[below]
+        if above == len(self.policies) or low >= value * (1 - 1e-6):  # met already: no mixing for a rounding error
             return self.policies[below]
-        low, high = self.fit_costs[below], self.fit_costs[above]
-        # a hair less than the exact weight, so that rounding cannot carry the expectation over the budget
-        weight = (value - low) / (high - low) * (1 - 1e-9) if high > low else 0.0
-        if weight <= 0:
-            return self.policies[below]
+        # a little less than the exact weight, so that rounding cannot carry the expectation over the budget
+        weight = (value - low) / (self.fit_costs[above] - low) * (1 - 1e-9)
         return MixedPolicy(self.policies[above], self.policies[below], weight, self.seed)
 
     def map(self, change: Callable[[Policy], Policy], costs: CostTable | None = None) -> Dial:
         """Return the same dial with what ``change`` makes of each policy, of the same cost and utility."""
         return replace(self, policies=tuple(change(policy) for policy in self.policies), costs=costs or self.costs)
+
+    def from_source(self, source: str) -> Dial:
+        """Return the same dial of policies fitted on a table of the model with this fingerprint."""
+        return self.map(lambda policy: policy.from_source(source))
 
     @classmethod
     def of_thresholds(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, final
 
@@ -10,8 +9,17 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from eenet.errors import InputError
-from eenet.policies.confidence import DOUBLE, LEAST_LOG, SINGLE, log_odds, squash, vote_shares
-from eenet.policies.scorers import Scorer, Scores, Seen
+from eenet.policies.confidence import (
+    DOUBLE,
+    SINGLE,
+    log_odds,
+    probabilities,
+    squash,
+    unrounded_certainty,
+    vote_shares,
+)
+from eenet.policies.scorers import Scorer, Scores, Seen, require_finite
+from eenet.tables.checks import number
 
 Kind: TypeAlias = Literal["curved", "summed", "features"]
 Reads: TypeAlias = Literal["classes", "features"]
@@ -34,7 +42,6 @@ class StoppingState:
     kind: Kind = "curved"
 
     def __post_init__(self) -> None:
-        """Refuse a kind that is none."""
         if self.kind not in ("curved", "summed", "features"):
             raise InputError(f"kind {self.kind!r} of the stopping state is unknown. Fit the policy again.")
 
@@ -50,8 +57,7 @@ class StoppingState:
             state[:, :columns] = newest
             np.square(state[:, :columns], out=state[:, columns:])
             return state
-        log_p = np.maximum(newest.astype(DOUBLE, order="C"), LEAST_LOG)
-        p = np.exp(log_p)
+        p, log_p = probabilities(newest)
         state[:, :columns] = p
         if self.kind == "curved":
             np.square(p, out=state[:, columns:-2])
@@ -64,7 +70,7 @@ class StoppingState:
 
 @final
 class StoppingScorer(Scorer):
-    """What leaving is expected to be worth, minus what going on is: a linear function of the `StoppingState`.
+    """Expected value of leaving minus expected value of going on: a linear function of the `StoppingState`.
 
     Args:
         weight: ``[early exit, width]``.
@@ -88,33 +94,26 @@ class StoppingScorer(Scorer):
         kind: Kind = "curved",
     ) -> None:
         self.state, self.kind = StoppingState(kind), kind
+        num_columns = int(number(num_columns, "num_columns", 1, whole=True))
         if weight.ndim != 2 or weight.shape != (*bias.shape, self.state.width(num_columns)):
             raise InputError(
                 f"weight of shape {weight.shape} and bias of shape {bias.shape} do not fit {num_columns} columns. Fit "
                 "the policy again."
             )
-        _require_finite(weight, bias)
+        require_finite(weight, bias)
         self.num_exits, self.num_columns = len(bias) + 1, num_columns
         self.weight, self.bias = np.ascontiguousarray(weight, DOUBLE), bias.astype(DOUBLE)
 
     def __call__(self, seen: Seen) -> Scores:
-        """Return the score at the newest exit seen."""
         return self._read(self.state(seen[:, -1]), seen.shape[1] - 1)
 
     def shared(self, seen: Seen, known: dict[Any, Any]) -> np.ndarray:
-        """Return the same; the state is worked out once for all scorers that read it."""
         if self.state not in known:
             known[self.state] = self.state(seen[:, -1])
         return self._read(known[self.state], seen.shape[1] - 1)
 
     def _read(self, state: np.ndarray, k: int) -> np.ndarray:
-        return (np.einsum("ij,j->i", state, self.weight[k]) + self.bias[k]).astype(SINGLE)
-
-    def widened(self, num_exits: int) -> StoppingScorer:
-        """Return a scorer with weights 0 for more exits."""
-        more = num_exits - len(self.bias) - 1
-        weight, bias = np.pad(self.weight, ((0, more), (0, 0))), np.pad(self.bias, (0, more))
-        return StoppingScorer(weight=weight, bias=bias, **self.settings())
+        return np.asarray(np.einsum("ij,j->i", state, self.weight[k]) + self.bias[k], dtype=SINGLE)
 
 
 def exit_features(seen: Float32[np.ndarray, "sample seen class"]) -> Float64[np.ndarray, "sample seen feature"]:
@@ -126,13 +125,12 @@ def exit_features(seen: Float32[np.ndarray, "sample seen class"]) -> Float64[np.
     Source:
         EENet (arXiv 2301.07099), section on exit scoring.
     """
-    log_p = np.maximum(seen.astype(DOUBLE, order="C"), LEAST_LOG)
-    p = np.exp(log_p)
+    p, log_p = probabilities(seen)
     classes = p.shape[2]
     features = np.empty((*p.shape[:2], classes + 3))
     features[..., :classes] = p
     features[..., classes] = np.maximum.reduce(p, axis=2)
-    features[..., classes + 1] = 1.0 + np.add.reduce(p * log_p, axis=2) / math.log(classes)
+    features[..., classes + 1] = unrounded_certainty(p, log_p)
     features[..., classes + 2] = vote_shares(seen)
     return features
 
@@ -157,18 +155,18 @@ class EENetScorer(Scorer):
     parameters = ("num_columns", "kind", "weight")
 
     def __init__(self, *, weight: Float[np.ndarray, "exit input"], num_columns: int, kind: Reads = "classes") -> None:
+        num_columns = int(number(num_columns, "num_columns", 1, whole=True))
         self._own = num_columns + (3 if kind == "classes" else 1)
         if weight.ndim != 2 or kind not in ("classes", "features") or weight.shape[1] != self._own + len(weight) - 1:
             raise InputError(
                 f"weight of shape {weight.shape} does not fit {num_columns} columns. Fit the policy again."
             )
-        _require_finite(weight)
+        require_finite(weight)
         self.kind: Reads = kind
         self.num_exits, self.num_columns = len(weight), num_columns
         self.weight = weight.astype(DOUBLE)
 
     def __call__(self, seen: Seen) -> Scores:
-        """Return the score at the newest exit seen."""
         x = exit_features(seen) if self.kind == "classes" else constant_beside(seen)
         own = self._own
         linear = np.add.reduce(x * self.weight[: seen.shape[1], :own], axis=2)
@@ -182,17 +180,7 @@ class EENetScorer(Scorer):
         tie = squash(log_odds(seen[:, -1]) if self.kind == "classes" else score)
         return np.where(clipped <= 0, tie - 1, np.where(clipped >= 1, 1 + tie, clipped)).astype(SINGLE)
 
-    def widened(self, num_exits: int) -> EENetScorer:
-        """Return a scorer with weights 0 for more exits."""
-        more = num_exits - len(self.weight)
-        return EENetScorer(weight=np.pad(self.weight, ((0, more), (0, more))), **self.settings())
-
 
 def constant_beside(features: Float32[np.ndarray, "sample seen column"]) -> Float64[np.ndarray, "sample seen input"]:
     """Return features with a constant 1 as the last column."""
     return np.concatenate([features.astype(DOUBLE), np.ones((*features.shape[:2], 1))], axis=2)
-
-
-def _require_finite(*arrays: np.ndarray) -> None:
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise InputError("weights hold what is no finite number: no score can be made of them. Fit the policy again.")

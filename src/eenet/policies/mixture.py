@@ -1,18 +1,20 @@
-"""Policies made of policies: mixed by a coin per sample, or behind a transform of what they see."""
+"""Policies made of policies: mixed by a coin per sample, or applied to transformed outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
 from jaxtyping import Float64
 
 from eenet.errors import InputError, ShapeError
-from eenet.policies.policy import Answers, Change, Flags, Ids, Policy, Recorded, Stops, Worth
-from eenet.policies.scorers import Scorer, Seen
+from eenet.policies.policy import Answers, Flags, Ids, Policy, Stops
+from eenet.policies.scorers import Seen
 from eenet.policies.transforms import Transform
+from eenet.tables.checks import number
 
+_DEEPEST = 20  # mixtures inside each other
 _STEP, _FIRST, _SECOND = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _S11, _S27, _S30, _S31, _ONE = (np.uint64(x) for x in (11, 27, 30, 31, 1))
 
@@ -44,25 +46,30 @@ class MixedPolicy(Policy):
         seed: Of the coin; counted on while a mixture inside tosses the same one.
 
     Raises:
-        InputError: ``weight`` is outside [0, 1].
+        InputError: ``weight`` is no number in [0, 1], or ``seed`` no whole one; or too many mixtures are inside each
+            other.
         ShapeError: The policies differ in their number of exits or columns.
     """
 
     def __init__(self, a: Policy, b: Policy, weight: float, seed: int = 0) -> None:
-        if not 0 <= weight <= 1:
-            raise InputError(
-                f"weight {weight:g} is no probability: it must lie in [0, 1]. Give the share that follows policy a."
-            )
         if a.num_exits != b.num_exits:
             raise ShapeError(
                 f"policies of {a.num_exits} and {b.num_exits} exits cannot be mixed. Fit both on the same table."
             )
-        self.a, self.b, self.weight = a, b, float(weight)
-        self.seed = int(seed)
-        while self.seed in a.seeds | b.seeds:
+        self.depth = 1 + max(a.depth, b.depth)
+        if self.depth > _DEEPEST:
+            raise InputError(
+                f"policies inside {_DEEPEST} mixtures already cannot be mixed again: more can be neither saved nor "
+                "followed. Mix them at once."
+            )
+        self.a, self.b, self.weight = a, b, number(weight, "weight", 0, 1)
+        self.seed, taken = int(number(seed, "seed", whole=True)), a.seeds | b.seeds
+        while self.seed in taken:
             self.seed += 1
-        self.seeds = a.seeds | b.seeds | {self.seed}
+        self.seeds = taken | {self.seed}
+        self.source = a.source or b.source
         self.num_exits, self.num_columns = a.num_exits, _one_number(a.num_columns, b.num_columns)
+        self.num_open = None if a.num_open is None or b.num_open is None else max(a.num_open, b.num_open)
         self.newest_only = a.newest_only and b.newest_only
         self.answers_newest = a.answers_newest and b.answers_newest
         self.compares_classes = a.compares_classes or b.compares_classes
@@ -72,14 +79,12 @@ class MixedPolicy(Policy):
         return coin(sample_ids, self.seed) < self.weight
 
     def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:
-        """Return which of the samples leave, each by the rule its coin chose."""
-        return self._divided(seen, sample_ids, lambda side, *of: side.leaves(*of), np.empty(len(seen), dtype=np.bool_))
+        return self._divided(seen, sample_ids, lambda part, *of: part.leaves(*of), np.empty(len(seen), dtype=np.bool_))
 
     def answers(self, seen: Seen, sample_ids: Ids) -> Answers:
-        """Return the log-probabilities of leaving samples, each by the policy its coin chose."""
         if self.answers_newest:
             return seen[:, -1]
-        return self._divided(seen, sample_ids, lambda side, *of: side.answers(*of), np.empty_like(seen[:, -1]))
+        return self._divided(seen, sample_ids, lambda part, *of: part.answers(*of), np.empty_like(seen[:, -1]))
 
     def _divided(
         self, seen: Seen, ids: Ids, ask: Callable[[Policy, Seen, Ids], np.ndarray], result: np.ndarray
@@ -94,37 +99,21 @@ class MixedPolicy(Policy):
         return result
 
     def components(self) -> tuple[tuple[float, Policy], ...]:
-        """Return the components of both sides."""
-        sides = ((self.weight, self.a), (1 - self.weight, self.b))
-        return tuple((weight * share, part) for weight, side in sides for share, part in side.components())
+        mixed = ((self.weight, self.a), (1 - self.weight, self.b))
+        return tuple((weight * share, part) for weight, policy in mixed for share, part in policy.components())
+
+    def chosen(self, sample_ids: Ids) -> Stops:
+        of_b = len(self.a.components()) + self.b.chosen(sample_ids)
+        return np.where(self.follows_a(sample_ids), self.a.chosen(sample_ids), of_b)
 
     def following(self, sample_ids: Ids) -> Policy:
-        """Return the component that all these samples follow, the policy itself where they follow several."""
         first = self.follows_a(sample_ids)
         if first.all():
             return self.a.following(sample_ids)
         return self if first.any() else self.b.following(sample_ids)
 
-    def readers(self) -> Iterator[tuple[Transform | None, Scorer]]:
-        """Yield the scorers of both sides."""
-        yield from self.a.readers()
-        yield from self.b.readers()
-
-    def stops(self, recorded: Recorded, rows: slice, sample_ids: Ids) -> Stops:
-        """Return where each row leaves by the rule its coin chose."""
-        a, b = (side.stops(recorded, rows, sample_ids) for side in (self.a, self.b))
-        return np.where(self.follows_a(sample_ids), a, b)
-
-    def worth(self, recorded: Recorded, stops: Stops, rows: slice, sample_ids: Ids) -> Worth:
-        """Return what each row's answer is worth by the policy its coin chose."""
-        if self.answers_newest:
-            return super().worth(recorded, stops, rows, sample_ids)
-        a, b = (side.worth(recorded, stops, rows, sample_ids) for side in (self.a, self.b))
-        return np.where(self.follows_a(sample_ids), a, b)
-
-    def changed(self, change: Change, exits: int | None = None) -> Policy:
-        """Return the same mixture of changed sides."""
-        return MixedPolicy(self.a.changed(change, exits), self.b.changed(change, exits), self.weight, self.seed)
+    def extended(self, num_exits: int) -> Policy:
+        return MixedPolicy(self.a.extended(num_exits), self.b.extended(num_exits), self.weight, self.seed)
 
 
 @final
@@ -141,64 +130,48 @@ class TransformedPolicy(Policy):
     """
 
     def __init__(self, transform: Transform, policy: Policy) -> None:
-        if any(behind is not None for behind, _ in policy.readers()):
+        if any(isinstance(part, TransformedPolicy) for _, part in policy.components()):
             raise InputError(
                 "policy is transformed already: a second transform would see what the first one made. Use one "
                 "transform that does both."
             )
-        if transform.num_exits is not None and transform.num_exits < policy.num_exits:
+        num_open = policy.num_open or policy.num_exits
+        if transform.num_exits is not None and transform.num_exits < num_open:
             raise ShapeError(
-                f"transform of {transform.num_exits} exits does not fit: the policy has {policy.num_exits}. Fit both "
-                "on one table."
+                f"transform of {transform.num_exits} exits does not fit: the policy has {num_open}. Fit both on one "
+                "table."
             )
         self.transform, self.policy = transform, policy
-        self.num_exits = policy.num_exits
+        self.num_exits, self.num_open, self.source = policy.num_exits, policy.num_open, policy.source
         self.num_columns = _one_number(transform.num_columns, policy.num_columns)
-        self.compares_classes, self.seeds = policy.compares_classes, policy.seeds
+        self.compares_classes, self.seeds, self.depth = policy.compares_classes, policy.seeds, policy.depth
 
     def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:
-        """Return which of the samples leave, judged by their transformed outputs."""
         if self.policy.newest_only:  # the newest in every place for a policy that looks at no other
-            shown = np.broadcast_to(self.transform(seen)[:, None], seen.shape)
+            transformed = np.broadcast_to(self.transform(seen)[:, None], seen.shape)
         else:
-            shown = self.transform.history(seen)
-        return self.policy.leaves(shown, sample_ids)
+            transformed = self.transform.history(seen)
+        return self.policy.leaves(transformed, sample_ids)
 
     def answers(self, seen: Seen, sample_ids: Ids) -> Answers:
-        """Return the log-probabilities of leaving samples, from the transformed outputs."""
         if self.policy.answers_newest:
             return self.transform(seen)
         return self.policy.answers(self.transform.history(seen), sample_ids)
 
     def components(self) -> tuple[tuple[float, Policy], ...]:
-        """Return the policy's components, each behind the transform."""
         if len(parts := self.policy.components()) == 1:
             return ((1.0, self),)
         return tuple((share, TransformedPolicy(self.transform, part)) for share, part in parts)
 
+    def chosen(self, sample_ids: Ids) -> Stops:
+        return self.policy.chosen(sample_ids)
+
     def following(self, sample_ids: Ids) -> Policy:
-        """Return the component that all these samples follow, the policy itself where they follow several."""
         inner = self.policy.following(sample_ids)
         return self if inner is self.policy else TransformedPolicy(self.transform, inner)
 
-    def readers(self) -> Iterator[tuple[Transform | None, Scorer]]:
-        """Yield the policy's scorers, which stand behind the transform."""
-        for _, scorer in self.policy.readers():
-            yield self.transform, scorer
-
-    def stops(self, recorded: Recorded, rows: slice, sample_ids: Ids) -> Stops:
-        """Return where each row leaves, judged by transformed outputs."""
-        return self.policy.stops(recorded.behind(self.transform), rows, sample_ids)
-
-    def worth(self, recorded: Recorded, stops: Stops, rows: slice, sample_ids: Ids) -> Worth:
-        """Return what the answers from transformed outputs are worth."""
-        return self.policy.worth(recorded.behind(self.transform), stops, rows, sample_ids)
-
-    def changed(self, change: Change, exits: int | None = None) -> Policy:
-        """Return the changed policy behind the transform in this one's place."""
-        transform = change(self.transform)
-        assert isinstance(transform, Transform)
-        return TransformedPolicy(transform, self.policy.changed(change, exits))
+    def extended(self, num_exits: int) -> Policy:
+        return TransformedPolicy(self.transform, self.policy.extended(num_exits))
 
 
 def _one_number(first: int | None, second: int | None) -> int | None:

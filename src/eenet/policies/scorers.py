@@ -1,4 +1,4 @@
-"""Scorers: what was seen of a sample, turned into one number that says how soon it may leave.
+"""Scorers: one number for what was seen of a sample; samples with larger scores leave earlier.
 
 A score depends on its own sample alone, to the bit, whatever the batch: so nothing here goes through matrix products of
 a library, whose rounding depends on the number of rows. Sums run over the last axis, products are `numpy.einsum`
@@ -17,10 +17,12 @@ from jaxtyping import Float, Float32
 from eenet.errors import InputError
 from eenet.policies import confidence as confidences
 from eenet.policies.confidence import DOUBLE, SINGLE, log_odds, squash, vote_shares
+from eenet.tables.checks import number
 
 Seen: TypeAlias = Float32[np.ndarray, "sample seen column"]
 """Log-probabilities (or features) of the exits evaluated so far."""
 Scores: TypeAlias = Float32[np.ndarray, " sample"]
+_LARGEST = 1e150  # times squares of what single precision can hold, it is far from overflowing
 Confidence: TypeAlias = str | Callable[[np.ndarray], np.ndarray]
 """Name of a function in `eenet.policies.confidence`, or a function of the same form."""
 
@@ -30,7 +32,7 @@ class Part:
 
     Attributes:
         parameters: Names of the attributes that, as keyword arguments, rebuild it.
-        num_exits: At how many exits it can be asked; None: at any.
+        num_exits: How many exits it knows; at others it must not be asked. None: any.
         num_columns: How many classes or features it reads; None: any.
     """
 
@@ -47,12 +49,11 @@ class Part:
         values = {name: getattr(self, name) for name in self.parameters}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
-    def widened(self, num_exits: int) -> Part:
-        """Return a part that may be asked at more exits than it was fitted for; what it says there means nothing.
 
-        Parts that know nothing of the number of exits serve as they are.
-        """
-        return self
+def require_finite(*weights: np.ndarray) -> None:
+    """Refuse weights of a fitted part that are no numbers, or so large that sums of products might overflow."""
+    if not all(array.dtype.kind == "f" and (np.abs(array.astype(DOUBLE)) <= _LARGEST).all() for array in weights):
+        raise InputError("weights contain a value that is no finite number: nothing follows from them. Fit again.")
 
 
 class Scorer(Part, ABC):
@@ -90,7 +91,7 @@ class ConfidenceScorer(Scorer):
     """
 
     def __init__(self, confidence: Confidence) -> None:
-        if isinstance(confidence, str) and confidence not in confidences.__all__:
+        if confidence not in confidences.__all__ if isinstance(confidence, str) else not callable(confidence):
             raise InputError(
                 f"confidence {confidence!r} is unknown: there are {', '.join(confidences.__all__)}. Use one of them."
             )
@@ -100,12 +101,10 @@ class ConfidenceScorer(Scorer):
         self.newest_only = not self.compares_classes
 
     def __call__(self, seen: Seen) -> Scores:
-        """Return the confidence of the newest exit, or of the history for those that look at all exits."""
         found = self._function(seen[:, -1] if self.newest_only else seen)
         return np.asarray(found, dtype=SINGLE)
 
     def settings(self) -> dict[str, Any]:
-        """Return the name of the confidence."""
         if not isinstance(self.confidence, str):
             raise InputError(
                 "policy cannot be saved: its confidence is a function of yours. Pass the name of a built-in one."
@@ -120,18 +119,19 @@ class ColumnScorer(Scorer):
     Args:
         column: Number of the column.
         num_columns: How many there are.
+
+    Raises:
+        InputError: There is no such column.
     """
 
     newest_only = True
     parameters = ("column", "num_columns")
 
     def __init__(self, column: int, num_columns: int) -> None:
-        if not 0 <= column < num_columns:
-            raise InputError(f"column {column} is none: there are {num_columns}, counted from 0. Name one of them.")
-        self.column, self.num_columns = column, num_columns
+        self.num_columns = int(number(num_columns, "num_columns", 1, whole=True))
+        self.column = int(number(column, "column", 0, self.num_columns - 1, whole=True))
 
     def __call__(self, seen: Seen) -> Scores:
-        """Return the column of the newest exit."""
         return seen[:, -1, self.column]
 
 
@@ -160,9 +160,9 @@ class VoteScorer(Scorer):
     compares_classes = True
 
     def __call__(self, seen: Seen) -> Scores:
-        """Return the number of votes plus a tie-breaker smaller than one vote."""
+        # the number of votes, plus a tie-breaker smaller than one vote
         votes = vote_shares(seen)[:, -1] * seen.shape[1]
-        return (votes + squash(log_odds(seen[:, -1])) / 2).astype(SINGLE)
+        return np.asarray(votes + squash(log_odds(seen[:, -1])) / 2, dtype=SINGLE)
 
 
 @final
@@ -194,11 +194,13 @@ class PceeScorer(Scorer):
     ) -> None:
         if inner is None:
             inner = ColumnScorer(**confidence) if isinstance(confidence, dict) else ConfidenceScorer(confidence or "")
-        if edges.shape != means.shape or edges.ndim != 2 or np.isnan(edges).any() or not np.isfinite(means).all():
+        rising = edges.dtype.kind == "f" and edges.ndim == 2 and (edges[:, 1:] >= edges[:, :-1]).all()
+        if edges.shape != means.shape or not rising or not edges.size or not np.isneginf(edges[:, 0]).all():
             raise InputError(
                 f"edges of shape {edges.shape} and means of shape {means.shape} are no diagrams: both are numbers "
-                "[early exit, bin]. Fit the policy again."
+                "[early exit, bin], and edges rise from -inf. Fit the policy again."
             )
+        require_finite(means)
         self.inner = inner
         self.num_exits, self.num_columns = len(edges) + 1, inner.num_columns
         self.newest_only, self.compares_classes = inner.newest_only, inner.compares_classes
@@ -206,21 +208,14 @@ class PceeScorer(Scorer):
         # half the distance from each mean to the next larger one; one half for the largest
         levels = np.unique(self.means)
         levels = np.append(levels, levels[-1] + 1)
-        self._widths = (levels[np.searchsorted(levels, self.means, side="right")] - self.means) / 2
+        self._widths = (levels[np.searchsorted(levels, self.means, "right")] - self.means) / 2
 
     def __call__(self, seen: Seen) -> Scores:
-        """Return the mean utility of the sample's bin at the newest exit, plus the tie-breaker."""
         k = seen.shape[1] - 1
         confidence = self.inner(seen)
         place = (confidence[:, None] >= self.edges[k]).sum(axis=1) - 1
         tie = squash(confidence.astype(DOUBLE)) * self._widths[k][place]
-        return (self.means[k][place] + tie).astype(SINGLE)
-
-    def widened(self, num_exits: int) -> PceeScorer:
-        """Return a scorer that judges more exits by the last one it knows."""
-        more = num_exits - len(self.edges) - 1
-        edges, means = (np.concatenate([rows, rows[-1:].repeat(more, 0)]) for rows in (self.edges, self.means))
-        return PceeScorer(edges=edges, means=means, inner=self.inner)
+        return np.asarray(self.means[k][place] + tie, dtype=SINGLE)
 
     @property
     def confidence(self) -> Any:  # noqa: ANN401 - a JSON value

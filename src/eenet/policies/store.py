@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,8 +18,11 @@ from eenet.policies.mixture import MixedPolicy, TransformedPolicy
 from eenet.policies.policy import Policy, ScorePolicy
 from eenet.policies.scorers import ColumnScorer, ConfidenceScorer, Part, PceeScorer, Scorer, VoteScorer
 from eenet.policies.transforms import Ensemble, Transform
+from eenet.tables.atomic import atomic_path, steady
+from eenet.tables.checks import number
 from eenet.tables.costs import CostTable
-from eenet.tables.files import atomic_path, check_replaceable, load_arrays, read_object, save_arrays, sha256, write_json
+from eenet.tables.files import check_free, read_object, sha256, write_json
+from eenet.tables.tensors import load_arrays, save_arrays
 
 _PARTS: dict[str, type[Part]] = {
     part.__name__: part
@@ -34,6 +36,7 @@ FILES = (_JSON, _TENSORS)
 """What a saved policy consists of."""
 
 _Arrays: TypeAlias = dict[str, np.ndarray]
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class SavedPolicy:
         exits: Which exits of the model it decides over, where it was fitted for some of them only: it steers
             ``model.without`` the others.
         dial: The same fit for every other budget, where it was stored.
-        source: Fingerprint of the model whose outputs it was fitted on; empty where it is not known.
+        source: As of the policy.
     """
 
     policy: Policy
@@ -74,31 +77,36 @@ def save_policy(
 
     Raises:
         ShapeError: Another number of exits than the policy has.
-        InputError: The policy cannot be saved, or ``path`` is a folder that holds something else.
+        InputError: The policy cannot be saved, or ``path`` is a folder of something else.
     """
-    if exits is not None and len(exits) != policy.num_exits:
-        raise ShapeError(
-            f"exits {list(exits)} do not fit: the policy decides over {policy.num_exits} exits. Name as many."
-        )
+    exits = None if exits is None else _exits(exits, policy)
+    if costs is not None:
+        costs.require(policy.num_exits, "the policy")
     writer = _Writer()
     stored: dict[str, Any] = {
         "format": _FORMAT,
         "rule": writer.rule(policy),
-        "dial": None if dial is None else _dial_values(dial, writer),
+        "dial": None if dial is None else writer.dial(dial),
         "parts": writer.parts,
         "costs": None if costs is None else costs.to_dict(),
         "info": info or {},
         "exits": None if exits is None else list(exits),
-        "source": source,
+        "source": source or policy.source,
     }
-    check_replaceable(Path(path), "policy", FILES)
-    with atomic_path(path) as draft:
+    with atomic_path(path, partial(check_free, what="policy", names=FILES)) as draft:
         draft.mkdir()
         save_arrays(draft / _TENSORS, writer.arrays)
-        stored["sha256"] = sha256(draft / _TENSORS)
-        write_json(draft / _JSON, stored | {"checksum": _checksum(stored)})
+        try:
+            write_json(draft / _JSON, stored | {"sha256": sha256(draft / _TENSORS)}, sealed=True)
+            _read(draft)
+        except (TypeError, ValueError, RecursionError) as error:  # what cannot be read again replaces nothing
+            raise InputError(
+                f"policy cannot be saved, its info or settings are no plain JSON: {str(error).rstrip('.')}. Use plain "
+                "values."
+            ) from error
 
 
+@steady
 def load_policy(path: str | os.PathLike[str]) -> SavedPolicy:
     """Read a policy written by `save_policy`.
 
@@ -108,33 +116,51 @@ def load_policy(path: str | os.PathLike[str]) -> SavedPolicy:
     folder = Path(path)
     if not folder.is_dir():
         raise BundleError(f"policy {path} is missing: there is no such folder. Pass what 'eenet fit --out' wrote.")
-    stored = read_object(folder / _JSON, "policy")
+    return _read(folder)
+
+
+def _read(path: Path) -> SavedPolicy:
+    try:
+        stored, arrays = read_object(path / _JSON, "policy", sealed=True), load_arrays(path / _TENSORS, "policy")
+    except InputError as error:
+        raise BundleError(str(error)) from error
     if stored.get("format") != _FORMAT:
         raise BundleError(
             f"policy {path} is of format {stored.get('format')!r}: this version of eenet reads format {_FORMAT}. Fit "
             "it again."
         )
-    arrays = load_arrays(folder / _TENSORS, "policy")
-    if stored.pop("checksum", None) != _checksum(stored) or stored.get("sha256") != sha256(folder / _TENSORS):
+    if stored.get("sha256") != sha256(path / _TENSORS):
         raise BundleError(
-            f"policy {path} was changed since it was written: a checksum of its files differs. Fit it again."
+            f"policy {path} was changed since it was written: {_JSON} belongs to another {_TENSORS}. Fit it again."
         )
     try:
         return _rebuilt(stored, arrays)
-    except (EenetError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (EenetError, LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise BundleError(
-            f"policy {path} is incomplete or damaged: {type(error).__name__} {error}. Fit it again."
+            f"policy {path} is incomplete or damaged: {type(error).__name__} {str(error).rstrip('.')}. Fit it again."
         ) from error
 
 
-def _checksum(stored: dict[str, Any]) -> str:
-    """Return the SHA-256 of everything in ``policy.json`` but itself, however it is laid out."""
-    text = json.dumps(stored, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+def _exits(exits: Sequence[int], policy: Policy) -> tuple[int, ...]:
+    """Return which exits of a model a policy decides over, refusing what are none, or not as many, or not rising."""
+    found = tuple(int(number(k, "exit", 0, whole=True)) for k in exits)
+    if len(found) != policy.num_exits or list(found) != sorted(set(found)):
+        raise ShapeError(
+            f"exits {list(found)} do not fit: the policy decides over {policy.num_exits} exits. Name as many, in "
+            "increasing order."
+        )
+    return found
+
+
+def _is(kind: type[_Kind], value: object, name: str) -> _Kind:
+    """Return a value of JSON that must be of a type."""
+    if type(value) is not kind:
+        raise TypeError(f"{name} {str(value)[:50]!r} is of type {type(value).__name__}, not {kind.__name__}")
+    return value
 
 
 class _Writer:
-    """Describes policies by JSON values and named arrays; parts that several share are written once."""
+    """Describes policies by JSON values and named arrays; shared parts are written one time."""
 
     def __init__(self) -> None:
         self.parts: list[dict[str, Any]] = []
@@ -150,8 +176,8 @@ class _Writer:
         """
         match policy:
             case MixedPolicy(a=a, b=b):
-                sides = {"a": self.rule(a), "b": self.rule(b)}
-                return {"mixed": sides, "weight": policy.weight, "seed": policy.seed}
+                mixed = {"a": self.rule(a), "b": self.rule(b)}
+                return {"mixed": mixed, "weight": policy.weight, "seed": policy.seed}
             case TransformedPolicy(transform=transform, policy=inner):
                 return {"transformed": self.rule(inner), "transform": self._place(transform)}
             case ScorePolicy(scorer=scorer):
@@ -160,6 +186,11 @@ class _Writer:
                 self.arrays[name] = policy.thresholds
                 return {"scorer": self._place(scorer), "thresholds": name}
         raise _unsavable(policy)
+
+    def dial(self, dial: Dial) -> dict[str, Any]:
+        """Describe a dial."""
+        plain = {name: getattr(dial, name) for name in ("fit_costs", "fit_utilities", "seed", "reason")}
+        return {"rules": [self.rule(policy) for policy in dial.policies], "costs": dial.costs.to_dict()} | plain
 
     def _place(self, part: Part) -> int:
         """Return the number of a part in the list, where it is put if it is new."""
@@ -178,11 +209,6 @@ def _unsavable(part: object) -> InputError:
     )
 
 
-def _dial_values(dial: Dial, writer: _Writer) -> dict[str, Any]:
-    plain = {name: getattr(dial, name) for name in ("fit_costs", "fit_utilities", "seed", "reason")}
-    return {"rules": [writer.rule(policy) for policy in dial.policies], "costs": dial.costs.to_dict()} | plain
-
-
 def _rebuilt(stored: dict[str, Any], arrays: _Arrays) -> SavedPolicy:
     """Return a saved policy from what stands in its files; every value is checked by what it becomes part of."""
     parts = []
@@ -192,36 +218,41 @@ def _rebuilt(stored: dict[str, Any], arrays: _Arrays) -> SavedPolicy:
         if described["class"] not in _PARTS:
             raise InputError(f"its part {described['class']!r} is a class that this eenet does not know")
         parts.append(_PARTS[described["class"]](**described["settings"], **own))
-    policy, exits = _policy(stored["rule"], parts, arrays), stored["exits"]
-    costs, dial = stored["costs"], stored["dial"]
-    if exits is not None and (len(exits) != policy.num_exits or any(type(k) is not int for k in exits)):
-        raise ValueError(f"exits {exits!r} are not {policy.num_exits} numbers")
+    source, exits = _is(str, stored["source"], "source"), stored["exits"]
+    policy = _policy(stored["rule"], parts, arrays).from_source(source)
+    costs = None if stored["costs"] is None else CostTable.from_dict(stored["costs"])
+    dial = None if stored["dial"] is None else _dial(stored["dial"], parts, arrays).from_source(source)
+    for known in () if costs is None else (costs,):
+        known.require(policy.num_exits, "the policy")
+    for other in () if dial is None else dial.policies:
+        other.require(policy.num_exits, policy.num_columns)
     return SavedPolicy(
         policy=policy,
-        costs=None if costs is None else CostTable.from_dict(costs),
-        info=dict(stored["info"]),
-        exits=None if exits is None else tuple(exits),
-        dial=None if dial is None else _dial(dial, parts, arrays),
-        source=str(stored["source"]),
+        costs=costs,
+        info=_is(dict, stored["info"], "info"),
+        exits=None if exits is None else _exits(_is(list, exits, "exits"), policy),
+        dial=dial,
+        source=source,
     )
 
 
 def _dial(stored: dict[str, Any], parts: list[Any], arrays: _Arrays) -> Dial:
     return Dial(
         policies=tuple(_policy(rule, parts, arrays) for rule in stored["rules"]),
-        fit_costs=tuple(map(float, stored["fit_costs"])),
-        fit_utilities=tuple(map(float, stored["fit_utilities"])),
+        fit_costs=tuple(_is(list, stored["fit_costs"], "fit_costs")),
+        fit_utilities=tuple(_is(list, stored["fit_utilities"], "fit_utilities")),
         costs=CostTable.from_dict(stored["costs"]),
-        seed=int(stored["seed"]),
-        reason=str(stored["reason"]),
+        seed=stored["seed"],
+        reason=_is(str, stored["reason"], "reason"),
     )
 
 
 def _policy(rule: dict[str, Any], parts: list[Any], arrays: _Arrays) -> Policy:
     if "mixed" in rule:
-        a, b = (_policy(rule["mixed"][side], parts, arrays) for side in ("a", "b"))
+        a, b = (_policy(rule["mixed"][name], parts, arrays) for name in ("a", "b"))
         return MixedPolicy(a, b, rule["weight"], rule["seed"])
-    match parts[rule["transform" if "transformed" in rule else "scorer"]]:
+    number(place := rule["transform" if "transformed" in rule else "scorer"], "part", 0, whole=True)
+    match parts[place]:
         case Transform() as transform if "transformed" in rule:
             return TransformedPolicy(transform, _policy(rule["transformed"], parts, arrays))
         case Scorer() as scorer if "scorer" in rule:

@@ -1,4 +1,4 @@
-"""Transforms: what an exit says, seen in another light. One object serves recorded outputs and running models."""
+"""Transforms of log-probabilities before policies see them. One object serves recorded outputs and running models."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from eenet.errors import InputError
-from eenet.policies.scorers import Part
-from eenet.tables.arrays import FLOOR
+from eenet.policies.scorers import Part, require_finite
+from eenet.tables.arrays import FLOOR, history
 
 
 class Transform(Part, ABC):
-    """Replaces what an exit says by something better: calibrated, or combined with what earlier exits said.
+    """Replaces an exit's log-probabilities by better ones: calibrated, or combined with those of earlier exits.
 
     A transform must treat samples independently, and may look at earlier exits but not at later ones. Policies fitted
-    behind one see, and answer with, what it returns. `ExitTable.transformed` applies it to recorded outputs,
-    `AdaptiveModel` to a running model's, exit by exit.
+    on transformed outputs see, and answer with, what it returns. `ExitTable.transformed` applies it to recorded
+    outputs, `AdaptiveModel` to a running model's, exit by exit.
     """
 
     @abstractmethod
@@ -27,7 +27,7 @@ class Transform(Part, ABC):
 
     def history(self, seen: Float32[np.ndarray, "sample seen class"]) -> Float32[np.ndarray, "sample seen class"]:
         """Return the log-probabilities that stand for those of every exit seen."""
-        return np.stack([self(seen[:, : k + 1]) for k in range(seen.shape[1])], axis=1)
+        return history(self, seen)
 
 
 @final
@@ -50,24 +50,17 @@ class Ensemble(Transform):
                 f"weight of shape {weight.shape} and bias of shape {bias.shape} do not fit: one row per exit is needed."
                 " Fit the policy again."
             )
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise InputError("weights hold what is no finite number: exits cannot be combined. Fit the policy again.")
+        require_finite(weight, bias)
         self.num_exits, self.num_columns = bias.shape
         self.weight, self.bias = np.tril(weight).astype(np.float64), bias.astype(np.float64)
 
     def __call__(self, seen: Float32[np.ndarray, "sample seen class"]) -> Float32[np.ndarray, "sample class"]:
-        """Return the log-probabilities of the exits seen so far together."""
         k = seen.shape[1] - 1
-        # double: a sum rounded once to float32 does not depend on the batch it was computed in
+        if k >= self.num_exits:  # not fitted: nobody leaves there
+            return seen[:, -1]
+        # double: rounding a sum to float32 at the end makes it independent of its batch
         together = np.einsum("nkc,k->nc", seen.astype(np.float64, order="C"), self.weight[k, : k + 1])
         together += self.bias[k]
         together -= np.maximum.reduce(together, axis=1, keepdims=True)
         together -= np.log(np.add.reduce(np.exp(together), axis=1, keepdims=True))
-        return np.maximum(together, FLOOR).astype(np.float32)
-
-    def widened(self, num_exits: int) -> Ensemble:
-        """Return an ensemble in which further exits speak for themselves."""
-        known, classes = self.bias.shape
-        weight, bias = np.eye(num_exits), np.zeros((num_exits, classes))
-        weight[:known, :known], bias[:known] = self.weight, self.bias
-        return Ensemble(weight=weight, bias=bias)
+        return np.asarray(np.maximum(together, FLOOR), dtype=np.float32)

@@ -5,9 +5,9 @@ The plots load matplotlib, and are loaded when one of them is first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from eenet.lazy import lazy
 from eenet.report.comparison import comparison_page, comparison_sections, groups_section
 from eenet.report.html import page, write_page
 from eenet.report.markdown import comparison_markdown, markdown_table
@@ -23,8 +23,6 @@ from eenet.report.sections import (
 
 if TYPE_CHECKING:
     from eenet.report.plots import exit_shares, gain_over_random, group_losses, png, save_figure, utility_cost
-
-_PLOTS = ("exit_shares", "gain_over_random", "group_losses", "png", "save_figure", "utility_cost")
 
 __all__ = [
     "Example",
@@ -48,10 +46,7 @@ __all__ = [
     "utility_cost",
     "write_page",
 ]
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-    """Load a plot when it is first used (PEP 562)."""
-    if name not in _PLOTS:
-        raise AttributeError(f"module 'eenet.report' has no attribute {name!r}")
-    return getattr(importlib.import_module("eenet.report.plots"), name)
+__getattr__, __dir__, _ = lazy(
+    __name__,
+    {"eenet.report.plots": ("exit_shares", "gain_over_random", "group_losses", "png", "save_figure", "utility_cost")},
+)

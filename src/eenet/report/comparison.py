@@ -76,7 +76,7 @@ def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
             )
     from eenet.report import plots  # loads matplotlib
 
-    drawn = [
+    figures = [
         (
             plots.utility_cost(comparison),
             "Utility over mean cost per sample, one curve per policy; the numbers are in the tables below.",
@@ -94,7 +94,7 @@ def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
             "Where the samples left.",
         ),
     ]
-    drawn += [
+    figures += [
         (
             plots.group_losses(comparison, by),
             f"Loss by {by} and policy; the numbers are in the table of who pays.",
@@ -102,7 +102,7 @@ def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
         )
         for by in dict.fromkeys(entry["by"] for entry in comparison.get("groups", ()))
     ]
-    pictures = [Picture(plots.png(figure), alt, caption) for figure, alt, caption in drawn]
+    pictures = [Picture(plots.png(figure), alt, caption) for figure, alt, caption in figures]
     return [Section("Utility and cost", pictures), *table_sections(comparison)]
 
 
@@ -135,18 +135,18 @@ def lead(comparison: Mapping[str, Any]) -> str:
     area, unit, last = comparison["area"], comparison["unit"], comparison["exits"][-1]
     policies = _policies(area)
     means = "" if comparison["splits"] == 1 else f", means over {comparison['splits']} random splits"
-    said = (
+    summary = (
         f"{len(policies)} policies, fitted on {comparison['n_val']} samples and judged on {comparison['n_test']} others"
         f"{means}. Costs are per sample in {unit}, utilities in percent; random (the best static mix) and oracle "
         f"(knows the labels) are bounds. All samples through the last exit: utility {last['utility_test']:.2%} at "
         f"{last['cost']:.4g} {unit}."
     )
     if policies:
-        said += (
+        summary += (
             f" Largest mean utility over the ten standard budgets: {policies[0]} with {area[policies[0]]:.2%} (best "
             f"static mix: {area['random']:.2%})."
         )
-    return said
+    return summary
 
 
 def _policies(area: Mapping[str, float]) -> list[str]:
@@ -168,11 +168,11 @@ def _utilities(comparison: Mapping[str, Any]) -> Table:
         )
         for name in sorted(area, key=lambda name: -area[name])
     ]
-    said = (
+    caption = (
         f"Utility in percent at mean costs in {comparison['unit']}, read off each policy's own curve; area: the mean "
         "over ten standard budgets between the first and the last exit's cost, and how far it is above random."
     )
-    return Table(("policy", *(f"{budget:.4g}" for budget in budgets), "area", "above [points]"), rows, said)
+    return Table(("policy", *(f"{budget:.4g}" for budget in budgets), "area", "above [points]"), rows, caption)
 
 
 def _realised(comparison: Mapping[str, Any]) -> Table:
@@ -196,8 +196,8 @@ def _realised(comparison: Mapping[str, Any]) -> Table:
         | {"exits": exit_shares(row["exit_distribution"]), "share": row["test_cost"] / row["budget"]}
         for row in sorted(comparison["rows"], key=lambda row: (row["budget"], -row["utility_at_budget"]))
     ]
-    said = "The budget holds on the calibration set (val); beside it is what was realised on the test set."
-    return Table.of(rows, columns, said)
+    caption = "The budget holds on the calibration set (val); beside it is what was realised on the test set."
+    return Table.of(rows, columns, caption)
 
 
 def _differences(area: Mapping[str, float], pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
@@ -208,11 +208,14 @@ def _differences(area: Mapping[str, float], pairs: Sequence[Mapping[str, Any]]) 
     best, columns = policies[0], ("pair", "difference [points]", "95 % interval", "significant")
     first = [_pair_cells(pair, best) for pair in pairs if best in (pair["a"], pair["b"])]
     others = [_pair_cells(pair, pair["a"]) for pair in pairs if best not in (pair["a"], pair["b"])]
-    said = (
+    method = (
         f"Differences of areas in points of utility, {best} (the largest area) against every other. "
         f"Significant: the 95 % interval leaves out 0. Method: {pairs[0]['method']}."
     )
-    return [Table(columns, first, said), *([Table(columns, others, "All other pairs", folded=True)] if others else [])]
+    return [
+        Table(columns, first, method),
+        *([Table(columns, others, "All other pairs", folded=True)] if others else []),
+    ]
 
 
 def _pair_cells(pair: Mapping[str, Any], first: str) -> tuple[str, ...]:
@@ -228,7 +231,7 @@ def groups_section(comparison: Mapping[str, Any]) -> Section | None:
     entries = comparison.get("groups", ())
     if not entries:
         return None
-    said = (
+    explanation = (
         "What leaving early takes from each group: utility of the last exit minus utility under the policy, in points. "
         "A group pays more where its whole interval lies above the loss of all samples; the intervals hold at 95 % for "
         "all groups at once. The hardest hit is the group that surely loses most: largest lower end of the interval."
@@ -249,4 +252,4 @@ def groups_section(comparison: Mapping[str, Any]) -> Section | None:
         dict(entry) | {"worst": worst, "exits": exit_shares(worst["exit_distribution"])}
         for entry, worst in ((entry, entry["groups"][0]) for entry in entries)
     ]
-    return Section("Who pays for early exit", [said, Table.of(rows, columns)])
+    return Section("Who pays for early exit", [explanation, Table.of(rows, columns)])

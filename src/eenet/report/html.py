@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import html as markup
 import os
 from collections.abc import Sequence
-from html import escape
 
+from eenet.errors import visible
 from eenet.report.sections import Block, Code, Example, Gallery, Picture, Section, Table
-from eenet.tables.files import atomic_path
+from eenet.tables.atomic import atomic_path
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -59,6 +60,11 @@ def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
         f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{_block(lead) if lead else ''}{parts}"
         "</main>\n</body>\n</html>\n"
     )
+
+
+def escape(text: str) -> str:
+    """Return plain text as HTML."""
+    return markup.escape("\n".join(map(visible, text.splitlines())))
 
 
 def write_page(path: str | os.PathLike[str], html: str) -> None:

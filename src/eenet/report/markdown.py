@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from eenet.errors import visible
 from eenet.report.comparison import lead, table_sections
 from eenet.report.sections import Block, Code, Section, Table
 
@@ -21,7 +22,7 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return visible(text.replace("|", "\\|").replace("\n", " "))
 
 
 def comparison_markdown(comparison: Mapping[str, Any], *, title: str, command: str = "", intro: str = "") -> str:

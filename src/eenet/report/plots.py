@@ -1,7 +1,7 @@
-"""Plots of a comparison, drawn from the contract JSON of ``eenet compare``.
+"""Plots of a comparison, from the contract JSON of ``eenet compare``.
 
 Figures are made without pyplot: nothing global is touched and no display is needed. Colours are those of Okabe and
-Ito, which colour-blind readers can tell apart; line styles and markers repeat the distinction.
+Ito, which colour-blind readers can distinguish; line styles and markers repeat the distinction.
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from eenet.errors import MissingExtraError
-from eenet.tables.files import atomic_path
+from eenet.errors import missing_extra, visible
+from eenet.tables.atomic import atomic_path
 
 try:
-    from matplotlib import colormaps
+    from matplotlib import colormaps, rc_context
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import imsave
+    from matplotlib.text import Text
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-except ImportError as error:
-    raise MissingExtraError(
-        "matplotlib is missing: pictures are drawn with it. Install it with `pip install 'eenet[report]'`."
-    ) from error
+except ModuleNotFoundError as error:
+    raise missing_extra(error, "plots need it") or error from error
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLES = ("-", "--", "-.")
 _GREY = "#666666"
-_LOG_SPAN = 12.0  # a cost range wider than this is drawn on a logarithmic axis
+_LOG_SPAN = 12.0  # a cost range wider than this gets a logarithmic axis
 _MOST_BUDGETS = 4  # in one figure: of more, so many spread over their range
 _PAYS, _EVEN = "#D55E00", "#9aa5b1"
 
@@ -66,7 +65,7 @@ def utility_cost(comparison: Mapping[str, Any]) -> Figure:
 
 
 def gain_over_random(comparison: Mapping[str, Any]) -> Figure:
-    """Return every policy's gain over ``random`` (the best static mix) at equal cost: it tells close curves apart."""
+    """Return every policy's gain over ``random`` (the best static mix) at equal cost, which separates close curves."""
     figure, axes = _canvas()
     base_costs, base_utilities = _curve(comparison, "random")
     grid = np.geomspace(base_costs[0], max(_curve(comparison, name)[0][-1] for name in comparison["curves"]), 400)
@@ -147,7 +146,11 @@ def _dots(axes: Axes, row: int, groups: Sequence[Mapping[str, Any]]) -> None:
 def png(figure: Figure, dpi: int = 130) -> bytes:
     """Return a figure as the bytes of a PNG image."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi, format="png")
+    with rc_context({"text.parse_math": False}):  # names and units are no formulas
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)
+            text.set_text(visible(text.get_text()))
+        figure.savefig(buffer, dpi=dpi, format="png")
     return buffer.getvalue()
 
 

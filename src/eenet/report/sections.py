@@ -102,7 +102,7 @@ def report_section(report: Mapping[str, Any]) -> Section:
     """Return the section about one policy on one table, from `Report.to_dict()`."""
     unit, budget = report["unit"], report["budget"]
     asked = "" if budget is None else f" (asked: {budget:.4g})"
-    said = (
+    summary = (
         f"Over {report['num_samples']} samples the policy costs {report['cost']:.4g} {unit} per sample{asked} and "
         f"reaches a utility of {report['utility']:.2%}; the last exit alone reaches {report['full_utility']:.2%}."
     )
@@ -118,12 +118,12 @@ def report_section(report: Mapping[str, Any]) -> Section:
         {"k": k, "cost": cost, "share": share, "those": _or_dash(those, ".2%"), "everybody": everybody}
         for k, (cost, share, those, everybody) in enumerate(zip(*(report[key] for key in keys), strict=True))
     ]
-    blocks: list[Block] = [said, Table.of(rows, columns)]
+    blocks: list[Block] = [summary, Table.of(rows, columns)]
     if report.get("by_group"):
         groups = report["by_group"][:_MOST_GROUPS]
-        said = "Who pays for leaving early: the classes or groups that surely lose most. Intervals for all at once."
-        hit = [group | {"exits": exit_shares(group["exit_distribution"])} for group in groups]
-        blocks.append(Table.of(hit, _GROUP_COLUMNS, said))
+        caption = "Who pays for leaving early: the classes or groups that surely lose most. Intervals for all together."
+        losers = [group | {"exits": exit_shares(group["exit_distribution"])} for group in groups]
+        blocks.append(Table.of(losers, _GROUP_COLUMNS, caption))
     return Section("The policy, exit by exit", blocks)
 
 
@@ -147,8 +147,8 @@ def bench_section(bench: Mapping[str, Any]) -> Section:
     }
     shares = ("efficiency", "regrouped_efficiency")  # may be unknown
     rows = [dict(row) | {key: _or_dash(row.get(key), ".2f") for key in shares} for row in bench["rows"]]
-    said = f"Time per sample, median over passes, on {bench['device']} with {bench['threads']} threads."
-    return Section("Measured time", [said, Table.of(rows, columns)])
+    how = f"Time per sample, median over passes, on {bench['device']} with {bench['threads']} threads."
+    return Section("Measured time", [how, Table.of(rows, columns)])
 
 
 def cost_rows(costs: Sequence[float], reference: float | None) -> list[tuple[str, str, str]]:

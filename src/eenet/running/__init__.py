@@ -27,24 +27,17 @@ if TYPE_CHECKING:
     from eenet.running.recording import record as record
     from eenet.running.recording import record_dense as record_dense
 
-_PLACES = {
-    "AdaptiveModel": "eenet.running.adaptive",
-    "Prediction": "eenet.running.adaptive",
-    "Engine": "eenet.running.engines",
-    "EagerEngine": "eenet.running.engines",
-    "CompiledEngine": "eenet.running.engines",
-    "OnnxEngine": "eenet.running.engines",
-    "OpenVinoEngine": "eenet.running.engines",
-    "Bundle": "eenet.running.bundle",
-    "Profile": "eenet.running.measuring",
-    "bench": "eenet.running.benchmark",
-    "export": "eenet.running.exporting",
-    "load_costs": "eenet.running.measuring",
-    "measure": "eenet.running.measuring",
-    "open_export": "eenet.running.exports",
-    "record": "eenet.running.recording",
-    "record_dense": "eenet.running.recording",
-}
-
-__all__ = list(_PLACES)
-__getattr__, __dir__ = lazy(__name__, _PLACES)
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "eenet.running.adaptive": ("AdaptiveModel",),
+        "eenet.running.loop": ("Prediction",),
+        "eenet.running.engines": ("Engine", "EagerEngine", "CompiledEngine", "OnnxEngine", "OpenVinoEngine"),
+        "eenet.running.bundle": ("Bundle",),
+        "eenet.running.measuring": ("Profile", "load_costs", "measure"),
+        "eenet.running.benchmark": ("bench",),
+        "eenet.running.exporting": ("export",),
+        "eenet.running.exports": ("open_export",),
+        "eenet.running.recording": ("record", "record_dense"),
+    },
+)

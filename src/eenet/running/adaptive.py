@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -12,10 +11,12 @@ from jaxtyping import Int
 from eenet.errors import InputError, ShapeError
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
-from eenet.running.engines import DenseEngine, as_engine, suited
-from eenet.running.inputs import Inputs, each_batch
+from eenet.running.engines import DenseEngine, Engine, as_engine, suited
+from eenet.running.engines.base import check_states
+from eenet.running.inputs import Data, Inputs, batch_of, batches_of, rows_of
 from eenet.running.loop import Loop, Prediction
-from eenet.tables.arrays import as_array, batch_size
+from eenet.tables.arrays import as_array
+from eenet.tables.arrays import batch_size as size_of
 from eenet.tables.costs import BudgetLike, CostTable
 
 SampleIds: TypeAlias = Any
@@ -26,8 +27,8 @@ SampleIds: TypeAlias = Any
 class AdaptiveModel:
     """A multi-exit model steered by a policy: the same decisions as `replay` makes on recorded outputs.
 
-    Between stages only the samples that stay are kept, so work is saved for real. What an exit says is copied to the
-    host once per batch, where the policy decides. Models of maps are recognised: an image leaves as a whole, and is
+    Between stages only the samples that stay are kept, so work is saved for real. The output of an exit is copied to
+    the host once per batch, where the policy decides. Models of maps are recognised: an image leaves as a whole, and is
     answered with the map of the exit at which it left.
 
     Fed the same logits, it decides as `replay` does, to the bit, whatever the batch size. Logits computed anew at
@@ -40,6 +41,8 @@ class AdaptiveModel:
         dial: The same fit for other budgets, for `at`.
         optimise: Run a faster copy of a model (see `EagerEngine`), which gives the same answers up to rounding. False:
             run the very model, so that later changes of its weights are seen.
+        check_source: Refuse a policy that was fitted on a table of another model, where both are known. False: take it,
+            as after weights were tuned further.
 
     Attributes:
         engine: What runs.
@@ -49,7 +52,7 @@ class AdaptiveModel:
         next_id: Id of the next sample that comes without one.
 
     Raises:
-        InputError: There is no policy, or it cannot decide on maps.
+        InputError: There is no policy, it is that of another model, or it cannot decide on maps.
         ShapeError: Model, policy, costs and dial disagree on the number of exits.
     """
 
@@ -61,82 +64,102 @@ class AdaptiveModel:
         *,
         dial: Dial | None = None,
         optimise: bool = True,
+        check_source: bool = True,
     ) -> None:
         if isinstance(model, str | os.PathLike):
             from eenet.running.exports import open_export
 
             opened = open_export(model)
             self.engine = opened.engine
+            check_source = check_source and policy is not None  # its own was checked when it was exported
             policy, costs, dial = policy or opened.policy, costs or opened.costs, dial or opened.dial
         else:
             self.engine = as_engine(model, optimise=optimise)
         if policy is None:
-            raise InputError("policy is missing: it says where samples leave. Pass one, such as dial.at(budget).")
+            raise InputError("policy is missing: it decides where samples leave. Pass one, such as dial.at(budget).")
         require_parts(self.engine.num_exits, policy, costs, dial)
+        if check_source:
+            require_source(policy, self.engine)
         self.policy, self.costs, self.dial = policy, costs, dial
         self.next_id = 0
-        self._recognised = isinstance(self.engine, DenseEngine)
+        self._recognised, self._checked = isinstance(self.engine, DenseEngine), False
         self._cumulative = None if costs is None else np.array(costs.cumulative)
 
     def __call__(self, inputs: Inputs, sample_ids: SampleIds | None = None) -> Prediction:
         """Predict a batch.
 
         Args:
-            inputs: An array or tensor, or a mapping of them by name, batch first.
+            inputs: An array or tensor, or a mapping of them by name, batch first; or a list of samples. Labels in a
+                mapping are left out.
             sample_ids: Names of the samples for policies that toss a coin; the same id always falls the same way.
                 By default samples are counted from 0, going on from call to call (`next_id`).
 
         Raises:
-            InputError: An empty batch, or ids that are no whole numbers.
-            RunError: An exit says what is no number.
-            ShapeError: Another number of ids than of samples, exits that say something else than one row per sample, a
-                policy fitted for another number of classes, or states without the samples in their first axis.
+            DataError: Samples in a list that differ in shape.
+            InputError: No batch or an empty one, inputs that the model does not take, or ids that are no whole numbers.
+            RunError: An exit returns NaN or infinity; minus infinity is taken, as the logit of an impossible class.
+            ShapeError: Another number of ids than of samples, exits that do not return one row per sample, a policy
+                fitted for another number of classes, or states without the samples in their first axis.
         """
-        count = batch_size(inputs)
+        inputs = batch_of(inputs)
+        count = size_of(inputs)
         if sample_ids is None:
             ids = np.arange(self.next_id, self.next_id + count)
             self.next_id += count
         else:
             ids = _whole(sample_ids)
-            _require_one_each(ids, count, "the batch holds")
-        self._recognise(inputs)
+            _require_one_each(ids, count)
+        self._look_at(inputs, count)
         loop = Loop(self.engine, self.policy)
         loop.feed(inputs, ids)
         return loop.finish(self._cumulative)
 
     def predict_all(
-        self, batches: Iterable[Any], *, regroup: bool = True, sample_ids: SampleIds | None = None
+        self,
+        batches: Data,
+        *,
+        regroup: bool = True,
+        sample_ids: SampleIds | None = None,
+        batch_size: int = 128,
     ) -> Prediction:
-        """Predict every batch of a loader; the order of the samples is kept.
+        """Predict all samples of a loader or a data set; their order is kept.
 
         Args:
-            batches: What `eenet.running.inputs.each_batch` takes, a `DataLoader` for example.
+            batches: What `eenet.running.inputs.batches_of` takes: a `DataLoader`, a data set, an array, an iterable of
+                batches, ...; it is read once. Labels in it are left out.
             regroup: Let samples that stay wait before the next stage until there are as many as in the first batch,
                 so that late stages run on full batches too. Only samples whose inputs have the same shape wait
                 together: for every shape there is, the queues hold less than two such batches per stage. The decisions
                 are the same, up to the rounding of other batch sizes.
             sample_ids: Names of all samples, for policies that toss a coin; by default they are counted from 0.
+            batch_size: Samples per batch, where that is left open.
 
         Raises:
-            InputError: There is no batch, or ids are no whole numbers; else as of a call.
+            InputError: There is no batch, which of its values are the inputs is not clear, or ids are no whole numbers;
+                else as of a call.
             ShapeError: Another number of ids than of samples; else as of a call.
         """
         names = None if sample_ids is None else _whole(sample_ids)
         loop: Loop | None = None
         fed = 0
-        for inputs in each_batch(batches):
-            count = batch_size(inputs)
+        if batch_size < 1:
+            raise InputError(f"batch_size {batch_size} is too small: a batch has samples. Pass at least 1.")
+        for inputs, _ in batches_of(batches, batch_size):
+            count = size_of(inputs)
             if names is not None:
-                _require_one_each(names, fed + count, "there are at least", more=True)
+                _require_one_each(names, fed + count, more=True)
+            self._look_at(inputs, count)
             if loop is None:
-                self._recognise(inputs)
                 loop = Loop(self.engine, self.policy, count if regroup else 1)
             loop.feed(inputs, np.arange(fed, fed + count) if names is None else names[fed : fed + count])
             fed += count
         if loop is None:
-            raise InputError("batches are empty: there is nothing to predict. Pass at least 1 sample.")
+            raise InputError(
+                "batches are empty: there is nothing to predict, or they are an iterator that was read before. Pass at "
+                "least 1 sample."
+            )
         if names is not None:
-            _require_one_each(names, fed, "there are")
+            _require_one_each(names, fed)
         return loop.finish(self._cumulative)
 
     def at(self, budget: BudgetLike) -> AdaptiveModel:
@@ -154,13 +177,19 @@ class AdaptiveModel:
                 f"budget {budget} cannot be set: the policy was fitted for one budget, and there is no dial beside it. "
                 "Pass dial=scheduler.sweep(table), or fit and export again."
             )
-        return AdaptiveModel(self.engine, self.dial.at(budget), self.costs or self.dial.costs, dial=self.dial)
+        costs = self.costs or self.dial.costs
+        turned = AdaptiveModel(self.engine, self.dial.at(budget), costs, dial=self.dial, check_source=False)
+        turned._recognised, turned._checked = self._recognised, self._checked
+        return turned
 
-    def _recognise(self, inputs: Inputs) -> None:
-        """Notice a model of maps by what its first exit says; done once."""
+    def _look_at(self, inputs: Inputs, count: int) -> None:
+        """Find out, once, whether the model returns maps, and whether samples can be dropped from its states."""
         if not self._recognised:
             self.engine = suited(self.engine, inputs)
             self._recognised = True
+        if not self._checked and count > 1:
+            check_states(self.engine, rows_of(inputs, slice(0, 1)))
+            self._checked = True
 
 
 def require_parts(
@@ -169,8 +198,15 @@ def require_parts(
     """Refuse a policy, costs or a dial that are not made for a model of so many exits and, where known, classes.
 
     Raises:
+        InputError: They are something else.
         ShapeError: Another number of exits or of classes.
     """
+    for value, kind, name in ((policy, Policy, "policy"), (costs, CostTable, "costs"), (dial, Dial, "dial")):
+        if not isinstance(value, kind) and (value is not None or kind is Policy):
+            raise InputError(
+                f"{name} of type {type(value).__name__} does not fit: a {kind.__name__} is needed. Pass one; of what "
+                f"load_policy returns, pass .{name}."
+            )
     for one in (policy, *(() if dial is None else dial.policies)):
         one.require(num_exits, num_classes)
     for known in (costs, None if dial is None else dial.costs):
@@ -179,6 +215,20 @@ def require_parts(
                 f"costs with {known.num_exits} exits do not fit: the model has {num_exits}. Use costs measured on "
                 "this model."
             )
+
+
+def require_source(policy: Policy, engine: Engine) -> None:
+    """Refuse a policy that was fitted on a table of another model than an engine runs; what is not known passes.
+
+    Raises:
+        InputError: Their fingerprints differ.
+    """
+    if policy.source and engine.source not in ("", policy.source):
+        raise InputError(
+            f"policy of source {policy.source[:12]} does not fit: it was fitted on a table of another model than this "
+            f"one, of source {engine.source[:12]}. Fit it on a table recorded from this model, or pass "
+            "check_source=False (on the command line --force) to use it all the same."
+        )
 
 
 def _whole(sample_ids: SampleIds) -> Int[np.ndarray, "*shape"]:
@@ -195,9 +245,10 @@ def _whole(sample_ids: SampleIds) -> Int[np.ndarray, "*shape"]:
     return ids.astype(np.int64)
 
 
-def _require_one_each(ids: np.ndarray, count: int, there: str, *, more: bool = False) -> None:
+def _require_one_each(ids: np.ndarray, count: int, *, more: bool = False) -> None:
     """Refuse another number of ids than of samples; with ``more``, further samples may come."""
-    if ids.ndim != 1 or (len(ids) < count if more else len(ids) != count):
+    if ids.ndim != 1 or len(ids) < count or (len(ids) > count and not more):
         raise ShapeError(
-            f"sample_ids of shape {ids.shape} do not fit: {there} {count} samples. Pass one id per sample."
+            f"sample_ids of shape {ids.shape} do not fit: there are {'at least ' if more else ''}{count} samples. Pass "
+            "one id per sample."
         )

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Int
 
 from eenet.errors import InputError
 from eenet.policies.policy import Policy
-from eenet.policies.replay import Replayer, exit_distribution
-from eenet.running.adaptive import AdaptiveModel
-from eenet.running.engines import Engine, as_engine, suited
-from eenet.running.engines.base import each_exit
-from eenet.running.inputs import Inputs, rows_of
+from eenet.policies.replay import exit_distribution
+from eenet.running.adaptive import AdaptiveModel, require_parts, require_source
+from eenet.running.engines import Engine, as_engine, plain_model, suited
+from eenet.running.inputs import Data, Inputs, gathered, rows_of
 from eenet.running.latency import Seconds, Spread, summarise, threads_of, time_stages
 from eenet.running.measuring import FlopReport, measure_flops
 from eenet.running.progress import track
 from eenet.tables.arrays import batch_size
-from eenet.tables.table import ExitTable
 
-_WORTH_JUDGING = 1.05  # below this ideal speed-up, the efficiency would be a ratio of noise
-_RECORD_SIZES = (64, 48, 96, 24)
+_LEAST_SAVING = 1.05  # below this ideal speed-up, the efficiency would be a ratio of noise
+_OTHER_SIZES = (64, 48, 96, 24)
+
+_Times: TypeAlias = dict[str, list[float]]
+"""Milliseconds per sample of every pass: ``full``, ``adaptive``, ``regrouped``, ``ideal``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,8 @@ class BenchRow:
         efficiency_spread: Quartiles of the same, worked out for each pass.
         regrouped_efficiency: As `efficiency`, of the regrouped passes.
         regrouped_efficiency_spread: Quartiles of the same.
-        flips: Samples that left at another exit than in a replay of outputs recorded at another batch size.
+        flips: Samples that left at another exit than when the model itself, not optimised, ran them at another batch
+            size.
         exit_distribution: Share of samples that left at each exit.
     """
 
@@ -95,33 +97,17 @@ class BenchReport:
         return asdict(self)
 
 
-@dataclass(kw_only=True)
-class _Lane:
-    """One engine at one batch size, and what was measured of it.
-
-    Attributes:
-        times: Milliseconds per sample of every pass: ``full``, ``adaptive``, ``regrouped``, ``ideal``.
-        exit_index: Where each sample left in the last pass.
-    """
-
-    engine: Engine
-    policy: Policy
-    inputs: Inputs
-    size: int
-    times: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    exit_index: Int[np.ndarray, " sample"] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-
-
 def bench(
-    model: Any,  # noqa: ANN401 - a `MultiExitModel`
+    model: object,
     policy: Policy,
-    inputs: Inputs,
+    inputs: Data,
     *,
     batch_sizes: Sequence[int] = (1, 32, 128),
     engines: Sequence[Engine] | None = None,
     passes: int = 7,
     seed: int = 0,
     progress: bool = True,
+    check_source: bool = True,
 ) -> BenchReport:
     """Time passes over the same samples, the original model and the adaptive one in turns.
 
@@ -129,83 +115,89 @@ def bench(
     passes are reported. Both run on the same engine; the default is the one that `AdaptiveModel` makes of a model.
 
     Args:
-        model: The `MultiExitModel`; its operations are counted, and flips are counted against its recorded outputs.
+        model: The `MultiExitModel`; its operations are counted, and flips are counted against its own decisions.
         policy: Where to leave.
-        inputs: The samples, as the model takes them.
+        inputs: The samples: a batch as the model takes it, or a `DataLoader` or other data that
+            `eenet.running.inputs.batches_of` takes, which are read into memory; labels are left out.
         batch_sizes: Samples per batch; none may exceed the number of samples.
         engines: What to time; default: the eager engine.
         passes: How many passes are timed, after one to warm up.
         seed: Of the orders.
         progress: Show a bar on stderr if it takes more than two seconds.
+        check_source: Refuse a policy that was fitted on a table of another model, as `AdaptiveModel` does.
 
     Raises:
-        InputError: No batch size, a batch size out of range, or no passes.
+        InputError: No batch size, a batch size out of range, no passes, a policy of another model, or inputs that the
+            model does not take.
         ShapeError: Policy, engines and model disagree on the number of exits, or policy and model on that of classes.
     """
+    model = plain_model(model)
+    require_parts(model.num_exits, policy, None, None)
+    itself = as_engine(model, optimise=False)
+    engines = engines or (as_engine(model),)
+    for engine in (itself, *engines) if check_source else ():
+        if engine.dtype == itself.dtype:  # in other formats, flips show how well the policy suits
+            require_source(policy, engine)
+    inputs = gathered(inputs)
     count = batch_size(inputs)
     if passes < 1 or not batch_sizes or min(batch_sizes) < 1 or max(batch_sizes) > count:
         raise InputError(
             f"batch_sizes {list(batch_sizes)} with {passes} passes cannot be timed: sizes must lie in 1 to {count} "
             "(the number of samples) and passes be at least 1. Pass other sizes or more samples."
         )
-    policy.require(model.num_exits)
-    engines = [suited(engine, inputs) for engine in engines or (as_engine(model),)]
+    engines = [suited(engine, inputs) for engine in engines]
     flops = measure_flops(model, rows_of(inputs, slice(0, 2)))
-    expected = _replayed(model, policy, inputs, batch_sizes)
-    lanes = [
-        _Lane(engine=engine, policy=policy, inputs=inputs, size=size) for engine in engines for size in batch_sizes
-    ]
-    for lane in lanes:
-        _time(lane, passes, seed, progress=progress)
+    expected = _decisions(model, policy, inputs, _other_size(count, batch_sizes))
+    rows = []
+    for engine in engines:
+        for size in batch_sizes:
+            generator = np.random.default_rng(seed)
+            orders = [generator.permutation(count) for _ in range(passes + 1)]
+            text = f"timing {engine.name}, batch size {size}"
+            timed = _timed(engine, policy, inputs, size, track(orders, len(orders), text, enabled=progress))
+            rows.append(_row(engine, size, *timed, flops=flops, expected=expected))
     return BenchReport(
         device=engines[0].device,
         threads=threads_of(engines[0]),
         samples=count,
         passes=passes,
-        rows=tuple(_row(lane, flops, expected) for lane in lanes),
+        rows=tuple(rows),
     )
 
 
-def _replayed(model: object, policy: Policy, inputs: Inputs, batch_sizes: Sequence[int]) -> Int[np.ndarray, " sample"]:
-    """Return where replay lets each sample leave, on outputs recorded at a batch size that is not timed."""
-    engine, count = suited(as_engine(model, optimise=False), inputs), batch_size(inputs)
-    size = _record_size(count, batch_sizes)
-    parts = []
-    with engine.session():
-        for first in range(0, count, size):
-            said = list(each_exit(engine, rows_of(inputs, slice(first, first + size))))
-            parts.append(np.stack([seen for seen, _ in said], axis=1))
-    outputs = np.concatenate(parts)
-    if said[0][1] is None:
-        table = ExitTable(logits=outputs)
-    else:
-        table = ExitTable(features=outputs, utility=np.zeros(outputs.shape[:2]))
-    return Replayer(table).exit_index(policy)
-
-
-def _record_size(count: int, batch_sizes: Sequence[int]) -> int:
+def _other_size(count: int, batch_sizes: Sequence[int]) -> int:
     """Return a batch size for which there are samples and that is not timed; all of them where every size is timed."""
-    wanted = (min(size, count) for size in (*_RECORD_SIZES, max(batch_sizes) + 1, *range(count, 0, -1)))
+    wanted = (min(size, count) for size in (*_OTHER_SIZES, max(batch_sizes) + 1, *range(count, 0, -1)))
     return next((size for size in wanted if size not in batch_sizes), count)
 
 
-def _time(lane: _Lane, passes: int, seed: int, *, progress: bool) -> None:
-    """Time the passes of one engine at one batch size; the first one warms up and does not count."""
-    orders, count = np.random.default_rng(seed), batch_size(lane.inputs)
-    adaptive = AdaptiveModel(lane.engine, lane.policy)
-    text = f"timing {lane.engine.name}, batch size {lane.size}"
-    for turn in track(range(passes + 1), passes + 1, text, enabled=progress):
-        order = orders.permutation(count)
-        times = _pass(lane, adaptive, order, turn)
-        for way, value in times.items() if turn else ():
-            lane.times[way].append(value)
+def _decisions(model: object, policy: Policy, inputs: Inputs, size: int) -> Int[np.ndarray, " sample"]:
+    """Return where each sample leaves the model itself, run at a batch size."""
+    adaptive = AdaptiveModel(model, policy, optimise=False, check_source=False)
+    batches = (rows_of(inputs, slice(first, first + size)) for first in range(0, batch_size(inputs), size))
+    return adaptive.predict_all(batches, regroup=False).exit_index
 
 
-def _pass(lane: _Lane, adaptive: AdaptiveModel, order: np.ndarray, turn: int) -> dict[str, float]:
+def _timed(
+    engine: Engine, policy: Policy, inputs: Inputs, size: int, orders: Iterable[np.ndarray]
+) -> tuple[_Times, Int[np.ndarray, " sample"]]:
+    """Return the times of one pass per order, the first of which warms up and does not count, and the last exits."""
+    adaptive = AdaptiveModel(engine, policy, check_source=False)
+    times: _Times = defaultdict(list)
+    for turn, order in enumerate(orders):
+        found, exit_index = _pass(adaptive, inputs, size, order, turn)
+        for way, value in found.items() if turn else ():
+            times[way].append(value)
+    return times, exit_index
+
+
+def _pass(
+    adaptive: AdaptiveModel, inputs: Inputs, size: int, order: np.ndarray, turn: int
+) -> tuple[dict[str, float], Int[np.ndarray, " sample"]]:
     """Run all samples once in every way, another way being the first in each pass; return the times per sample."""
-    engine, count = lane.engine, len(order)
-    chunks = [order[first : first + lane.size] for first in range(0, count, lane.size)]
-    batches = [rows_of(lane.inputs, rows) for rows in chunks]
+    engine, count = adaptive.engine, len(order)
+    chunks = [order[first : first + size] for first in range(0, count, size)]
+    batches = [rows_of(inputs, rows) for rows in chunks]
     found: list[np.ndarray] = []
     staged: list[Seconds] = []
     ways: dict[str, Callable[[], object]] = {
@@ -213,9 +205,11 @@ def _pass(lane: _Lane, adaptive: AdaptiveModel, order: np.ndarray, turn: int) ->
         "adaptive": lambda: found.extend(
             adaptive(batch, ids).exit_index for batch, ids in zip(batches, chunks, strict=True)
         ),
-        "staged": lambda: staged.extend(time_stages(engine, batch) for batch in batches),
+        "staged": lambda: staged.extend(
+            time_stages(engine, batch, adaptive.policy, decisions=False) for batch in batches
+        ),
     }
-    if lane.size > 1:
+    if size > 1:
         ways["regrouped"] = lambda: adaptive.predict_all(batches, sample_ids=order)
     times: dict[str, float] = {}
     names = list(ways)
@@ -225,23 +219,25 @@ def _pass(lane: _Lane, adaptive: AdaptiveModel, order: np.ndarray, turn: int) ->
         ways[name]()
         engine.synchronise()
         times[name] = 1e3 * (time.perf_counter() - began) / count
-    lane.exit_index = np.concatenate(found)[np.argsort(order)]
+    exit_index = np.concatenate(found)[np.argsort(order)]
     # as if everything but stages and heads were free
     means = {part: sum(run[part] * len(rows) for run, rows in zip(staged, chunks, strict=True)) for part in staged[0]}
-    parts = summarise(engine, lane.size, [{part: seconds / count for part, seconds in means.items()}])
-    return times | {"ideal": float(np.array(parts.computing)[lane.exit_index].mean())}
+    parts = summarise(engine, size, [{part: seconds / count for part, seconds in means.items()}])
+    return times | {"ideal": float(np.array(parts.computing)[exit_index].mean())}, exit_index
 
 
-def _row(lane: _Lane, flops: FlopReport, expected: np.ndarray) -> BenchRow:
+def _row(
+    engine: Engine, size: int, times: _Times, exit_index: np.ndarray, *, flops: FlopReport, expected: np.ndarray
+) -> BenchRow:
     """Return the row of the report for one engine at one batch size."""
-    spreads = {way: Spread.of(values) for way, values in lane.times.items()}
+    spreads = {way: Spread.of(values) for way, values in times.items()}
     full, adaptive, ideal = (spreads[way] for way in ("full", "adaptive", "ideal"))
     regrouped = spreads.get("regrouped")
-    alone, together = _efficiency(lane.times, "adaptive"), _efficiency(lane.times, "regrouped")
+    alone, together = _efficiency(times, "adaptive"), _efficiency(times, "regrouped")
     return BenchRow(
-        engine=lane.engine.name,
-        dtype=lane.engine.dtype,
-        batch_size=lane.size,
+        engine=engine.name,
+        dtype=engine.dtype,
+        batch_size=size,
         full_ms=full.median,
         adaptive_ms=adaptive.median,
         full_spread=(full.low, full.high),
@@ -249,23 +245,23 @@ def _row(lane: _Lane, flops: FlopReport, expected: np.ndarray) -> BenchRow:
         regrouped_ms=None if regrouped is None else regrouped.median,
         speedup=full.median / adaptive.median,
         ideal_speedup=full.median / ideal.median,
-        ideal_speedup_flops=flops.reference / float(np.array(flops.cumulative)[lane.exit_index].mean()),
+        ideal_speedup_flops=flops.reference / float(np.array(flops.cumulative)[exit_index].mean()),
         efficiency=alone[0],
         efficiency_spread=alone[1],
         regrouped_efficiency=together[0],
         regrouped_efficiency_spread=together[1],
-        flips=int((lane.exit_index != expected).sum()),
-        exit_distribution=tuple(exit_distribution(lane.exit_index, lane.engine.num_exits).tolist()),
+        flips=int((exit_index != expected).sum()),
+        exit_distribution=tuple(exit_distribution(exit_index, engine.num_exits).tolist()),
     )
 
 
-def _efficiency(times: Mapping[str, Sequence[float]], way: str) -> tuple[float | None, tuple[float, float] | None]:
+def _efficiency(times: _Times, way: str) -> tuple[float | None, tuple[float, float] | None]:
     """Return the share of the ideal saving that a way realised, of the medians and as quartiles over passes."""
     if way not in times:
         return None, None
     full, realised, ideal = (np.array(times[name]) for name in ("full", way, "ideal"))
     medians = np.median([full, realised, ideal], axis=1).tolist()
-    if medians[0] <= _WORTH_JUDGING * medians[2]:
+    if medians[0] <= _LEAST_SAVING * medians[2]:
         return None, None
     saved = full > ideal
     spread = Spread.of((full - realised)[saved] / (full - ideal)[saved])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from eenet.errors import BundleError, EenetError, InputError
+from eenet.errors import BundleError, EenetError, InputError, ShapeError
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
 from eenet.policies.store import load_policy
@@ -24,17 +24,22 @@ from eenet.running.engines.graphs import (
     Graph,
     GraphEngine,
     TensorSpec,
+    alike,
     opener,
     reason,
     require_samples,
 )
-from eenet.running.manifest import Manifest, StageSpec
+from eenet.running.manifest import Manifest
+from eenet.running.preparation import is_on_scale
+from eenet.tables.atomic import steady
+from eenet.tables.checks import check_labels
 from eenet.tables.costs import CostTable
 
 POLICY = "policy"
 """The folder of the policy inside an export."""
 
-_LABELS = "labels"
+_LABELS, _RAW = "labels", "images"
+_LOOKED_AT = 64  # samples, to see what an array contains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +77,19 @@ class OpenedExport:
         """Return inputs by the model's names, and labels where there are some.
 
         Args:
-            arrays: By name; a model of one input takes the only array whatever its name, the true classes stand under
-                ``labels``.
+            arrays: By name; a model of one input takes the only array whatever its name, the true classes are under
+                ``labels``. Where the preparation is known, ``images`` are raw images and are prepared.
             source: Where they come from, for messages.
 
         Raises:
-            InputError: Other names, no samples, different numbers of them, or labels that are no classes.
+            InputError: Other names, no samples, different numbers of them, labels that are not one class each, or
+                numbers that may be raw images as well as prepared ones.
         """
         inputs, names = dict(arrays), [one.name for one in self.manifest.inputs]
         labels = None if _LABELS in names else inputs.pop(_LABELS, None)
         if len(names) == len(inputs) == 1:
-            inputs = {names[0]: next(iter(inputs.values()))}
+            [(given, array)] = inputs.items()
+            inputs = {names[0]: array if given == names[0] else self._as_inputs(given, array, source)}
         if set(inputs) != set(names):
             raise InputError(
                 f"inputs {source} contain {sorted(inputs)} and do not fit: the model takes {names}. Store arrays by "
@@ -90,8 +97,30 @@ class OpenedExport:
             )
         require_samples({name: inputs[name] for name in names}, f"inputs {source}")
         if labels is not None:
-            _require_labels(labels, len(inputs[names[0]]), self.manifest.num_classes)
+            if labels.shape != (count := len(inputs[names[0]]),):
+                raise ShapeError(
+                    f"labels of shape {labels.shape} do not fit: there are {count} samples. Pass one class each."
+                )
+            check_labels(labels, self.manifest.num_classes)
         return inputs, labels
+
+    def _as_inputs(self, name: str, array: np.ndarray, source: str | os.PathLike[str]) -> np.ndarray:
+        """Return an array of another name than the model's input: raw floats prepared, bytes left to `batches`.
+
+        Where the name does not say whether floats are prepared, they must not be on the scale of raw ones.
+        """
+        how = self.manifest.preparation
+        if how is None or array.dtype.kind != "f" or array.shape[1:] != how.raw_shape:
+            return array
+        if name == _RAW or how.raw_shape != how.shape:
+            return how(array)
+        scaled = {*how.mean} != {0.0} or {*how.std} != {1.0}
+        if scaled and len(array) and is_on_scale(array[:_LOOKED_AT]).all():
+            raise InputError(
+                f"inputs {source} are floats from 0 to 1: they may be raw images, or prepared already. Store them in a "
+                f".npz, raw images under {_RAW!r}, prepared ones under {self.manifest.inputs[0].name!r}."
+            )
+        return array
 
     def batches(self, inputs: Mapping[str, np.ndarray], size: int) -> Iterator[dict[str, np.ndarray]]:
         """Yield batches of inputs; raw images (uint8 where the model takes another type) are prepared.
@@ -108,21 +137,7 @@ class OpenedExport:
             yield batch
 
 
-def _require_labels(labels: np.ndarray, count: int, num_classes: int) -> None:
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise InputError(
-            f"labels of shape {labels.shape} and type {labels.dtype} do not fit: there are {count} samples. Pass one "
-            "class number per sample."
-        )
-    outside = (labels < 0) | (labels >= num_classes)
-    if outside.any():
-        row = int(outside.argmax())
-        raise InputError(
-            f"labels contain {int(labels[row])} at sample {row}: there are {num_classes} classes, 0 to "
-            f"{num_classes - 1}. Correct the labels."
-        )
-
-
+@steady
 def open_export(path: str | os.PathLike[str], threads: int | None = None) -> OpenedExport:
     """Open an export; everything is checked before anything runs.
 
@@ -149,55 +164,50 @@ def open_export(path: str | os.PathLike[str], threads: int | None = None) -> Ope
             raise InputError(f"costs {saved.costs} of the policy are not those of the manifest, {manifest.costs}.")
     except EenetError as error:
         raise BundleError(f"export {folder} is damaged: {reason(error)} Export the model again.") from error
-    graphs = opened_graphs(folder, manifest, threads)
-    engine = GraphEngine(graphs, manifest.inputs, name=manifest.engine, threads=threads, source=saved.source)
+    engine = GraphEngine(
+        _graphs(folder, manifest, threads),
+        manifest.inputs,
+        name=manifest.engine,
+        threads=threads,
+        source=manifest.source,
+    )
     return OpenedExport(engine=engine, policy=saved.policy, dial=saved.dial, costs=manifest.costs, manifest=manifest)
 
 
-def opened_graphs(folder: Path, manifest: Manifest, threads: int | None) -> list[Graph]:
-    """Return the graphs of an export, opened and compared with its manifest and with each other.
-
-    Raises:
-        BundleError: The engine cannot open a graph, or it is not the one that the manifest describes.
-        MissingExtraError: The engine is not installed.
-    """
+def _graphs(folder: Path, manifest: Manifest, threads: int | None) -> list[Graph]:
+    """Return the graphs of an export, opened and compared with its manifest and with each other."""
     opened, graphs = opener(manifest.engine, threads), []
     given = {f"{STATE}{i}": one for i, one in enumerate(manifest.inputs)}  # what a stage is given, by name
-    for stage in manifest.stages:
+    for file in manifest.stages:
         try:
-            graph = opened(folder / stage.file)
+            graph = opened(folder / file)
         except Exception as error:
             raise BundleError(
-                f"graph {folder / stage.file} cannot be opened: {reason(error)} Update {manifest.engine}, or export "
-                "the model again."
+                f"graph {folder / file} cannot be opened: {reason(error)} Update {manifest.engine}, or export the "
+                "model again."
             ) from error
-        fault = _fault(graph, stage, given, manifest.num_classes)
-        if fault:
-            raise BundleError(
-                f"graph {folder / stage.file} does not fit its manifest: {fault}. Export the model again."
-            )
-        graphs.append(graph)
         returned = {one.name: one for one in graph.outputs}
-        given = {f"{STATE}{name.removeprefix(NEXT)}": returned[name] for name in stage.outputs[1:]}
+        if fault := _fault(graph.inputs, returned, given, manifest.num_classes):
+            raise BundleError(f"graph {folder / file} does not fit its manifest: {fault}. Export the model again.")
+        graphs.append(graph)
+        given = {name.replace(NEXT, STATE): one for name, one in returned.items() if name != LOGITS}
     return graphs
 
 
-def _fault(graph: Graph, stage: StageSpec, given: Mapping[str, TensorSpec], num_classes: int) -> str | None:
-    """Return in what a graph differs from what its stage must be."""
-    inputs, outputs = ({one.name: one for one in ports} for ports in (graph.inputs, graph.outputs))
-    if set(inputs) != set(stage.inputs) or not set(stage.outputs) <= set(outputs):
-        return f"it takes {sorted(inputs)} and returns {sorted(outputs)}"
-    for name, one in inputs.items():
-        if one.dtype != given[name].dtype or not _alike(one.shape, given[name].shape):
-            return f"it takes {name} as {_described(one)} and is given {_described(given[name])}"
-    if not _alike(outputs[LOGITS].shape, (num_classes,)):
-        return f"it returns logits as {_described(outputs[LOGITS])}, and there are {num_classes} classes"
+def _fault(
+    inputs: Sequence[TensorSpec], outputs: Mapping[str, TensorSpec], given: Mapping[str, TensorSpec], num_classes: int
+) -> str | None:
+    """Return what is wrong with a graph: what it takes and is not given, or logits of other classes."""
+    for one in inputs:
+        wanted = given.get(one.name)
+        if wanted is None or one.dtype != wanted.dtype or not alike(one.shape, wanted.shape):
+            found = _described(wanted) if wanted else sorted(given)
+            return f"it takes {one.name} as {_described(one)} and is given {found}"
+    logits = outputs.get(LOGITS)
+    if logits is None or logits.dtype.kind != "f" or not alike(logits.shape, (num_classes,)):
+        found = f"logits as {_described(logits)}" if logits else sorted(outputs)
+        return f"it returns {found}, and there are {num_classes} classes"
     return None
-
-
-def _alike(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
-    """Return whether two shapes can be the same, as far as their sizes are known."""
-    return len(a) == len(b) and all(None in (x, y) or x == y for x, y in zip(a, b, strict=True))
 
 
 def _described(one: TensorSpec) -> str:

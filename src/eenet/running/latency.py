@@ -7,7 +7,7 @@ import random
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
@@ -20,8 +20,9 @@ from eenet.policies.scorers import ColumnScorer, ConfidenceScorer
 from eenet.running.engines import Engine, as_engine, suited
 from eenet.running.engines.base import each_exit
 from eenet.running.inputs import Inputs, rows_of
+from eenet.running.loop import Group, Loop
 from eenet.running.progress import track
-from eenet.tables.arrays import batch_size, log_softmax
+from eenet.tables.arrays import batch_size
 from eenet.tables.costs import CostTable
 
 _WARM_UPS = 2
@@ -66,10 +67,11 @@ class Latency:
         start: Making the first state.
         stages: Each stage.
         heads: Each head.
-        decisions: At each exit but the last: log-probabilities, asking the policy and, beyond one sample, selecting
+        decisions: At each exit but the last: what the loop does to decide there and, beyond one sample, to go on with
             half of the batch.
-        answer: Of heads that answer with more than logits: fetching the answer, wherever a sample leaves; of maps this
-            is upsampling and choosing every pixel's class, which is in `full` as well. Else 0.
+        answer: Making the answer, wherever a sample leaves; of maps this is upsampling and choosing every pixel's
+            class, which is in `full` as well.
+        length: Tokens of the texts, where several lengths were measured.
     """
 
     engine: str
@@ -84,6 +86,7 @@ class Latency:
     heads: tuple[Spread, ...]
     decisions: tuple[Spread, ...]
     answer: Spread = Spread(median=0.0, low=0.0, high=0.0)
+    length: int | None = None
 
     @property
     def computing(self) -> tuple[float, ...]:
@@ -159,59 +162,48 @@ def measure_latency(
     return tuple(summarise(engine, size, runs[size][_WARM_UPS:]) for size in batch_sizes)
 
 
-def time_stages(engine: Engine, inputs: Inputs, policy: Policy | None = None) -> Seconds:
-    """Return the seconds per sample of every part, nobody leaving.
+def time_stages(engine: Engine, inputs: Inputs, policy: Policy, *, decisions: bool = True) -> Seconds:
+    """Return the seconds per sample of every part, no sample leaving before the last exit.
 
     Args:
         engine: What runs.
         inputs: One batch.
-        policy: Whose decisions are timed too; None: none are made.
+        policy: Decides.
+        decisions: Time its decisions and answers as well, as the loop makes them; False: only stages, heads, and the
+            answers of heads that answer with more than logits.
     """
+    count, last = batch_size(inputs), engine.num_exits - 1
+    ids, every_second = np.arange(count), np.arange(0, count, 2)
+    if count == 1:  # a single sample of a mixture follows one of its policies: time the one that most samples follow
+        policy = max(policy.components(), key=lambda part: part[0])[1]
     seconds: Seconds = {}
     mark = 0.0
 
     def lap(part: str) -> None:
         nonlocal mark
         mark, began = _now(engine), mark
-        seconds[part] = mark - began
+        seconds[part] = (mark - began) / count
 
-    count, last = batch_size(inputs), engine.num_exits - 1
-    decide = None if policy is None else _decisions(engine, policy, count)
     with engine.session():
         mark = _now(engine)
         state = engine.start(inputs)
         lap("start")
+        loop, group = Loop(engine, policy), Group(state, ids, ids, policy)
         for k in range(engine.num_exits):
             state = engine.stage(k, state)
             lap(f"stage {k}")
-            said, answer = engine.head(k, state)
+            output, answer = engine.head(k, state)
             lap(f"head {k}")
-            if decide is not None and k < last:
-                decide(k, said if answer is not None else log_softmax(said), state)
+            seen = loop.read(k, group, output, answer) if decisions else None
+            if seen is not None and k < last:
+                policy.leaves(seen, ids).nonzero()
+                if count > 1:
+                    loop.kept(k, group, state, every_second)
                 lap(f"decision {k}")
-        if answer is not None:
-            answer[:]
+        if decisions or answer is not None:
+            loop.leave(last, group, slice(None), answer)
             lap("answer")
-    return {part: value / count for part, value in seconds.items()}
-
-
-def _decisions(engine: Engine, policy: Policy, count: int) -> Callable[[int, np.ndarray, Any], None]:
-    """Return a function that asks the policy about one batch, exit by exit, and keeps half; answers are not timed."""
-    ids, half = np.arange(count), np.arange(0, count, 2)
-    # a single sample of a mixture follows one policy: time the one that most samples follow
-    asked = policy if count > 1 else max(policy.components(), key=lambda part: part[0])[1]
-    seen = np.empty((count, engine.num_exits, 0), dtype=np.float32)
-
-    def decide(k: int, newest: np.ndarray, state: Any) -> None:  # noqa: ANN401
-        nonlocal seen
-        if k == 0:
-            seen = np.empty((count, engine.num_exits, newest.shape[1]), dtype=np.float32)
-        seen[:, k] = newest
-        asked.leaves(seen[:, : k + 1], ids).nonzero()
-        if count > 1:
-            engine.select(state, half)
-
-    return decide
+    return seconds
 
 
 def summarise(engine: Engine, size: int, runs: Sequence[Seconds]) -> Latency:
@@ -250,8 +242,8 @@ def threads_of(engine: Engine) -> int:
 def _usual_policy(engine: Engine, inputs: Inputs) -> Policy:
     """Return a policy like most: one confidence (of features, one column) and one threshold per exit."""
     with engine.session():
-        said, answer = next(each_exit(engine, rows_of(inputs, slice(0, 1))))
-    scorer = ConfidenceScorer("max_prob") if answer is None else ColumnScorer(0, said.shape[1])
+        output, answer = next(each_exit(engine, rows_of(inputs, slice(0, 1))))
+    scorer = ConfidenceScorer("max_prob") if answer is None else ColumnScorer(0, output.shape[1])
     return ScorePolicy(scorer, np.array([0.0] * (engine.num_exits - 1) + [-np.inf]))
 
 

@@ -1,4 +1,4 @@
-"""The one loop: feed, run a stage, read its exit, let samples leave, and let the others wait before the next stage."""
+"""The one loop: feed, run a stage, read its exit, let samples leave, and let the others wait for the next stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int
 
 from eenet.errors import InputError, RunError, ShapeError
 from eenet.policies.policy import Policy
-from eenet.running.engines.base import Engine, State
+from eenet.running.engines.base import Engine, State, require_samples_first
 from eenet.running.inputs import Inputs, joined, rows_of
 from eenet.tables.arrays import arrays_of, log_softmax
 
@@ -35,7 +35,7 @@ class Prediction:
 
     Attributes:
         exit_index: Where each sample left, 0-based.
-        log_probs: The answers, as log-probabilities; None where the model says no classes of whole samples.
+        log_probs: The answers, as log-probabilities; None where the model does not classify whole samples.
         outputs: The answers: the log-probabilities; of maps the class of every pixel, at the size of the inputs (a list
             where sizes differ); else what the heads answered.
         cost: What each sample cost, in the unit of the cost table; None where none was given.
@@ -62,7 +62,7 @@ class Prediction:
 
 
 @dataclass(slots=True)
-class _Group:
+class Group:
     """Samples that travel together.
 
     Attributes:
@@ -71,7 +71,7 @@ class _Group:
         places: Which samples, counted from 0 in the order they were fed.
         policy: Which they follow.
         shapes: Of their inputs: samples of other shapes cannot join.
-        seen: What the exits said so far, with room for what all later exits will say; None before stage 0.
+        seen: The outputs of the exits so far, with room for those of all later exits; None before stage 0.
     """
 
     state: State
@@ -85,11 +85,9 @@ class _Group:
 class Loop:
     """Runs samples through an engine, stage by stage, and lets a policy decide who leaves.
 
-    There is one queue before every stage, and a stage runs as soon as ``full`` samples wait before it. With 1 nobody
-    ever waits: a batch goes straight down, shrinking as its samples leave. With more, late stages run on full batches
-    as well. Only samples whose inputs have the same shape wait together.
-
-    Fed the same logits, it decides as `eenet.policies.replay` does, to the bit, whatever the batch sizes.
+    There is one queue before every stage, and a stage runs as soon as ``full`` samples wait before it. With 1 no sample
+    ever waits: a batch runs through all stages at once and shrinks as its samples leave. With more, late stages run on
+    full batches as well. Only samples whose inputs have the same shape wait together.
 
     Args:
         engine: What runs.
@@ -102,26 +100,25 @@ class Loop:
         self.left: list[_Left] = []
         self.fed = 0
         self._last = engine.num_exits - 1
-        self._queues: list[dict[_Shapes, list[_Group]]] = [{} for _ in range(engine.num_exits)]
+        self._queues: list[dict[_Shapes, list[Group]]] = [{} for _ in range(engine.num_exits)]
 
     def feed(self, inputs: Inputs, sample_ids: Int[np.ndarray, " sample"]) -> None:
         """Take in a batch with int64 ids, and run the stages before which enough samples wait.
 
         Raises:
             InputError: The policy does not suit exits that name no classes.
-            RunError: An exit says what is no number.
+            RunError: An exit returns NaN or infinity.
             ShapeError: The policy was made for other exits or classes, or the state has not the samples in its first
                 axis.
         """
-        first = self.fed
+        places = np.arange(self.fed, self.fed + len(sample_ids))
         self.fed += len(sample_ids)
-        places = np.arange(first, self.fed)
         with self.engine.session():
             state = self.engine.start(inputs)
             if self.full == 1:
-                self._down(_Group(state, sample_ids, places, self.policy.following(sample_ids)))
+                self._down(Group(state, sample_ids, places, self.policy.following(sample_ids)))
                 return
-            self._put(0, _Group(state, sample_ids, places, self.policy, _shapes(inputs)))
+            self._put(0, Group(state, sample_ids, places, self.policy, _shapes(inputs)))
             self._run(self.full)
 
     def finish(self, costs: Float64[np.ndarray, " exit"] | None = None) -> Prediction:
@@ -135,7 +132,7 @@ class Loop:
                 self._run(1)
         return _gathered(self.left, costs)
 
-    def _down(self, group: _Group) -> None:
+    def _down(self, group: Group) -> None:
         """Run a group through all stages at once."""
         k, rest = 0, self._step(0, group)
         while rest is not None:
@@ -153,15 +150,15 @@ class Loop:
                     if rest is not None:
                         self._put(k + 1, rest)
 
-    def _put(self, k: int, group: _Group) -> None:
+    def _put(self, k: int, group: Group) -> None:
         self._queues[k].setdefault(group.shapes, []).append(group)
 
-    def _joined(self, groups: list[_Group]) -> _Group:
+    def _joined(self, groups: list[Group]) -> Group:
         """Return groups that wait for the same stage as one."""
         if len(groups) == 1:
             return groups[0]
         first = groups[0]
-        return _Group(
+        return Group(
             self.engine.join([group.state for group in groups]),
             np.concatenate([group.ids for group in groups]),
             np.concatenate([group.places for group in groups]),
@@ -170,88 +167,82 @@ class Loop:
             None if first.seen is None else np.concatenate([group.seen for group in groups if group.seen is not None]),
         )
 
-    def _step(self, k: int, group: _Group) -> _Group | None:
-        """Run a stage, let go who leaves there, and return those who stay; None: nobody does."""
+    def _step(self, k: int, group: Group) -> Group | None:
+        """Run a stage, let go who leaves there, and return those who stay; None: none does."""
         state = self.engine.stage(k, group.state)
-        said, answer = self.engine.head(k, state)
-        buffer = self._noted(k, said, answer, group)
-        seen, ids, policy = buffer[:, : k + 1], group.ids, group.policy
-        if k == self._last:
-            self._leave(k, group, _ALL, seen, answer)
+        output, answer = self.engine.head(k, state)
+        seen = self.read(k, group, output, answer)
+        if k == self._last or len(gone := group.policy.leaves(seen, group.ids).nonzero()[0]) == len(group.ids):
+            self.leave(k, group, _ALL, answer)
             return None
-        gone = policy.leaves(seen, ids).nonzero()[0]
         if not len(gone):
             group.state = state
             return group
-        if len(gone) == len(ids):
-            self._leave(k, group, _ALL, seen, answer)
-            return None
-        self._leave(k, group, gone, seen, answer)
-        self._require_batch_first(k, state, len(ids))
-        stays = np.ones(len(ids), dtype=np.bool_)
+        self.leave(k, group, gone, answer)
+        stays = np.ones(len(group.ids), dtype=np.bool_)
         stays[gone] = False
-        stay = stays.nonzero()[0]
-        kept = np.empty((len(stay), *buffer.shape[1:]), dtype=np.float32)
-        kept[:, : k + 1] = seen[stay]
-        return _Group(self.engine.select(state, stay), ids[stay], group.places[stay], policy, group.shapes, kept)
+        return self.kept(k, group, state, stays.nonzero()[0])
 
-    def _noted(self, k: int, said: Any, answer: object, group: _Group) -> np.ndarray:  # noqa: ANN401
-        """Write down what exit ``k`` said beside what earlier exits said."""
-        if said.ndim != 2 or len(said) != len(group.ids):
+    def read(self, k: int, group: Group, output: Any, answer: object) -> np.ndarray:  # noqa: ANN401
+        """Return what the policy sees at exit ``k``: its output, after those of all earlier exits."""
+        columns = None if group.seen is None else group.seen.shape[2]
+        if output.ndim != 2 or len(output) != len(group.ids) or columns not in (None, output.shape[1]):
             raise ShapeError(
-                f"exit {k} says {tuple(said.shape)} of {len(group.ids)} samples: one row per sample is needed. Use "
-                "heads that return [sample, class], and states with the samples in their first axis."
+                f"exit {k} returns {tuple(output.shape)} for {len(group.ids)} samples: one row per sample is needed, "
+                "equally long at all exits. Use heads that return [sample, class], and states with the samples first."
             )
         if group.seen is None:
-            self._require_fit(said.shape[1], group.policy, classes=answer is None)
-            group.seen = np.empty((len(said), self._last + 1, said.shape[1]), dtype=np.float32)
-        newest = log_softmax(said) if answer is None else said
+            self._require_fit(output.shape[1], group.policy, classes=answer is None)
+            group.seen = np.empty((len(output), self._last + 1, output.shape[1]), dtype=np.float32)
+        newest = log_softmax(output) if answer is None else output
         # a row of logits is NaN as a whole
         first = newest[:, 0] if answer is None else np.where(np.isfinite(newest).all(axis=1), 0.0, np.nan)
         if math.isnan(np.minimum.reduce(first)):
             row = int(np.isnan(first).argmax())
             raise RunError(
-                f"exit {k} says what is no number of sample {group.places[row]} (id {group.ids[row]}): NaN or infinity "
-                "is nothing to decide by. Check the sample, and the weights of the model."
+                f"exit {k} returns NaN or infinity for sample {group.places[row]} (id {group.ids[row]}): the policy "
+                "cannot decide. Check the sample, and the weights of the model."
             )
         group.seen[:, k] = newest
-        return group.seen
+        return group.seen[:, : k + 1]
+
+    def kept(self, k: int, group: Group, state: State, rows: Int[np.ndarray, " kept"]) -> Group:
+        """Return some samples of a group as one of their own, with the state after stage ``k``."""
+        assert group.seen is not None
+        require_samples_first(self.engine, state, k, len(group.ids))
+        seen = np.empty((len(rows), *group.seen.shape[1:]), dtype=np.float32)
+        seen[:, : k + 1] = group.seen[:, : k + 1][rows]
+        kept = self.engine.select(state, rows)
+        return Group(kept, group.ids[rows], group.places[rows], group.policy, group.shapes, seen)
+
+    def leave(self, k: int, group: Group, rows: slice | Int[np.ndarray, " left"], answer: Any) -> None:  # noqa: ANN401
+        """Note who leaves at exit ``k``, and with what answer."""
+        classes = answer is None
+        if classes:
+            assert group.seen is not None
+            answers = group.policy.answers(group.seen[:, : k + 1][rows], group.ids[rows])
+        else:
+            answers = answer[rows]
+        self.left.append(_Left(k, group.places[rows], answers, classes))
 
     def _require_fit(self, columns: int, policy: Policy, *, classes: bool) -> None:
         """Refuse a policy made for other exits than these."""
+        if classes and columns < 2:
+            raise ShapeError(
+                f"exits return {columns} logit per sample: a choice of classes has at least 2. Let the heads return "
+                "logits of both classes, such as 0 and the one."
+            )
         policy.require(self._last + 1, columns)
         if not classes and policy.compares_classes:
             raise InputError(
-                "policy compares the classes that exits chose: these exits say features, which name none. Fit another, "
-                "such as stopping or auto, on a table recorded from this model."
+                "policy compares the classes that exits chose: these exits return features, which name none. Fit "
+                "another, such as stopping or auto, on a table recorded from this model."
             )
         if not classes and not policy.answers_newest:
             raise InputError(
-                "policy answers with several exits together: these exits say features, and a sample is answered by the "
-                "exit it leaves at. Fit without an ensemble, on a table recorded from this model."
+                "policy answers with several exits together: these exits return features, and a sample is answered by "
+                "the exit it leaves at. Fit without an ensemble, on a table recorded from this model."
             )
-
-    def _require_batch_first(self, k: int, state: State, count: int) -> None:
-        shape = self.engine.misfit(state, count)
-        if shape is not None:
-            raise ShapeError(
-                f"state after stage {k} holds a tensor of shape {shape}: samples are dropped along the first axis, "
-                f"and the batch holds {count}. Let the stages pass tensors with the samples first, and keep others in "
-                "the modules."
-            )
-
-    def _leave(
-        self,
-        k: int,
-        group: _Group,
-        rows: slice | np.ndarray,
-        seen: np.ndarray,
-        answer: Any,  # noqa: ANN401
-    ) -> None:
-        """Note who leaves, and with what answer."""
-        classes = answer is None
-        answers = group.policy.answers(seen[rows], group.ids[rows]) if classes else answer[rows]
-        self.left.append(_Left(k, group.places[rows], answers, classes))
 
 
 def _shapes(inputs: Inputs) -> _Shapes:

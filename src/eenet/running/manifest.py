@@ -11,123 +11,27 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
-from jaxtyping import Float32
 
 from eenet.errors import BundleError, InputError, ShapeError
-from eenet.running.engines.graphs import LOGITS, NEXT, STATE, GraphEngineName, TensorSpec, reason
-from eenet.tables.arrays import as_array
+from eenet.running.engines.graphs import GraphEngineName, TensorSpec, reason
+from eenet.running.preparation import Preparation
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_manifest
 
 _VERSION = 2
-_ROUNDING = 0.01  # by which floats may lie outside 0 to 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """How raw images become a model's inputs.
-
-    Attributes:
-        mean: Per channel, on the scale 0 to 1, subtracted.
-        std: Per channel, on the scale 0 to 1, divided by.
-        size: Height and width.
-
-    Raises:
-        InputError: Means and deviations are not as many, or are no finite numbers, the deviations positive; or a size
-            is below 1.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that nothing can be normalised with."""
-        if not self.mean or len(self.mean) != len(self.std):
-            raise InputError(
-                f"mean and std of {len(self.mean)} and {len(self.std)} numbers do not fit: every channel has one of "
-                "each. Pass as many."
-            )
-        if not all(map(math.isfinite, self.mean)) or not all(0 < value < math.inf for value in self.std):
-            raise InputError(
-                f"mean {list(self.mean)} and std {list(self.std)} cannot be used: channels are divided by their "
-                "deviation. Pass finite numbers, deviations above 0."
-            )
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise InputError(f"size {self.size} is no height and width: an image has pixels. Pass 1 or more of each.")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one image: channels, height, width."""
-        return (len(self.mean), *self.size)
-
-    def __call__(self, images: Any) -> Float32[np.ndarray, "sample channel height width"]:  # noqa: ANN401
-        """Return raw images, scaled to 0 to 1 if they are uint8, then normalised.
-
-        Args:
-            images: Array-like ``[sample, channel, height, width]``, uint8 from 0 to 255 or floats from 0 to 1.
-
-        Raises:
-            InputError: Images of another type or scale.
-            ShapeError: Images of another shape.
-        """
-        raw = as_array(images)
-        if raw.ndim != 4 or raw.shape[1:] != self.shape:
-            wanted = ", ".join(("sample", *map(str, self.shape)))
-            raise ShapeError(
-                f"images of shape {raw.shape} do not fit: the model takes ({wanted}). Resize them (bilinear, with "
-                "antialiasing)."
-            )
-        _require_scale(raw)
-        scaled = raw.astype(np.float32)
-        if raw.dtype == np.uint8:
-            scaled /= np.float32(255)
-        mean, std = (np.array(values, dtype=np.float32).reshape(1, -1, 1, 1) for values in (self.mean, self.std))
-        return (scaled - mean) / std
-
-
-def _require_scale(images: np.ndarray) -> None:
-    """Refuse images whose scale is not known."""
-    if images.dtype == np.uint8:
-        return
-    if images.dtype.kind != "f":
-        raise InputError(
-            f"images of type {images.dtype} cannot be prepared: their scale is known for uint8 (0 to 255) and floats "
-            "(0 to 1) only. Convert them."
-        )
-    bad = ~((images >= -_ROUNDING) & (images <= 1 + _ROUNDING)).all(axis=(1, 2, 3))
-    if bad.any():
-        raise InputError(
-            f"images have a value outside 0 to 1 in image {int(bad.argmax())}: floats are on the scale 0 to 1. Rescale "
-            "them, or pass uint8 from 0 to 255."
-        )
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """One stage's graph.
-
-    Attributes:
-        file: Its path inside the folder.
-        inputs: Names ``state_i``; ``i`` counts the model's inputs at stage 0, what the stage before returned later on.
-        outputs: ``logits``, then ``next_0``, ``next_1``, ...
-    """
-
-    file: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an export says about itself.
+    """What is known of an export.
 
     Attributes:
         engine: What runs its stages.
+        source: Fingerprint of the model that they were made from; empty where it is not known.
         num_exits: Number of exits.
         num_classes: Number of classes.
         inputs: What the model takes, in order.
-        stages: Its graphs, in order.
+        stages: Files of its graphs, in order.
         costs: What leaving costs, where known.
         classes: Names of the classes, where known.
         preparation: How images become inputs, where known.
@@ -135,10 +39,11 @@ class Manifest:
     """
 
     engine: GraphEngineName
+    source: str
     num_exits: int
     num_classes: int
     inputs: tuple[TensorSpec, ...]
-    stages: tuple[StageSpec, ...]
+    stages: tuple[str, ...]
     costs: CostTable | None
     classes: tuple[str, ...] | None
     preparation: Preparation | None
@@ -149,15 +54,13 @@ class Manifest:
         stored = json.loads(json.dumps(asdict(self), default=str))  # tuples become lists, types of numbers their names
         for one in stored["inputs"]:
             one["shape"].insert(0, None)  # the batch
-        files = stored.pop("files")
+            if not one["free"]:
+                del one["free"]
+        stored["stages"], files = [{"file": file} for file in self.stages], stored.pop("files")
         return {"format": "eenet export", "version": _VERSION, **stored, "sha256": files}
 
     def require_consistent(self) -> None:
-        """Refuse values that contradict each other, and stages that take what none before them returns.
-
-        Raises:
-            ValueError: They do.
-        """
+        """Refuse values that contradict each other, by a ValueError."""
         counts = [self.num_exits, len(self.stages)]
         counts += [] if self.costs is None else [self.costs.num_exits]
         if len(set(counts)) != 1 or min(self.num_exits, self.num_classes) < 2:
@@ -166,20 +69,15 @@ class Manifest:
         if not names or len(set(names)) != len(names):
             raise ValueError(f"inputs {names} do not have a name each")
         for one in self.inputs:
-            if any(size is None or size < 1 for size in one.shape):
-                raise ValueError(f"shape {one.shape} of input {one.name!r} has a size that is no number of at least 1")
-        require_described(self.inputs, self.num_classes, self.classes, self.preparation)
-        offered = [f"{STATE}{i}" for i in range(len(names))]
-        for k, stage in enumerate(self.stages):
-            following = range(len(stage.outputs) - 1)
-            known = len(set(stage.inputs)) == len(stage.inputs) > 0 and set(stage.inputs) <= set(offered)
-            if not known or stage.outputs != (LOGITS, *(f"{NEXT}{i}" for i in following)):
+            free = [axis for axis, size in enumerate(one.shape, 1) if size is None]
+            if any(size is not None and size < 1 for size in one.shape) or free != [size.axis for size in one.free]:
                 raise ValueError(
-                    f"stage {k} takes {list(stage.inputs)} of {len(offered)} tensors and returns {list(stage.outputs)}"
+                    f"shape {one.shape} of input {one.name!r} has a size that is no number of at least 1, and not free"
                 )
-            if stage.file not in self.files:
-                raise ValueError(f"file {stage.file!r} of stage {k} has no checksum")
-            offered = [f"{STATE}{i}" for i in following]
+        require_described(self.inputs, self.num_classes, self.classes, self.preparation)
+        for k, file in enumerate(self.stages):
+            if file not in self.files:
+                raise ValueError(f"file {file!r} of stage {k} has no checksum")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -190,8 +88,9 @@ class Manifest:
         """
         stored = read_manifest(folder, "export", _VERSION)
         try:
-            inputs = [one | {"shape": _without_batch(one["shape"])} for one in stored["inputs"]]
-            manifest = _decoded(Manifest, stored | {"inputs": inputs, "files": stored["sha256"]}, "")
+            inputs = [{"free": []} | one | {"shape": _without_batch(one["shape"])} for one in stored["inputs"]]
+            values = {"inputs": inputs, "stages": [one["file"] for one in stored["stages"]], "files": stored["sha256"]}
+            manifest: Manifest = _decoded(Manifest, {"source": "", **stored, **values}, "")
             manifest.require_consistent()
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(
@@ -204,12 +103,7 @@ class Manifest:
 def require_described(
     inputs: Sequence[TensorSpec], num_classes: int, classes: Sequence[str] | None, preparation: Preparation | None
 ) -> None:
-    """Refuse names of classes, and a preparation, that are of another model.
-
-    Raises:
-        InputError: Not one name per class.
-        ShapeError: Images are prepared to a shape that no input has.
-    """
+    """Refuse names that are not one per class, and a preparation that makes inputs of a shape that the model lacks."""
     if classes is not None and len(classes) != num_classes:
         raise InputError(f"classes of {len(classes)} names do not fit: the model has {num_classes}. Name each.")
     taken = [one.shape for one in inputs]
@@ -230,11 +124,7 @@ def _without_batch(shape: Any) -> Any:  # noqa: ANN401 - of JSON
 
 
 def _decoded(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - from JSON, by the annotations of dataclasses
-    """Return a value of JSON as one of a type, in which everything is of the type that it must be.
-
-    Raises:
-        ValueError, LookupError, TypeError: It cannot be.
-    """
+    """Return a value of JSON as one of a type, or raise what `Manifest.read` expects where a part is of another."""
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         named = {one.name: f"{where}.{one.name}".removeprefix(".") for one in fields(kind)}

@@ -1,4 +1,4 @@
-"""Maps of classes: what a dense head says about an image as a whole, and how far its answer is right."""
+"""Maps of classes: a summary of an image's map for the policy, its labels, and how many pixels are right."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def summary(logits: Float[Tensor, "sample class height width"]) -> Float32[np.nd
     ``margin`` is ``p0 - p1``, ``certainty`` one minus the relative entropy of the ``p``.
 
     Args:
-        logits: What a dense head says, at the head's own resolution.
+        logits: Of a dense head, at its own resolution.
 
     Returns:
         Finite numbers, on the CPU; a row depends on its own image alone, to the bit.
@@ -69,7 +69,7 @@ def summary(logits: Float[Tensor, "sample class height width"]) -> Float32[np.nd
 
 def _rising(logits: Float[Tensor, "sample class height width"]) -> Float[Tensor, "sample pixel class"]:
     """Return the probabilities of every pixel, from small to large."""
-    rows = logits.flatten(2).transpose(1, 2).contiguous()  # a pixel's numbers side by side, wherever they came from
+    rows = logits.flatten(2).transpose(1, 2).contiguous()  # a pixel's numbers next to each other in memory
     probs = torch.softmax(rows, dim=-1, dtype=torch.float32)
     if probs.is_cpu:
         return torch.from_numpy(np.sort(probs.numpy(force=True), axis=-1))  # a third of torch's time
@@ -82,7 +82,7 @@ def label_map(
     """Return the class of every pixel: the largest logit, after bilinear upsampling.
 
     Args:
-        logits: What a dense head says.
+        logits: Of a dense head.
         size: Height and width of the answer.
     """
     step = max(1, _ENTRIES // (logits.shape[1] * size[0] * size[1]))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate, product
 from typing import Any
+
+import numpy as np
 
 from eenet.errors import InputError, TableError
 from eenet.policies.policy import Policy
-from eenet.running.engines import Engine, as_engine
-from eenet.running.inputs import Inputs
+from eenet.running.engines import Engine, as_engine, plain_model
+from eenet.running.inputs import Data, Inputs, batch_of, gathered, rows_of
 from eenet.running.latency import Latency, measure_latency, threads_of
+from eenet.tables.arrays import as_array
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_object, write_json
 
@@ -40,7 +43,7 @@ class FlopReport:
 
     @property
     def cumulative(self) -> tuple[float, ...]:
-        """Of leaving at each exit: every stage and head on the way. Decisions need too few operations to count."""
+        """Of leaving at each exit: every stage and head on the way. The operations of decisions are negligible."""
         steps = [stage + head for stage, head in zip(self.stages, self.heads, strict=True)]
         return tuple(accumulate(steps, initial=self.start))[1:]
 
@@ -58,19 +61,23 @@ class FlopReport:
         return self.costs().to_dict() | asdict(self)
 
 
-def measure_flops(model: Any, example_inputs: Inputs) -> FlopReport:  # noqa: ANN401 - a `MultiExitModel`
+def measure_flops(model: object, example_inputs: Inputs) -> FlopReport:
     """Count the floating point operations of every stage and head.
 
     Args:
-        model: Runs once, in evaluation mode; its flags are restored.
+        model: The multi-exit model; runs in evaluation mode, its flags are restored.
         example_inputs: A batch of any size.
 
     Raises:
-        InputError: An empty batch.
+        InputError: An empty batch, or inputs that the model does not take.
     """
     from eenet.models.counting import operations
+    from eenet.running.engines import EagerEngine
 
-    start, stages, heads, uncounted = operations(model, example_inputs)
+    model, inputs = plain_model(model), batch_of(example_inputs)
+    engine = EagerEngine(model, optimise=False)
+    engine.full(rows_of(inputs, slice(0, 2)))  # what does not fit is said in one line
+    start, stages, heads, uncounted = operations(model, engine.placed(inputs))
     return FlopReport(start=start, stages=stages, heads=heads, uncounted=uncounted)
 
 
@@ -80,7 +87,7 @@ class Profile:
 
     Attributes:
         flops: Operations per sample.
-        latency: Times per sample, one record per engine and batch size.
+        latency: Times per sample, one record per engine, length and batch size.
         threads: Of the CPU, while timing.
     """
 
@@ -88,24 +95,30 @@ class Profile:
     latency: tuple[Latency, ...]
     threads: int
 
-    def costs(self, batch_size: int | None = None, engine: str | None = None, dtype: str | None = None) -> CostTable:
-        """Return the costs in FLOPs, or in ms if a batch size, an engine or a number format is named.
+    def costs(
+        self,
+        batch_size: int | None = None,
+        engine: str | None = None,
+        dtype: str | None = None,
+        length: int | None = None,
+    ) -> CostTable:
+        """Return the costs in FLOPs, or in ms if a batch size, an engine, a number format or a length is named.
 
         Raises:
             InputError: Nothing, or more than one thing, was measured that fits.
         """
-        return _chosen(self.to_dict(), "profile", batch_size=batch_size, engine=engine, dtype=dtype)
+        return _chosen(self.to_dict(), "profile", batch_size=batch_size, engine=engine, dtype=dtype, length=length)
 
     def disagreements(self) -> list[str]:
         """Return where a budget in FLOPs would mislead: exits whose share of the full cost is another one in time.
 
         Returns:
             One sentence for every exit of every latency record whose share of the full time lies more than 20 % above
-            or below its share of the full operations.
+            or below its share of the full operations; those of other lengths than the examples' are left out.
         """
         found = []
         operations = [cost / self.flops.reference for cost in self.flops.cumulative]
-        for row in self.latency:
+        for row in (row for row in self.latency if row.length is None):
             for k, (cost, share) in enumerate(zip(row.cumulative, operations, strict=True)):
                 taken = cost / row.full.median
                 if abs(taken / share - 1) > _FAR:
@@ -129,14 +142,15 @@ class Profile:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile as JSON, atomically; `load_costs` reads it."""
-        write_json(path, self.to_dict())
+        write_json(path, self.to_dict(), sealed=True)
 
 
 def measure(
-    model: Any,  # noqa: ANN401 - a `MultiExitModel`
-    example_inputs: Inputs,
+    model: object,
+    example_inputs: Data,
     *,
     batch_sizes: Sequence[int] = (1, 32, 128),
+    lengths: Sequence[int] | None = None,
     engines: Sequence[Engine] | None = None,
     passes: int = 15,
     policy: Policy | None = None,
@@ -147,26 +161,49 @@ def measure(
 
     Args:
         model: The multi-exit model.
-        example_inputs: Samples to run.
-        batch_sizes: At which times are taken, see `measure_latency`; none: operations only.
+        example_inputs: Samples to run, repeated or cut to each batch size: a batch as the model takes it, or a
+            `DataLoader` or other data that `eenet.running.inputs.batches_of` takes, of which as many are read as are
+            needed.
+        batch_sizes: Samples per batch, at which times are taken; none: operations only.
+        lengths: Tokens per text, at which times are taken too: the texts are cut, or begun again; default: as they are.
         engines: What is timed; default: the eager engine.
-        passes: As of `measure_latency`, like all that follows.
-        policy: Whose decisions are timed.
-        seed: Of the order.
-        progress: Show a bar.
+        passes: How often everything is timed.
+        policy: Whose decisions are timed; default: one threshold on the log-odds of the top class.
+        seed: Of the order in which batch sizes take turns.
+        progress: Show a bar on stderr if it takes more than two seconds.
 
     Raises:
-        InputError: An empty batch, or a batch size or number of passes below 1.
+        InputError: An empty batch, inputs that the model does not take, a batch size or number of passes below 1, or
+            lengths of inputs that are no texts.
+        ShapeError: The policy has another number of exits than the model.
     """
+    inputs = gathered(example_inputs, max(batch_sizes, default=1))
+    texts = {None: inputs} if lengths is None else {length: _of_length(inputs, length) for length in lengths}
     engines = engines or (as_engine(model),)
-    flops = measure_flops(model, example_inputs)
+    flops = measure_flops(model, inputs)
     settings: dict[str, Any] = {"passes": passes, "policy": policy, "seed": seed, "progress": progress}
-    rows = [
-        row
-        for engine in (engines if batch_sizes else ())
-        for row in measure_latency(engine, example_inputs, batch_sizes=batch_sizes, **settings)
-    ]
+    rows: list[Latency] = []
+    for engine, (length, given) in product(engines if batch_sizes else (), texts.items()):
+        found = measure_latency(engine, given, batch_sizes=batch_sizes, **settings)
+        rows += [replace(row, length=length) for row in found]
     return Profile(flops=flops, latency=tuple(rows), threads=threads_of(engines[0]))
+
+
+def _of_length(inputs: Inputs, length: int) -> Inputs:
+    """Return texts of another number of tokens: cut, or begun again from their start."""
+    named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+    arrays = {name: as_array(value) for name, value in named.items()}
+    widths = [one.shape[1] for one in arrays.values() if one.ndim == 2 and one.dtype.kind in "iu"]
+    if length < 1 or not widths:
+        raise InputError(
+            f"lengths {length} do not fit: they are tokens, at least 1, of texts, which are whole numbers [sample, "
+            "token]. Leave them out."
+        )
+    places = np.arange(length) % widths[0]
+    changed = {
+        name: one[:, places] if one.ndim > 1 and one.shape[1] == widths[0] else one for name, one in arrays.items()
+    }
+    return changed if isinstance(inputs, Mapping) else changed[""]
 
 
 def load_costs(
@@ -174,6 +211,7 @@ def load_costs(
     batch_size: int | None = None,
     engine: str | None = None,
     dtype: str | None = None,
+    length: int | None = None,
 ) -> CostTable:
     """Read costs from what ``eenet profile`` wrote, or from a bare ``{"cumulative", "unit", "reference"}``.
 
@@ -182,11 +220,13 @@ def load_costs(
         batch_size: Whose times to take; default: the FLOPs, or the only batch size if an engine or format is named.
         engine: Whose times to take; needed if several were measured.
         dtype: Number format whose times to take; needed if several were measured.
+        length: Tokens of the texts whose times to take; needed if several lengths were measured.
 
     Raises:
         InputError: The file is missing or no costs, or what is asked for was not measured or is not unique.
     """
-    value, asked = read_object(path, "costs"), {"batch_size": batch_size, "engine": engine, "dtype": dtype}
+    asked = {"batch_size": batch_size, "engine": engine, "dtype": dtype, "length": length}
+    value = read_object(path, "costs")
     if "cumulative" in value:
         if any(one is not None for one in asked.values()):
             raise InputError(
@@ -208,11 +248,16 @@ def _chosen(profile: dict[str, Any], where: str, **asked: object) -> CostTable:
     wanted = {name: value for name, value in asked.items() if value is not None}
     if not wanted:
         return CostTable.from_dict(profile.get("flops"))
-    rows = [row for row in profile.get("latency", []) if isinstance(row, dict)]
+    listed = profile.get("latency")
+    rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
     fitting = [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
     if len(fitting) == 1:
         return CostTable.from_dict(fitting[0])
     named = " and ".join(f"{name} {value}" for name, value in wanted.items())
-    measured = [f"{row.get('engine')} {row.get('dtype')} at batch size {row.get('batch_size')}" for row in rows]
+    measured = [
+        f"{row.get('engine')} {row.get('dtype')} at batch size {row.get('batch_size')}"
+        + (f" and length {row['length']}" if row.get("length") else "")
+        for row in rows
+    ]
     fault = "was not measured" if not fitting else "is not unique"
     raise InputError(f"{named} {fault}: {where} contains {', '.join(measured) or 'nothing'}. Choose one of these.")

@@ -1,11 +1,8 @@
 """Where to leave: schedulers learn a policy from a table and a budget."""
 
-from eenet.policies.dial import Dial
-from eenet.policies.learned import EENetScorer
-from eenet.policies.store import SavedPolicy, load_policy, save_policy
-from eenet.policies.transforms import Ensemble
 from eenet.schedulers.auto import AutoScheduler, Choice, Contender
 from eenet.schedulers.base import Scheduler
+from eenet.schedulers.baselines import EeroScheduler, PatienceScheduler, PceeScheduler, VoteScheduler
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
 from eenet.schedulers.certify import Certificate, Certified, certify
 from eenet.schedulers.control import BudgetController, ControlTrace
@@ -18,9 +15,8 @@ from eenet.schedulers.ensemble import (
     fit_geometric_ensemble,
     fit_temperatures,
 )
-from eenet.schedulers.heuristics import GeometricScheduler, JointScheduler, PatienceScheduler, VoteScheduler
-from eenet.schedulers.rivals import EeroScheduler, PceeScheduler
 from eenet.schedulers.stopping import StoppingScheduler
+from eenet.schedulers.thresholds import GeometricScheduler, JointScheduler
 
 __all__ = [
     "AutoScheduler",
@@ -32,16 +28,12 @@ __all__ = [
     "Contender",
     "ControlTrace",
     "DeadlineScheduler",
-    "Dial",
     "EENetScheduler",
-    "EENetScorer",
     "EeroScheduler",
-    "Ensemble",
     "GeometricScheduler",
     "JointScheduler",
     "PatienceScheduler",
     "PceeScheduler",
-    "SavedPolicy",
     "Scheduler",
     "StoppingScheduler",
     "TransformedScheduler",
@@ -51,8 +43,6 @@ __all__ = [
     "fit_ensemble",
     "fit_geometric_ensemble",
     "fit_temperatures",
-    "load_policy",
     "oracle",
-    "save_policy",
     "static_mix",
 ]

@@ -12,16 +12,15 @@ from jaxtyping import Float64, Int
 
 from eenet.policies.dial import Dial
 from eenet.policies.replay import Replayer
-from eenet.schedulers.base import Scheduler
-from eenet.schedulers.ensemble import fit_ensemble, folds_of, transformed_dial
-from eenet.schedulers.heuristics import GeometricScheduler, JointScheduler
+from eenet.schedulers.base import LEAST_SAMPLES, Scheduler, folds_of, sampled
+from eenet.schedulers.ensemble import fit_ensemble, transformed_dial
 from eenet.schedulers.stopping import StoppingScheduler
+from eenet.schedulers.thresholds import GeometricScheduler, JointScheduler
 from eenet.tables.costs import CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
 _ROWS = 10_000  # samples the choice is made on at most
 _ENTRIES = 10_000_000  # numbers in their outputs at most
-_LEAST = 50  # samples below which there is nothing to choose by
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ class AutoScheduler(Scheduler):
 
     All are fitted on part of the table and judged on the rest, in turn (cross-validation), at the ten standard budgets
     and at equal realised cost. Of those that are within ``tolerance`` standard errors of the best, the simplest is
-    taken and fitted on the whole table. Where labels are unknown, or a transform is there already, there are no
+    taken and fitted on the whole table; the dial's ``reason`` says why. With fewer than 50 samples there is nothing to
+    choose by, and the simplest is taken. Where labels are unknown, or a transform is there already, there are no
     ensembles. On tables of features, confidences are tried that are the names of columns, and optimal stopping.
 
     Attributes:
@@ -77,7 +77,6 @@ class AutoScheduler(Scheduler):
     at_least: ClassVar[dict[str, float]] = {"folds": 2, "tolerance": 0}
 
     def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
-        """Choose, then fit for all budgets; see `Scheduler.sweep`. The dial's ``reason`` says why."""
         choice = self.choose(table)
         name = choice.name.removesuffix("+ensemble")
         scheduler = self._schedulers(table)[name]
@@ -89,11 +88,11 @@ class AutoScheduler(Scheduler):
 
     def choose(self, table: ExitTable, costs: CostTable | None = None) -> Choice:
         """Return which scheduler suits the table, and why; arguments and errors are those of `Scheduler.sweep`."""
-        table = table.priced(costs)
+        table = table.with_costs(costs)
         table.require_utility("fitting AutoScheduler")
-        if table.num_samples < max(_LEAST, self.folds):
+        if table.num_samples < max(LEAST_SAMPLES, self.folds):
             name = next(iter(self._schedulers(table)))
-            return Choice(name, (), f"{name}: {table.num_samples} samples are too few to choose by.")
+            return Choice(name, (), f"{name}: {table.num_samples} samples are not enough to choose by.")
         scores = self._held_out(table)
         areas = {name: float(score.mean()) for name, score in scores.items()}
         best = max(areas, key=lambda name: areas[name])
@@ -107,20 +106,17 @@ class AutoScheduler(Scheduler):
 
     def _schedulers(self, table: ExitTable) -> dict[str, Scheduler]:
         """Return what can be fitted on a table, the simplest first."""
-        confident: dict[str, GeometricScheduler | JointScheduler] = {
+        schedulers: dict[str, Scheduler] = {
             "max_prob": GeometricScheduler(seed=self.seed),
             "margin": GeometricScheduler(confidence="margin", seed=self.seed),
             "joint": JointScheduler(seed=self.seed),
+            "stopping": StoppingScheduler(ensemble=False, seed=self.seed),
         }
-        known = table.has_classes or {"max_prob", "margin"}.intersection(table.feature_names)
-        usable = {name: one for name, one in confident.items() if known is True or one.confidence in known}
-        return {**usable, "stopping": StoppingScheduler(ensemble=False, seed=self.seed)}
+        return {name: one for name, one in schedulers.items() if not one.unsuited(table)}
 
     def _held_out(self, table: ExitTable) -> dict[str, Float64[np.ndarray, " sample"]]:
         """Return what every held-out sample contributes to each contender's area, the simplest contender first."""
-        most = min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_columns)))
-        if table.num_samples > most:
-            table = table.select(np.sort(np.random.default_rng(self.seed).permutation(table.num_samples)[:most]))
+        table = sampled(table, min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_columns))), self.seed)
         costs = table.require_costs()
         budgets = standard_budgets(costs)
         found: dict[str, np.ndarray] = {}
@@ -148,7 +144,7 @@ class AutoScheduler(Scheduler):
             views = [("", rest, replayer)]
             if table.combinable:
                 together = fit_ensemble(rest, self.seed)
-                views.append(("+ensemble", rest.transformed(together), replayer.behind(together)))
+                views.append(("+ensemble", rest.transformed(together), replayer.transformed(together)))
             for suffix, part, judge in views:
                 for name, scheduler in self._schedulers(table).items():
                     yield name + suffix, rows, judge, scheduler.dial(part, budgets)
@@ -171,7 +167,8 @@ def _contribution(
     room = asked - cost
     missing = np.interp(asked, x[order], y[order]) - gain
     slope = np.divide(missing, room, out=np.zeros_like(room), where=np.abs(room) > 1e-9 * cost)
-    return (earned + slope[:, None] * (asked[:, None] - spent)).mean(axis=0)
+    parts: np.ndarray = earned + slope[:, None] * (asked[:, None] - spent)
+    return np.asarray(parts.mean(axis=0))
 
 
 def _reason(chosen: Contender, contenders: Sequence[Contender], best: str) -> str:

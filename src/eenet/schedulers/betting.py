@@ -9,10 +9,9 @@ which the capital got there are refuted. They form an interval, for the capital 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 
 from eenet.errors import InputError, ShapeError
 
@@ -20,14 +19,12 @@ _STAKE = 0.9  # the largest share of the capital that one sample can take
 _STEPS = 34  # bisections: to 6e-11 of a range of 1
 
 
-def betting_bound(
-    values: Float[np.ndarray, " sample"], delta: float, *, side: Literal["lower", "upper"] = "upper", seed: int = 0
-) -> float:
-    """Return a one-sided confidence bound of the mean of independent, identically distributed values in [0, 1].
+def betting_bound(values: Float[np.ndarray, " sample"], delta: float, *, seed: int = 0) -> float:
+    """Return an upper confidence bound of the mean of independent, identically distributed values in [0, 1].
 
-    Guarantee: with probability ``1 - delta`` over the sample, the true mean is at most (``"upper"``) or at least
-    (``"lower"``) the number returned; for every number of values and every distribution on [0, 1]. The seed is that of
-    the order in which samples are bet on.
+    Guarantee: with probability ``1 - delta`` over the sample, the true mean is at most the number returned; for every
+    number of values and every distribution on [0, 1]. The seed is that of the order in which samples are bet on. A
+    lower bound of the mean is one minus this bound of one minus the values.
 
     Raises:
         InputError: ``delta`` is no chance, there are no values, or one is outside [0, 1].
@@ -40,38 +37,39 @@ def betting_bound(
         Waudby-Smith & Ramdas, Estimating means of bounded random variables by betting, JRSS-B 2024, arXiv 2010.09686:
         predictable plug-in bets, here one-sided.
     """
-    if side not in ("lower", "upper"):
-        raise InputError(f"side {side!r} is unknown: a bound is 'lower' or 'upper'. Pass one of them.")
-    shuffled = _shuffled(values, delta, seed)
-    bettor = _Bettor(shuffled if side == "lower" else 1 - shuffled, delta)
-    refuted, possible = 0.0, 1.0
+    bettor = _Bettor(values, delta, seed)
+    refuted, possible = 0.0, 1.0  # means of one minus the values
     for _ in range(_STEPS):
         middle = (refuted + possible) / 2
         refuted, possible = (middle, possible) if bettor.refutes(middle) else (refuted, middle)
-    return refuted if side == "lower" else 1 - refuted
+    return 1 - refuted
 
 
 def mean_is_below(values: Float[np.ndarray, " sample"], limit: float, delta: float, *, seed: int = 0) -> bool:
-    """Return whether the upper `betting_bound` is at most a limit, in one pass instead of a search.
+    """Return whether `betting_bound` is at most a limit, in one pass instead of a search.
 
     Guarantee: if the true mean is above the limit, the answer is True with probability ``delta`` at most. From a limit
     of 1 upwards every mean is below. Other arguments and errors are those of `betting_bound`.
     """
-    shuffled = _shuffled(values, delta, seed)
-    if limit >= 1 or limit < 0:
-        return limit >= 1
-    return _Bettor(1 - shuffled, delta).refutes(1 - limit)
+    bettor = _Bettor(values, delta, seed)
+    return limit >= 1 or (limit >= 0 and bettor.refutes(1 - limit))
 
 
 class _Bettor:
-    """Bets that the mean of values is larger than somebody claims."""
+    """Bets that the mean of one minus the values, in random order, is larger than somebody claims."""
 
-    def __init__(self, values: Float64[np.ndarray, " sample"], delta: float) -> None:
-        self.values, self.goal = values, -math.log(delta)
+    def __init__(self, values: Float[np.ndarray, " sample"], delta: float, seed: int) -> None:
+        check_level(delta)
         n = len(values)
-        rounds = np.arange(1, n + 1)
-        mean = (0.5 + values.cumsum()) / (1 + rounds)
-        variance = (0.25 + np.square(values - mean).cumsum()) / (1 + rounds)
+        if n == 0:
+            raise ShapeError("values of 0 samples bound nothing: at least 1 is needed. Give more.")
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):
+            raise InputError(f"values from {low:g} to {high:g} are out of range: all must lie in [0, 1]. Rescale them.")
+        self.values = 1 - np.random.default_rng(seed).permutation(values.astype(np.float64))
+        self.goal, rounds = -math.log(delta), np.arange(1, n + 1)
+        mean = (0.5 + self.values.cumsum()) / (1 + rounds)
+        variance = (0.25 + np.square(self.values - mean).cumsum()) / (1 + rounds)
         known = np.append(0.25, variance[:-1])  # before each round
         self.bets = np.sqrt(2 * self.goal / (n * known))
 
@@ -79,17 +77,6 @@ class _Bettor:
         """Return whether betting against a mean in (0, 1] reached a capital of ``1 / delta`` at any time."""
         capital = np.log1p(np.minimum(self.bets, _STAKE / mean) * (self.values - mean)).cumsum()
         return bool(capital.max() >= self.goal)
-
-
-def _shuffled(values: Float[np.ndarray, " sample"], delta: float, seed: int) -> Float64[np.ndarray, " sample"]:
-    """Check values and level, and return the values as float64 in the order they are bet on."""
-    check_level(delta)
-    if len(values) == 0:
-        raise ShapeError("values of 0 samples bound nothing: at least 1 is needed. Give more.")
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1):
-        raise InputError(f"values from {low:g} to {high:g} are out of range: all must lie in [0, 1]. Rescale them.")
-    return np.random.default_rng(seed).permutation(values.astype(np.float64))
 
 
 def check_level(delta: float) -> None:

@@ -53,7 +53,7 @@ def static_mix(val: ExitTable, test: ExitTable, costs: CostTable, budget: Budget
 
 
 def oracle(test: ExitTable, costs: CostTable, budget: BudgetLike) -> BoundPoint:
-    """Return the upper bound ``oracle``: the best any assignment of exits could do, knowing what each answer is worth.
+    """Return the upper bound ``oracle``: the best any assignment of exits could do, knowing each answer's utility.
 
     A fractional knapsack with one choice per sample: each sample's exits form a concave frontier of cost and utility;
     its steps, over all samples, are taken in order of gain per cost until the budget is spent. Bounds every policy that

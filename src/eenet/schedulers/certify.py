@@ -7,10 +7,10 @@ policy that breaks the promise is chosen with probability ``delta`` at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from itertools import chain, takewhile
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -21,7 +21,7 @@ from eenet.policies.policy import Policy, static_policy
 from eenet.policies.replay import Replayer
 from eenet.schedulers.base import Scheduler
 from eenet.schedulers.betting import betting_bound, check_level, mean_is_below
-from eenet.schedulers.heuristics import any_scorer
+from eenet.schedulers.thresholds import any_scorer
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
@@ -46,9 +46,9 @@ class Certificate:
         mean_cost: On the certify part, in expectation over the coin.
         mean_utility: On the certify part, in expectation over the coin.
         full_utility: Mean utility of the full model on the certify part.
-        price: Utility lost to the promise on the certify part, against the plain policy: what the fit part alone would
-            have chosen for the same goal, without a margin for chance.
-        price_cost: Mean cost that the certified policy spends more than the plain one, on the certify part.
+        utility_lost: Utility lost to the promise on the certify part, against the plain policy: what the fit part alone
+            would have chosen for the same goal, without a margin for chance.
+        cost_added: Mean cost that the certified policy spends more than the plain one, on the certify part.
         fell_back: Whether no policy but the one that needs no test (exit 0, or the full path, for all) could be
             certified.
     """
@@ -64,8 +64,8 @@ class Certificate:
     mean_cost: float
     mean_utility: float
     full_utility: float
-    price: float
-    price_cost: float
+    utility_lost: float
+    cost_added: float
     fell_back: bool
 
     @property
@@ -76,7 +76,9 @@ class Certificate:
             fallback = "Only leaving at exit 0 could be certified, so every sample does."
         else:
             promise = f"the mean utility is at most {self.epsilon:g} below that of the full model"
-            fallback = "No early exit could be certified, so every sample takes the full path."
+            fallback = (
+                "No early exit could be certified, so every sample takes the full path, as far as a deadline allows."
+            )
         level = f"With confidence {100 * (1 - self.delta):.6g} % (delta {self.delta:g})"
         data = (
             "This holds for data from the same distribution as the calibration set, and for no other; it was certified "
@@ -118,8 +120,6 @@ def certify(
 ) -> Certified:
     """Fit a scheduler and return a policy with a promise that holds beyond the table.
 
-    The table is split at random into halves, *fit* and *certify*. The scheduler's dial is swept on the fit part.
-
     * ``"budget"``: the expected cost is at most the budget. Policies are tested from cheap to expensive; the last that
       passes is returned, and exit 0 for all where none does. Where cost differs from sample to sample, exit 0 has to be
       tested too, and no sample may ever cost more than the most expensive one of the table.
@@ -132,7 +132,7 @@ def certify(
     never exceeds the limit.
 
     Args:
-        scheduler: Orders and proposes the policies.
+        scheduler: Orders and proposes the policies: its dial is swept on the fit part, a random half of the table.
         table: With ``costs``: as of `Scheduler.sweep`.
         costs: Default: the table's own.
         budget: A mean cost per sample; needed for the budget, optional for accuracy.
@@ -140,7 +140,6 @@ def certify(
         delta: Chance that the promise is wrong, in (0, 1).
         epsilon: Utility that may be lost against the full model, in (0, 1); for accuracy only.
         seed: Of the split and of the order in which samples are tested.
-
 
     Raises:
         InputError: ``guarantee`` is unknown, ``delta`` or ``epsilon`` is outside (0, 1), or the budget is missing.
@@ -166,19 +165,23 @@ def certify(
             f"table of {table.num_samples} samples is too small for a promise: half of it fits, half certifies, and "
             f"at least {_LEAST} are needed. Record more, or fit without a guarantee."
         )
-    table = table.priced(costs)
+    table = table.with_costs(costs)
     table.require_utility("certifying")
     known = table.require_costs()
     asked = None if budget is None else known.budget(budget).value
-    last = scheduler.open_exits(known) - 1
     order, half = np.random.default_rng(seed).permutation(table.num_samples), table.num_samples // 2
-    fit, rest = table.select(np.sort(order[half:])), table.select(order[:half])
-    least = fit.require_costs().low  # above the budget at worst by rounding, or where cost differs between samples
-    dial = scheduler.sweep(fit, budgets=None if asked is None else [max(asked, least)])
-    task = _Task(guarantee, delta, epsilon, asked, seed, Replayer(fit), Replayer(rest), dial, last)
-    if asked is not None and guarantee == "budget":
-        return _for_budget(task, asked, table.leaving_costs)
-    return _for_accuracy(task)
+    fit, rest = Replayer(table.select(np.sort(order[half:]))), Replayer(table.select(order[:half]))
+    least = fit.table.require_costs().low  # above the budget at worst by rounding, or where cost differs by sample
+    dial = scheduler.sweep(fit.table, budgets=None if asked is None else [max(asked, least)])
+    last = scheduler.open_exits(known) - 1
+    if guarantee == "budget" and asked is not None:
+        low, high = float(table.leaving_costs[:, 0].min()), float(table.leaving_costs[:, last].max())
+        test, walk = _Test(rest, asked, low, high, delta, seed), _cheap_first(fit, dial, last, asked)
+    else:
+        full = rest.table.require_utility("certifying")[:, -1]
+        test, walk = _Test(rest, epsilon, -1.0, 1.0, delta, seed, full), _full_first(fit, dial, last, asked, epsilon)
+    policy, certificate = walk.certified(test, asked, fit.table.num_samples, known.unit)
+    return Certified(policy.from_source(table.source), certificate, dial)
 
 
 def check_promise(guarantee: str, delta: float, epsilon: float, budget: BudgetLike | None) -> None:
@@ -195,170 +198,144 @@ def check_promise(guarantee: str, delta: float, epsilon: float, budget: BudgetLi
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
-    """What was asked for, and what choosing needs: both halves, the candidates, the last exit that may be used."""
-
-    guarantee: str
-    delta: float
-    epsilon: float
-    budget: float | None
-    seed: int
-    fit: Replayer
-    certify: Replayer
-    dial: Dial
-    last: int
-
-    def static(self, exit_index: int) -> Policy:
-        """Return the policy that lets everybody leave at one exit."""
-        table = self.fit.table
-        return static_policy(any_scorer(table), exit_index, table.num_exits)
-
-    def at(self, cost: float) -> Policy:
-        """Return the dial's policy for a mean cost, the cheapest where that is too little."""
-        return self.dial.at(max(cost, self.dial.costs.low))
-
-    def reaching(self, top: Policy) -> _Task:
-        """Return the same with the last usable exit for all as the dial's most expensive policy, if it ends before.
-
-        Where spending more bought nothing on the fit part, the dial has no use for it; here it buys certainty.
-        """
-        dial, (cost, utility) = self.dial, self.fit.expected(top)
-        if dial.fit_costs[-1] >= cost * (1 - 1e-9):
-            return self
-        known = zip(dial.fit_costs, dial.fit_utilities, dial.policies, strict=True)
-        longer = Dial.of_candidates([*known, (cost, utility, top)], dial.costs, dial.seed)
-        return replace(self, dial=replace(longer, reason=dial.reason))
-
-    def promised(self, policy: Policy, bound: float, plain: Policy, *, fell_back: bool) -> Certified:
-        """Return a policy with its certificate; ``plain`` would have been chosen without testing."""
-        (cost, utility), (plain_cost, plain_utility) = map(self.certify.expected, (policy, plain))
-        certificate = Certificate(
-            guarantee=self.guarantee,
-            delta=self.delta,
-            epsilon=self.epsilon if self.guarantee == "accuracy" else None,
-            budget=self.budget,
-            unit=self.dial.costs.unit,
-            n_fit=self.fit.table.num_samples,
-            n_certify=self.certify.table.num_samples,
-            bound=bound,
-            mean_cost=cost,
-            mean_utility=utility,
-            full_utility=float(self.certify.table.require_utility("certifying")[:, -1].mean()),
-            price=plain_utility - utility,
-            price_cost=cost - plain_cost,
-            fell_back=fell_back,
-        )
-        return Certified(policy, certificate, self.dial)
-
-
-@dataclass(frozen=True, eq=False)
-class _Limit:
-    """An upper limit of a mean, tested on the certify part.
+class _Test:
+    """Tests whether a policy's mean cost, or its mean loss against the full model, is within a limit.
 
     Attributes:
-        task: Has level and seed.
+        part: The certify part.
         limit: Of the mean.
         low: The least a value can be; smaller ones count as this, which is on the safe side.
         high: The largest a value can be.
-        values: Of a policy, one per sample of the certify part.
-        mean: Of a policy, as the certificate states it.
+        delta: Level.
+        seed: Of the order in which samples are bet on.
+        full: Utility of the full model, where the loss against it is tested; None: the cost is.
     """
 
-    task: _Task
+    part: Replayer
     limit: float
     low: float
     high: float
-    values: Callable[[Policy], Float64[np.ndarray, " sample"]]
-    mean: Callable[[Policy], float]
+    delta: float
+    seed: int
+    full: Float64[np.ndarray, " sample"] | None = None
 
-    def allows(self, policy: Policy) -> bool:
+    def mean(self, policy: Policy) -> float:
+        """Return a policy's mean on the certify part, as the certificate states it."""
+        cost, utility = self.part.expected(policy)
+        return cost if self.full is None else float(self.full.mean()) - utility
+
+    def passes(self, policy: Policy) -> bool:
         """Return whether a policy's mean is within the limit, on the certify part and beyond it."""
         limit = (self.limit - self.low) / (self.high - self.low)
         return self.mean(policy) <= self.limit and mean_is_below(
-            self._scaled(policy), limit, self.task.delta, seed=self.task.seed
+            self._scaled(policy), limit, self.delta, seed=self.seed
         )
 
     def bound(self, policy: Policy) -> float:
         """Return the upper bound of a policy's mean, never less than the mean on the certify part."""
-        bound = betting_bound(self._scaled(policy), self.task.delta, seed=self.task.seed)
+        bound = betting_bound(self._scaled(policy), self.delta, seed=self.seed)
         return max(self.low + bound * (self.high - self.low), self.mean(policy))
 
     def _scaled(self, policy: Policy) -> Float64[np.ndarray, " sample"]:
-        return np.clip((self.values(policy) - self.low) / (self.high - self.low), 0.0, 1.0)
+        cost, utility = self.part.per_sample(policy)
+        values = cost if self.full is None else self.full - utility
+        return np.clip((values - self.low) / (self.high - self.low), 0.0, 1.0)
 
-    def walk(self, candidates: Iterable[Policy]) -> Policy | None:
-        """Return the last candidate before the first that is not allowed, None if that is the first of all."""
+
+class _Walk(NamedTuple):
+    """Policies to be tested one after the other, from the safest on.
+
+    Attributes:
+        start: Returned where no candidate passes.
+        bound: Of the mean with ``start``, where that needs no test; else None, and ``start`` is tested first.
+        plain: Would be chosen without testing.
+        candidates: The others.
+        refusal: Says which promise cannot be given, from the bound with ``start``.
+    """
+
+    start: Policy
+    bound: float | None
+    plain: Policy
+    candidates: list[Policy]
+    refusal: Callable[[float], str]
+
+    def certified(self, test: _Test, budget: float | None, n_fit: int, unit: str) -> tuple[Policy, Certificate]:
+        """Return the last policy before the first that fails, with what is promised about it."""
         passed = None
-        for policy in takewhile(self.allows, candidates):
+        for policy in takewhile(test.passes, chain([self.start] if self.bound is None else [], self.candidates)):
             passed = policy
-        return passed
+        if passed is not None:
+            bound = min(test.bound(passed), test.limit)
+        elif self.bound is not None:
+            bound = self.bound
+        else:
+            reason = self.refusal(test.bound(self.start))
+            raise RunError(f"{reason}, at delta {test.delta:g}. Allow more, or record more samples.")
+        policy = passed or self.start
+        (cost, utility), (plain_cost, plain_utility) = map(test.part.expected, (policy, self.plain))
+        return policy, Certificate(
+            guarantee="budget" if test.full is None else "accuracy",
+            delta=test.delta,
+            epsilon=None if test.full is None else test.limit,
+            budget=budget,
+            unit=unit,
+            n_fit=n_fit,
+            n_certify=test.part.table.num_samples,
+            bound=bound,
+            mean_cost=cost,
+            mean_utility=utility,
+            full_utility=float(test.part.table.require_utility("certifying")[:, -1].mean()),
+            utility_lost=plain_utility - utility,
+            cost_added=cost - plain_cost,
+            fell_back=policy is self.start and bool(self.candidates),
+        )
 
 
-def _for_budget(task: _Task, budget: float, leaving_costs: Float64[np.ndarray, "sample exit"]) -> Certified:
-    """Walk from cheap to expensive policies while the mean cost is surely within the budget."""
-    dial, cheapest, plain, low = task.dial, task.static(0), task.at(budget), task.dial.costs.low
-    if task.last == 0:  # nothing to choose, nothing to test
-        return task.promised(cheapest, low, plain, fell_back=False)
-    test = _Limit(
-        task,
-        limit=budget,
-        low=float(leaving_costs[:, 0].min()),
-        high=float(leaving_costs[:, task.last].max()),
-        values=lambda policy: task.certify.per_sample(policy)[0],
-        mean=lambda policy: task.certify.expected(policy)[0],
-    )
-    end = min(budget, dial.costs.cumulative[task.last], dial.fit_costs[-1])
+def _cheap_first(fit: Replayer, dial: Dial, last: int, budget: float) -> _Walk:
+    """Return policies from cheap to expensive ones, up to a budget."""
+    low, start = dial.costs.low, static_policy(any_scorer(fit.table), 0, dial.costs.num_exits)
+    end = min(budget, dial.costs.cumulative[last], dial.fit_costs[-1])
     near = 1 - np.linspace(1, 0, _CANDIDATES) ** 2  # finer towards the budget
-    known = task.fit.table.cost is None  # what exit 0 costs
-    candidates = (task.at(low + f * (end - low)) for f in near[1:-1].tolist())
-    passed = test.walk(chain([] if known else [cheapest], candidates, [plain]))
-    if passed is not None:
-        return task.promised(passed, min(test.bound(passed), budget), plain, fell_back=passed is cheapest)
-    if known:
-        return task.promised(cheapest, low, plain, fell_back=True)
-    raise RunError(
-        f"budget {budget:g} {dial.costs.unit} cannot be promised: leaving at exit 0 may cost up to "
-        f"{test.bound(cheapest):.4g} {dial.costs.unit} per sample, at delta {task.delta:g}. Allow a larger budget, or "
-        "record more samples."
+    candidates = [dial.at(low + f * (end - low)) for f in near[1:-1].tolist()] if last and end > low else []
+    plain = dial.at(max(budget, low)) if last else start
+    return _Walk(
+        start,
+        low if fit.table.cost is None else None,  # what exit 0 costs is known, unless it differs by sample
+        plain,
+        [*candidates, plain] if last else [],
+        lambda bound: (
+            f"budget {budget:g} {dial.costs.unit} cannot be promised: leaving at exit 0 may cost up to {bound:.4g} "
+            f"{dial.costs.unit} per sample"
+        ),
     )
 
 
-def _for_accuracy(task: _Task) -> Certified:
-    """Walk from expensive to cheap policies while the loss of utility is surely small enough."""
-    top, exact = task.static(task.last), task.last == task.dial.costs.num_exits - 1
-    task = task.reaching(top)
-    dial, full = task.dial, task.certify.table.require_utility("certifying")[:, -1]
-    low, high = dial.costs.low, dial.costs.cumulative[task.last]
-    end = low if task.budget is None else min(task.budget, high)
-    enough = task.fit.expected(task.static(dial.costs.num_exits - 1))[1] - task.epsilon
-    costs = _falling(high, end, _CANDIDATES)
-    fitting = [cost for cost in costs if np.interp(cost, dial.fit_costs, dial.fit_utilities) >= enough]
-    # finer towards where the loss is just small enough on the fit part
-    near = fitting[-1] if fitting else high
+def _full_first(fit: Replayer, dial: Dial, last: int, budget: float | None, epsilon: float) -> _Walk:
+    """Return policies from the last open exit to cheaper ones, down to a budget."""
+    costs, start = dial.costs, static_policy(any_scorer(fit.table), last, dial.costs.num_exits)
+    known = zip(dial.fit_costs, dial.fit_utilities, dial.policies, strict=True)
+    if dial.fit_costs[-1] < fit.expected(start)[0] * (1 - 1e-9):  # where spending more bought nothing on the fit part
+        dial = Dial.of_candidates([*known, (*fit.expected(start), start)], costs, dial.seed)  # here it buys certainty
+    high = costs.cumulative[last]
+    end = costs.low if budget is None else max(costs.low, min(budget, high))
+    enough = float(fit.table.require_utility("certifying")[:, -1].mean()) - epsilon
+    falling = _falling(high, end, _CANDIDATES)
+    fitting = [cost for cost in falling if np.interp(cost, dial.fit_costs, dial.fit_utilities) >= enough]
+    near = fitting[-1] if fitting else high  # finer towards where the loss is just small enough on the fit part
     above = [near + (cost - near) ** 2 / (high - near) for cost in _falling(high, near, _CANDIDATES * 2 // 3)]
-    targets = [*above, *_falling(near, end, _CANDIDATES // 3)]
-    plain = task.at(fitting[-1]) if fitting else top
-    test = _Limit(
-        task,
-        limit=task.epsilon,
-        low=-1.0,
-        high=1.0,
-        values=lambda policy: full - task.certify.per_sample(policy)[1],
-        mean=lambda policy: float(full.mean()) - task.certify.expected(policy)[1],
-    )
-    # the full path loses nothing, whatever the data; the last exit within a deadline has to be tested
-    passed = test.walk(chain([] if exact else [top], (task.at(cost) for cost in targets)))
-    if passed is not None:
-        return task.promised(passed, min(test.bound(passed), task.epsilon), plain, fell_back=False)
-    if exact:
-        return task.promised(top, 0.0, plain, fell_back=True)
-    raise RunError(
-        f"epsilon {task.epsilon:g} cannot be promised within the deadline: leaving at exit {task.last} may lose up to "
-        f"{test.bound(top):.4g} of the full model's utility, at delta {task.delta:g}. Allow a larger epsilon, or a "
-        "later deadline."
+    return _Walk(
+        start,
+        0.0 if last == costs.num_exits - 1 else None,  # the full path loses nothing; an earlier exit may
+        dial.at(near),
+        [dial.at(cost) for cost in (*above, *_falling(near, end, _CANDIDATES // 3))],
+        lambda bound: (
+            f"epsilon {epsilon:g} cannot be promised within the deadline: leaving at exit {last} may lose up to "
+            f"{bound:.4g} of the full model's utility"
+        ),
     )
 
 
 def _falling(high: float, low: float, count: int) -> list[float]:
     """Return evenly spaced numbers from below ``high`` down to ``low``, none if the two are equal."""
-    return np.linspace(high, low, count)[1:].tolist() if high > low else []
+    falling: list[float] = np.linspace(high, low, count)[1:].tolist()
+    return falling if high > low else []

@@ -2,14 +2,6 @@
 
 A fitted policy keeps its budget on data like the calibration data, at the costs it was fitted with. When either
 changes, its mean cost drifts. A `BudgetController` watches what samples really cost and moves along a `Dial`.
-Promised, for any sequence of costs: let ``D`` be what was spent above ``samples * budget``. As long as the dial's
-cheapest policy stays within the budget, ``D`` never exceeds a constant, so the overall mean exceeds the budget by at
-most ``constant / samples``; see `BudgetController.worst_debt`. When inputs stop changing, ``D`` settles at 0 up to
-chance, so that the mean comes back to the budget from either side.
-
-Not promised: a hard limit on any single sample or any short stretch; the best utility on data unlike the calibration
-data (thresholds keep their fitted trade-off, only the place on the dial moves); anything while even the cheapest policy
-costs more than the budget. Then the controller stays at the cheapest policy and pays the debt back once it can.
 """
 
 from __future__ import annotations
@@ -26,13 +18,12 @@ from eenet.errors import InputError, ShapeError, TableError
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
+from eenet.schedulers.base import blocks
 from eenet.tables.arrays import as_array
 from eenet.tables.costs import Budget, BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
 CostsLike: TypeAlias = np.ndarray | Sequence[float] | SupportsFloat | None
-"""What a batch cost: one number per sample, or their mean."""
-
 _STATE = ("samples", "spent", "debt", "base", "span")
 
 
@@ -44,7 +35,7 @@ class ControlTrace:
         exit_index: 0-based exit of each sample.
         cost: Per sample, in the unit of the cost table.
         target: What was asked of the dial when each sample came.
-        utility: What each answer was worth; None where the table cannot tell.
+        utility: Of each answer; None where the table cannot tell.
     """
 
     exit_index: Int[np.ndarray, " sample"]
@@ -67,6 +58,11 @@ class BudgetController:
     a factor), with a ``base`` that drifts against the debt until it is paid. Both steps count samples, not batches. The
     target never leaves the dial; at its expensive end, credit that could not be spent soon lapses, so that the
     controller answers soon when costs rise; at its cheap end debt is kept, unless ``forgive`` says otherwise.
+
+    Guarantee: for any sequence of costs, as long as the dial's cheapest policy stays within the budget, the overall
+    mean exceeds it by at most `worst_debt` divided by the number of samples. When inputs stop changing, the mean comes
+    back to the budget, up to chance. Nothing is promised about single samples or short stretches, nor about the
+    utility on data unlike the calibration data, nor while even the cheapest policy costs more than the budget.
 
     Not thread-safe: one stream of batches, or a lock around `policy` and `update`.
 
@@ -99,10 +95,7 @@ class BudgetController:
 
     def __init__(self, dial: Dial, budget: BudgetLike, *, horizon: int = 500, forgive: bool = False) -> None:
         if not (math.isfinite(horizon) and horizon > 0):
-            raise InputError(
-                f"horizon {horizon:g} samples cannot be used: deviations are corrected over a positive number of "
-                f"samples. Pass for example 500."
-            )
+            raise InputError(f"horizon {horizon:g} samples cannot be used: it must be positive. Pass for example 500.")
         self.dial, self.forgive = dial, forgive
         self.budget = dial.costs.budget(budget).value
         self.samples = 0
@@ -175,9 +168,8 @@ class BudgetController:
     def replay(self, table: ExitTable, costs: CostTable | None = None, *, batch_size: int = 32) -> ControlTrace:
         """Send a recorded table through the controller, batch by batch in the order of its rows.
 
-        The controller goes on from where it is and learns from what the samples cost; call again with another table or
-        other costs to go on under other conditions. Sample ids count on from `samples`, as `AdaptiveModel` counts.
-        Labels are needed only for the utility.
+        The controller goes on from where it is; call again with another table or other costs to go on under other
+        conditions. Sample ids count on from `samples`, as `AdaptiveModel` counts.
 
         Args:
             table: What every exit said.
@@ -195,34 +187,37 @@ class BudgetController:
                 f"dial of {self.dial.costs.num_exits} exits does not fit: the table has {table.num_exits}. Use those "
                 "of one model."
             )
-        real = table.priced(costs or (self.dial.costs if table.costs is None else None))
-        replayer = Replayer(real)
+        replayer = Replayer(table.with_costs(costs or (self.dial.costs if table.costs is None else None)))
         exit_index = np.empty(table.num_samples, dtype=np.int64)
-        cost, target, utility = np.empty((3, table.num_samples))
-        valued = True
-        for start in range(0, table.num_samples, batch_size):
-            rows = slice(start, min(start + batch_size, table.num_samples))
+        cost, target = np.empty((2, table.num_samples))
+        utility: np.ndarray | None = np.empty(table.num_samples)
+        for rows in blocks(0, table.num_samples, batch_size):
             ids = np.arange(self.samples, self.samples + rows.stop - rows.start)
             policy, target[rows] = self.policy, self.target
             stops = exit_index[rows] = replayer.exit_index(policy, rows, ids)
             try:
-                if valued:
+                if utility is not None:
                     utility[rows] = replayer.utility(policy, stops, rows, ids)
-            except TableError:  # the table cannot tell what answers are worth
-                valued = False
+            except TableError:  # answers of this policy cannot be judged on the table
+                utility = None
             cost[rows] = replayer.cost(stops, rows)
             self.update(cost[rows])
-        return ControlTrace(exit_index, cost, target, utility if valued else None)
+        return ControlTrace(exit_index, cost, target, utility)
 
     def state_dict(self) -> dict[str, float]:
         """Return what was learnt so far, as numbers; dial, budget and settings are not part of it."""
-        return dict(
-            zip(_STATE, map(float, (self.samples, self._spent, self._debt, self._base, self._span)), strict=True)
-        )
+        values = (self.samples, self._spent, self._debt, self._base, self._span)
+        return dict(zip(_STATE, map(float, values), strict=True))
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Go on from a state that `state_dict` returned; an `InputError` where a number is missing or not finite."""
-        samples, self._spent, self._debt, base, self._span = (_finite(state, name) for name in _STATE)
+        values = [float(state.get(name, math.nan)) for name in _STATE]
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"state {dict(state)} cannot be used: it needs finite numbers {', '.join(_STATE)}. Pass what "
+                "state_dict() returned."
+            )
+        samples, self._spent, self._debt, base, self._span = values
         self.samples, self._base = int(samples), self._inside(base)
         self._policy = None
 
@@ -253,13 +248,3 @@ def _total(costs: CostsLike, samples: int | None) -> tuple[float, int]:
             "negative. Check the measurement."
         )
     return mean * count, count
-
-
-def _finite(state: Mapping[str, float], name: str) -> float:
-    value = float(state.get(name, math.nan))
-    if not math.isfinite(value):
-        raise InputError(
-            f"state lacks a finite {name!r}: it holds {', '.join(sorted(state)) or 'nothing'}. Pass what state_dict() "
-            "returned."
-        )
-    return value

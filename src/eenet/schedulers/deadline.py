@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 from eenet.errors import BudgetError, TableError
 from eenet.policies.dial import Dial
 from eenet.policies.policy import static_policy
 from eenet.schedulers.base import Scheduler
-from eenet.schedulers.heuristics import any_scorer
+from eenet.schedulers.thresholds import any_scorer
 from eenet.tables.costs import Budget, BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
@@ -27,6 +26,11 @@ class DeadlineScheduler(Scheduler):
         scheduler: Fitted on the exits within the deadline; its seed counts, the one here does not.
         deadline: What no sample may exceed, written as a budget: a number in the table's unit, with a unit
             (``"2.5ms"``), or a percentage.
+
+    Raises:
+        TableError: On fitting: the table's cost differs from sample to sample.
+        BudgetError: On fitting: no exit can be reached within the deadline.
+        InputError: On fitting: the inner scheduler's policies are of a class of yours that cannot be extended.
 
     Example:
         >>> from eenet.schedulers import GeometricScheduler
@@ -51,37 +55,29 @@ class DeadlineScheduler(Scheduler):
             raise BudgetError(str(error).replace("mean cost", "cost").replace("budget", "deadline")) from error
 
     def open_exits(self, costs: CostTable) -> int:
-        """Return how many exits lie within the deadline, at least 1.
-
-        Raises:
-            BudgetError: As `limit`.
-        """
         limit = self.limit(costs).value
         # an exit's own cost, typed or computed, must not fail by rounding
         return sum(cost <= limit or math.isclose(cost, limit, rel_tol=1e-9) for cost in costs.cumulative)
 
-    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
-        """Fit the inner scheduler on the open exits; see `Scheduler.dial`.
+    def unsuited(self, table: ExitTable) -> str:
+        if table.cost is not None:
+            return "leaving at one exit costs every sample something else, which is known only afterwards"
+        return self.scheduler.unsuited(table)
 
-        Raises:
-            TableError: The table's cost differs from sample to sample.
-            BudgetError: No exit can be reached within the deadline.
-            InputError: The inner scheduler's policies are of a class of yours that cannot be changed.
-        """
+    def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
         if table.cost is not None:
             raise TableError(
-                f"deadline {self.deadline} cannot be kept: in {table.name} leaving at one exit costs every sample "
-                "something else, which is known only afterwards. Pass one cost per exit."
+                f"deadline {self.deadline} cannot be kept: in {table.name} {self.unsuited(table)}. Pass one cost per "
+                "exit."
             )
         costs = table.require_costs()
         exits = self.open_exits(costs)
         if exits == costs.num_exits:
-            return self.scheduler.sweep(table, budgets=budgets)
+            return self.scheduler.dial(table, budgets)
         if exits == 1:
             only = static_policy(any_scorer(table), 0, costs.num_exits)
             utility = table.require_utility("fitting under a deadline")
             return Dial((only,), (costs.low,), (float(utility[:, 0].mean()),), costs, self.scheduler.seed)
         within = CostTable(costs.cumulative[:exits], costs.unit, costs.full)
-        dial = self.scheduler.sweep(table.until(exits, within), budgets=budgets)
-        widen = cache(lambda part: part.widened(costs.num_exits))  # once: policies go on sharing their parts
-        return dial.map(lambda policy: policy.changed(widen, costs.num_exits), costs)
+        dial = self.scheduler.dial(table.until(exits, within), budgets)
+        return dial.map(lambda policy: policy.extended(costs.num_exits), costs)

@@ -9,16 +9,16 @@ from time import monotonic
 from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Float, Float32, Float64
 
 from eenet.errors import InputError
 from eenet.policies.dial import Dial
 from eenet.policies.learned import EENetScorer, Reads, constant_beside, exit_features
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
-from eenet.schedulers.base import Scheduler
+from eenet.schedulers.base import Scheduler, blocks
 from eenet.schedulers.eenet_fit import Adam, AssignmentNetworks, Own, PerExit, score_gradient, score_members
-from eenet.schedulers.heuristics import geometric_dial, joint_dial
+from eenet.schedulers.thresholds import geometric_dial, joint_dial
 from eenet.tables.table import ExitTable
 
 Columns: TypeAlias = Float64[np.ndarray, "exit column"]
@@ -32,7 +32,8 @@ class EENetScheduler(Scheduler):
 
     The default trains the paper's scores faster and searches the thresholds jointly on them (one fit for all budgets).
     With ``thresholds="assigned"`` the paper's exit-assignment networks are trained for each budget, their mean shares
-    become thresholds, and shares are tilted and mixed until the budget is met on the fitting data.
+    become thresholds, and shares are tilted and mixed until the budget is met on the fitting data. The dial then has
+    one policy per budget, all trained together, and mixes between them.
 
     Attributes:
         thresholds: ``"joint"`` or ``"assigned"``.
@@ -77,8 +78,8 @@ class EENetScheduler(Scheduler):
         super().__post_init__()
         if self.thresholds not in ("joint", "assigned") or self.assignment not in ("sum", "softmax"):
             raise InputError(
-                f"thresholds {self.thresholds!r} or assignment {self.assignment!r} is unknown: see the "
-                f"documentation of EENetScheduler."
+                f"thresholds {self.thresholds!r} or assignment {self.assignment!r} is unknown: thresholds are 'joint' "
+                "or 'assigned', the assignment 'sum' or 'softmax'. Pass one of each."
             )
 
     @classmethod
@@ -96,11 +97,6 @@ class EENetScheduler(Scheduler):
         )
 
     def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
-        """Fit scores and thresholds; see `Scheduler.sweep`.
-
-        With ``thresholds="joint"`` the dial serves all budgets equally. With ``"assigned"`` it holds one policy per
-        budget of ``budgets``, trained together, and mixes between them.
-        """
         if self.thresholds == "joint":
             weight, _ = _fit(table, None, self)
             return joint_dial(_scorer(table, weight[0]), table, self.seed)
@@ -160,7 +156,7 @@ def _fit(
     shares = np.full((members, table.num_exits), 1 / table.num_exits)
     if networks is not None:
         shares = np.zeros_like(shares)
-        for rows in _batches(np.arange(len(x)), settings.batch_size):
+        for rows in blocks(0, len(x), settings.batch_size):
             shares += networks.assign(x[rows], score_members(weight, x[rows])).shares.sum(axis=2) / len(x)
     found = weight.astype(np.float64).swapaxes(0, 1)
     if not table.has_classes:  # what was learnt of standardised features, as weights of the features themselves
@@ -216,7 +212,8 @@ def _train(
         rate = settings.learning_rate
         if networks is None:
             rate *= (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
-        for rows in _batches(generator.permutation(len(x)), settings.batch_size):
+        order = generator.permutation(len(x))
+        for rows in (order[some] for some in blocks(0, len(x), settings.batch_size)):
             part = x[rows]
             scores = score_members(weight, part)
             if networks is None or assignment_steps is None:
@@ -236,7 +233,3 @@ def _epochs(settings: EENetScheduler) -> Iterator[int]:
         if settings.progress is not None and monotonic() - reported >= 2:
             reported = monotonic()
             settings.progress("epochs of EENet's networks", epoch + 1, settings.epochs)
-
-
-def _batches(rows: Int[np.ndarray, " sample"], size: int) -> Iterator[Int[np.ndarray, " row"]]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))

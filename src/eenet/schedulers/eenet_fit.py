@@ -56,12 +56,9 @@ def score_gradient(x: Own, scores: PerMember, utility: PerExit, shares: PerMembe
 
 
 class Assigned(NamedTuple):
-    """What the assignment networks make of some samples.
+    """Each sample's shares over the exits, with what their gradient needs.
 
-    Attributes:
-        shares: How likely each sample is to leave at each exit.
-        slope: Derivative of the logarithm of each unnormalised share by the network's output.
-        hidden: Hidden layer of each exit's network.
+    ``slope`` is the derivative of the logarithm of each unnormalised share by the network's output.
     """
 
     shares: PerMember
@@ -80,13 +77,7 @@ class AssignmentNetworks:
         pulls: ``alpha_kl``, ``alpha_cost`` and ``beta`` of the loss.
         generator: Of the start.
 
-    Attributes:
-        parameters: All of them, flat; the other attributes are views of parts.
-        own: Weights of an exit's own features.
-        earlier: Weights of earlier exits' scores; those of exits that are not earlier are not used.
-        bias: Of the hidden layer.
-        second: Weights of the output.
-        second_bias: Of the output.
+    ``parameters`` are all of them, flat; the other arrays are views of parts.
     """
 
     def __init__(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int
@@ -11,7 +13,7 @@ from jaxtyping import Float64, Int
 from eenet.policies.dial import Dial
 from eenet.policies.mixture import TransformedPolicy
 from eenet.policies.transforms import Ensemble, Transform
-from eenet.schedulers.base import Scheduler
+from eenet.schedulers.base import Scheduler, folds_of, sampled
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 
@@ -20,7 +22,7 @@ _PRIOR_BIAS = 5.0  # pulls the class biases towards 0
 _PER_CLASS = 20  # samples of a class on average below which there are no biases
 _ENTRIES = 2_000_000  # samples times classes that are fitted on at most; more would cost time and change little
 _LOWEST, _HIGHEST = 0.05, 20.0  # where every sample is right (or wrong) the best temperature is 0 (or infinity)
-_TOLERANCE = 1e-10
+_CERTAIN = 1e6  # differences of logits beyond this are cut: the less likely class is impossible at any temperature
 
 
 def fit_ensemble(table: ExitTable, seed: int = 0) -> Ensemble:
@@ -74,18 +76,10 @@ def held_out_ensemble(table: ExitTable, folds: int, seed: int = 0) -> tuple[Exit
     return subset, replace(subset, logits=together, utility=None, transform=None)
 
 
-def folds_of(num_samples: int, folds: int, seed: int) -> Int[np.ndarray, " sample"]:
-    """Return which fold each sample belongs to, at random; folds are of equal size, within one."""
-    return np.random.default_rng(seed).permutation(num_samples) % folds
-
-
 def _subset(table: ExitTable, seed: int) -> ExitTable:
     """Return so many samples that fitting takes seconds."""
     table.require_labels("combining exits", "'utility' values single exits only")
-    most = max(1000, _ENTRIES // table.num_columns)
-    if table.num_samples <= most:
-        return table
-    return table.select(np.sort(np.random.default_rng(seed).permutation(table.num_samples)[:most]))
+    return sampled(table, max(1000, _ENTRIES // table.num_columns), seed)
 
 
 def _fit(table: ExitTable, *, positive: bool) -> Ensemble:
@@ -105,10 +99,10 @@ def _fit_exit(likelihood: _Likelihood, *, positive: bool) -> Float64[np.ndarray,
     from scipy.optimize import minimize  # heavy, and needed here only
 
     start, exits = likelihood.prior, len(likelihood.seen)
+    how: dict[str, Any] = {"method": "trust-exact", "hess": likelihood.curvature}
     if positive:
-        bounds = [(0.0, None)] * exits + [(None, None)] * (len(start) - exits)
-        return minimize(likelihood.value, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return minimize(likelihood.value, start, jac=True, hess=likelihood.curvature, method="trust-exact").x
+        how = {"method": "L-BFGS-B", "bounds": [(0.0, None)] * exits + [(None, None)] * (len(start) - exits)}
+    return np.asarray(minimize(likelihood.value, start, jac=True, **how).x)
 
 
 class _Likelihood:
@@ -144,11 +138,12 @@ class _Likelihood:
         weighted = self.seen * probs.reshape(-1)
         by_class = weighted.reshape(-1, *self.shape)
         mean = by_class.sum(axis=2)
-        hessian = weighted @ self.seen.T - mean @ mean.T
+        hessian: np.ndarray = weighted @ self.seen.T - mean @ mean.T
         if self.biased:
             cross = by_class.sum(axis=1) - mean @ probs
             hessian = np.block([[hessian, cross], [cross.T, np.diag(probs.sum(axis=0)) - probs.T @ probs]])
-        return (hessian + np.diag(2 * self.penalty)) / len(probs)
+        hessian += np.diag(2 * self.penalty)
+        return hessian / len(probs)
 
     def _probs(self, values: np.ndarray) -> tuple[Float64[np.ndarray, "sample class"], float]:
         """Return the probabilities of the classes, and minus the summed log-likelihood of the labels."""
@@ -179,6 +174,9 @@ def fit_temperatures(table: ExitTable) -> Float64[np.ndarray, " exit"]:
     Raises:
         TableError: The table has no labels.
 
+    Warns:
+        UserWarning: The best temperature of an exit lies outside the range, whose end is returned.
+
     Example:
         >>> logits = np.tile([[2.0, 0.0], [0.0, 0.0]], (4, 1, 1))
         >>> fit_temperatures(ExitTable(logits=logits, labels=[0, 0, 0, 1])).round(4)  # 2 / log 3
@@ -190,14 +188,22 @@ def fit_temperatures(table: ExitTable) -> Float64[np.ndarray, " exit"]:
     from scipy.optimize import brentq  # heavy, and needed here only
 
     table.require_labels("fitting temperatures", "'utility' does not say which class is right")
-    temperatures = np.ones(table.num_exits)
+    temperatures, beyond = np.ones(table.num_exits), []
     for k in range(table.num_exits):
-        at_hottest, at_coldest = (_slope(1 / temperature, table, k) for temperature in (_HIGHEST, _LOWEST))
+        at_highest, at_lowest = (_slope(1 / temperature, table, k) for temperature in (_HIGHEST, _LOWEST))
         # the slope grows with the inverse temperature: where it has one sign the end is best, where it is 0 all are
-        if at_hottest < 0 < at_coldest:
-            temperatures[k] = 1 / brentq(_slope, 1 / _HIGHEST, 1 / _LOWEST, (table, k), xtol=1e-12, rtol=_TOLERANCE)
-        elif at_hottest or at_coldest:
-            temperatures[k] = _LOWEST if at_coldest <= 0 else _HIGHEST
+        if at_highest < 0 < at_lowest:
+            temperatures[k] = 1 / brentq(_slope, 1 / _HIGHEST, 1 / _LOWEST, (table, k), xtol=1e-12, rtol=1e-10)
+        elif at_highest or at_lowest:
+            temperatures[k] = _LOWEST if at_lowest <= 0 else _HIGHEST
+            if at_highest and at_lowest:
+                beyond.append(f"{temperatures[k]:g} at exit {k}")
+    if beyond:
+        warnings.warn(
+            f"temperatures end at a limit of their range, {_LOWEST:g} to {_HIGHEST:g}: {', '.join(beyond)}. The best "
+            "ones lie beyond: scale the logits to an ordinary size, or, where every sample is right, record more.",
+            stacklevel=2,
+        )
     return temperatures
 
 
@@ -206,7 +212,8 @@ def _slope(inverse: float, table: ExitTable, k: int) -> float:
     slope = 0.0
     for rows in table.chunks():
         excess = table.logits[rows, k].astype(np.float64)
-        np.maximum(excess, excess.max(axis=1, keepdims=True) - 1e6, out=excess)  # impossible classes stay numbers
+        excess -= excess.max(axis=1, keepdims=True)
+        np.maximum(excess, -_CERTAIN, out=excess)
         # of each class over the right one: the likelihood knows only these
         excess -= np.take_along_axis(excess, table.labels[rows, None], axis=1)
         probs = excess * inverse
@@ -225,6 +232,10 @@ class TransformedScheduler(Scheduler):
         fit_transform: A function of table and seed: `fit_ensemble`, `fit_geometric_ensemble` (Zero Time Waste),
             `fit_calibration`, or one of yours.
 
+    Raises:
+        TableError: On fitting: the table has no labels, or its utility is not simply whether the answer is right.
+        InputError: On fitting: the table is transformed already.
+
     Example:
         >>> from eenet.schedulers import GeometricScheduler, fit_geometric_ensemble
         >>> from eenet.testing import synthetic_table
@@ -237,18 +248,18 @@ class TransformedScheduler(Scheduler):
     fit_transform: Callable[[ExitTable, int], Transform]
 
     def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
-        """Fit the transform and the scheduler; see `Scheduler.dial`.
-
-        Raises:
-            TableError: The table has no labels, or its utility is not simply whether the answer is right.
-            InputError: The table is transformed already.
-        """
         transform = self.fit_transform(table, self.seed)
-        return transformed_dial(transform, self.scheduler.sweep(table.transformed(transform), budgets=budgets))
+        transformed = table.transformed(transform)
+        transformed.require_utility("fitting on combined exits")
+        return transformed_dial(transform, self.scheduler.dial(transformed, budgets))
 
     def open_exits(self, costs: CostTable) -> int:
-        """Return how many exits the scheduler may use."""
         return self.scheduler.open_exits(costs)
+
+    def unsuited(self, table: ExitTable) -> str:
+        if not table.combinable:
+            return "combining exits needs labels, and a utility that says whether answers are right"
+        return self.scheduler.unsuited(table)
 
 
 def transformed_dial(transform: Transform, dial: Dial) -> Dial:

@@ -11,10 +11,13 @@ neighbouring distinct scores (only adjacent floats have nothing in between).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int
+
+from eenet.schedulers.base import blocks, multipliers
 
 PerExit: TypeAlias = Float[np.ndarray, "sample exit"]
 Costs: TypeAlias = Float[np.ndarray, " exit"] | Float[np.ndarray, "sample exit"]
@@ -31,6 +34,20 @@ def between(upper: Float[np.ndarray, "*any"], lower: Float[np.ndarray, "*any"]) 
     """Return a threshold that ``upper`` reaches and the smaller ``lower`` does not: the midpoint."""
     middle = np.maximum(lower, _LEAST) / 2 + upper / 2
     return np.where(middle > lower, middle, upper)  # adjacent floats have no midpoint
+
+
+def around_zero(scores: PerExit) -> Float32[np.ndarray, " exit"]:
+    """Return thresholds that scores reach where they are not negative: midway between their neighbours of 0.
+
+    Where all samples leave or all stay there is no midpoint, and the threshold is 0, or less where a score is 0.
+    """
+    upper = np.where(scores >= 0, scores, np.inf).min(axis=0)
+    lower = np.where(scores < 0, scores, -np.inf).max(axis=0)
+    thresholds = np.where(upper > 0, 0.0, -np.inf)
+    inner = np.isfinite(upper) & np.isfinite(lower)
+    thresholds[inner] = between(upper[inner], lower[inner])
+    thresholds[-1] = -np.inf
+    return thresholds.astype(np.float32)
 
 
 class Cuts:
@@ -86,9 +103,10 @@ def geometric_shares(
     tilt = np.zeros(len(costs)) if base is None else np.log(np.maximum(base, 1e-12, dtype=np.float64))
 
     def shares(log_ratio: np.ndarray) -> np.ndarray:
-        logits = tilt + log_ratio[:, None] * exponents
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return weights / weights.sum(axis=1, keepdims=True)
+        weights: np.ndarray = tilt + log_ratio[:, None] * exponents
+        weights = np.exp(weights - weights.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        return weights
 
     high = np.full(len(targets), 60.0 / np.diff(exponents).min())
     low = -high
@@ -124,10 +142,10 @@ def _cut(
     cuts: Cuts, inside: Bool[np.ndarray, "candidate sample"], leaving: Int[np.ndarray, " candidate"]
 ) -> Float32[np.ndarray, " candidate"]:
     """Return the thresholds at which so many of the samples inside leave, or fewer where scores are equal."""
-    ahead = inside[:, cuts.order].cumsum(axis=1, dtype=np.int32)  # how many of those inside, in falling order of score
+    counts = inside[:, cuts.order].cumsum(axis=1, dtype=np.int32)  # of those inside, in falling order of score
     index = np.zeros(len(leaving), dtype=np.int64)
     for i in np.flatnonzero(leaving):
-        last, following = np.searchsorted(ahead[i], (leaving[i], leaving[i] + 1))
+        last, following = np.searchsorted(counts[i], (leaving[i], leaving[i] + 1))
         if following == len(cuts.order):  # all who are inside leave
             index[i] = -1
         else:
@@ -158,9 +176,9 @@ def outcomes(
 def frontier(cost: Float[np.ndarray, " candidate"], utility: Float[np.ndarray, " candidate"]) -> list[int]:
     """Return the candidates on the upper concave envelope, from the cheapest to the most useful.
 
-    Mixing two neighbours reaches every point between them, so nothing outside the list is worth using.
+    Mixing two neighbours reaches every point between them, so nothing outside the list is of use.
     """
-    points = list(zip(cost.tolist(), utility.tolist(), strict=True))
+    points: list[tuple[float, float]] = list(zip(cost.tolist(), utility.tolist(), strict=True))
 
     def slope(i: int, j: int) -> float:
         return (points[j][1] - points[i][1]) / (points[j][0] - points[i][0])
@@ -186,23 +204,17 @@ def search(scores: PerExit, utility: PerExit, costs: Costs, seed: int) -> Thresh
     mean_costs = costs if costs.ndim == 1 else costs.mean(axis=0)
     pool = _starts(scores, mean_costs, seed)
     cost, gain = outcomes(scores, utility, costs, pool)
-    multipliers = _multipliers(mean_costs, gain)
+    lambdas = multipliers(max(float(np.ptp(gain)), 1e-6), mean_costs, 100.0, _MULTIPLIERS)
     ascent = _Ascent(scores, utility, costs)
     for round_ in range(_ROUNDS):
-        value = gain - multipliers[:, None] * cost
+        value = gain - lambdas[:, None] * cost
         best = np.argsort(-value, axis=1, kind="stable")[:, : 2 if round_ == 0 else 1]  # two starts at first
-        found = np.concatenate([ascent.climb(pool[start], multipliers) for start in best.T])
+        found = np.concatenate([ascent.climb(pool[start], lambdas) for start in best.T])
         fresh = np.unique(found, axis=0)
         fresh_cost, fresh_gain = outcomes(scores, utility, costs, fresh)
         pool = np.concatenate([pool, fresh])
         cost, gain = np.append(cost, fresh_cost), np.append(gain, fresh_gain)
     return pool
-
-
-def _multipliers(costs: np.ndarray, gain: np.ndarray) -> Float64[np.ndarray, " multiplier"]:
-    """Return multipliers from 0 to one at which the cheapest exit wins."""
-    scale = max(float(gain.max() - gain.min()), 1e-6) / float(costs[-1] - costs[0])
-    return np.append(0.0, np.geomspace(0.01 * scale, 100 * scale, _MULTIPLIERS - 1))
 
 
 def _starts(scores: np.ndarray, costs: np.ndarray, seed: int) -> Thresholds:
@@ -216,10 +228,9 @@ def _starts(scores: np.ndarray, costs: np.ndarray, seed: int) -> Thresholds:
     return np.concatenate([static.astype(np.float32), thresholds_for_shares(scores, shares)])
 
 
-def _blocks(candidates: int, samples: int) -> list[slice]:
-    """Return slices of candidates such that a matrix of a slice times all samples takes bounded memory."""
-    step = max(1, _BLOCK // samples)
-    return [slice(start, start + step) for start in range(0, candidates, step)]
+def _blocks(candidates: int, samples: int) -> Iterator[slice]:
+    """Yield slices of candidates such that a matrix of a slice times all samples takes bounded memory."""
+    return blocks(0, candidates, max(1, _BLOCK // samples))
 
 
 class _Ascent:
@@ -231,25 +242,25 @@ class _Ascent:
         self.costs = np.ascontiguousarray(costs[:, None] if costs.ndim == 1 else costs.T)  # [exit, sample or 1]
         self.cuts = [Cuts(column) for column in self.scores[:-1]]
 
-    def climb(self, thresholds: Thresholds, multipliers: Float64[np.ndarray, " candidate"]) -> Thresholds:
+    def climb(self, thresholds: Thresholds, lambdas: Float64[np.ndarray, " candidate"]) -> Thresholds:
         """Return thresholds at a local optimum for each pair of start and multiplier."""
-        blocks = _blocks(len(thresholds), self.scores.shape[1])
-        return np.concatenate([self._climb(thresholds[rows].copy(), multipliers[rows]) for rows in blocks])
+        each = _blocks(len(thresholds), self.scores.shape[1])
+        return np.concatenate([self._climb(thresholds[rows].copy(), lambdas[rows]) for rows in each])
 
-    def _climb(self, thresholds: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
-        worth = [
-            utility - (multipliers[:, None] * cost).astype(np.float32)
+    def _climb(self, thresholds: np.ndarray, lambdas: np.ndarray) -> np.ndarray:
+        value = [
+            utility - (lambdas[:, None] * cost).astype(np.float32)
             for utility, cost in zip(self.utility, self.costs, strict=True)
         ]  # of leaving at each exit, [candidate, sample]
-        reach = [self.scores[k] >= thresholds[:, k, None] for k in range(len(worth) - 1)]
+        reach = [self.scores[k] >= thresholds[:, k, None] for k in range(len(value) - 1)]
         for _ in range(_SWEEPS):
             before = thresholds.copy()
-            later = [worth[-1]]  # what going on beyond each exit is worth under the later thresholds, last exit first
-            for k in range(len(worth) - 2, 0, -1):
-                later.append(np.where(reach[k], worth[k], later[-1]))
+            later = [value[-1]]  # of going on beyond each exit, under the later thresholds, last exit first
+            for k in range(len(value) - 2, 0, -1):
+                later.append(np.where(reach[k], value[k], later[-1]))
             inside: np.ndarray | None = None
             for k, going_on in enumerate(reversed(later)):
-                gain = worth[k] - going_on
+                gain = value[k] - going_on
                 if inside is not None:
                     gain *= inside
                 thresholds[:, k] = self.cuts[k].best(gain)

@@ -1,9 +1,8 @@
-"""Optimal stopping: leave where going on is worth less than it costs, learnt backwards from the last exit."""
+"""Optimal stopping: leave where going on gains less than it costs, learnt backwards from the last exit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import ClassVar, NamedTuple, TypeAlias
@@ -17,9 +16,9 @@ from eenet.policies.learned import StoppingScorer, StoppingState
 from eenet.policies.policy import ScorePolicy
 from eenet.policies.replay import Replayer
 from eenet.policies.transforms import Ensemble
-from eenet.schedulers.base import Scheduler
-from eenet.schedulers.ensemble import fit_ensemble, folds_of, held_out_ensemble, transformed_dial
-from eenet.schedulers.search import PerExit, frontier
+from eenet.schedulers.base import Scheduler, blocks, folds_of, multipliers
+from eenet.schedulers.ensemble import fit_ensemble, held_out_ensemble, transformed_dial
+from eenet.schedulers.search import PerExit, around_zero, frontier
 from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import standard_budgets
 from eenet.tables.table import ExitTable
@@ -49,11 +48,12 @@ class StoppingScheduler(Scheduler):
     already fitted for the later exits. One fit serves all multipliers, from 0 (most utility) to infinity (cheapest),
     hence all budgets; a budget between two rules is met by a mixture. Only the sign matters, so the regression weighs
     samples near the boundary more (with up to 20 classes; with more it would take too long). Where the labels are
-    known, what an answer was worth is read off what all exits together make of the sample, which is less noisy than one
-    label. Where costs differ from sample to sample, those of the sample are what going on costs.
+    known, the utility of an answer is estimated by what all exits together make of the sample, which is less noisy than
+    one label. Where costs differ from sample to sample, those of the sample are what going on costs.
 
-    Only rules are kept that are worth their cost on samples held out in cross-validation, with every fixed exit among
-    them: nothing is spent on later exits that add nothing there.
+    Only rules are kept that pay for their cost on samples held out in cross-validation, with every fixed exit among
+    them: nothing is spent on later exits that add nothing there. On the fitting data a larger budget never lowers
+    utility. The policy may stay below a budget where spending more bought nothing.
 
     Attributes:
         ensemble: Whether leaving samples are answered by a learnt combination of the exits seen so far (and judged by
@@ -61,6 +61,9 @@ class StoppingScheduler(Scheduler):
         folds: Of the cross-fitting.
         ridge: Penalty on the weights of what is made of probabilities, in samples; on those of features 100 times that,
             as if each had variance 1.
+
+    Raises:
+        TableError: On fitting: the table has 1 sample only.
 
     Source:
         Longstaff and Schwartz, Valuing American Options by Simulation, Review of Financial Studies 14, 2001; Bolukbasi
@@ -74,23 +77,15 @@ class StoppingScheduler(Scheduler):
     positive = ("ridge",)
 
     def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
-        """Fit for all budgets; see `Scheduler.sweep`.
-
-        On the fitting data a larger budget never lowers utility. The policy may stay below a budget where spending more
-        bought nothing.
-
-        Raises:
-            TableError: The table holds 1 sample only.
-        """
         if table.num_samples < 2:
             raise TableError("table of 1 sample is too small: stopping holds samples out in turn. Give at least 2.")
         if isinstance(table.transform, Ensemble):
-            return self._dial(table, _worth(table, table.transform))
+            return self._dial(table, table.transform)
         together = fit_ensemble(table, self.seed) if table.combinable else None
         if together is None or not (self.ensemble and self._ensemble_pays(table)):
-            return self._dial(table, _worth(table, together))
+            return self._dial(table, together)
         combined = table.transformed(together)
-        return transformed_dial(together, self._dial(combined, _worth(combined, together)))
+        return transformed_dial(together, self._dial(combined, together))
 
     def _ensemble_pays(self, table: ExitTable) -> bool:
         """Return whether held-out ensembles raise both the likelihood of the labels and what the rule reaches.
@@ -108,24 +103,22 @@ class StoppingScheduler(Scheduler):
             reached.append(points.mean())
         return bool(reached[1] > reached[0])
 
-    def _induce(self, table: ExitTable, worth: np.ndarray) -> Induced:
-        return induce(table, worth, state=suited_state(table), folds=self.folds, ridge=self.ridge, seed=self.seed)
+    def _induce(self, table: ExitTable, expected: PerExit) -> Induced:
+        return induce(table, expected, state=suited_state(table), folds=self.folds, ridge=self.ridge, seed=self.seed)
 
-    def _dial(self, table: ExitTable, worth: np.ndarray) -> Dial:
-        """Return the rules that are worth their cost on held-out samples, at the cost they really have."""
-        induced = self._induce(table, worth)
-        thresholds = np.zeros(table.num_exits)
-        thresholds[-1] = -math.inf
+    def _dial(self, table: ExitTable, together: Ensemble | None) -> Dial:
+        """Return the rules that pay for their cost on held-out samples, at the cost they really have."""
+        induced, replayer = self._induce(table, _expected_utility(table, together)), Replayer(table)
         kind, columns = suited_state(table).kind, table.num_columns
-        policies = [
+        zero = np.where(np.arange(table.num_exits) < table.num_exits - 1, 0.0, -math.inf)
+        rules = [
             ScorePolicy(
-                StoppingScorer(weight=induced.weight[i], bias=induced.bias[i], num_columns=columns, kind=kind),
-                thresholds,
+                StoppingScorer(weight=induced.weight[i], bias=induced.bias[i], num_columns=columns, kind=kind), zero
             )
-            for i in frontier(induced.cost, induced.worth)
+            for i in frontier(induced.cost, induced.expected)
         ]
-        replayer = Replayer(table)
-        replayer.prepare(policies)
+        replayer.prepare(rules)
+        policies = [ScorePolicy(rule.scorer, around_zero(replayer.scores(rule.scorer))) for rule in rules]
         outcome = [(*replayer.expected(policy), policy) for policy in policies]
         outcome.sort(key=lambda one: (one[0], -one[1]))
         best = [-math.inf, *accumulate((utility for _, utility, _ in outcome), max)]
@@ -146,31 +139,33 @@ def _likelihood(table: ExitTable) -> float:
     return float(np.maximum(np.concatenate(right), -100.0).mean(dtype=np.float64))
 
 
-def _worth(table: ExitTable, together: Ensemble | None) -> Float64[np.ndarray, "sample exit"]:
-    """Return what answering at each exit was worth: the chance that it is right given all exits, or the utility."""
+def _expected_utility(table: ExitTable, together: Ensemble | None) -> Float64[np.ndarray, "sample exit"]:
+    """Return the utility of answering at each exit: the chance to be right given all exits, or what was recorded."""
     if together is None:
         return table.require_utility(_WHAT)
-    worth = []
+    expected = []
     for rows in table.chunks():
         chances = np.exp(together(log_softmax(table.logits[rows])).astype(np.float64))
-        worth.append(np.take_along_axis(chances, table.seen(rows).argmax(axis=2), axis=1))
-    return np.concatenate(worth)
+        expected.append(np.take_along_axis(chances, table.seen(rows).argmax(axis=2), axis=1))
+    return np.concatenate(expected)
 
 
 class Induced(NamedTuple):
     """Stopping rules, one per candidate (every fixed exit, then every multiplier), and their means on held-out samples.
 
-    A rule leaves where ``weight . state + bias >= 0``; ``worth`` is as the regression saw it.
+    A rule leaves where ``weight . state + bias >= 0``; ``expected`` is the utility as the regression saw it.
     """
 
     weight: Float64[np.ndarray, "candidate early column"]
     bias: Float64[np.ndarray, "candidate early"]
     cost: Float64[np.ndarray, " candidate"]
     utility: Float64[np.ndarray, " candidate"]
-    worth: Float64[np.ndarray, " candidate"]
+    expected: Float64[np.ndarray, " candidate"]
 
 
-def induce(table: ExitTable, worth: PerExit, *, state: StoppingState, folds: int, ridge: float, seed: int) -> Induced:
+def induce(
+    table: ExitTable, expected: PerExit, *, state: StoppingState, folds: int, ridge: float, seed: int
+) -> Induced:
     """Return stopping rules for many multipliers of cost.
 
     At exit ``k`` the value of going on minus that of leaving is regressed on the state, by ridge regression, for all
@@ -179,21 +174,21 @@ def induce(table: ExitTable, worth: PerExit, *, state: StoppingState, folds: int
     own noise. Only the sign of the difference decides, so where columns are few the regression is repeated with more
     weight on samples near the boundary. The deployed rule is the mean of the folds' linear functions.
 
-    ``worth`` is what answering at each exit was worth; the settings are those of `StoppingScheduler`.
+    ``expected`` is the utility of answering at each exit; the settings are those of `StoppingScheduler`.
     """
-    samples, exits = worth.shape
+    samples, exits = expected.shape
     fold = folds_of(samples, min(folds, samples), seed)
-    order = np.argsort(fold, kind="stable")  # so that the samples of a fold stand side by side
-    worth, costs, utility = worth[order], table.leaving_costs[order], table.require_utility(_WHAT)[order]
-    ends = np.bincount(fold).cumsum()
-    multipliers = _multipliers(table, worth)
+    order = np.argsort(fold, kind="stable")  # so that the samples of a fold are neighbours
+    expected, costs, utility = expected[order], table.leaving_costs[order], table.require_utility(_WHAT)[order]
+    ends = np.bincount(fold).cumsum().tolist()
+    lambdas = _lambdas(table, expected)
     penalty = _penalty(state, table.num_columns, ridge)
     width = len(penalty) - 1
-    weight, bias = np.zeros((len(multipliers), exits - 1, width)), np.zeros((len(multipliers), exits - 1))
-    leaves_at = np.full((samples, len(multipliers)), exits - 1)  # where each rule, from exit k on, leaves
-    value = worth[:, -1:] - costs[:, -1:] * multipliers  # of leaving there, its cost deducted
+    weight, bias = np.zeros((len(lambdas), exits - 1, width)), np.zeros((len(lambdas), exits - 1))
+    leaves_at = np.full((samples, len(lambdas)), exits - 1)  # where each rule, from exit k on, leaves
+    value = expected[:, -1:] - costs[:, -1:] * lambdas  # of leaving there, its cost deducted
     for k in reversed(range(exits - 1)):
-        here = worth[:, k, None] - costs[:, k, None] * multipliers
+        here = expected[:, k, None] - costs[:, k, None] * lambdas
         columns, center, spread = _columns(table, state, k, np.argsort(order))
         regression = _Regression(columns, [slice(*pair) for pair in pairwise((0, *ends))], penalty)
         found, held_out = regression.solve(value - here)
@@ -208,17 +203,15 @@ def induce(table: ExitTable, worth: PerExit, *, state: StoppingState, folds: int
     # fixed exits first: where a rule is as good on held-out samples, its deployed mean may still spend more
     leaves_at = np.hstack([np.broadcast_to(fixed, (samples, exits)), leaves_at])
     always = np.where(fixed[:, None] <= fixed[:-1], 1.0, -1.0)  # a fixed exit's score: below 0 before it
-    means = [np.take_along_axis(values, leaves_at, axis=1).mean(axis=0) for values in (costs, utility, worth)]
+    means = [np.take_along_axis(values, leaves_at, axis=1).mean(axis=0) for values in (costs, utility, expected)]
     return Induced(
         np.concatenate([np.zeros((exits, exits - 1, width)), weight]), np.concatenate([always, bias]), *means
     )
 
 
-def _multipliers(table: ExitTable, worth: PerExit) -> Float64[np.ndarray, " multiplier"]:
-    """Return multipliers from 0 to one at which the cheapest exit wins."""
-    means, costs = worth.mean(axis=0), table.require_costs()
-    scale = max(float(np.ptp(means)), 1e-3) / (costs.high - costs.low)
-    return np.append(0.0, np.geomspace(0.01 * scale, 30 * scale, _MULTIPLIERS - 1))
+def _lambdas(table: ExitTable, expected: PerExit) -> Float64[np.ndarray, " multiplier"]:
+    gain = max(float(np.ptp(expected.mean(axis=0))), 1e-3)
+    return multipliers(gain, np.array(table.require_costs().cumulative), 30.0, _MULTIPLIERS)
 
 
 def _columns(
@@ -274,7 +267,7 @@ class _Regression:
         folds, width, targets = len(self.folds), len(self.penalty), y.shape[1]
         gram, cross = np.zeros((folds, width, width)), np.zeros((folds, width, targets))
         for f, fold in enumerate(self.folds):
-            for rows in _blocks(fold, _BLOCK):
+            for rows in blocks(fold.start, fold.stop, _BLOCK):
                 z = self.x[rows]
                 gram[f] += z.T @ z
                 cross[f] += z.T @ y[rows].astype(z.dtype, copy=False)
@@ -293,7 +286,7 @@ class _Regression:
         upper = np.triu_indices(width)  # of the matrix of products
         gram, cross = np.zeros((folds, len(upper[0]), targets)), np.zeros((folds, width, targets))
         for f, fold in enumerate(self.folds):
-            for rows in _blocks(fold, _NARROW_BLOCK):
+            for rows in blocks(fold.start, fold.stop, _NARROW_BLOCK):
                 z = np.ascontiguousarray(self.x[rows].T, dtype=np.float64)
                 products = np.concatenate([z[i:] * z[i] for i in range(width)])
                 gram[f] += products @ near[rows]
@@ -308,11 +301,6 @@ class _Regression:
         """Return the mean solution, and every sample's prediction by the one without its fold."""
         predicted = np.empty((len(self.x), solutions.shape[2]))
         for fold, solution in zip(self.folds, solutions, strict=True):
-            for rows in _blocks(fold, _BLOCK):
+            for rows in blocks(fold.start, fold.stop, _BLOCK):
                 np.matmul(self.x[rows].astype(np.float64, copy=False), solution, out=predicted[rows])
         return solutions.mean(axis=0), predicted
-
-
-def _blocks(rows: slice, size: int) -> Iterator[slice]:
-    """Yield slices that together are a longer one."""
-    return (slice(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size))

@@ -1,4 +1,4 @@
-"""What every exit said about every sample, what leaving costs, and how both lie on disk. Knows no torch."""
+"""Outputs of every exit for every sample, what leaving costs, and both as files. Knows no torch."""
 
 from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets

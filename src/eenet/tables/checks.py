@@ -1,96 +1,148 @@
-"""What an exit table refuses, naming key and row."""
+"""Numbers from outside, and what an exit table refuses, naming key and row."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32
 
-from eenet.errors import ShapeError, TableError
-from eenet.tables.arrays import CHUNK
+from eenet.errors import EenetError, InputError, ShapeError, TableError
+from eenet.tables.arrays import CHUNK, as_array
 
 _PROBS_TOLERANCE = 1e-3
+COSTS = (1e-30, 1e30)
+"""Between what costs lie: outside, single precision and squares overflow."""
 
 
-def check_shapes(
-    logits: np.ndarray | None,
-    features: np.ndarray | None,
-    names: Sequence[str],
-    others: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None],
-) -> None:
-    """Refuse arrays whose shapes disagree, and tables too small to choose by.
+def number(
+    value: Any,  # noqa: ANN401
+    name: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: float = -math.inf,
+    whole: bool = False,
+    error: type[EenetError] = InputError,
+) -> float:
+    """Return a number that comes from outside: of Python, numpy or torch; never a truth value, a text or NaN.
 
     Args:
-        logits: ``[sample, exit, class]``.
-        features: ``[sample, exit, column]``, in place of logits.
-        names: Of the columns of features, or none.
-        others: Labels, utility and cost.
+        value: What was given.
+        name: What it is called, for the message.
+        low: The least it may be.
+        high: The most it may be.
+        above: What it must be larger than.
+        whole: Whether it must be an integer; it is returned as one.
+        error: Class of the error.
+
+    Raises:
+        EenetError: It is no finite number, or out of range.
     """
-    if (logits is None) == (features is None):
-        raise TableError("logits and features are both given, or neither: exits say one of them. Pass one.")
-    key, outputs, least = ("logits", logits, 2) if features is None else ("features", features, 1)
-    assert outputs is not None
-    if outputs.ndim != 3:
-        column = "class" if key == "logits" else "column"
-        raise ShapeError(f"{key} of shape {outputs.shape} do not fit: [sample, exit, {column}] is needed. Reshape it.")
-    n, exits, columns = outputs.shape
+    given = value
+    try:
+        if not isinstance(value, Real | Decimal):
+            array = as_array(value)
+            value = array.item() if array.ndim == 0 and array.dtype.kind in "fiu" else None
+        if value is not None and not isinstance(value, bool):
+            found = int(value) if whole else float(value)
+            if math.isfinite(found) and (not whole or found == value) and low <= found <= high and found > above:
+                return found
+    except (TypeError, ValueError, OverflowError, ArithmeticError, RuntimeError):
+        pass
+    ends = [f"at least {low:g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
+    ends += [f"at most {high:g}"] * (high < math.inf)
+    needed = " ".join(["a whole number" if whole else "a finite number", " and ".join(ends)]).strip()
+    shown = f"{given:g}" if isinstance(given, float) else repr(given)
+    raise error(f"{name} {shown} cannot be used: {needed} is needed. Pass one.")
+
+
+def array_of(key: str, value: object) -> np.ndarray:
+    """Return one of a table's arrays, refusing what is none."""
+    try:
+        return as_array(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise TableError(f"{key} of type {type(value).__name__} is no array of numbers: {error}. Give one.") from error
+
+
+def names_of(value: object, key: str = "feature_names") -> tuple[str, ...]:
+    """Return the names of features, refusing what is no list of texts."""
+    names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise TableError(f"{key} {value!r} cannot be used: names are texts, one for each. Pass texts.")
+    return names
+
+
+def checked(
+    arrays: Mapping[str, np.ndarray], feature_names: Sequence[str], first_row: int | None = None
+) -> dict[str, np.ndarray]:
+    """Return the arrays of a table by attribute, in the types it keeps; refuse what is no table.
+
+    Args:
+        arrays: By attribute.
+        feature_names: Of the columns of features.
+        first_row: Of arrays that are a part of a table: the row of the table that is their first.
+
+    Raises:
+        ShapeError: Arrays whose shapes disagree.
+        TableError: Values that cannot be used, or a table too small to choose by.
+    """
+    arrays = {
+        key: array.astype(np.float64) if key in ("utility", "cost") and array.dtype.kind in "iub" else array
+        for key, array in arrays.items()
+    }
+    _check_shapes(arrays, feature_names)
+    for key in ("logits", "features", "utility", "cost"):
+        if key in arrays:
+            _check_finite(key, arrays[key], first_row or 0)
+    if "logits" in arrays and first_row is None:
+        _notice_probabilities(arrays["logits"])
+    if "labels" in arrays:
+        check_labels(arrays["labels"], arrays["logits"].shape[2] if "logits" in arrays else None, first_row or 0)
+        arrays["labels"] = arrays["labels"].astype(np.int64, copy=False)
+    for key, check in (("utility", _check_utility), ("cost", check_cost)):
+        if key in arrays:
+            arrays[key] = arrays[key].astype(np.float64, copy=False)
+            check(arrays[key])
+    return arrays
+
+
+def _check_shapes(arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    if ("logits" in arrays) == ("features" in arrays):
+        raise TableError("logits and features are both given, or neither: exits have one of them. Pass one.")
+    key, column, least = ("logits", "class", 2) if "logits" in arrays else ("features", "column", 1)
+    shape = arrays[key].shape
+    if len(shape) != 3:
+        raise ShapeError(f"{key} of shape {shape} do not fit: [sample, exit, {column}] is needed. Reshape it.")
+    n, exits, columns = shape
     if n == 0:
-        raise TableError(f"{key} of shape {outputs.shape} hold no samples: at least 1 is needed. Record some.")
+        raise TableError(f"{key} of shape {shape} have no samples: at least 1 is needed. Record some.")
     if exits < 2:
-        raise TableError(
-            f"{key} of shape {outputs.shape} have {exits} exit: a choice needs at least 2. Attach an early exit."
-        )
+        raise TableError(f"{key} of shape {shape} have {exits} exit: a choice needs at least 2. Attach an early exit.")
     if columns < least:
-        raise TableError(f"{key} of shape {outputs.shape} have {columns} columns: more are needed.")
-    for (other, shape), value in zip(
-        (("labels", (n,)), ("utility", (n, exits)), ("cost", (n, exits))), others, strict=True
-    ):
-        if value is not None and value.shape != shape:
+        raise TableError(f"{key} of shape {shape} have {columns} columns: more are needed.")
+    for other, needed in (("labels", (n,)), ("utility", (n, exits)), ("cost", (n, exits))):
+        if other in arrays and arrays[other].shape != needed:
             raise ShapeError(
-                f"{other} of shape {value.shape} does not fit: {key} have {n} samples and {exits} exits, so {shape} is "
-                "needed."
+                f"{other} of shape {arrays[other].shape} does not fit: {key} have {n} samples and {exits} exits, so "
+                f"{needed} is needed."
             )
     if names and (key == "logits" or len(names) != columns or len(set(names)) != len(names)):
         raise ShapeError(f"feature_names of {len(names)} names do not fit: every column of features has its own.")
 
 
-def checked_labels(labels: np.ndarray, num_classes: int | None) -> Int64[np.ndarray, " sample"]:
-    """Return labels as int64, refusing what is no class; None: of samples without classes."""
-    if labels.dtype.kind not in "iu":
-        raise TableError(f"labels of type {labels.dtype} cannot be used: class numbers are integers. Convert them.")
-    if num_classes is not None:
-        bad = (labels < 0) | (labels >= num_classes)
-        if bad.any():
-            row = int(bad.argmax())
-            raise TableError(
-                f"labels of row {row}, {int(labels[row])}, is out of range: there are {num_classes} classes, 0 to "
-                f"{num_classes - 1}. Correct it or drop the row."
-            )
-    return labels.astype(np.int64, copy=False)
-
-
-def notice_probabilities(logits: np.ndarray) -> None:
-    """Warn where logits are plainly probabilities: a softmax of them makes every exit unsure of everything."""
-    part = np.asarray(logits[:1000], dtype=np.float64)
-    if len(part) > 1 and (part >= 0).all() and np.abs(part.sum(axis=2) - 1).max() < 1e-4:
-        warnings.warn(
-            "logits look like probabilities: every row is positive and sums to 1. Pass them as 'probs', or to "
-            "ExitTable.from_probs.",
-            stacklevel=4,
-        )
-
-
-def check_finite(key: str, values: np.ndarray | None) -> None:
+def _check_finite(key: str, values: np.ndarray, first_row: int = 0) -> None:
     """Refuse what is no finite float32; a logit may be minus infinity, beside finite ones."""
-    if values is None:
-        return
     if values.dtype.kind != "f":
         raise TableError(
             f"{key} of type {values.dtype} cannot be used: floating point numbers are needed. Convert them to float32."
         )
-    step = max(1, 4 * CHUNK // max(1, values[0].size))
+    step = max(1, 4 * CHUNK // max(1, math.prod(values.shape[1:])))
     for start in range(0, len(values), step):
         part = values[start : start + step]
         finite = np.isfinite(part)
@@ -99,37 +151,58 @@ def check_finite(key: str, values: np.ndarray | None) -> None:
         if key == "logits" and not finite.all():  # an impossible class, beside possible ones
             finite |= np.isneginf(part) & np.isfinite(part).any(axis=2, keepdims=True)
         if not finite.all():
-            row = start + int((~finite).reshape(len(part), -1).any(axis=1).argmax())
+            row = first_row + start + int((~finite).reshape(len(part), -1).any(axis=1).argmax())
             raise TableError(
-                f"{key} of row {row} holds NaN or infinity: every value must be a finite float32. Drop or repair it."
+                f"{key} of row {row} contains NaN or infinity: every value must be a finite float32. Drop or repair it."
             )
 
 
-def checked_utility(utility: np.ndarray) -> Float64[np.ndarray, "sample exit"]:
-    """Return a utility as float64, refusing what lies outside [0, 1]."""
+def _notice_probabilities(logits: np.ndarray) -> None:
+    """Warn where logits are plainly probabilities: a softmax of them makes every exit unsure of everything."""
+    part = np.asarray(logits[:1000], dtype=np.float64)
+    if len(part) > 1 and (part >= 0).all() and np.abs(part.sum(axis=2) - 1).max() < 1e-4:
+        warnings.warn(
+            "logits look like probabilities: every row is positive and sums to 1. Pass them as 'probs', or to "
+            "ExitTable.from_probs.",
+            stacklevel=5,
+        )
+
+
+def check_labels(labels: np.ndarray, num_classes: int | None, first_row: int = 0) -> None:
+    """Refuse what is no class; None: of samples without classes."""
+    if labels.dtype.kind not in "iu":
+        raise TableError(f"labels of type {labels.dtype} cannot be used: class numbers are integers. Convert them.")
+    if num_classes is not None and (bad := (labels < 0) | (labels >= num_classes)).any():
+        row = int(bad.argmax())
+        raise TableError(
+            f"labels of row {first_row + row}, {int(labels[row])}, is out of range: there are {num_classes} classes, 0 "
+            f"to {num_classes - 1}. Correct it or drop the row."
+        )
+
+
+def _check_utility(utility: np.ndarray) -> None:
     bad = ((utility < 0) | (utility > 1)).any(axis=1)
     if bad.any():
         raise TableError(f"utility of row {int(bad.argmax())} is out of range: it must lie in [0, 1]. Rescale it.")
-    return utility.astype(np.float64, copy=False)
 
 
-def checked_cost(cost: np.ndarray) -> Float64[np.ndarray, "sample exit"]:
-    """Return costs per sample as float64, refusing what is not positive and rising."""
-    bad = (np.diff(cost, axis=1, prepend=0) <= 0).any(axis=1)
+def check_cost(cost: np.ndarray) -> None:
+    """Refuse costs ``[sample, exit]`` that do not rise, or lie outside `COSTS`."""
+    least, largest = COSTS
+    bad = ~((cost[:, 1:] > cost[:, :-1]).all(axis=1) & ((cost >= least) & (cost <= largest)).all(axis=1))
     if bad.any():
         row = int(bad.argmax())
         raise TableError(
-            f"cost of row {row} is not positive and rising: {cost[row].tolist()}. Give the cumulative cost of leaving "
-            "at each exit."
+            f"cost of row {row} is not positive and rising, from {least:g} to {largest:g}: {cost[row].tolist()}. Give "
+            "the cumulative cost of leaving at each exit."
         )
-    return cost.astype(np.float64, copy=False)
 
 
 def logits_of(probs: np.ndarray) -> Float32[np.ndarray, "sample exit class"]:
     """Return the logarithms of probabilities, refusing what does not sum to 1; zeros are clamped."""
     if probs.ndim != 3:
         raise ShapeError(f"probs of shape {probs.shape} do not fit: [sample, exit, class] is needed. Reshape them.")
-    check_finite("probs", probs)
+    _check_finite("probs", probs)
     logits = np.empty(probs.shape, dtype=np.float32)
     for start in range(0, len(probs), 4096):
         part = probs[start : start + 4096].astype(np.float64)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, SupportsFloat
 
-from eenet.errors import BudgetError, InputError, TableError
+from eenet.errors import BudgetError, InputError, ShapeError, TableError
+from eenet.tables.checks import COSTS, number
 
 # unit -> (dimension, size in the dimension's base unit); one multiply-accumulate is two floating point operations
 _UNITS = {
@@ -70,7 +72,7 @@ class CostTable:
         reference: Cost of the original model without exits, where it is known.
 
     Raises:
-        TableError: Fewer than two exits, or costs that are not finite, positive and increasing.
+        TableError: Fewer than two exits, or costs that are no numbers from 1e-30 to 1e30, or not increasing.
 
     Example:
         >>> costs = CostTable(cumulative=(2.31, 4.15, 4.93), unit="ms", reference=4.2)
@@ -83,36 +85,32 @@ class CostTable:
     reference: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers once, where they enter."""
-        try:
-            values = tuple(float(value) for value in self.cumulative)
-            reference = None if self.reference is None else float(self.reference)
-        except (TypeError, ValueError) as error:
-            raise TableError(
-                f"costs {self.cumulative!r} are not numbers: {error}. Give one number per exit."
-            ) from error
-        object.__setattr__(self, "cumulative", values)
-        object.__setattr__(self, "reference", reference)
-        if len(values) < 2:
-            raise TableError(f"costs {values} are too few: a choice needs at least 2 exits. Give one number per exit.")
-        previous = 0.0
-        for k, value in enumerate(values):
-            if not math.isfinite(value) or value <= previous:
-                limit = "0" if k == 0 else f"{previous:g} {self.unit} of exit {k - 1}"
-                raise TableError(
-                    f"costs of exit {k}, {value:g} {self.unit}, are not increasing: they must be finite and above "
-                    f"{limit}. Give the cumulative cost of leaving at each exit."
-                )
-            previous = value
-        if reference is not None and not (math.isfinite(reference) and reference > 0):
-            raise TableError(
-                f"cost_reference {reference:g} {self.unit} is no cost: it must be finite and positive. Leave it "
-                "out where it is not known."
-            )
         if not self.unit or not isinstance(self.unit, str):
             raise TableError(
                 f"cost_unit {self.unit!r} is no unit: a word is needed. Pass for example 'ms' or 'MFLOPs'."
             )
+        try:
+            given = list(self.cumulative)
+        except TypeError as error:
+            raise TableError(f"costs {self.cumulative!r} are no list. Give one number per exit.") from error
+        least, largest = COSTS
+        values = tuple(
+            number(value, f"cost of exit {k}", least, largest, error=TableError) for k, value in enumerate(given)
+        )
+        object.__setattr__(self, "cumulative", values)
+        if self.reference is not None:
+            reference = number(self.reference, "cost_reference", least, largest, error=TableError)
+            object.__setattr__(self, "reference", reference)
+        if len(values) < 2:
+            raise TableError(
+                f"costs {values} are not enough: a choice needs at least 2 exits. Give one number per exit."
+            )
+        for k, (before, value) in enumerate(pairwise(values), 1):
+            if value <= before:
+                raise TableError(
+                    f"costs of exit {k}, {value:g} {self.unit}, are not increasing: exit {k - 1} costs {before:g}. "
+                    "Give the cumulative cost of leaving at each exit."
+                )
 
     @property
     def num_exits(self) -> int:
@@ -144,6 +142,18 @@ class CostTable:
         """What a percentage refers to, in words."""
         return "the last exit" if self.reference is None else "the original model without exits"
 
+    def require(self, num_exits: int, what: str) -> None:
+        """Refuse these costs for ``what`` has another number of exits.
+
+        Raises:
+            ShapeError: It has.
+        """
+        if num_exits != self.num_exits:
+            raise ShapeError(
+                f"costs of {self.num_exits} exits do not fit: {what} has {num_exits}. Use costs with one number per "
+                "exit of it."
+            )
+
     def convert(self, unit: str) -> CostTable:
         """Return the same costs in another unit.
 
@@ -167,10 +177,10 @@ class CostTable:
         if isinstance(value, Budget):
             if value.unit == self.unit and value.value >= self.low:
                 return value
-            text, said = value.text, f"{value.value!r}{value.unit}"  # read by another table
+            text, parsed = value.text, f"{value.value!r}{value.unit}"  # read by another table
         else:
-            text, said = _written(value)
-        amount, meaning = self._parse(said, text)
+            text, parsed = _written(value)
+        amount, meaning = self._parse(parsed, text)
         # exit 0's own cost, typed or computed, must not fail by rounding
         if amount < self.low and math.isclose(amount, self.low, rel_tol=1e-9):
             amount = self.low
@@ -183,12 +193,12 @@ class CostTable:
             )
         return Budget(amount, text, meaning, self.unit)
 
-    def _parse(self, text: str, shown: str) -> tuple[float, str]:
+    def _parse(self, text: str, written: str) -> tuple[float, str]:
         """Return the amount in the table's unit and what it means in words."""
         match = _BUDGET.fullmatch(text)
         if match is None or not math.isfinite(float(match[1])):
             raise BudgetError(
-                f"budget {shown!r} is no mean cost per sample: it must be a finite number, alone or with a unit or "
+                f"budget {written!r} is no mean cost per sample: it must be a finite number, alone or with a unit or "
                 f"a percent sign. Write for example {self.low:g}, '{self.high:g}{self.unit}' or '60%'."
             )
         amount, unit = float(match[1]), match[2]
@@ -198,7 +208,7 @@ class CostTable:
         factor = 1.0 if unit is None else _unit_factor(unit, self.unit)
         if factor is None:
             raise BudgetError(
-                f"budget {shown!r} has a unit that does not fit: costs are in {self.unit}. "
+                f"budget {written!r} has a unit that does not fit: costs are in {self.unit}. "
                 f"Use {self.unit}, a unit of the same kind, or a percentage."
             )
         return amount * factor, f"{amount * factor:g} {self.unit}"
@@ -218,20 +228,18 @@ class CostTable:
             raise TableError(
                 "costs are incomplete: keys 'cumulative' (a list) and 'unit' are needed. Write them again."
             )
-        return cls(tuple(value["cumulative"]), str(value["unit"]), value.get("reference"))
+        return cls(tuple(value["cumulative"]), value["unit"], value.get("reference"))
 
 
 def _written(value: SupportsFloat | str) -> tuple[str, str]:
-    """Return a budget as shown and as parsed; what is no single real number is parsed, and refused, as it prints."""
+    """Return a budget as messages write it, and as it is parsed; what is no single real number is refused later."""
     if isinstance(value, str):
         return value, value
     try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
+        found = number(value, "budget")
+    except InputError:
         return str(value), str(value)
-    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool") or getattr(value, "ndim", 0) != 0:
-        return str(value), str(value)
-    return f"{number:g}", repr(number)
+    return f"{found:g}", repr(found)
 
 
 def standard_budgets(costs: CostTable) -> tuple[float, ...]:

@@ -1,159 +1,235 @@
-"""Reading and writing artefacts: atomic, without pickle, refusing what is damaged.
+"""Reading and writing artefacts: checked, without pickle, refusing what is damaged or claims more than it contains.
 
-Everything eenet saves goes through here: a full disk, or a kill while something is written, leaves the old file or
-folder as it was. (Putting a new folder in the place of an old one takes two renames.)
+Tensors have a module of their own.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import math
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatch
+import warnings
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from tokenize import TokenError
+from typing import IO, Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from eenet.errors import BundleError, InputError
+from eenet.errors import BundleError, EenetError, InputError
+from eenet.tables.atomic import atomic_path, steady
 
 MANIFEST = "manifest.json"
 """The file of a saved folder that names its format and lists the SHA-256 of all others under ``sha256``."""
 
+CHECKSUM = "checksum"
+"""The key of a JSON object under which the SHA-256 of all its other values stands."""
 
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, whose parents are made, and move it there when the block succeeds.
-
-    Works for files and for folders (create the folder inside the block; an existing folder is replaced). What was
-    written is removed when the block fails.
-
-    Raises:
-        InputError: A parent of ``path`` is a file, or ``path`` and what was written differ in kind.
-        OSError: The file system refuses (no space, no permission).
-    """
-    target = Path(path).absolute()  # "." has a name and a parent, too
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(
-            f"output {target} cannot be written: {target.parent} is not a folder. Choose another."
-        ) from error
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        draft = scratch / target.name
-        yield draft
-        if target.exists() and target.is_dir() != draft.is_dir():
-            kind = "folder" if target.is_dir() else "file"
-            raise InputError(f"output {target} cannot be written: a {kind} of that name is in the way. Choose another.")
-        replaced = scratch / "replaced"
-        try:
-            if draft.is_dir() and target.is_dir():
-                os.replace(target, replaced)  # a non-empty folder cannot be replaced in one step
-            os.replace(draft, target)
-        except BaseException:  # interrupted between the two: the old one goes back
-            if replaced.exists() and not target.exists():
-                os.replace(replaced, target)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+_JSON_BYTES, _JSON_DEPTH, _JSON_DIGITS = 1 << 26, 64, 20  # more is no result of eenet
+_BOMB_BYTES, _BOMB_RATIO = 1 << 30, 200  # an archive may unpack to more than this, or to more times its size, not both
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    TokenError,  # from the head of an array, which numpy reads as Python text
+    SyntaxError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    NotImplementedError,
+    RuntimeError,  # an encrypted archive; RecursionError
+    MemoryError,
+)
+"""What reading a damaged file may raise."""
 
 
-def check_replaceable(folder: Path, what: str, names: Sequence[str]) -> None:
-    """Refuse to replace a folder that holds anything which is no part of an earlier result: it would be deleted.
-
-    ``what`` it may hold is for the message; ``names`` are patterns of the files that such a result consists of.
-    Nothing, or an empty folder, will do.
-
-    Raises:
-        InputError: It holds something else.
-    """
-    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    foreign = next((name for name in held if not any(fnmatch(name, pattern) for pattern in names)), None)
-    if foreign is not None:
-        raise InputError(
-            f"output {folder} is taken: it holds {foreign}, which is no part of a {what} and would be deleted. Choose "
-            "another folder."
-        )
-
-
-def write_json(path: str | os.PathLike[str], value: object) -> None:
-    """Write ``value`` as readable JSON, atomically.
+def write_json(path: str | os.PathLike[str], value: object, *, sealed: bool = False) -> None:
+    """Write ``value`` as readable JSON, atomically; ``sealed``: it is an object, and gets a `CHECKSUM`.
 
     Raises:
         ValueError: ``value`` contains NaN or infinity, which JSON cannot hold.
     """
-    text = json.dumps(value, indent=2, allow_nan=False)
+    stored: Any = value
+    if sealed:
+        stored = json.loads(json.dumps(value, allow_nan=False))
+        stored.pop(CHECKSUM, None)
+        stored[CHECKSUM] = _digest(stored)
+    text = json.dumps(stored, indent=2, allow_nan=False)
     with atomic_path(path) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike[str], what: str) -> Any:  # noqa: ANN401
+def read_json(path: str | os.PathLike[str], what: str, *, sealed: bool = False) -> Any:  # noqa: ANN401
     """Read a JSON file; ``what`` it is to the user ("policy", "costs") is for the message.
 
+    ``sealed``: an object must have a checksum.
+
     Raises:
-        InputError: The file is missing or is not JSON.
+        InputError: The file is missing or is not JSON, or its checksum, which is left out of the result, is not that of
+            its values; numbers that are infinite or have more than 20 digits, keys that stand twice in one object, and
+            more than 64 levels are refused, too.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = file.read(_JSON_BYTES + 1)
+        if len(content) > _JSON_BYTES:
+            raise ValueError(f"it is larger than {_JSON_BYTES >> 20} MiB")
+        value = _strict_json(content.decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{what} {path} is missing: there is no such file. Check the path.") from error
     except IsADirectoryError as error:
         raise InputError(f"{what} {path} cannot be read: it is a folder. Name the JSON file itself.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror}. Check the file.") from error
+    except (ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"{what} {path} cannot be read: it is not JSON ({error}). Write it again.") from error
+    if isinstance(value, dict) and (sealed or CHECKSUM in value) and value.pop(CHECKSUM, None) != _digest(value):
+        purpose = "" if sealed else f" If you changed it on purpose, take out its key {CHECKSUM!r}."
+        raise InputError(
+            f"{what} {path} was changed or damaged since it was written: its checksum differs. Write it again.{purpose}"
+        )
+    return value
 
 
-def read_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+def _digest(value: dict[str, Any]) -> str:
+    """Return the SHA-256 of JSON values, however they are laid out."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _strict_json(text: str) -> Any:  # noqa: ANN401
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"key {Counter(keys).most_common(1)[0][0][:100]!r} stands twice")
+        return dict(pairs)
+
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise ValueError(f"{number[:_JSON_DIGITS]} is no finite number")
+        return value
+
+    def whole(number: str) -> int:
+        if len(number) > _JSON_DIGITS:
+            raise ValueError(f"an integer has {len(number)} digits")
+        return int(number)
+
+    value = json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_int=whole, parse_constant=finite)
+    level: list[Any] = [value]
+    for _ in range(_JSON_DEPTH):
+        inside = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [one for some in inside for one in some]
+    if level:
+        raise ValueError(f"it has more than {_JSON_DEPTH} levels")
+    if "\\ud" in text.lower():  # halves of characters, which nothing can print
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def read_object(path: str | os.PathLike[str], what: str, *, sealed: bool = False) -> dict[str, Any]:
     """Read a JSON file that holds one object; arguments and errors are those of `read_json`.
 
     Raises:
         InputError: It holds something else.
     """
-    value = read_json(path, what)
+    value = read_json(path, what, sealed=sealed)
     if not isinstance(value, dict):
         raise InputError(f"{what} {path} cannot be read: it holds no JSON object. Write it again.")
     return value
 
 
-def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays as safetensors, atomically."""
-    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    with atomic_path(path) as draft:
-        draft.write_bytes(content)  # not save_file: it writes a file that only its owner may read
+def read_arrays(
+    path: str | os.PathLike[str],
+    what: str,
+    names: Iterable[str] | None = None,
+    error: type[EenetError] = InputError,
+) -> dict[str, np.ndarray]:
+    """Read plain arrays by name: of an ``.npz`` file; of an ``.npy`` file one whose name is empty.
 
+    The array of a large ``.npy`` file stays on disk until it is used; changing it changes no file. What a file says
+    about its size is compared with what it contains before memory is taken.
 
-def load_arrays(path: str | os.PathLike[str], what: str) -> dict[str, np.ndarray]:
-    """Read named arrays from a safetensors file.
-
-    Raises:
-        InputError: The file is missing, truncated or not safetensors.
-    """
-    with reading_tensors(path, what):
-        return load_file(path)
-
-
-@contextlib.contextmanager
-def reading_tensors(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Say in one sentence why a safetensors file cannot be read.
+    Args:
+        path: The file.
+        what: What it is to the user, for the message.
+        names: Which arrays to read, where they are there; default: all.
+        error: Class of the error.
 
     Raises:
-        InputError: The file is missing, truncated or not safetensors.
+        EenetError: The file is missing, damaged, contains Python objects, or claims to be larger than it is.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{what} {path} is missing: there is no such file. Check the path.")
+    source = Path(path)
+    if not source.is_file():
+        raise error(f"{what} {path} is missing: there is no such file. Check the path.")
+    where = ""
     try:
-        yield
-    except (SafetensorError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{what} {path} cannot be read: it is no complete safetensors file ({error}). Write it again."
-        ) from error
+        with warnings.catch_warnings(), source.open("rb") as file:
+            warnings.simplefilter("ignore")  # of damaged heads, which numpy reads as Python text
+            if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+                file.seek(0)
+                _check_head(file, source.stat().st_size)
+                # copy-on-write: pages stay shared with the file as long as nobody writes
+                return {"": np.load(source, mmap_mode="c" if source.stat().st_size > 1 << 16 else None)}
+            with zipfile.ZipFile(file) as archive:
+                arrays, members = {}, _members(archive, file)
+                for name in members if names is None else [name for name in names if name in members]:
+                    where = f"array {name[:100]!r} "
+                    arrays[name] = _member(archive, members[name])
+        return arrays
+    except DAMAGED as fault:
+        reason = " ".join(str(fault).split()) or type(fault).__name__
+        raise error(
+            f"{what} {path} {where}cannot be read: it is no complete .npy or .npz file of plain arrays ({reason}). "
+            "Write it again with numpy.save or numpy.savez."
+        ) from fault
+
+
+def _members(archive: zipfile.ZipFile, file: IO[bytes]) -> dict[str, zipfile.ZipInfo]:
+    """Return the arrays in an archive and its file by name."""
+    file.seek(-12 - len(archive.comment), os.SEEK_END)
+    count = int.from_bytes(file.read(2), "little")
+    if count not in (len(archive.infolist()), 0xFFFF):  # the latter: it stands elsewhere
+        raise ValueError(f"it lists {len(archive.infolist())} of {count} arrays")
+    for info in archive.infolist():
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("it is packed in a way that numpy does not use")
+        archive.open(info).close()  # the name at its place is that in the list: a damaged one would be missed
+    infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+    members = {info.filename.removesuffix(".npy"): info for info in infos}
+    if len(members) < len(infos):
+        raise ValueError("an array stands in it twice")
+    unpacked, size = sum(info.file_size for info in infos), os.fstat(file.fileno()).st_size
+    if unpacked > max(_BOMB_BYTES, _BOMB_RATIO * size):
+        raise ValueError(f"{size} bytes claim to unpack to {unpacked}")
+    return members
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as file:
+        _check_head(file, info.file_size)
+    with archive.open(info) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        file.read(1)  # at the end the checksum is compared
+    return array
+
+
+def _check_head(file: BufferedIOBase | IO[bytes], size: int) -> None:
+    """Refuse an array whose head claims more, or less, than the ``size`` of its file in bytes."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it contains Python objects, which are never loaded")
+    claimed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or claimed != size - file.tell() or (not dtype.itemsize and math.prod(shape) > 1):
+        raise ValueError(f"its head claims {claimed} bytes of shape {shape}, it contains {size - file.tell()}")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -162,40 +238,70 @@ def sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def seal(folder: Path, what: str, version: int) -> None:
+    """Write the manifest of a folder: what it is, and the checksums of its files."""
+    manifest = {"format": f"eenet {what}", "version": version, "sha256": checksums(folder)}
+    write_json(folder / MANIFEST, manifest, sealed=True)
+
+
 def checksums(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file in a folder, by its path inside, the manifest left out."""
     return {name: sha256(folder / name) for name in _files(folder)}
 
 
-def check_free(folder: Path, what: str) -> None:
-    """Refuse to replace a folder that contains anything but what its manifest lists: it would be deleted.
+def check_free(folder: Path, what: str, names: Iterable[str] | None = None) -> None:
+    """Refuse to replace a folder that contains anything but an earlier result: it would be deleted.
 
     Args:
         folder: What would be replaced; nothing, or an empty folder, will do.
-        what: What it may contain: ``bundle`` or ``export``.
+        what: What it may contain, such as ``bundle``.
+        names: The files that this may consist of; default: those that its manifest lists.
 
     Raises:
         InputError: It contains something else.
+        OSError: A folder in it cannot be read.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    try:
-        manifest = read_object(folder / MANIFEST, f"{what} manifest")
-    except InputError:
-        manifest = {}
-    listed = manifest.get("sha256")
-    if manifest.get("format") != f"eenet {what}" or not isinstance(listed, dict):
-        raise InputError(f"output {folder} is taken: it is a folder without a {what}. Choose another.")
-    foreign = next((name for name in _files(folder) if name not in listed), None)
+    foreign = _foreign(folder, what, names)
     if foreign is not None:
         raise InputError(
-            f"output {folder} is taken: it contains {foreign}, which is no part of a saved {what} and would be "
-            "deleted. Choose another folder."
+            f"output {folder} is taken: it contains {foreign}, which is no part of a {what} that eenet saved there, "
+            "and would be deleted. Choose another folder."
         )
 
 
+@steady
+def _foreign(folder: Path, what: str, names: Iterable[str] | None) -> str | None:
+    """Return the first file that is no part of an earlier result."""
+    if not folder.is_dir():
+        return None
+    known = {*_listed(folder, what)} if names is None else {*names}
+    return next((name for name in _contents(folder) if name not in known), None)
+
+
+def _listed(folder: Path, what: str) -> list[str]:
+    """Return the files that a folder's manifest lists, and the manifest; none where it is that of something else."""
+    try:
+        manifest = read_object(folder / MANIFEST, "manifest")
+    except InputError:
+        return []
+    listed = manifest.get("sha256")
+    return [MANIFEST, *listed] if manifest.get("format") == f"eenet {what}" and isinstance(listed, dict) else []
+
+
+def _contents(folder: Path) -> Iterator[str]:
+    """Yield the files of a folder, and the links in it, by their paths inside."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders.sort()
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        yield from (Path(parent, name).relative_to(folder).as_posix() for name in sorted([*files, *links]))
+
+
 def read_manifest(folder: Path, what: str, version: int, needed: Sequence[str] | None = None) -> dict[str, Any]:
-    """Read the manifest of a saved folder, once the folder's files were compared with it.
+    """Read the manifest of a saved folder, and compare the folder's files with it.
 
     Args:
         folder: Where it stands.
@@ -212,18 +318,12 @@ def read_manifest(folder: Path, what: str, version: int, needed: Sequence[str] |
         manifest = read_object(folder / MANIFEST, f"{what} manifest")
     except InputError as error:
         raise BundleError(str(error)) from error
-    listed = manifest.get("sha256")
-    if manifest.get("format") != f"eenet {what}":
+    found, listed = (manifest.get("format"), manifest.get("version")), manifest.get("sha256")
+    if found != (f"eenet {what}", version) or not isinstance(listed, dict):
+        kind = " without checksums" if found == (f"eenet {what}", version) else ""
         raise BundleError(
-            f"{what} {folder} cannot be read: its {MANIFEST} is of another format, {manifest.get('format')!r}. Open it "
-            "as what it is, or write it anew."
-        )
-    if not isinstance(listed, dict):
-        raise BundleError(f"{what} {folder} cannot be read: its {MANIFEST} lists no checksums. Write it anew.")
-    if manifest.get("version") != version:
-        raise BundleError(
-            f"{what} {folder} is of version {manifest.get('version')!r}: this eenet reads version {version}. Write it "
-            "anew."
+            f"{what} {folder} cannot be read: its {MANIFEST} says format {found[0]!r} of version {found[1]!r}{kind}: "
+            f"this eenet reads version {version} of 'eenet {what}'. Open it as what it is, or write it anew."
         )
     present = _files(folder)
     for name in sorted({*listed, *(present if needed is None else needed)}):
@@ -241,5 +341,4 @@ def read_manifest(folder: Path, what: str, version: int, needed: Sequence[str] |
 
 def _files(folder: Path) -> list[str]:
     """Return the files of a folder by their paths inside, the manifest left out."""
-    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-    return sorted(name for name in files if name != MANIFEST)
+    return sorted(name for name in _contents(folder) if name != MANIFEST and (folder / name).is_file())

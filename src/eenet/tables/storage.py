@@ -3,90 +3,74 @@
 from __future__ import annotations
 
 import os
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eenet.errors import BundleError, TableError
+from eenet.tables.arrays import as_array
+from eenet.tables.atomic import atomic_path, steady
+from eenet.tables.checks import check_cost
 from eenet.tables.costs import CostTable
-from eenet.tables.files import MANIFEST, atomic_path, check_replaceable, checksums, read_manifest, write_json
+from eenet.tables.files import MANIFEST, check_free, read_arrays, read_manifest, seal
 
 _OUTPUTS = ("logits", "probs", "features", "feature_names")
 KEYS = (*_OUTPUTS, "labels", "utility", "costs", "cost_unit", "cost_reference", "split", "source")
 """What a stored table may consist of."""
 FILES = (MANIFEST, *(f"{key}.npy" for key in KEYS))
 """The same as files of a folder."""
-_VERSION = 1
-_DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    tokenize.TokenError,  # from the head of an array, which numpy reads as Python text
-    SyntaxError,
-    EOFError,
-    OSError,
-    ValueError,
-    KeyError,
-    NotImplementedError,
-)
+FORMAT = ("table", 1)
+"""What its manifest says that it is, and the version."""
 
 
+@steady
 def read(path: str | os.PathLike[str], keys: Sequence[str] = KEYS) -> dict[str, np.ndarray]:
     """Return the arrays of a stored table by key, those of ``keys`` that are there.
 
     Raises:
-        TableError: Nothing is there, it is damaged, or it holds pickled objects.
+        TableError: Nothing is there, it is damaged, or it contains pickled objects.
     """
     source = Path(path)
     if (source / MANIFEST).is_file():
         try:
-            read_manifest(source, "table", _VERSION, [key for key in FILES[1:] if (source / key).is_file()])
+            read_manifest(source, *FORMAT, [key for key in FILES[1:] if (source / key).is_file()])
         except BundleError as error:
             raise TableError(str(error)) from error
     if source.is_dir():
         files = {key: source / f"{key}.npy" for key in keys}
-        return {key: _read_array(file, key) for key, file in files.items() if file.is_file()}
-    if not source.is_file():
-        raise TableError(f"table {path} is missing: there is no such file or folder. Check the path.")
-    with source.open("rb") as handle:
-        with _reading(source):
-            archive = np.load(handle, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise TableError(
-                f"table {path} is a single array: an .npz file with keys is needed. Save it with numpy.savez."
-            )
-        with archive:
-            return {key: _read_member(archive, key, source) for key in keys if key in archive.files}
+        return {key: _one(file) for key, file in files.items() if file.is_file()}
+    arrays = read_arrays(path, "table", keys, TableError)
+    if "" in arrays:
+        raise TableError(f"table {path} is a single array: an .npz file with keys is needed. Save it with numpy.savez.")
+    return arrays
+
+
+def _one(file: Path) -> np.ndarray:
+    arrays = read_arrays(file, "table", error=TableError)
+    if "" not in arrays:
+        raise TableError(f"table {file} cannot be read: it is no .npy file. Write it again with numpy.save.")
+    return arrays[""]
 
 
 def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
     """Write arrays by key, atomically: an ``.npz`` file if the name ends so, else a folder.
 
     Raises:
-        InputError: The folder is there and holds anything but an earlier table.
+        InputError: The folder is there and contains anything but an earlier table.
     """
-    if Path(path).suffix != ".npz":
-        check_replaceable(Path(path), "table", FILES)
-    with atomic_path(path) as draft:
-        if Path(path).suffix == ".npz":
+    archive = Path(path).suffix == ".npz"
+    with atomic_path(path, None if archive else partial(check_free, what="table")) as draft:
+        if archive:
             with draft.open("wb") as handle:
                 np.savez(handle, allow_pickle=False, **arrays)
             return
         draft.mkdir()
         for key, array in arrays.items():
             np.save(draft / f"{key}.npy", array, allow_pickle=False)
-        seal(draft)
-
-
-def seal(folder: Path) -> None:
-    """Write down the checksums of a table's files beside them."""
-    manifest = {"format": "eenet table", "version": _VERSION, "sha256": checksums(folder)}
-    write_json(folder / MANIFEST, manifest)
+        seal(draft, *FORMAT)
 
 
 def cost_arrays(costs: CostTable, by_sample: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -98,30 +82,44 @@ def cost_arrays(costs: CostTable, by_sample: np.ndarray | None = None) -> dict[s
     return arrays
 
 
-def _read_array(file: Path, key: str) -> np.ndarray:
-    with _reading(file, f"key {key!r} "):
-        # copy-on-write: pages stay shared with the file as long as nobody writes
-        return np.load(file, mmap_mode="c" if file.stat().st_size > 1 << 16 else None, allow_pickle=False)
+def outputs_of(arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> tuple[str, np.ndarray]:
+    """Return the key of the outputs among the arrays of a table, and these; refuse arrays that are no numbers.
 
-
-def _read_member(archive: np.lib.npyio.NpzFile, key: str, source: Path) -> np.ndarray:
-    with _reading(source, f"key {key!r} "):
-        return archive[key]
-
-
-@contextmanager
-def _reading(source: Path, where: str = "") -> Iterator[None]:
-    """Say in one sentence why a file, or a part of it, cannot be read."""
-    try:
-        yield
-    except _DAMAGED as error:
-        fault = f"the file is truncated or damaged ({error}). Write it again."
-        if "pickle" in str(error).lower():
-            fault = (
-                "it holds pickled Python objects, which are never loaded, or is no numpy file. Save plain arrays with "
-                "numpy.savez."
+    Raises:
+        TableError: There are none, or several, or arrays of another type.
+    """
+    for key in ("probs", "features", "logits", "utility", "labels"):
+        if key in arrays and arrays[key].dtype.kind not in "fiu":
+            raise TableError(
+                f"{key} of type {arrays[key].dtype} cannot be used: numbers are needed. Save float32 or int64."
             )
-        raise TableError(f"table {source} {where}cannot be read: {fault}") from error
+    there = [key for key in ("logits", "probs", "features") if key in arrays]
+    if len(there) != 1:
+        fault = "has outputs of several kinds" if there else "lacks outputs"
+        raise TableError(
+            f"table {path} {fault}: one of the keys 'logits', 'probs' and 'features' is needed, found "
+            f"{', '.join(sorted(arrays)) or 'none'}. Save one of them."
+        )
+    return there[0], arrays[there[0]]
+
+
+def texts_of(arrays: dict[str, np.ndarray], key: str, *, one: bool = True) -> list[str]:
+    """Return the texts that stand under a key of a table, one alone or a list; an empty list where there are none.
+
+    Raises:
+        TableError: They are something else.
+    """
+    if key not in arrays:
+        return []
+    array = arrays[key]
+    if array.dtype.kind == "U" and (array.size == 1 if one else array.ndim == 1):
+        codes = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
+        if not ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():  # numbers that are no characters
+            return [str(text) for text in array.reshape(-1).tolist()]
+    needed = "one text" if one else "a list of texts"
+    raise TableError(
+        f"{key} of shape {array.shape} and type {array.dtype} does not fit: {needed} is needed. Save it so."
+    )
 
 
 def costs_of(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -133,27 +131,20 @@ def costs_of(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     if "costs" not in arrays:
         return {}
     if "cost_unit" not in arrays:
-        raise TableError(
-            "cost_unit is missing: 'costs' without a unit mean nothing. Save 'cost_unit', for example 'ms'."
-        )
-    unit, reference = arrays["cost_unit"], arrays.get("cost_reference")
-    if unit.size != 1 or unit.dtype.kind != "U":
-        raise TableError(
-            f"cost_unit of shape {unit.shape} and type {unit.dtype} is no unit: one word is needed. Save for example "
-            "'ms'."
-        )
-    if reference is not None and (reference.size != 1 or reference.dtype.kind not in "fiu"):
-        raise TableError(
-            f"cost_reference of shape {reference.shape} and type {reference.dtype} is no cost: one number, that of the "
-            "original model, is needed. Save it, or leave the key out."
-        )
+        raise TableError("cost_unit is missing: 'costs' need a unit. Save 'cost_unit', for example 'ms'.")
+    [unit], reference = texts_of(arrays, "cost_unit"), arrays.get("cost_reference", np.array(1.0))
     values = np.atleast_1d(arrays["costs"])
-    if values.ndim > 2 or values.dtype.kind not in "fiu" or not values.size:
-        raise TableError(
-            f"costs of shape {values.shape} and type {values.dtype} do not fit: one number per exit, or [sample, exit],"
-            " is needed. Save what leaving at each exit costs."
-        )
-    known = None if reference is None else float(reference.item())
-    by_sample = {"cost": values.astype(np.float64)} if values.ndim == 2 else {}
-    means = values.mean(axis=0) if values.ndim == 2 else values
-    return by_sample | {"costs": CostTable(tuple(means.tolist()), str(unit.item()), known)}
+    for key, array, fits, needed in (
+        ("cost_reference", reference, reference.size == 1 and reference.dtype.kind in "fiu", "one number"),
+        ("costs", values, values.ndim <= 2 and values.size and values.dtype.kind in "fiu", "[exit] or [sample, exit]"),
+    ):
+        if not fits:
+            raise TableError(
+                f"{key} of shape {array.shape} and type {array.dtype} does not fit: {needed} is needed. Save it so."
+            )
+    known = float(reference.item()) if "cost_reference" in arrays else None
+    if values.ndim == 1:
+        return {"costs": CostTable(tuple(values.tolist()), unit, known)}
+    cost = as_array(values).astype(np.float64)
+    check_cost(cost)
+    return {"cost": cost, "costs": CostTable(tuple(cost.mean(axis=0).tolist()), unit, known)}

@@ -1,39 +1,28 @@
-"""`ExitTable`: what every exit said about every sample. All schedulers and evaluations speak it."""
+"""`ExitTable`: the outputs of every exit for every sample. All schedulers and evaluations work on it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 
 from eenet.errors import InputError, ShapeError, TableError
 from eenet.tables import checks, storage
-from eenet.tables.arrays import CHUNK, as_array, log_softmax
+from eenet.tables.arrays import CHUNK, as_array, history, log_softmax
 from eenet.tables.costs import CostTable
 
 _BY_SAMPLE = ("logits", "features", "labels", "utility", "cost")
 _BY_EXIT = ("logits", "features", "utility", "cost")
 
 
-@runtime_checkable
-class Transforming(Protocol):
-    """What replaces log-probabilities whenever they are read; see `eenet.policies.transforms.Transform`."""
-
-    def __call__(self, seen: np.ndarray, /) -> np.ndarray:
-        """Return what stands for the newest exit's log-probabilities."""
-
-    def history(self, seen: np.ndarray, /) -> np.ndarray:
-        """Return what stands for those of every exit seen."""
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ExitTable:
-    """Outputs of all exits on a set of samples, with what they were worth and what they cost.
+    """Outputs of all exits on a set of samples, with their utility and their cost.
 
     Arrays may be anything `numpy.asarray` takes, or tensors of any type on any device.
 
@@ -45,13 +34,13 @@ class ExitTable:
             policies say where to leave but answer nothing.
         feature_names: One per column; confidences are looked up among them.
         labels: ``[sample]``: class of each sample, where known.
-        utility: ``[sample, exit]`` in [0, 1]: what it is worth to answer at each exit. Derived from labels (1 where the
-            largest logit is right) unless given; None where neither is known.
+        utility: ``[sample, exit]`` in [0, 1]: how good the answer of each exit is. Derived from labels (1 where the
+            most probable class is right, else 0) unless given; None where neither is known.
         cost: ``[sample, exit]``: cumulative, where cost differs from sample to sample. No policy reads it.
         costs: What leaving at each exit costs; of per-sample costs the means, with the unit of what is given here.
         split: Name of the split the samples come from.
-        source: Fingerprint of the model that said all this; empty where it is not known.
-        transform: What is made of the log-probabilities whenever they are read; see `transformed`.
+        source: Fingerprint of the model that was recorded; empty where it is not known.
+        transform: Applied to the log-probabilities whenever they are read; see `transformed`.
 
     Raises:
         TableError: Values that cannot be used; the message names key and row.
@@ -74,61 +63,42 @@ class ExitTable:
     costs: CostTable | None = None
     split: str = ""
     source: str = ""
-    transform: Transforming | None = None
+    transform: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
-        """Check everything once, where it enters, and derive the utility."""
-        for key in _BY_SAMPLE:
-            if getattr(self, key) is not None:
-                object.__setattr__(self, key, as_array(getattr(self, key)))
-                if key in ("utility", "cost") and getattr(self, key).dtype.kind in "iub":  # whole numbers and flags
-                    object.__setattr__(self, key, getattr(self, key).astype(np.float64))
-        object.__setattr__(self, "feature_names", tuple(self.feature_names))
-        checks.check_shapes(self.logits, self.features, self.feature_names, (self.labels, self.utility, self.cost))
-        for key in _BY_EXIT:
-            checks.check_finite(key, getattr(self, key))
-        if self.labels is not None:
-            classes = self.num_columns if self.has_classes else None
-            object.__setattr__(self, "labels", checks.checked_labels(self.labels, classes))
-        if self.has_classes:
-            checks.notice_probabilities(self.logits)
-        self._derive_utility()
-        self._derive_costs()
-
-    def _derive_utility(self) -> None:
-        """Refuse a utility outside [0, 1]; where none is given, it is whether the largest logit is right."""
-        if self.utility is not None:
-            object.__setattr__(self, "utility", checks.checked_utility(self.utility))
-        elif self.labels is not None and self.has_classes:
-            object.__setattr__(self, "utility", self._right())
-        elif not self.has_classes:
-            raise TableError("utility is missing: features name no class, so what answers are worth must be given.")
-
-    def _derive_costs(self) -> None:
-        """Refuse costs that do not fit, and work out the means of those that differ from sample to sample."""
-        if self.costs is not None and not hasattr(self.costs, "num_exits"):
+        given = {key: checks.array_of(key, getattr(self, key)) for key in _BY_SAMPLE if getattr(self, key) is not None}
+        names = checks.names_of(self.feature_names)
+        for key in ("split", "source"):
+            checks.names_of([getattr(self, key)], key)
+        self._set(feature_names=names, **checks.checked(given, names))
+        if self.utility is None and not self.has_classes:
+            raise TableError("utility is missing: features name no class, so how good answers are must be given.")
+        if self.utility is None and self.labels is not None:
+            self._set(utility=self._right().astype(np.float64), utility_is_accuracy=True)
+        if self.costs is not None and not isinstance(self.costs, CostTable):
             raise TableError(
                 f"costs of type {type(self.costs).__name__} have no unit: pass costs=CostTable(cumulative, unit), with "
                 "cost=[sample, exit] where it differs from sample to sample."
             )
-        if self.costs is not None and self.costs.num_exits != self.num_exits:
-            raise ShapeError(
-                f"costs of {self.costs.num_exits} exits do not fit: the table has {self.num_exits}. Give one each."
-            )
+        if self.costs is not None:
+            self.costs.require(self.num_exits, "the table")
         if self.cost is not None:
-            object.__setattr__(self, "cost", checks.checked_cost(self.cost))
             means = np.ascontiguousarray(self.cost.T).mean(axis=1)  # each as of an exit at which all leave, to the bit
             unit, reference = ("units", None) if self.costs is None else (self.costs.unit, self.costs.reference)
-            object.__setattr__(self, "costs", CostTable(tuple(means.tolist()), unit, reference))
+            self._set(costs=CostTable(tuple(means.tolist()), unit, reference))
+
+    def _set(self, **values: Any) -> None:  # noqa: ANN401 - attributes, by name
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @property
     def outputs(self) -> np.ndarray:
-        """The logits or the features: what every exit said, as recorded."""
-        return self.features if self.logits is None else self.logits
+        """The logits or the features, as recorded."""
+        return as_array(self.features if self.logits is None else self.logits)
 
     @property
     def has_classes(self) -> bool:
-        """Whether exits say logits, which answer the sample; features do not."""
+        """Whether outputs are logits, which answer the sample; features do not."""
         return self.logits is not None
 
     @property
@@ -151,7 +121,7 @@ class ExitTable:
         if not self.has_classes:
             return np.ascontiguousarray(self.features[rows], dtype=np.float32)
         log_probs = log_softmax(self.logits[rows])
-        return log_probs if self.transform is None else self.transform.history(log_probs)
+        return log_probs if self.transform is None else history(self.transform, log_probs)
 
     def seen_at(self, rows: slice | np.ndarray, k: int) -> Float32[np.ndarray, "row column"]:
         """Return the same of exit ``k`` only, reading no later one."""
@@ -175,7 +145,7 @@ class ExitTable:
         """
         if self.utility is None:
             raise TableError(f"{self.name} lacks labels: {what} needs 'labels' or 'utility'. Add either.")
-        return self.utility
+        return as_array(self.utility)
 
     def require_labels(self, what: str, why: str) -> np.ndarray:
         """Return the labels, with outputs that name classes.
@@ -185,7 +155,7 @@ class ExitTable:
         """
         if self.labels is None or not self.has_classes:
             raise TableError(f"{self.name} lacks labels: {what} needs 'logits' and 'labels', for {why}. Add them.")
-        return self.labels
+        return as_array(self.labels)
 
     def require_costs(self) -> CostTable:
         """Return the costs; a `TableError` where the table carries none."""
@@ -200,32 +170,25 @@ class ExitTable:
         """How messages call the table."""
         return f"table {self.split or '(unnamed)'!r}"
 
-    def with_costs(self, costs: CostTable) -> ExitTable:
-        """Return the same table with other costs, the same for every sample."""
-        return replace(self, costs=costs, cost=None)
-
-    def priced(self, costs: CostTable | None) -> ExitTable:
-        """Return the table with the costs that count: those given, else its own.
+    def with_costs(self, costs: CostTable | None) -> ExitTable:
+        """Return the table with the costs given, the same for every sample; None: with its own.
 
         Raises:
             TableError: Neither is there.
             ShapeError: Costs of another number of exits.
         """
-        if costs is None:
-            self.require_costs()
-            return self
-        return self if costs is self.costs else self.with_costs(costs)
+        return self if (costs or self.require_costs()) is self.costs else replace(self, costs=costs, cost=None)
 
     @cached_property
     def leaving_costs(self) -> Float64[np.ndarray, "sample exit"]:
         """What leaving at each exit costs each sample; a `TableError` where no costs are known."""
         if self.cost is not None:
-            return self.cost
+            return as_array(self.cost)
         cumulative = np.array(self.require_costs().cumulative)
         return np.broadcast_to(cumulative, (self.num_samples, self.num_exits))
 
-    def transformed(self, transform: Transforming) -> ExitTable:
-        """Return the same samples with what a transform makes of their outputs, worked out when it is read.
+    def transformed(self, transform: Callable[[np.ndarray], np.ndarray]) -> ExitTable:
+        """Return the same samples with outputs that a `Transform` changes whenever they are read.
 
         The utility is that of the transformed answers. It is unknown (and labels are dropped with it) where the
         table's own utility is not simply whether the answer is right.
@@ -244,7 +207,7 @@ class ExitTable:
 
     @cached_property
     def utility_is_accuracy(self) -> bool:
-        """Whether utility is 1 where an exit's largest logit is the label, and 0 elsewhere."""
+        """Whether utility is 1 where an exit's most probable class is the label, and 0 elsewhere."""
         if self.labels is None or self.utility is None or not self.has_classes:
             return False
         return bool(np.array_equal(self.utility, self._right()))
@@ -278,7 +241,7 @@ class ExitTable:
                 "last one. Name them so."
             )
         if self.transform is not None:
-            raise InputError("table is transformed: exits are chosen among what the model said. Choose them first.")
+            raise InputError("table is transformed: exits are chosen among those of the model. Choose them first.")
         return self._with_exits(kept, costs)
 
     def _with_exits(self, kept: list[int], costs: CostTable | None) -> ExitTable:
@@ -327,7 +290,7 @@ class ExitTable:
         Raises:
             TableError: Probabilities that are negative or do not sum to 1.
         """
-        return cls(logits=checks.logits_of(as_array(probs)), **others)
+        return cls(logits=checks.logits_of(checks.array_of("probs", probs)), **others)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ExitTable:
@@ -343,37 +306,24 @@ class ExitTable:
         """
         arrays = storage.read(path)
         others: dict[str, Any] = storage.costs_of(arrays)
-        others["split"] = str(arrays.get("split", os.path.basename(os.fspath(path)).removesuffix(".npz")))
-        others["source"] = str(arrays.get("source", ""))
-        others["feature_names"] = tuple(map(str, arrays.get("feature_names", np.array([])).tolist()))
-        numbers: dict[str, Any] = {
-            key: arrays[key] for key in ("logits", "features", "probs", "labels", "utility") if key in arrays
-        }
-        for key, array in numbers.items():
-            if array.dtype.kind not in "fiu":
-                raise TableError(
-                    f"{key} of type {array.dtype} cannot be used: numbers are needed. Save them as float32 or int64."
-                )
-        others |= {key: numbers[key] for key in ("labels", "utility") if key in numbers}
-        for key in ("logits", "features", "probs"):
-            if key in numbers:
-                return (
-                    cls.from_probs(numbers[key], **others) if key == "probs" else cls(**{key: numbers[key]}, **others)
-                )
-        found = ", ".join(sorted(arrays)) or "none"
-        raise TableError(
-            f"table {path} lacks outputs: key 'logits', 'probs' or 'features' is needed, found {found}. Save one of "
-            "them."
-        )
+        name = os.path.basename(os.fspath(path)).removesuffix(".npz")
+        others["split"] = (storage.texts_of(arrays, "split") or [name])[0]
+        others["source"] = "".join(storage.texts_of(arrays, "source"))
+        others["feature_names"] = tuple(storage.texts_of(arrays, "feature_names", one=False))
+        kind, outputs = storage.outputs_of(arrays, path)
+        others |= {key: arrays[key] for key in ("labels", "utility") if key in arrays}
+        return cls.from_probs(outputs, **others) if kind == "probs" else cls(**others | {kind: outputs})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table, atomically: an ``.npz`` file if the name ends so, else a folder of ``.npy`` files.
 
         Raises:
-            InputError: The table is transformed: files hold what the model said.
+            InputError: The table is transformed: files contain what the model returned.
         """
         if self.transform is not None:
-            raise InputError("table is transformed: files hold what the model said. Save the table it was made from.")
+            raise InputError(
+                "table is transformed: files contain what the model returned. Save the table it was made from."
+            )
         keys = ("logits", "features", "labels", "utility")
         arrays = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         arrays |= {"split": np.array(self.split), "source": np.array(self.source)}
@@ -383,10 +333,9 @@ class ExitTable:
             arrays |= storage.cost_arrays(self.costs, self.cost)
         storage.write(path, arrays)
 
-    def _right(self) -> Float[np.ndarray, "sample exit"]:
-        """Return 1 where an exit's largest logit is the label, else 0."""
-        right = np.empty((self.num_samples, self.num_exits))
+    def _right(self) -> Bool[np.ndarray, "sample exit"]:
+        """Return where the class that a policy would answer with, the first of the most probable, is the label."""
+        right = np.empty((self.num_samples, self.num_exits), dtype=np.bool_)
         for rows in self.chunks():
-            outputs = self.logits[rows] if self.transform is None else self.seen(rows)
-            right[rows] = outputs.argmax(axis=2) == self.labels[rows, None]
+            right[rows] = self.seen(rows).argmax(axis=2) == self.labels[rows, None]
         return right

@@ -29,7 +29,7 @@ def check_scheduler(scheduler: Scheduler, *, seed: int = 0, never_falls: bool = 
     The budget is kept on the fitting data; one dial serves all budgets and agrees with fitting anew; fitting twice
     gives the same; the policy passes `check_policy`; saved and loaded, where it can be saved, policy and dial decide
     the same to the bit; missing labels and impossible budgets are refused; on fresh data the policy is no worse than
-    the best blind mix of exits at equal cost, beyond noise.
+    the best static mix of exits at equal cost, beyond noise.
 
     Args:
         scheduler: To be checked.
@@ -50,16 +50,16 @@ def check_scheduler(scheduler: Scheduler, *, seed: int = 0, never_falls: bool = 
         _require(cost <= budget, f"budget {budget:g} is exceeded on the fitting data: {cost:.9g}")
         spent, gained = on_test.expected(policy)
         floor = static_mix(val, test, costs, max(spent, costs.low)).utility
-        better = f"at cost {spent:g} a blind mix of exits is better: {floor:.4f} against {gained:.4f}"
+        better = f"at cost {spent:g} a static mix of exits is better: {floor:.4f} against {gained:.4f}"
         _require(gained >= floor - 0.03, better)
         utilities.append(utility)
     falls = any(later < earlier - 1e-9 for earlier, later in pairwise(utilities))
     _require(not (never_falls and falls), f"a larger budget lowers utility on the fitting data: {utilities}")
     middle = standard_budgets(costs)[5]
-    once, twice = scheduler.fit(val, costs, budget=middle), scheduler.fit(val, costs, budget=middle)
-    _require(np.array_equal(on_test.exit_index(once), on_test.exit_index(twice)), "fitting twice gives two policies")
-    check_policy(once, test)
-    _check_saved(once, dial, on_test)
+    policy, again = scheduler.fit(val, costs, budget=middle), scheduler.fit(val, costs, budget=middle)
+    _require(np.array_equal(on_test.exit_index(policy), on_test.exit_index(again)), "fitting twice gives two policies")
+    check_policy(policy, test)
+    _check_saved(policy, dial, on_test)
     _check_refused(scheduler, val, costs)
 
 
@@ -90,12 +90,12 @@ def check_policy(policy: Policy, table: ExitTable) -> None:
 
 @dataclass(frozen=True)
 class Gain:
-    """What a policy gains over the best blind mix of exits, and what could be gained.
+    """What a policy gains over the best static mix of exits, and what could be gained.
 
     Attributes:
         cost: Mean cost at which all are compared.
-        reached: Mean utility of the policy beyond that of the best blind mix.
-        possible: Mean utility of the best policy there is beyond that of the best blind mix.
+        reached: Mean utility of the policy beyond that of the best static mix.
+        possible: Mean utility of the best policy there is beyond that of the best static mix.
     """
 
     cost: float
@@ -104,7 +104,7 @@ class Gain:
 
     @property
     def share(self) -> float:
-        """The share of the possible gain that is reached: 0 is the best blind mix, 1 the best policy."""
+        """The share of the possible gain that is reached: 0 is the best static mix, 1 the best policy."""
         return self.reached / self.possible
 
 
@@ -118,8 +118,8 @@ def measure_gain(
 ) -> Gain:
     """Return what a policy gains on a planted table, and what could be gained.
 
-    Policy, best blind mix and best policy are compared at the mean cost the policy realises on the table, in
-    expectation over its coin; the blind mix is chosen on the table itself.
+    Policy, best static mix and best policy are compared at the mean cost the policy realises on the table, in
+    expectation over its coin; the static mix is chosen on the table itself.
 
     Args:
         policy: To be judged.
@@ -128,7 +128,7 @@ def measure_gain(
         chances: The exact chance of each class given all evidence up to each exit. With it answers are judged by their
             chance of being right, which has less noise than the table's utility.
         accuracies: The exact mean utility of every exit, such as `gaussian_accuracies`. With it the best policy is
-            compared with the blind mix where neither has noise; without, lucky samples make the possible gain look
+            compared with the static mix where neither has noise; without, lucky samples make the possible gain look
             small.
 
     Raises:
@@ -142,21 +142,21 @@ def measure_gain(
         for weight, part in policy.components():
             trace = replay(part, test)
             assert trace.log_probs is not None
-            worth = chances[rows, trace.exit_index, trace.log_probs.argmax(axis=1)]
-            cost, utility = cost + weight * trace.mean_cost, utility + weight * float(worth.mean())
-        own = np.take_along_axis(chances, test.logits.argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
+            right = chances[rows, trace.exit_index, trace.log_probs.argmax(axis=1)]
+            cost, utility = cost + weight * trace.mean_cost, utility + weight * float(right.mean())
+        own = np.take_along_axis(chances, test.seen().argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
         test = ExitTable(logits=test.logits, utility=own, costs=costs)
-    blind = exact = static_mix(test, test, costs, max(cost, costs.low)).utility
+    static = exact = static_mix(test, test, costs, max(cost, costs.low)).utility
     if accuracies is not None:
         mean = ExitTable(logits=test.logits[:1], utility=[list(accuracies)], costs=costs)
         exact = static_mix(mean, mean, costs, max(cost, costs.low)).utility
     possible = optimum(cost) - exact
     if possible <= 0:
         raise InputError(
-            f"cost {cost:g} {costs.unit} leaves nothing to gain: the best policy is no better there than a blind mix "
+            f"cost {cost:g} {costs.unit} leaves nothing to gain: the best policy is no better there than a static mix "
             f"of exits. Judge the policy at another budget."
         )
-    return Gain(cost=cost, reached=utility - blind, possible=possible)
+    return Gain(cost=cost, reached=utility - static, possible=possible)
 
 
 def _run(
@@ -194,9 +194,9 @@ def _check_saved(policy: Policy, dial: Dial, on_test: Replayer) -> None:
 
 
 def _check_refused(scheduler: Scheduler, val: ExitTable, costs: CostTable) -> None:
-    blind = ExitTable(logits=val.logits, costs=costs)
+    unlabelled = ExitTable(logits=val.logits, costs=costs)
     for table, budget, wanted in (
-        (blind, costs.high, TableError),
+        (unlabelled, costs.high, TableError),
         (val, costs.low / 2, BudgetError),
         (val, "nonsense", BudgetError),
     ):

@@ -1,4 +1,4 @@
-"""Planted tables on which schedulers can be told apart: what the best policy reaches on them is known exactly.
+"""Planted tables, on which it is known exactly what the best policy reaches.
 
 In `gaussian_table` and `classwise_table` a sample is one of two classes, equally likely. Each exit adds a Gaussian
 observation of known information ``v``, which moves the log-odds ``L`` of the true class by ``N(v / 2, v)``. The outputs
@@ -9,7 +9,7 @@ with a Lagrange multiplier ``lambda`` of cost,
 
 with ``chance`` the logistic function. Mixing makes utility concave in the budget, so by duality the largest utility at
 a budget ``B`` is the least ``V(lambda) + lambda B`` over all multipliers. `classwise_table` has several such pairs of
-classes whose later exits are worth more or less, although their first exits look the same.
+classes whose later exits add more or less, although their first exits look the same.
 
 `typed_table` and `posterior_table` are smaller: their optimum is worked out by hand.
 """
@@ -93,7 +93,7 @@ def classwise_table(
     """Return a table of pairs of classes: whether to go on depends on the pair, not only on the confidence.
 
     Every exit knows a sample's pair, and within it the exact chances. By default the four pairs look the same at exit
-    0, but in one of them the next exit tells most, in one the last, in one each exit a little, and in one no exit
+    0, but in one of them the next exit adds most, in one the last, in one each exit a little, and in one no exit
     anything: thresholds on a confidence, the same for all pairs, cannot be the best policy.
 
     Pairs are equally likely; classes ``2 i`` and ``2 i + 1`` are pair ``i``. Information is given for each pair, all
@@ -160,21 +160,21 @@ def _table(
 
 
 def _multipliers(costs: tuple[float, ...]) -> Float64[np.ndarray, " multiplier"]:
-    """Return 0 and multipliers, 2 % apart, up to one at which no evidence is worth the cheapest stage."""
+    """Return 0 and multipliers, 2 % apart, up to one at which no evidence pays for the cheapest stage."""
     most = math.log10(0.5 / min(CostTable(costs, "ms").stage_costs[1:]))
     return np.append(0.0, np.logspace(most - 4.3, most, _MULTIPLIERS - 1))
 
 
 @lru_cache(maxsize=32)
 def _values(information: tuple[float, ...], costs: tuple[float, ...]) -> Float64[np.ndarray, " multiplier"]:
-    """Return what the best policy is worth, its cost deducted, at every multiplier: by dynamic programming."""
+    """Return the value of the best policy, its cost deducted, at every multiplier: by dynamic programming."""
     multipliers = _multipliers(costs)
     chance = expit(_GRID)[:, None]
     value = np.broadcast_to(chance, (len(_GRID), len(multipliers)))
     for k in reversed(range(1, len(costs))):
         going_on = _transition(information[k]) @ value - multipliers * (costs[k] - costs[k - 1])
         value = np.maximum(chance, going_on)
-    return _transition(information[0], _GRID[:1])[0] @ value - multipliers * costs[0]
+    return np.asarray(_transition(information[0], _GRID[:1])[0] @ value - multipliers * costs[0])
 
 
 def _transition(information: float, start: Float64[np.ndarray, " start"] = _GRID) -> Float64[np.ndarray, "start grid"]:
@@ -185,14 +185,14 @@ def _transition(information: float, start: Float64[np.ndarray, " start"] = _GRID
     """
     here, there = start[:, None], _GRID[None]
     if information == 0:
-        return (here == there).astype(np.float64)
+        return np.asarray(here == there, dtype=np.float64)
     likelier = expit(here)
     rows = np.zeros((len(start), len(_GRID)))
     for weight, drift in ((likelier, information / 2), (1 - likelier, -information / 2)):
         for end in (there, -there):
             rows += weight * np.exp(-((end - here - drift) ** 2) / (2 * information))
     rows[:, :3] *= (3 / 8, 7 / 6, 23 / 24)  # |L| has a kink at 0: Gregory's rule
-    return rows / rows.sum(axis=1, keepdims=True)
+    return np.asarray(rows / rows.sum(axis=1, keepdims=True))
 
 
 def synthetic_table(
@@ -210,7 +210,7 @@ def synthetic_table(
 
 
 def typed_table(num_samples: int = 2000, *, seed: int = 0) -> ExitTable:
-    """Return a table whose best policy is known exactly: three kinds of samples, told apart by their confidences.
+    """Return a table whose best policy is known exactly: three kinds of samples that differ in their confidences.
 
     Easy samples (half) are right at exit 0, middling ones (0.3) from exit 1 on, hard ones (0.2) at exit 2 only. An
     exit is sure of a sample just where it is right. Costs are 1, 2 and 4.

@@ -6,7 +6,6 @@ from eenet.training.losses import (
     SampleWeighting,
     Weighting,
     distillation_loss,
-    exit_loss,
     exit_losses,
     expected_exit_weights,
     increasing_weights,
@@ -36,7 +35,6 @@ __all__ = [
     "uniform_weights",
     "SampleWeighting",
     "expected_exit_weights",
-    "exit_loss",
     "exit_losses",
     "distillation_loss",
 ]

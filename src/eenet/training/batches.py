@@ -15,9 +15,10 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from eenet.errors import MissingExtraError
+from eenet.errors import require
 from eenet.models.inputs import Inputs
 from eenet.training.dataset import LabelledDataset
+from eenet.training.losses import check_targets
 from eenet.training.settings import Schedule
 
 # --- processes --------------------------------------------------------------------------------------------------------
@@ -76,13 +77,9 @@ def joined_processes() -> Processes:
     count = max(int(os.environ.get(name, "1")) for name in _COUNTS)
     if count == 1:
         return Processes()
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise MissingExtraError(
-            f"accelerate is missing: {count} processes are to train together, and it connects them. "
-            'Run pip install "eenet[train]".'
-        ) from error
+    require("accelerate", reason=f"{count} processes are to train together, and it connects them")
+    from accelerate import PartialState
+
     asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     state = PartialState(cpu=asked_for_cpu or not torch.cuda.is_available())
     return Processes(count=state.num_processes, rank=state.process_index, device=state.device)
@@ -112,12 +109,21 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Makes the batches of a training, as large and as many as its schedule says, on a device."""
+    """Makes the batches of a training, as large and as many as its schedule says, on a device.
+
+    Maps of classes are checked against the number of classes, where that is given.
+    """
 
     def __init__(
-        self, dataset: LabelledDataset, schedule: Schedule, processes: Processes, device: torch.device
+        self,
+        dataset: LabelledDataset,
+        schedule: Schedule,
+        processes: Processes,
+        device: torch.device,
+        num_classes: int | None = None,
     ) -> None:
         self.dataset, self.schedule, self.processes, self.device = dataset, schedule, processes, device
+        self.num_classes = num_classes
         self.order: tuple[int, Tensor] | None = None
 
     def make(self, step: int) -> Batch:
@@ -130,7 +136,10 @@ class Batches:
         size = self.schedule.batch_size
         rows = self.order[1][place * size : (place + 1) * size]
         chance = generator(settings.seed, "augment", step, *self.processes.mark)
-        inputs, targets = self.dataset.training_batch(self.processes.share(rows), settings.augment, chance)
+        own = self.processes.share(rows)
+        inputs, targets = self.dataset.training_batch(own, settings.augment, chance)
+        if targets.dim() > 1 and self.num_classes is not None:
+            check_targets(targets, self.num_classes, own.tolist())
         if self.device.type != "cpu":
             inputs, targets = tree_map(lambda leaf: leaf.to(self.device), (inputs, targets))
         return Batch(inputs, targets, len(rows))

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,18 +18,19 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
-from eenet.errors import InputError, RunError, ShapeError
-from eenet.models.inputs import evaluating
+from eenet.errors import RunError, ShapeError
 from eenet.models.model import MultiExitModel
 from eenet.models.processor import warn_of_emulation
 from eenet.models.weights import save_tensors
+from eenet.tables.atomic import holding
 from eenet.tables.files import write_json
-from eenet.training.batches import Batch, Batches, Processes, joined_processes, seed_of
-from eenet.training.checkpoint import capture, claim_folder, read_checkpoint, restore, write_checkpoint
+from eenet.training.batches import Batch, Batches, joined_processes, seed_of
+from eenet.training.checkpoint import claim_folder, restore_checkpoint, write_checkpoint
+from eenet.training.checks import check_training
 from eenet.training.dataset import LabelledDataset
 from eenet.training.losses import distillation_loss, exit_losses, learnable, log_shares
+from eenet.training.samples import as_dataset
 from eenet.training.schedule import Average, Phases
 from eenet.training.settings import Schedule, TrainSettings
 
@@ -60,7 +61,7 @@ class History:
 
 def fit_exits(
     model: MultiExitModel,
-    dataset: LabelledDataset,
+    dataset: Any,  # noqa: ANN401 - anything that holds samples and labels
     settings: TrainSettings,
     *,
     out: Path | None = None,
@@ -80,13 +81,16 @@ def fit_exits(
 
     Args:
         model: the model; its weights are the start of the training.
-        dataset: the training samples.
+        dataset: the training samples: a `LabelledDataset`, a `DataLoader`, a torch data set, two arrays, or an iterable
+            of batches, see `eenet.training.samples.as_dataset`.
         settings: how to train.
         out: folder for checkpoints and the result; nothing is written when not given.
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: ``out`` holds checkpoints of another training, or model, data and settings do not go together.
+        InputError: ``out`` holds checkpoints of another training, or another process trains there; or model, data and
+            settings do not go together: inputs that the model does not take, or by other names than those it was
+            attached with; labels that are no classes of the model, or none at all; batches too small for a batch norm.
         MissingExtraError: several processes were started and accelerate is not installed.
         RunError: the training diverged: a loss is no number.
         KeyboardInterrupt: after Ctrl-C, once the step was finished and the checkpoint written.
@@ -98,48 +102,43 @@ def fit_exits(
         >>> fit_exits(tiny_cnn(), load_digits().train, settings, progress=False).losses.shape
         torch.Size([5, 3])
     """
+    dataset = as_dataset(dataset)
     schedule, processes = Schedule(settings=settings, samples=len(dataset)), joined_processes()
     if processes.device is not None:
         model.to(processes.device)
     if settings.precision == "bfloat16":
         warn_of_emulation("precision", next(model.parameters()).device)
-    check_training(model, dataset, schedule, processes)
+    classes = check_training(model, dataset, schedule, processes)
     processes.copy_from_first(model.state_dict().values())
-    trainer = _Trainer(model, dataset, schedule, processes, None if out is None else Path(out))
-    trainer.resume()
-    try:
+    batches = Batches(dataset, schedule, processes, next(model.parameters()).device, classes)
+    trainer = _Trainer(model, batches, None if out is None else Path(out))
+    with ExitStack() as stack:
+        if out is not None and processes.rank == 0:
+            stack.enter_context(holding(Path(out), "training folder"))
+        stack.callback(trainer.phases.leave)
+        trainer.resume()
         trainer.run(progress and processes.rank == 0)
-    finally:
-        trainer.phases.leave()
-    history = History(losses=trainer.losses, steps_per_epoch=schedule.steps_per_epoch)
-    if out is not None and processes.rank == 0:
-        write_json(Path(out) / HISTORY, history.to_dict())
-        save_tensors(Path(out) / FINAL_WEIGHTS, model.state_dict())  # last: a folder that holds them is done
+        history = History(losses=trainer.losses, steps_per_epoch=schedule.steps_per_epoch)
+        if out is not None and processes.rank == 0:
+            write_json(Path(out) / HISTORY, history.to_dict())
+            save_tensors(Path(out) / FINAL_WEIGHTS, model.state_dict())  # last: a folder with these is done
     return history
 
 
 class _Trainer:
     """The moving parts of one training."""
 
-    def __init__(
-        self,
-        model: MultiExitModel,
-        dataset: LabelledDataset,
-        schedule: Schedule,
-        processes: Processes,
-        out: Path | None,
-    ) -> None:
-        self.model, self.schedule, self.processes, self.out = model, schedule, processes, out
-        self.settings = schedule.settings
+    def __init__(self, model: MultiExitModel, batches: Batches, out: Path | None) -> None:
+        self.model, self.batches, self.out = model, batches, out
+        self.schedule, self.processes, self.device = batches.schedule, batches.processes, batches.device
+        self.settings = self.schedule.settings
         self.phases = Phases(model)
         self.optimizer = self.phases.optimizer(
             self.settings.optimiser, self.settings.momentum, self.settings.weight_decay
         )
         self.average = Average(model, self.settings.ema) if self.settings.ema else None
-        self.device = next(model.parameters()).device
         self.weights = _weights(self.settings, model.num_exits).to(self.device)
-        self.labels = dataset.labels.long().to(self.device) if self.settings.balanced else None
-        self.batches = Batches(dataset, schedule, processes, self.device)
+        self.labels = batches.dataset.labels.long().to(self.device) if self.settings.balanced else None
         self.done: list[Tensor] = []
         self.saved_at = time.monotonic()
 
@@ -154,15 +153,13 @@ class _Trainer:
             return
         if self.processes.rank == 0:
             claim_folder(self.out, _identity(self.model, self.batches.dataset, self.settings))
-        checkpoint = read_checkpoint(self.out)
-        if checkpoint is not None:
-            restore(checkpoint, self.model, self.optimizer, self.average)
-            self.done = list(checkpoint.losses)
+        losses = restore_checkpoint(self.out, self.model, self.optimizer, self.average)
+        self.done = [] if losses is None else list(losses)
 
     def save(self) -> None:
         """Write a checkpoint."""
         if self.out is not None and self.processes.rank == 0:
-            write_checkpoint(self.out, capture(self.model, self.optimizer, self.average, self.losses))
+            write_checkpoint(self.out, self.model, self.optimizer, self.average, self.losses)
         self.saved_at = time.monotonic()
 
     def run(self, progress: bool) -> None:
@@ -264,36 +261,6 @@ def _identity(model: MultiExitModel, dataset: LabelledDataset, settings: TrainSe
         "data": dataset.fingerprint(),
         "model": hashlib.sha256(shapes.encode()).hexdigest()[:16],
     }
-
-
-# --- checks before a training -----------------------------------------------------------------------------------------
-
-
-def check_training(model: MultiExitModel, dataset: LabelledDataset, schedule: Schedule, processes: Processes) -> None:
-    """Refuse what would fail only when the loop has begun."""
-    if schedule.batch_size < processes.count:
-        raise InputError(
-            f"batch_size {schedule.batch_size} is too small: {processes.count} processes share a batch. Pass a larger "
-            "one, or start fewer processes."
-        )
-    if schedule.head_steps and not any(parameter.requires_grad for parameter in Phases(model).heads):
-        raise InputError(
-            f"heads_share {schedule.settings.heads_share:g} is not possible: no early head has weights of its own that "
-            "may learn. Pass heads_share=0."
-        )
-    device = next(model.parameters()).device
-    inputs = tree_map(lambda leaf: leaf.to(device), dataset.inputs(slice(0, 1)))
-    with evaluating(model), torch.no_grad():
-        logits = model(inputs)
-    if logits[-1].dim() != 2:
-        return  # maps hold 255 where there is no class, and all of them would have to be read
-    labels = dataset.labels
-    for k, answer in enumerate(logits):
-        if int(labels.max()) >= answer.shape[1]:
-            raise InputError(
-                f"labels up to {int(labels.max())} do not fit: exit {k} tells {answer.shape[1]} classes apart, 0 to "
-                f"{answer.shape[1] - 1}. Make the model for {int(labels.max()) + 1} classes, or correct the labels."
-            )
 
 
 # --- terminal ---------------------------------------------------------------------------------------------------------

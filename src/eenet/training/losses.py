@@ -57,13 +57,9 @@ def exit_losses(
         sample_weights: factors on each sample's loss at each exit; 1 when not given.
 
     Raises:
-        ShapeError: logits of another kind, such as one answer per word.
+        ShapeError: logits of another kind, see `require_classes`.
     """
-    if logits[0].dim() not in (2, 4):
-        raise ShapeError(
-            f"logits of shape {tuple(logits[0].shape)} cannot be learnt from: [sample, class], or [sample, class, "
-            "height, width], is needed. Train such a model with a loop of your own."
-        )
+    require_classes(logits)
     learnt = learnable(targets).clamp_min(1)
     losses: list[Tensor] = []
     for k, exit_logits in enumerate(logits):
@@ -77,6 +73,27 @@ def exit_losses(
     return torch.stack(losses)
 
 
+def require_classes(logits: Sequence[Tensor]) -> None:
+    """Refuse logits of another kind, such as one answer per word."""
+    if logits[-1].dim() not in (2, 4):
+        raise ShapeError(
+            f"logits of shape {tuple(logits[-1].shape)} cannot be learnt from: [sample, class], or [sample, class, "
+            "height, width], is needed. Train such a model with a loop of your own."
+        )
+
+
+def check_targets(targets: Int[Tensor, "sample ..."], num_classes: int, rows: Sequence[int]) -> None:
+    """Refuse a target that is no class of the model; ``rows`` are the numbers of the samples, for the message."""
+    wrong = ((targets < 0) & (targets != IGNORED)) | (targets >= num_classes)
+    if bool(wrong.any()):
+        place = wrong.nonzero()[0]
+        raise InputError(
+            f"label {int(targets[tuple(place)])} of sample {rows[int(place[0])]} does not fit: the exits tell "
+            f"{num_classes} classes apart, 0 to {num_classes - 1}. Make the model for more classes, or correct the "
+            f"labels ({IGNORED}: none)."
+        )
+
+
 def learnable(targets: Int[Tensor, "sample ..."]) -> Int[Tensor, ""]:
     """Return how many targets there are to learn."""
     return (targets != IGNORED).sum()
@@ -86,16 +103,6 @@ def log_shares(labels: Int[Tensor, " sample"], num_classes: int) -> Float[Tensor
     """Return the logarithm of every class's share of the labels; a class that does not occur counts as one sample."""
     counts = torch.bincount(labels[labels != IGNORED], minlength=num_classes).clamp_min(1)
     return (counts / counts.sum()).log()
-
-
-def exit_loss(
-    logits: Sequence[Float[Tensor, "sample class ..."]], targets: Int[Tensor, "sample ..."], weights: Sequence[float]
-) -> Float[Tensor, ""]:
-    """Return ``sum_k w_k CE(z_k, y)``, the mean over samples (or pixels), given one weight per exit."""
-    if len(weights) != len(logits):
-        raise ShapeError(f"weights {len(weights)} do not fit: there are {len(logits)} exits. Pass one weight per exit.")
-    losses = exit_losses(logits, targets)
-    return (losses * losses.new_tensor(list(weights))).sum()
 
 
 def distillation_loss(
@@ -199,7 +206,7 @@ def rescaled_gradients(model: MultiExitModel, inputs: State) -> list[Tensor]:
     With K exits, the features after stage k (from 0) pass back ``1 / (K - k)`` of the gradient that head k sends and
     ``(K - k - 1) / (K - k)`` of the one that stage k + 1 sends. So the first stages, which every exit pulls at, move no
     more than the last one, and exits conflict less. The heads' own gradients stay whole, but for those of
-    `eenet.models.cascade.cascaded` models, whose heads sit inside the stages: they get ``1 / (K - k)`` of theirs.
+    `eenet.models.cascaded` models, whose heads sit inside the stages: they get ``1 / (K - k)`` of theirs.
 
     The paper's code scales the one tensor of a state that the head reads; here it is every tensor of the state.
 

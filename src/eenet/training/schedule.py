@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from eenet.models.cascade import early_heads
+from eenet.models.chained_heads import early_heads
 from eenet.models.model import MultiExitModel
 
 # --- learning rates ---------------------------------------------------------------------------------------------------
@@ -95,12 +95,14 @@ class Phases:
 
     def __init__(self, model: MultiExitModel) -> None:
         self.model = model
-        kept = {id(parameter) for parameter in _beside_early_heads(model)}  # such as a classifier that heads share
-        early = nn.ModuleList(early_heads(model)).parameters()
-        self.heads = [parameter for parameter in early if id(parameter) not in kept]
+        self.early = early_heads(model)
+        names = tuple(f"{name}." for name in self.early)
+        every = dict(model.named_parameters(remove_duplicate=False))
+        shared = {id(parameter) for name, parameter in every.items() if not name.startswith(names)}
+        own = {id(parameter) for parameter in every.values()} - shared
+        self.heads = [parameter for parameter in model.parameters() if id(parameter) in own]
+        self.backbone = [parameter for parameter in model.parameters() if id(parameter) in shared]
         self.frozen = [module for module in model.modules() if _is_frozen(module)]
-        mine = {id(parameter) for parameter in self.heads}
-        self.backbone = [parameter for parameter in model.parameters() if id(parameter) not in mine]
         self.owners = [parameter.requires_grad for parameter in self.backbone]
         self.phase: Phase | None = None
 
@@ -110,7 +112,7 @@ class Phases:
             return
         self.phase = phase
         self.model.train(phase == "joint")
-        for head in early_heads(self.model):
+        for head in self.early.values():
             head.train()
         for module in self.frozen:
             module.training = False
@@ -135,22 +137,6 @@ class Phases:
             for decayed in (True, False)
         ]
         return make(groups, momentum)
-
-
-def _beside_early_heads(model: MultiExitModel) -> list[nn.Parameter]:
-    """Return the parameters that something else than an early head owns as well."""
-    last = model.heads[-1]
-    heads = {id(head) for head in early_heads(model)} - {id(last)}
-    found: list[nn.Parameter] = []
-    seen: set[int] = set(heads)
-    waiting: list[nn.Module] = [last, model]
-    while waiting:
-        module = waiting.pop()
-        if id(module) not in seen:
-            seen.add(id(module))
-            found += module.parameters(recurse=False)
-            waiting += module.children()
-    return found
 
 
 def _is_frozen(module: nn.Module) -> bool:
@@ -186,7 +172,7 @@ class Average:
 
     @torch.no_grad()
     def restore(self, weights: dict[str, Tensor]) -> None:
-        """Go on from an average that was kept."""
+        """Continue from a saved average."""
         for name, average in self.weights.items():
             average.copy_(weights[name])
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 import warnings
 from pathlib import Path
 
@@ -26,13 +27,9 @@ def same(path: Path) -> None:
         np.testing.assert_equal(found[key.decode() if isinstance(key, bytes) else key], value)
 
 
-def test_official_files_are_read_as_python_reads_them(tmp_path: Path) -> None:
-    folder = write_cifar10(tmp_path) / "cifar-10-batches-py"
-    same(folder / "data_batch_3")
-    same(folder / "test_batch")
-    folder = write_cifar100(tmp_path) / "cifar-100-python"
-    same(folder / "train")
-    same(folder / "meta")
+@pytest.mark.parametrize("name", ["cifar-10-batches-py/test_batch", "cifar-100-python/train", "cifar-100-python/meta"])
+def test_official_files_are_read_as_python_reads_them(name: str, tmp_path: Path) -> None:
+    same((write_cifar10 if "cifar-10-" in name else write_cifar100)(tmp_path) / name)
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
@@ -42,7 +39,15 @@ def test_files_written_anew_are_read_too(tmp_path: Path, protocol: int) -> None:
         b"labels": [0, 70_000, -1],
         "names": ["a", "b", None],
     }
-    batch["more"] = (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), (), True, False, {1: 2}, "a", b"a"
+    batch |= {
+        "one": (1,),
+        "two": (1, 2),
+        "three": (1, 2, 3),
+        "four": (1, 2, 3, 4),
+        "none": (),
+        "a": True,
+        "b": (False,),
+    }
     (tmp_path / "a").write_bytes(pickle.dumps(batch, protocol))
     same(tmp_path / "a")
 
@@ -64,7 +69,9 @@ def test_what_a_file_asks_for_is_not_run(tmp_path: Path, protocol: int) -> None:
     pickle.loads(content)  # noqa: S301 - Python's own reader does run it
     target.rmdir()
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(DataError, match=r"a is refused: it asks for the function (posix|nt)\.mkdir, .* It was not run"):
+    with pytest.raises(
+        DataError, match=r"a is refused: it asks for the function '(posix|nt)\.mkdir', .* It was not run"
+    ):
         read_pickled(tmp_path / "a")
     assert not target.exists()
 
@@ -72,13 +79,17 @@ def test_what_a_file_asks_for_is_not_run(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\x80\x02cnumpy\nndarray\nq\x00K\x01\x85R.", "a call of"),
+        (b"\x80\x02}U\x01acnumpy\nndarray\nq\x00K\x01\x85Rs.", "another object than an array"),
         (b"\x80\x02K\x01.", "no dictionary"),
-        (b"\x80\x02}q\x00K\x01b.", "the state of an object"),
-        (b"\x80\x02K\x01K\x02a.", "a change of int"),
-        (b"\x80\x02(ccollections\nOrderedDict\no.", "the function collections.OrderedDict"),
+        (b"\x80\x02}q\x00K\x01b.", "no dictionary"),
+        (b"\x80\x02(ccollections\nOrderedDict\no.", "the function 'collections.OrderedDict'"),
         (b"\x80\x02(K\x01i__main__\nThing\n.", "the instruction INST"),
         (b"\x80\x04\x88Q.", "the instruction BINPERSID"),
+        (pickle.dumps({"data": np.zeros(3)}, 4), "an array of other numbers than bytes"),
+        (pickle.dumps({"a": {"b": 1}}, 4), "a dictionary in a dictionary"),
+        (pickle.dumps({"a": [1, [2]]}, 4), "a list of other things than numbers and texts"),
+        (pickle.dumps({1: "a"}, 4), "a key that is no text"),
+        (pickle.dumps({"a": ({(1, 2): 3},)}, 4), "a key that is no text"),
     ],
 )
 def test_refuses_every_other_instruction(tmp_path: Path, content: bytes, said: str) -> None:
@@ -87,10 +98,48 @@ def test_refuses_every_other_instruction(tmp_path: Path, content: bytes, said: s
         read_pickled(tmp_path / "a")
 
 
-def test_refuses_arrays_of_other_numbers(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(pickle.dumps({"data": np.zeros(3)}, 4))
-    with pytest.raises(DataError, match="asks for an array of other numbers than bytes"):
-        read_pickled(tmp_path / "a")
+def tuples(depth: int) -> bytes:
+    """Instructions for a tuple in a tuple and so on."""
+    return b")" + b"\x85" * depth
+
+
+SHARED = b")" + b"".join(b"q%ch%c\x86" % (k, k) for k in range(200))
+"""Instructions for a tuple that has another one twice, and so on."""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02}" + tuples(300_000) + b"K\x01s.",  # as a key: Python's hash would use up the stack
+        b"\x80\x02}" + SHARED + b"K\x01s.",  # or take for ever
+        b"\x80\x02}U\x01a" + SHARED + b"s.",
+        b"\x80\x02}U\x01a" + tuples(300_000) + b"s.",
+        b"\x80\x02" + b"K\x01" * 100_000 + b"(t" * 100_000 + b".",
+        b"\x80\x02}U\x01a]" + b"K\x01a" * 100_000 + b"K\x01as.",
+        b"\x80\x02" + b"N" * 2_000_000 + b".",
+        b"\x80\x02}q\x00U\x01ah\x00s.",  # a dictionary in itself
+        b"\x80\x02}U\x01acnumpy\ndtype\nU\x02u1\x85R\x8a\x10" + b"\x7f" * 16 + b"\x85b" + b"s.",
+    ],
+    ids=[
+        "deep key",
+        "shared key",
+        "shared value",
+        "deep value",
+        "many marks",
+        "many appends",
+        "long",
+        "cycle",
+        "odd array",
+    ],
+)
+def test_hostile_files_are_answered_at_once(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").write_bytes(content)
+    start = time.perf_counter()
+    try:
+        assert read_pickled(tmp_path / "a").keys() == {"a"}
+    except DataError as error:
+        assert "\n" not in str(error) and len(str(error)) < 500
+    assert time.perf_counter() - start < 20
 
 
 @given(data=st.data())

@@ -48,7 +48,16 @@ def test_images_are_prepared_by_what_the_training_side_is_like(tmp_path: Path) -
 
 
 def test_names_of_classes_are_kept(tmp_path: Path) -> None:
-    assert load_image_arrays(write(tmp_path, classes=np.array(["a", "b", "c", "d"]))).classes == tuple("abcd")
+    assert load_image_arrays(write(tmp_path, classes=np.array(["a", "b", "c"]))).classes == tuple("abc")
+    assert load_image_arrays(write(tmp_path, classes=np.array([b"a", b"b", b"c"]))).classes == tuple("abc")
+    with pytest.warns(UserWarning, match=r"'d' \(0\)"):
+        assert load_image_arrays(write(tmp_path, classes=np.array(["a", "b", "c", "d"]))).classes == tuple("abcd")
+
+
+def test_arrays_of_another_byte_order_are_read(tmp_path: Path) -> None:
+    images = arrays()["images"] / 255
+    plain, swapped = (load_image_arrays(write(tmp_path, images=images.astype(kind))) for kind in ("<f4", ">f4"))
+    assert torch.equal(plain.test.images, swapped.test.images)
 
 
 BAD = {
@@ -62,6 +71,9 @@ BAD = {
     "negative": ({"labels": np.arange(50) % 3 - (np.arange(50) == 6)}, "label -1 in row 6: classes are counted from 0"),
     "floats": ({"labels": np.zeros(50)}, "labels of shape"),
     "few images": ({"images": np.zeros((9, 1, 4, 4), np.uint8), "labels": np.zeros(9, np.int64)}, "9 samples"),
+    "no sample": ({"images": np.zeros((0, 1, 4, 4), np.uint8), "labels": np.zeros(0, np.int64)}, "shape"),
+    "gaps": ({"labels": np.where(np.arange(50) < 9, 10**15, 0)}, "labels up to 1000000000000000 and 50 images"),
+    "unsigned": ({"labels": np.where(np.arange(50) < 9, 2**64 - 1, 0).astype(np.uint64)}, "labels up to 184467"),
     "few names": ({"classes": np.array(["a", "b"])}, "names 2 classes"),
     "objects": ({"labels": np.array([{}] * 50, dtype=object)}, "cannot be read"),
 }
@@ -80,7 +92,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "single.npy", np.zeros(3))
     for part in (whole[: len(whole) // 2], b"", b"no archive", (tmp_path / "single.npy").read_bytes()):
         path.write_bytes(part)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match=r"cannot be read|lacks images and labels"):
             load_image_arrays(path)
     with pytest.raises(DataError, match="is missing"):
         load_image_arrays(tmp_path / "none.npz")

@@ -1,14 +1,16 @@
-"""Arrays, splits and digits: what is prepared, what is loaded, and that the sides never overlap."""
+"""Arrays, splits and digits: what is prepared, what is loaded, and that the splits never overlap."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from written_data import picture, save
 
 from eenet.errors import DataError, InputError
 from eenet.experiments.data import ArrayDataset, DataSplits, ImageFiles, MaskFiles, TextDataset, load_digits
-from eenet.experiments.data.dataset import as_images
+from eenet.experiments.data.dataset import as_images, halved, share_of, shared, shuffled
 
 
 def small(dtype: torch.dtype = torch.uint8) -> ArrayDataset:
@@ -24,11 +26,8 @@ def test_prepare_by_hand() -> None:
     torch.testing.assert_close(prepared, torch.tensor([[[[0.0, 2.0]], [[0.0, -0.3]]]]))
     assert prepared.dtype == torch.float32
     assert prepared.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_floating_images_are_on_the_scale_already() -> None:
     data = ArrayDataset(torch.full((1, 1, 2, 2), 0.75), torch.tensor([0]), mean=(0.5,), std=(0.5,))
-    assert torch.equal(data.inputs(slice(None)), torch.full((1, 1, 2, 2), 0.5))
+    assert torch.equal(data.inputs(slice(None)), torch.full((1, 1, 2, 2), 0.5))  # on the scale already
 
 
 def test_items_batches_and_selections_agree() -> None:
@@ -49,17 +48,12 @@ def test_training_batches_are_changed_by_the_generator_alone() -> None:
     images, targets = data.training_batch(rows, None, torch.Generator())
     assert torch.equal(images, data.inputs(rows)) and targets.tolist() == [0, 1]
     first, second = (data.training_batch(rows, shift, torch.Generator().manual_seed(1))[0] for _ in range(2))
-    drawn = torch.randint(0, 9, (), generator=torch.Generator().manual_seed(1)).item()
-    assert drawn and torch.equal(first, second)
-    torch.testing.assert_close(first, data.prepare(data.images[rows] + drawn))
+    added = torch.randint(0, 9, (), generator=torch.Generator().manual_seed(1)).item()
+    assert added and torch.equal(first, second)
+    torch.testing.assert_close(first, data.prepare(data.images[rows] + added))
 
 
-def test_a_fingerprint_tells_labels_apart() -> None:
-    data = small()
-    assert data.fingerprint() == small().fingerprint() != data.select(torch.tensor([1, 0])).fingerprint()
-
-
-def test_a_fingerprint_tells_images_and_what_is_done_to_them_apart() -> None:
+def test_a_fingerprint_differs_with_labels_images_and_their_preparation() -> None:
     data = small()
     scale = {"mean": data.mean, "std": data.std}
     others = (
@@ -70,7 +64,10 @@ def test_a_fingerprint_tells_images_and_what_is_done_to_them_apart() -> None:
         data.resized((2, 2)),
     )
     assert len({data.fingerprint(), *(other.fingerprint() for other in others)}) == 6
+    assert data.fingerprint() == small().fingerprint() != data.select(torch.tensor([1, 0])).fingerprint()
     assert data.resized((3, 3)).fingerprint() == data.fingerprint()  # their own size
+    scaled = data.resized((3, 3), ((0.1, 0.25), data.std))
+    assert scaled.fingerprint() == others[2].fingerprint() and scaled.images is data.images
 
 
 def test_a_fingerprint_of_files_knows_names_and_reading_and_opens_none() -> None:
@@ -110,21 +107,79 @@ def test_splits_are_loaded_once_and_when_asked_for() -> None:
         splits.get("dev")
 
 
+SPLITS = ("train", "calibration", "test")
+
+
+@given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_every_class_is_in_every_split(counts: list[int], seed: int) -> None:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed + 1))]
+    parts = {split: share_of(split, labels, seed) for split in SPLITS}
+    assert torch.cat(list(parts.values())).sort().values.tolist() == list(range(len(labels)))
+    for number, count in enumerate(counts):
+        shares = [int((labels[rows] == number).sum()) for rows in parts.values()]
+        assert count < 3 or min(shares) >= 1
+    if min(counts) >= 10:  # proportions are those of the splits, in all and in every class
+        held_out = round(0.8 * len(labels)) - round(0.6 * len(labels)), len(labels) - round(0.8 * len(labels))
+        assert (len(parts["calibration"]), len(parts["test"])) == held_out
+        for number, count in enumerate(counts):
+            shares = [int((labels[rows] == number).sum()) / count for rows in parts.values()]
+            assert max(abs(share - wanted) for share, wanted in zip(shares, (0.6, 0.2, 0.2), strict=True)) <= 3 / count
+
+
+def test_splits_by_hand() -> None:
+    labels = torch.tensor([0] * 95 + [1] * 5)
+    for seed in range(20):
+        parts = [labels[share_of(split, labels, seed)] for split in SPLITS]
+        assert [part.bincount().tolist() for part in parts] == [[57, 3], [19, 1], [19, 1]]
+    assert torch.equal(share_of("test", labels, 3), share_of("test", labels, 3))
+    assert not torch.equal(share_of("test", labels, 3), share_of("test", labels, 4))
+    assert len(share_of("test", 100, 0)) == 20  # as where every sample has several classes
+
+
+def test_halves_lack_no_class() -> None:
+    def read(part: str) -> ArrayDataset:
+        return ArrayDataset(torch.arange(len(labels)).view(-1, 1, 1, 1) / 100, labels, mean=(0.0,), std=(1.0,))
+
+    for labels in (torch.arange(20) % 10, torch.tensor([0, 1, 1, 2, 2, 2, 3]), torch.arange(200) % 2):
+        for seed in range(10):
+            splits = halved(read, ("any",), seed)
+            parts = [splits.calibration, splits.test]
+            assert [len(part) for part in parts] == [len(labels) // 2, (len(labels) + 1) // 2]
+            assert torch.cat([part.images for part in parts]).flatten().sort().values.mul(100).round().tolist() == list(
+                range(len(labels))
+            )
+            repeated = (labels.bincount() > 1).nonzero()[:, 0].tolist()
+            assert all(set(repeated) <= set(part.labels.tolist()) for part in parts)
+    plain = shuffled(200, seed)[:100].sort().values  # as long as no class is missing, at random among all
+    assert torch.equal(splits.calibration.images.flatten().mul(100).round().long(), plain)
+
+
+def test_classes_that_are_rare_are_said(tmp_path: Path) -> None:
+    def read(rows: torch.Tensor, split: str) -> ArrayDataset:
+        return ArrayDataset(torch.zeros(len(rows), 3, 2, 2), labels[rows])
+
+    labels = torch.tensor([0] * 12 + [1, 2, 2])
+    with pytest.warns(
+        UserWarning, match=r"fewer than 3 samples of the classes 'b' \(1\), 'c' \(2\), 'd' \(0\): each is"
+    ):
+        splits = shared(read, labels, tuple("abcd"), 0, place=tmp_path)
+    assert set(splits.train.labels.tolist()) == {0, 1, 2}  # the rarest are learnt first
+    with pytest.raises(DataError, match="has 9 samples: three splits need at least 10"):
+        shared(read, labels[:9], ("a",), 0, place=tmp_path)
+
+
 def test_digits_are_shared_out_without_overlap() -> None:
     splits = load_digits(seed=1)
-    sides = [splits.train, splits.calibration, splits.test]
-    assert [len(side) for side in sides] == [797, 500, 500]
-    pixels = torch.cat([side.images for side in sides]).flatten(1)
+    parts = [splits.train, splits.calibration, splits.test]
+    assert [len(part) for part in parts] == [797, 500, 500]
+    pixels = torch.cat([part.images for part in parts]).flatten(1)
     assert len(pixels.unique(dim=0)) == 1797
     assert splits.train.images.shape[1:] == (1, 8, 8) and 0 <= pixels.min() <= pixels.max() == 1
     assert splits.train.labels.unique().tolist() == list(range(10))
     assert abs(splits.train.inputs(slice(None)).mean()) < 0.1
-
-
-def test_the_seed_decides_the_sides() -> None:
-    first, same, other = load_digits(seed=0).test, load_digits(seed=0).test, load_digits(seed=1).test
-    assert torch.equal(first.images, same.images)
-    assert not torch.equal(first.labels, other.labels)
+    same, other = load_digits(seed=1).test, load_digits(seed=0).test
+    assert torch.equal(same.images, splits.test.images) and not torch.equal(same.labels, other.labels)
 
 
 def test_images_of_another_size_are_resized_when_prepared() -> None:
@@ -167,9 +222,5 @@ def test_images_stay_files_until_asked_for(tmp_path: Path) -> None:
     assert [targets.tolist() for _, targets in files.batches(2)] == [[0, 1], [2]]
     assert files.fingerprint() != memory.fingerprint()
     assert as_images(files) is files
-
-
-def test_texts_are_no_images() -> None:
-    texts = TextDataset(torch.ones(2, 3, dtype=torch.int32), torch.tensor([0, 1]))
     with pytest.raises(DataError, match="data are no images"):
-        as_images(texts)
+        as_images(TextDataset(torch.ones(2, 3, dtype=torch.int32), torch.tensor([0, 1])))

@@ -21,7 +21,7 @@ from eenet.experiments.data.dataset import as_images
 
 def test_label_ids_of_cityscapes_become_the_judged_classes(tmp_path: Path) -> None:
     splits = load_cityscapes(write_cityscapes(tmp_path), size=(64, 128))
-    assert [len(side) for side in (splits.train, splits.calibration, splits.test)] == [8, 4, 4]
+    assert [len(part) for part in (splits.train, splits.calibration, splits.test)] == [8, 4, 4]
     known = {0: -100, 7: 0, 8: 1, 11: 2, 23: 10, 24: 11, 26: 13}
     targets = splits.train.targets(slice(None))
     assert targets.shape == (8, 64, 128) and targets.dtype == torch.int64
@@ -32,9 +32,9 @@ def test_label_ids_of_cityscapes_become_the_judged_classes(tmp_path: Path) -> No
     assert len(splits.classes) == 19 and splits.classes[13] == "car"
 
 
-def test_camvid_has_sides_of_its_own_and_leaves_number_11_out(tmp_path: Path) -> None:
+def test_camvid_has_splits_of_its_own_and_leaves_number_11_out(tmp_path: Path) -> None:
     splits = load_camvid(write_camvid(tmp_path, train=20), size=(24, 32))
-    assert [len(side) for side in (splits.train, splits.calibration, splits.test)] == [20, 8, 8]
+    assert [len(part) for part in (splits.train, splits.calibration, splits.test)] == [20, 8, 8]
     targets = splits.train.targets(slice(None))
     assert targets.shape == (20, 24, 32) and set(targets.unique().tolist()) <= {-100, *range(11)}
     masks = sorted((tmp_path / "camvid" / "trainannot").iterdir())
@@ -52,10 +52,10 @@ def test_masks_move_with_their_images(tmp_path: Path, augment: object) -> None:
     assert torch.equal(inputs, alone)
     pixels = (inputs * torch.tensor(data.std).view(1, 3, 1, 1) + torch.tensor(data.mean).view(1, 3, 1, 1)) * 255
     for label in range(11):
-        shown = pixels.permute(0, 2, 3, 1)[targets == label]
-        if len(shown):
+        found = pixels.permute(0, 2, 3, 1)[targets == label]
+        if len(found):
             colour = torch.from_numpy(picture(label, 40, 40, 5)).float().flatten(0, 1).mean(0)
-            assert (shown.mean(0) - colour).abs().max() < 4
+            assert (found.mean(0) - colour).abs().max() < 4
     shifted_in = (pixels.sum(1) < 1) & (targets != -100)
     assert not shifted_in.any()
     assert not torch.equal(targets, data.targets(rows))
@@ -72,7 +72,7 @@ def test_samples_with_masks_have_no_single_label(tmp_path: Path) -> None:
 
 
 def test_refuses_folders_that_lack_something(tmp_path: Path) -> None:
-    expected = "cityscapes with leftImg8bit/train and leftImg8bit/val and gtFine was expected, found nothing"
+    expected = "cityscapes with leftImg8bit/train, leftImg8bit/val, gtFine was expected, found nothing"
     with pytest.raises(DataError, match=f"has no Cityscapes: {expected}"):
         load_cityscapes(tmp_path)
     folder = write_cityscapes(tmp_path) / "cityscapes"
@@ -81,7 +81,7 @@ def test_refuses_folders_that_lack_something(tmp_path: Path) -> None:
         _ = load_cityscapes(tmp_path).train
     write_camvid(tmp_path)
     (tmp_path / "camvid" / "valannot").rename(tmp_path / "camvid" / "other")
-    with pytest.raises(DataError, match="has no CamVid: camvid with train and trainannot and val and valannot"):
+    with pytest.raises(DataError, match="has no CamVid: camvid with train, trainannot, val, valannot"):
         load_camvid(tmp_path)
 
 
@@ -96,33 +96,88 @@ def write_masks(root: Path, count: int = 20) -> Path:
 
 def test_images_and_masks_of_ones_own_are_shared_out(tmp_path: Path) -> None:
     splits = load_mask_folder(write_masks(tmp_path), size=(16, 20))
-    sides = [splits.train, splits.calibration, splits.test]
-    assert [len(side) for side in sides] == [12, 4, 4] and splits.classes == ("sky", "street lamp")
-    assert len({path for side in sides for path in as_images(side).images.paths}) == 20
+    parts = [splits.train, splits.calibration, splits.test]
+    assert [len(part) for part in parts] == [12, 4, 4] and splits.classes == ("sky", "street lamp")
+    assert len({path for part in parts for path in as_images(part).images.paths}) == 20
     assert set(splits.train.targets(slice(None)).unique().tolist()) == {-100, 0, 1}
+    (tmp_path / "classes.txt").write_text("sky\n\nstreet lamp\n\n")
+    assert load_mask_folder(tmp_path).classes == splits.classes
+    (tmp_path / "classes.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"classes\.txt names 0 classes: 2 to 255 are needed"):
+        load_mask_folder(tmp_path)
 
 
-def test_empty_lines_name_no_class(tmp_path: Path) -> None:
-    for number in range(10):
-        save(tmp_path / "images" / f"{number}.png", picture(number, 8, 8, number))
-        save(tmp_path / "masks" / f"{number}.png", np.zeros((8, 8), np.uint8))
-    (tmp_path / "classes.txt").write_text("road\n\nsky\n\n", encoding="utf-8")
-    assert load_mask_folder(tmp_path, size=(8, 8)).classes == ("road", "sky")
-    (tmp_path / "classes.txt").write_text("\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"classes\.txt names no class: a name per line was expected"):
-        load_mask_folder(tmp_path, size=(8, 8))
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_photos_are_turned_and_masks_fit_them(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = {3: lambda seen: seen[::-1, ::-1], 6: np.rot90, 8: lambda seen: np.rot90(seen, 3)}[orientation]
+    for row in range(10):
+        mask = np.zeros((20, 30), np.uint8)
+        mask[:, : 10 + row] = 1
+        save(tmp_path / "masks" / f"{row}.png", mask)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        photo = np.ascontiguousarray(stored((mask * 255)[..., None].repeat(3, axis=2)))
+        Image.fromarray(photo).save(tmp_path / "images" / f"{row}.jpg", exif=exif, quality=95)
+    (tmp_path / "classes.txt").write_text("dark\nbright\n", encoding="utf-8-sig")
+    splits = load_mask_folder(tmp_path, size=(20, 30))
+    assert splits.classes == ("dark", "bright")
+    bright = splits.train.inputs(slice(None))[:, 0] > 0
+    assert (bright == (splits.train.targets(slice(None)) == 1)).float().mean() > 0.99
+
+
+def test_masks_of_another_size_than_their_photo_are_refused(tmp_path: Path) -> None:
+    root = write_masks(tmp_path)
+    for size in ((20, 16), (8, 10)):
+        save(root / "masks" / "05.png", np.zeros(size, dtype=np.uint8))
+        with pytest.raises(
+            DataError, match=rf"05\.png has {size[0]} x {size[1]} pixels, its image .*05\.jpg has 16 x 20"
+        ):
+            load_mask_folder(root)
+
+
+def test_classes_that_are_in_no_mask_are_said(tmp_path: Path) -> None:
+    root = write_masks(tmp_path)
+    (root / "classes.txt").write_text("sky\nlamp\ntree\n")
+    with pytest.warns(
+        UserWarning, match="it has tree in none of 20 masks, and 255, which marks pixels without a class"
+    ):
+        assert load_mask_folder(root).classes == ("sky", "lamp", "tree")
+    for path in (root / "masks").iterdir():
+        save(path, np.where(np.asarray(Image.open(path)) == 0, 0, 255).astype(np.uint8))
+    with pytest.raises(
+        DataError, match="masks of fewer than 2 classes: it has lamp, tree in none of 20 masks, and 255"
+    ):
+        load_mask_folder(root)
+
+
+def test_photos_in_deeper_folders_have_their_masks_there(tmp_path: Path) -> None:
+    root = write_masks(tmp_path)
+    for name in ("images", "masks"):
+        (root / name / "more").mkdir()
+        for path in sorted((root / name).glob("1*")):
+            path.rename(path.parent / "more" / path.name)
+    (root / "images" / "._00.jpg").write_bytes(b"\0\5\x16\7Mac OS X")
+    splits = load_mask_folder(root, size=(16, 20))
+    parts = [splits.train, splits.calibration, splits.test]
+    assert len({path for part in parts for path in as_images(part).images.paths}) == 20
 
 
 def test_refuses_masks_of_unknown_classes_and_missing_ones(tmp_path: Path) -> None:
     root = write_masks(tmp_path)
-    (root / "classes.txt").write_text("sky\n")
-    with pytest.raises(DataError, match=r"holds the number 1: classes have the numbers 0 to 0"):
-        load_mask_folder(root, size=(16, 20)).train.targets(slice(None))
+    for names, count in (("sky\n", 1), ("sky\nsky\n", 2), ("\n".join(map(str, range(256))), 256)):
+        (root / "classes.txt").write_text(names)
+        with pytest.raises(DataError, match=rf"classes\.txt names {count} classes: 2 to 255 are needed"):
+            load_mask_folder(root)
+    (root / "classes.txt").write_text("sky\nlamp\n")
+    save(root / "masks" / "03.png", np.full((16, 20), 2, np.uint8))
+    with pytest.raises(DataError, match=r"03\.png contains the number 2: classes have the numbers 0 to 1"):
+        load_mask_folder(root, size=(16, 20))
     (root / "masks" / "07.png").unlink()
     with pytest.raises(DataError, match=r"07\.png is missing: every image needs its mask"):
         load_mask_folder(root)
     (root / "classes.txt").unlink()
-    with pytest.raises(DataError, match=r"has no images with masks: images and masks and classes\.txt was expected"):
+    with pytest.raises(DataError, match=r"has no images with masks: images, masks, classes\.txt was expected"):
         load_mask_folder(root)
 
 
@@ -130,7 +185,7 @@ def test_real_camvid_is_read(data_root: Path) -> None:
     if not (data_root / "camvid").is_dir():
         pytest.skip("the data folder has no camvid")
     splits = load_camvid(data_root)
-    assert [len(side) for side in (splits.train, splits.calibration, splits.test)] == [367, 101, 233]
+    assert [len(part) for part in (splits.train, splits.calibration, splits.test)] == [367, 101, 233]
     inputs, targets = next(splits.calibration.batches(4))
     assert inputs.shape == (4, 3, 360, 480) and targets.shape == (4, 360, 480)
     assert set(targets.unique().tolist()) <= {-100, *range(11)}

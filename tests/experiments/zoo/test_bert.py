@@ -7,36 +7,15 @@ import torch
 import zoo
 from torch import Tensor, nn
 
-from eenet.errors import AttachError, InputError, MissingExtraError
+from eenet.errors import AttachError, InputError
 from eenet.experiments.zoo import bert_classifier, reading
 from eenet.models import token_head
 from eenet.running.measuring import measure_flops
 
 transformers = pytest.importorskip("transformers")
 
-WIDTH, INNER, HEADS, LAYERS = 16, 32, 4, 4
-BERT = {
-    "hidden_size": WIDTH,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "intermediate_size": INNER,
-    "vocab_size": 50,
-}
-DISTIL = {"dim": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": INNER, "vocab_size": 50}
-
-
-def encoder(kind: str = "BERT") -> nn.Module:
-    """A small encoder, its weights large enough for attention to matter."""
-    made = {
-        "BERT": lambda: transformers.BertModel(transformers.BertConfig(**BERT)),
-        "RoBERTa": lambda: transformers.RobertaModel(transformers.RobertaConfig(**BERT)),
-        "ELECTRA": lambda: transformers.ElectraModel(transformers.ElectraConfig(**BERT, embedding_size=WIDTH)),
-        "DistilBERT": lambda: transformers.DistilBertModel(transformers.DistilBertConfig(**DISTIL)),
-    }[kind]().eval()
-    for one in made.parameters():
-        if one.dim() == 2:
-            nn.init.normal_(one, std=0.3)
-    return made
+WIDTH, INNER, LAYERS = 16, 32, 4
+encoder = zoo.encoder
 
 
 def texts(padding: int = 0) -> Tensor:
@@ -45,7 +24,7 @@ def texts(padding: int = 0) -> Tensor:
     return torch.tensor([row + [padding] * (6 - len(row)) for row in rows])
 
 
-@pytest.mark.parametrize("kind", ["BERT", "RoBERTa", "ELECTRA", "DistilBERT"])
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "Electra", "DistilBert"])
 @torch.no_grad()
 def test_a_batch_is_each_text_by_itself(kind: str) -> None:
     net = encoder(kind)
@@ -57,13 +36,6 @@ def test_a_batch_is_each_text_by_itself(kind: str) -> None:
         states = net(input_ids=words, output_hidden_states=True).hidden_states[1:]
         apart = torch.cat([head.classify(state.mean(dim=1)) for head, state in zip(model.heads, states, strict=True)])
         torch.testing.assert_close(together[row], apart, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["BERT", "DistilBERT"])
-def test_stages_on_shrinking_and_joined_batches(kind: str) -> None:
-    model = bert_classifier(encoder(kind), 5, exits=(1, 3)).eval()
-    zoo.check_shrinking(model, texts())
-    zoo.check_join(model, texts()[:1], texts()[1:])
 
 
 def test_attention_is_as_wide_as_the_longest_text_that_is_left() -> None:
@@ -96,13 +68,6 @@ def test_every_operation_of_a_stage_is_counted() -> None:
     assert report.uncounted == ()
 
 
-@pytest.mark.parametrize("kind", ["BERT", "RoBERTa", "DistilBERT"])
-def test_gradient_reaches_everything(kind: str) -> None:
-    net = encoder(kind)
-    model, tokens = bert_classifier(net, 5), texts(net.config.pad_token_id)
-    zoo.check_gradients(model, tokens)
-
-
 def test_dropout_is_that_of_the_encoder() -> None:
     model, inputs = bert_classifier(encoder(), 5), texts()
     assert torch.equal(model.eval()(inputs)[-1], model(inputs)[-1])
@@ -112,11 +77,6 @@ def test_dropout_is_that_of_the_encoder() -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     torch.testing.assert_close(model(inputs)[-1], model.eval()(inputs)[-1])
-
-
-@pytest.mark.slow
-def test_onnx_says_the_same() -> None:
-    zoo.check_onnx(bert_classifier(encoder(), 5, exits=2).eval(), texts())
 
 
 def test_heads_may_read_the_first_word() -> None:
@@ -162,18 +122,10 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
 
 
 def test_encoders_of_other_kinds_are_refused() -> None:
-    other = transformers.AlbertModel(transformers.AlbertConfig(**BERT, embedding_size=8))
+    other = zoo.encoder("Albert", embedding_size=8)
     with pytest.raises(AttachError, match="AlbertModel is not built like BERT: its layers have other parts"):
         bert_classifier(other, 5)
     odd = encoder()
     odd.encoder.layer[1].register_forward_hook(lambda module, args, output: output * 2)
     with pytest.raises(AttachError, match="run layer by layer its output differs by"):
         bert_classifier(odd, 5)
-    with pytest.raises(InputError, match="the net has 4 layers"):
-        bert_classifier(encoder(), 5, exits=(4,))
-
-
-def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(MissingExtraError, match=r"transformers is not installed.*eenet\[text\]"):
-        bert_classifier("folder", 2)

@@ -1,4 +1,9 @@
-"""Labelled data sets, in three splits: train, calibration, test."""
+"""Labelled data sets, in three splits: train, calibration, test.
+
+Loaders of published data sets take ``root``, the folder that holds the data set's own folder, or that folder itself.
+Where samples are chosen at random, ``seed`` alone decides. Files are looked for at once and read when a split is first
+asked for; what is missing or damaged raises a `DataError` that names it.
+"""
 
 from eenet.experiments.data.arrays import load_digits, load_image_arrays
 from eenet.experiments.data.augment import random_crop_flip, random_crop_flip_cut, random_flip, random_resized_crop_flip
@@ -8,7 +13,15 @@ from eenet.experiments.data.files import ImageFiles, MaskFiles
 from eenet.experiments.data.imagenet import load_image_folder, load_imagenet, load_tiny_imagenet
 from eenet.experiments.data.scenes import load_camvid, load_cityscapes, load_mask_folder
 from eenet.experiments.data.text_sets import load_ag_news, load_sst2
-from eenet.experiments.data.texts import TextDataset, Texts, load_text_file, masked, tokenised, trimmed
+from eenet.experiments.data.texts import (
+    TextDataset,
+    Texts,
+    load_text_file,
+    load_tokenizer,
+    masked,
+    tokenised,
+    trimmed,
+)
 from eenet.training.dataset import Augment, LabelledDataset
 
 __all__ = [
@@ -36,6 +49,7 @@ __all__ = [
     "load_image_folder",
     "load_mask_folder",
     "load_text_file",
+    "load_tokenizer",
     "Augment",
     "random_crop_flip",
     "random_crop_flip_cut",

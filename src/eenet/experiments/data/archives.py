@@ -8,42 +8,33 @@ from __future__ import annotations
 
 import pickletools
 import warnings
-import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from enum import Enum
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from eenet.errors import DataError
+from eenet.experiments.data.files import bad_file, read_arrays
+from eenet.running.pictures import read_picture
 
-# --- labels -----------------------------------------------------------------------------------------------------------
 
-
-def known_labels(labels: Sequence[object], classes: int, path: Path) -> list[int]:
+def known_labels(labels: Sequence[object], classes: int, path: Path) -> Int[Tensor, " sample"]:
     """Return the labels of a file, refusing those that are no whole number from 0 to ``classes - 1``."""
-    known: list[int] = []
     for row, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < classes:
-            raise DataError(
-                f"data file {path} has the label {label!r} in row {row}: classes are the whole numbers 0 to "
-                f"{classes - 1}. Get it again."
-            )
-        known.append(label)
-    return known
-
-
-# --- JPEG files in an .npz archive ------------------------------------------------------------------------------------
+            expected = f"classes are the whole numbers 0 to {classes - 1}"
+            raise bad_file(path, f"has the label {label!r} in row {row}: {expected}")
+    return torch.tensor(labels, dtype=torch.int64)
 
 
 def read_packed_jpeg(
     path: Path, *, size: int, classes: int, rows: int | None = None
-) -> tuple[UInt8[Tensor, "sample 3 size size"], Tensor]:
+) -> tuple[UInt8[Tensor, "sample 3 size size"], Int[Tensor, " sample"]]:
     """Return the images and labels of a packed archive.
 
     Args:
@@ -54,21 +45,19 @@ def read_packed_jpeg(
         rows: how many images there must be; default: as many as labels.
 
     Raises:
-        DataError: the archive is unreadable or truncated, or holds something else than expected.
+        DataError: the archive is unreadable or truncated, or contains something else than expected.
     """
-    jpeg, offsets, labels = _read_packed(path)
+    arrays = read_arrays(path, ("jpeg", "offsets", "labels"))
+    jpeg, offsets, labels = (arrays[name] for name in ("jpeg", "offsets", "labels"))
+    if jpeg.dtype != np.uint8 or offsets.dtype != np.int64 or any(array.ndim != 1 for array in arrays.values()):
+        raise bad_file(path, "is not as expected: jpeg is one row of uint8, offsets one of int64")
     rows = len(labels) if rows is None else rows
     if len(offsets) != rows + 1 or len(labels) != rows:
-        raise DataError(
-            f"data file {path} is not complete: {rows} images were expected, found {len(offsets) - 1} images and "
-            f"{len(labels)} labels. Get it again."
-        )
+        found = f"{len(offsets) - 1} images and {len(labels)} labels"
+        raise bad_file(path, f"is not complete: {rows} images were expected, found {found}")
     if offsets[0] != 0 or offsets[-1] != len(jpeg) or bool((np.diff(offsets) <= 0).any()):
-        raise DataError(
-            f"data file {path} is truncated: the offsets say {offsets[-1]} bytes of JPEG, found {len(jpeg)}. Get it "
-            "again."
-        )
-    known = torch.tensor(known_labels(labels.tolist(), classes, path), dtype=torch.int64)
+        raise bad_file(path, f"is truncated: the offsets ask for {offsets[-1]} bytes of JPEG, found {len(jpeg)}")
+    known = known_labels(labels.tolist(), classes, path)
     images = np.empty((rows, size, size, 3), dtype=np.uint8)
     raw = jpeg.tobytes()
     for row in range(rows):
@@ -76,44 +65,35 @@ def read_packed_jpeg(
     return torch.from_numpy(images).permute(0, 3, 1, 2), known
 
 
-def _read_packed(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            return archive["jpeg"], archive["offsets"], archive["labels"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"data file {path} cannot be read: an .npz archive with jpeg, offsets and labels was expected, found: "
-            f"{str(error) or type(error).__name__}. "
-            "Get it again."
-        ) from error
-
-
 def _decode(data: bytes, size: int, path: Path, row: int) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        image = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"data file {path} is damaged: image {row} cannot be decoded ({error}). Get the file again."
-        ) from error
+    image = read_picture(BytesIO(data), name=f"{row} in {path}")
     if image.shape != (size, size, 3):
-        raise DataError(
-            f"data file {path} is not as expected: image {row} has shape {image.shape}, expected {(size, size, 3)}. "
-            "Get the file again."
-        )
+        raise bad_file(path, f"is not as expected: image {row} has shape {image.shape}, expected {(size, size, 3)}")
     return image
 
 
 # --- pickled batches --------------------------------------------------------------------------------------------------
 
 _MARK = object()
+_MOST = 1 << 20  # instructions; the largest official file has 300,000
+_Name = Enum("_Name", ["ARRAY", "NUMBER", "KIND"])  # what a file may mention; nothing of it could be called
 _NAMES = {  # what an array of numpy is made with, by old and new versions of it
-    "numpy.core.multiarray _reconstruct": "array",
-    "numpy._core.multiarray _reconstruct": "array",
-    "numpy dtype": "number",
-    "numpy ndarray": "kind",
+    "numpy.core.multiarray _reconstruct": _Name.ARRAY,
+    "numpy._core.multiarray _reconstruct": _Name.ARRAY,
+    "numpy dtype": _Name.NUMBER,
+    "numpy ndarray": _Name.KIND,
 }
+
+
+class _RefusedError(Exception):
+    """The file asks for something that is not carried out."""
+
+
+class _Described(NamedTuple):
+    """An object as the file describes it: what is called or changed, and with which arguments. It is never made."""
+
+    of: Any
+    arguments: Any
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
@@ -129,52 +109,23 @@ def read_pickled(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd characters in instructions that are refused in a moment
             found = _followed(path.read_bytes())
-        return {_text(key): value.filled() if isinstance(value, _Object) else value for key, value in found.items()}
+        return {_text(key): _plain(value) for key, value in found.items()}
     except FileNotFoundError as error:
-        raise DataError(f"data file {path} is missing: there is no such file. Check the path.") from error
+        raise bad_file(path, "is missing: there is no such file", "Check the path.") from error
     except _RefusedError as error:
-        raise DataError(
-            f"data file {path} is refused: it asks for {error}, where plain values and arrays of bytes were expected. "
-            "It was not run. Get the official file."
-        ) from error
-    except (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"data file {path} is damaged: it is no complete pickled file ({error}). Get it again."
-        ) from error
-
-
-class _RefusedError(Exception):
-    """The file asks for something that is not carried out."""
-
-
-@dataclass(frozen=True)
-class _Name:
-    """One of the names that a file may mention; it stands for nothing that could be called."""
-
-    what: str
-
-
-@dataclass
-class _Object:
-    """What a file makes with one of the names, as it is described there: an array, or its number type."""
-
-    name: _Name
-    arguments: tuple[Any, ...]
-    state: Any = None
-
-    def filled(self) -> np.ndarray:
-        """Return the array."""
-        _, shape, number, by_column, raw = self.state
-        if number.name != _Name("number") or _text(number.arguments[0]) != "u1":
-            raise _RefusedError("an array of other numbers than bytes")
-        return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if by_column else "C")
+        fact = f"is refused: it asks for {error}, where plain values and arrays of bytes were expected. It was not run"
+        raise bad_file(path, fact, "Get the official file.") from error
+    except Exception as error:  # a damaged program can fail anywhere
+        raise bad_file(path, f"is damaged: it is no complete pickled file ({type(error).__name__})") from error
 
 
 def _followed(program: bytes) -> dict[Any, Any]:
     """Return the dictionary that a pickled program describes."""
     stack: list[Any] = []
     memory: dict[Any, Any] = {}
-    for instruction, argument, _ in pickletools.genops(program):
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(program)):
+        if count > _MOST:
+            raise _RefusedError(f"more than {_MOST} instructions")
         match instruction.name:
             case "PROTO" | "FRAME" | "STOP":
                 pass
@@ -198,46 +149,35 @@ def _operands(stack: list[Any], instruction: pickletools.OpcodeInfo) -> list[Any
     """Take off the stack what an instruction works on; where it asks for that, all since the last mark."""
     wanted, many = instruction.stack_before, []
     if pickletools.stackslice in wanted:
-        place = max(index for index, value in enumerate(stack) if value is _MARK)
+        place = next(index for index in range(len(stack) - 1, -1, -1) if stack[index] is _MARK)
         many = stack[place + 1 :]
         del stack[place:]
         wanted = wanted[:-2]
     return [stack.pop() for _ in wanted][::-1] + many
 
 
-def _appended(target: Any, *values: Any) -> list[Any]:  # noqa: ANN401
-    _expect(target, list).extend(values)
-    return target
-
-
-def _updated(target: Any, *values: Any) -> dict[Any, Any]:  # noqa: ANN401
-    _expect(target, dict).update(zip(values[::2], values[1::2], strict=True))
-    return target
-
-
-def _expect(value: Any, kind: type[Any]) -> Any:  # noqa: ANN401
-    if type(value) is not kind:
-        raise _RefusedError(f"a change of {type(value).__name__}")
-    return value
-
-
 def _named(words: str) -> _Name:
     if words not in _NAMES:
-        raise _RefusedError(f"the function {words.replace(' ', '.')}")
-    return _Name(_NAMES[words])
+        raise _RefusedError(f"the function {words.replace(' ', '.')[:80]!r}")
+    return _NAMES[words]
 
 
-def _called(maker: Any, arguments: Any) -> _Object:  # noqa: ANN401
-    if maker not in (_Name("array"), _Name("number")):
-        raise _RefusedError(f"a call of {type(maker).__name__}")
-    return _Object(maker, tuple(arguments))
-
-
-def _built(target: Any, state: Any) -> _Object:  # noqa: ANN401
-    if not isinstance(target, _Object):
-        raise _RefusedError("the state of an object")
-    target.state = state
-    return target
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Return a value as it is, an array of bytes if one is described."""
+    match value:
+        case _Described(
+            _Described(_Name.ARRAY), (_, shape, _Described(_Described(_Name.NUMBER, (kind, *_))), by_column, raw)
+        ):
+            if _text(kind) != "u1":
+                raise _RefusedError("an array of other numbers than bytes")
+            return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if by_column else "C")
+        case _Described() | _Name():
+            raise _RefusedError("another object than an array")
+        case dict():
+            raise _RefusedError("a dictionary in a dictionary")
+        case list() | tuple() if not all(value is None or isinstance(value, int | str | bytes) for value in value):
+            raise _RefusedError("a list of other things than numbers and texts")
+    return value
 
 
 def _text(value: Any) -> str:  # noqa: ANN401
@@ -246,8 +186,17 @@ def _text(value: Any) -> str:  # noqa: ANN401
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-def _tuple(*values: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    return values
+def _with_items(target: dict[str | bytes, Any], *values: Any) -> dict[str | bytes, Any]:  # noqa: ANN401
+    """Return a dictionary with more keys and values in turns; keys are texts, the only ones that are safe to hash."""
+    if not all(isinstance(key, str | bytes) for key in values[::2]):
+        raise _RefusedError("a key that is no text")
+    target.update(zip(values[::2], values[1::2], strict=True))
+    return target
+
+
+def _with_elements(target: list[Any], *values: Any) -> list[Any]:  # noqa: ANN401
+    target += values
+    return target
 
 
 _PUSHED: dict[str, Callable[[Any], Any]] = {
@@ -261,11 +210,10 @@ _PUSHED: dict[str, Callable[[Any], Any]] = {
     "NEWFALSE": lambda _: False,
 }
 _COMPUTED: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), _tuple),
+    **dict.fromkeys(("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), lambda *values: values),
     **{"EMPTY_LIST": list, "EMPTY_DICT": dict},
-    **dict.fromkeys(("APPEND", "APPENDS"), _appended),
-    **dict.fromkeys(("SETITEM", "SETITEMS"), _updated),
+    **dict.fromkeys(("APPEND", "APPENDS"), _with_elements),
+    **dict.fromkeys(("SETITEM", "SETITEMS"), _with_items),
     "STACK_GLOBAL": lambda module, name: _named(f"{_text(module)} {_text(name)}"),
-    "REDUCE": _called,
-    "BUILD": _built,
+    **dict.fromkeys(("REDUCE", "BUILD"), _Described),
 }

@@ -6,7 +6,6 @@ repository, 1998.
 
 from __future__ import annotations
 
-import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -15,10 +14,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from eenet.errors import DataError
-from eenet.experiments.data.dataset import ArrayDataset, DataSplits, Normalisation, Split, share_of, shared
-
-# --- digits -----------------------------------------------------------------------------------------------------------
+from eenet.experiments.data.dataset import ArrayDataset, DataSplits, Normalisation, Split, share_of, shared, shuffled
+from eenet.experiments.data.files import bad_file, read_arrays
+from eenet.running.preparation import is_on_scale
+from eenet.tables.arrays import as_array
 
 DIGITS_MEAN, DIGITS_STD = (0.3053,), (0.3761,)
 DIGITS_ROWS: dict[Split, slice] = {"train": slice(0, 797), "calibration": slice(797, 1297), "test": slice(1297, 1797)}
@@ -41,15 +40,11 @@ def load_digits(*, seed: int = 0) -> DataSplits:
 
         digits = datasets.load_digits()
         images = torch.from_numpy((digits.images / 16).astype(np.float32))[:, None]
-        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[DIGITS_ROWS[split]]
-        return ArrayDataset(
-            images[rows], torch.from_numpy(digits.target.astype(np.int64))[rows], mean=DIGITS_MEAN, std=DIGITS_STD
-        )
+        labels = torch.from_numpy(digits.target.astype(np.int64))
+        rows = shuffled(len(images), seed)[DIGITS_ROWS[split]]
+        return ArrayDataset(images[rows], labels[rows], mean=DIGITS_MEAN, std=DIGITS_STD)
 
     return DataSplits(load=load, classes=tuple("0123456789"))
-
-
-# --- one .npz file ----------------------------------------------------------------------------------------------------
 
 
 def load_image_arrays(path: Path, *, seed: int = 0, normalisation: Normalisation | None = None) -> DataSplits:
@@ -60,9 +55,6 @@ def load_image_arrays(path: Path, *, seed: int = 0, normalisation: Normalisation
             ``labels`` ``[sample]``, classes from 0 on; optionally ``classes``, their names.
         seed: decides which image belongs to which split.
         normalisation: mean and standard deviation per channel; default: those of the training images.
-
-    Raises:
-        DataError: the file is missing or damaged, holds something else, or fewer than 10 images.
     """
     images, labels, classes = _read(Path(path))
 
@@ -70,7 +62,7 @@ def load_image_arrays(path: Path, *, seed: int = 0, normalisation: Normalisation
     def scale() -> Normalisation:
         if normalisation is not None and len(normalisation[0]) == images.shape[1]:
             return normalisation
-        training = images[share_of("train", len(images), seed)].double() / (255 if images.dtype == torch.uint8 else 1)
+        training = images[share_of("train", labels, seed)].double() / (255 if images.dtype == torch.uint8 else 1)
         std = training.std(dim=(0, 2, 3)).clamp_min(1e-3)
         return tuple(training.mean(dim=(0, 2, 3)).tolist()), tuple(std.tolist())
 
@@ -78,54 +70,41 @@ def load_image_arrays(path: Path, *, seed: int = 0, normalisation: Normalisation
         mean, std = scale()
         return ArrayDataset(images[rows], labels[rows], mean=mean, std=std)
 
-    return shared(read, len(images), classes, seed, place=path)
+    return shared(read, labels, classes, seed, place=path)
 
 
 def _read(path: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    if not path.is_file():
-        raise DataError(f"data file {path} is missing: there is no such file. Check the path.")
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("images", "labels", "classes") if name in archive.files}
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"data file {path} cannot be read: it is no complete .npz file of plain arrays. Write it with numpy.savez."
-        ) from error
-    missing = [name for name in ("images", "labels") if name not in arrays]
-    if missing:
-        raise DataError(f"data file {path} lacks {' and '.join(missing)}: both keys are needed. Add them.")
-    images, labels = arrays["images"], arrays["labels"]
+    arrays = read_arrays(path, ("images", "labels"), ("classes",))
+    images, labels = as_array(arrays["images"]), arrays["labels"]
     _check(path, images, labels)
     found = int(labels.max()) + 1
-    names = tuple(str(name) for name in arrays.get("classes", range(found)))
+    names = _named(arrays["classes"]) if "classes" in arrays else tuple(map(str, range(min(found, len(labels)))))
     if len(names) < found:
-        raise DataError(
-            f"data file {path} names {len(names)} classes, the labels go up to {found - 1}: one name per class is "
-            "needed. Add names."
-        )
+        fact = f"names {len(names)} classes, the labels go up to {found - 1}: one name per class is needed"
+        if "classes" not in arrays:
+            fact = f"has labels up to {found - 1} and {len(labels)} images: classes are numbered from 0 without gaps"
+        raise bad_file(path, fact, "Number them so, or add the names of all as classes.")
     return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), names
 
 
+def _named(classes: np.ndarray) -> tuple[str, ...]:
+    """Return names of classes as text; files of C programs and of h5py have them as bytes."""
+    return tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in classes.tolist())
+
+
 def _check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    if images.ndim != 4 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
-        raise DataError(
-            f"data file {path} has images of shape {images.shape} and type {images.dtype}: [sample, channel, height, "
-            "width] is needed, uint8 (0 to 255) or floats (0 to 1). Convert them."
-        )
+    if images.ndim != 4 or not len(images) or (images.dtype != np.uint8 and images.dtype.kind != "f"):
+        needed = "[sample, channel, height, width] is needed, uint8 (0 to 255) or floats (0 to 1)"
+        fact = f"has images of shape {images.shape} and type {images.dtype}: {needed}"
+        raise bad_file(path, fact, "Convert them.")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"data file {path} has labels of shape {labels.shape} and type {labels.dtype}: there are {len(images)} "
-            "images. Give one class per image, as whole numbers."
-        )
+        fact = f"has labels of shape {labels.shape} and type {labels.dtype}: there are {len(images)} images"
+        raise bad_file(path, fact, "Give one class per image, as whole numbers.")
     if labels.min() < 0:
-        raise DataError(
-            f"data file {path} has the label {labels.min()} in row {labels.argmin()}: classes are counted from 0. "
-            "Number them so, and leave out images without a class."
-        )
+        fact = f"has the label {labels.min()} in row {labels.argmin()}: classes are counted from 0"
+        raise bad_file(path, fact, "Number them so, and leave out images without a class.")
     if images.dtype.kind == "f":
-        bad = ~((images >= -0.01) & (images <= 1.01)).reshape(len(images), -1).all(axis=1)
+        bad = ~is_on_scale(images)
         if bad.any():
-            raise DataError(
-                f"data file {path} has a value outside 0 to 1 in image {int(bad.argmax())}: floats are on the scale 0 "
-                "to 1. Rescale them, or pass uint8 from 0 to 255."
-            )
+            fact = f"has a value outside 0 to 1 in image {int(bad.argmax())}: floats are on the scale 0 to 1"
+            raise bad_file(path, fact, "Rescale them, or pass uint8 from 0 to 255.")

@@ -1,4 +1,4 @@
-"""Random changes of training images: functions of raw images of any number type, and the only source of chance."""
+"""Random changes of training images: functions of raw images of any number type, and no other source of chance."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def random_crop_flip(images: Images, generator: torch.Generator, pad: int = 4) -
 def random_crop_flip_cut(images: Images, generator: torch.Generator, pad: int = 4, hole: int = 12) -> Images:
     """Return every image as `random_crop_flip` does, with a square of zeros, ``hole`` pixels wide, somewhere in it.
 
-    Its centre lies in the image, its rim may not. Nets that start from weights which know the training images by heart
-    cannot lean on one part of them.
+    Its centre lies in the image, its rim may not. Nets that start from weights which have learnt the training images
+    by heart cannot rely on one part of them.
 
     Source:
         T. DeVries, G. W. Taylor, *Improved regularization of convolutional neural networks with cutout*, 2017
@@ -56,8 +56,8 @@ def random_flip(images: Images, generator: torch.Generator) -> Images:
 def random_resized_crop_flip(images: Images, generator: torch.Generator, smallest: float = 0.35) -> Images:
     """Return a part of every image, enlarged to the image's size and, with probability one half, mirrored.
 
-    The part has between ``smallest`` and all of the image's area, and sides whose proportion is up to 4/3 times, or 3/4
-    of, the image's. Pixels are repeated, not mixed: a channel that holds classes still does.
+    The part has between ``smallest`` and all of the image's area; the ratio of its height and width is between 3/4 and
+    4/3 of the image's. Pixels are repeated, not mixed: a channel that holds classes still does.
 
     Source:
         C. Szegedy et al., *Going deeper with convolutions*, CVPR 2015, section 6.

@@ -11,11 +11,10 @@ import shutil
 import tarfile
 import urllib.request
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -26,17 +25,9 @@ from torch import Tensor
 
 from eenet.errors import DataError, RunError
 from eenet.experiments.data.archives import known_labels, read_packed_jpeg, read_pickled
-from eenet.experiments.data.dataset import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ArrayDataset,
-    DataSplits,
-    Normalisation,
-    Part,
-    halved,
-)
-from eenet.experiments.data.files import find_folder, missing
-from eenet.tables.files import atomic_path
+from eenet.experiments.data.dataset import IMAGENET, ArrayDataset, DataSplits, Normalisation, Part, halved
+from eenet.experiments.data.files import bad_file, data_folder, read_text
+from eenet.tables.atomic import atomic_path
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR100_SCALE = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of the train images
@@ -48,13 +39,7 @@ Batch: TypeAlias = tuple[UInt8[Tensor, "sample 3 32 32"], Int[Tensor, " sample"]
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A ``.tar.gz`` on a public page.
-
-    Args:
-        url: where it is.
-        md5: its checksum, as its authors publish it.
-        folder: name of the folder in it.
-    """
+    """A ``.tar.gz`` on a public page, its checksum as its authors publish it, and the name of the folder in it."""
 
     url: str
     md5: str
@@ -73,9 +58,8 @@ CIFAR100_ARCHIVE = Archive(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """A form in which CIFAR lies on disk: its folder, the files of its two parts, how one is read, and class names."""
+class Form(NamedTuple):
+    """A form in which CIFAR is published: its folder, the files of its two parts, how one is read, and class names."""
 
     folder: str
     train: tuple[str, ...]
@@ -84,115 +68,98 @@ class Layout:
     names: str | None = None
 
     @property
-    def files(self) -> tuple[str, ...]:
-        """All files that must be there."""
-        return (*self.train, *self.held_out, *([self.names] if self.names else ()))
+    def layout(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The name of its folder, and what must be in it."""
+        return (self.folder,), (*self.train, *self.held_out, *([self.names] if self.names else ()))
 
 
 def load_cifar10(root: Path, *, seed: int = 0, download: bool = False) -> DataSplits:
     """Return CIFAR-10: its train images for training, its test images halved by ``seed`` into calibration and test.
 
-    Calibration images are test images, not train images, because published weights have seen the latter. Whichever
-    layout is there is read, looked for in this order: the official pickled one (read without executing it), the
-    official binary one, the packed one. The files are checked to be there at once and read when a split is first
-    asked for.
-
-    Args:
-        root: the folder that holds ``cifar-10-batches-py``, ``cifar-10-batches-bin`` or ``cifar10_jpeg_packed``, or
-            one of these itself.
-        seed: decides which test images are calibration.
-        download: fetch the binary layout (162 MB) from its author's page if none is there.
+    Calibration images are test images, not train images, because published weights have seen the latter. The first form
+    that is found is read, in this order: the official pickled one, ``cifar-10-batches-py`` (read without executing it),
+    the official binary one, ``cifar-10-batches-bin``, and a packed one, ``cifar10_jpeg_packed``. With ``download`` the
+    binary form (162 MB) is fetched from its author's page if none is there.
 
     Raises:
-        DataError: a file is missing, truncated, or does not hold what it should.
+        DataError: a file is missing, truncated, or does not contain what it should.
         RunError: the download failed.
     """
-    return _load("CIFAR-10", CIFAR10_LAYOUTS, root, seed, archive=CIFAR10_ARCHIVE if download else None)
+    return _load("CIFAR-10", CIFAR10_FORMS, root, seed, archive=CIFAR10_ARCHIVE if download else None)
 
 
 def load_cifar10_packed(root: Path, *, seed: int = 0) -> DataSplits:
-    """Return CIFAR-10 from its packed layout, as `load_cifar10` does where there is no other."""
-    return _load("CIFAR-10", CIFAR10_LAYOUTS[-1:], root, seed)
+    """Return CIFAR-10 from its packed form, as `load_cifar10` does where there is no other."""
+    return _load("CIFAR-10", CIFAR10_FORMS[-1:], root, seed)
 
 
 def load_cifar100(root: Path, *, seed: int = 0, download: bool = False) -> DataSplits:
-    """Return CIFAR-100 with its 100 fine labels, split, looked for and refused as CIFAR-10 by `load_cifar10`.
+    """Return CIFAR-100 with its 100 fine labels, as `load_cifar10` returns CIFAR-10.
 
-    Args:
-        root: the folder that holds ``cifar-100-python`` or ``cifar-100-binary``, or one of these itself.
-        seed: decides which test images are calibration.
-        download: fetch the binary layout (161 MB) from its author's page if none is there.
+    Its forms are ``cifar-100-python`` and ``cifar-100-binary``; ``download`` fetches the latter (161 MB).
     """
     archive = CIFAR100_ARCHIVE if download else None
-    return _load("CIFAR-100", CIFAR100_LAYOUTS, root, seed, archive=archive, scale=CIFAR100_SCALE)
+    return _load("CIFAR-100", CIFAR100_FORMS, root, seed, archive=archive, scale=CIFAR100_SCALE)
 
 
 def _load(
     what: str,
-    layouts: Sequence[Layout],
+    forms: Sequence[Form],
     root: Path,
     seed: int,
     *,
     archive: Archive | None = None,
-    scale: Normalisation = (IMAGENET_MEAN, IMAGENET_STD),
+    scale: Normalisation = IMAGENET,
 ) -> DataSplits:
-    """Return a data set from the first layout that is there; an archive is fetched if none is."""
-    found = _found(layouts, root)
-    if found is None and archive is not None:
+    """Return a data set from the first form that is there; an archive is fetched if none is."""
+    layouts = [form.layout for form in forms]
+    try:
+        folder, number = data_folder(root, what, *layouts)
+    except DataError:
+        if archive is None:
+            raise
         fetch(archive, Path(root))
-        found = _found(layouts, root)
-    if found is None:
-        others = "".join(f", or {layout.folder}" for layout in layouts[1:])
-        expected = ", ".join(layouts[0].files) + (f" ({others[2:]})" if others else "")
-        raise missing(root, [layout.folder for layout in layouts], expected, what)
-    layout, folder = found
+        folder, number = data_folder(root, what, *layouts)
+    form = forms[number]
 
     def read(part: Part) -> ArrayDataset:
-        batches = [layout.read(folder / name) for name in (layout.train if part == "train" else layout.held_out)]
+        batches = [form.read(folder / name) for name in (form.train if part == "train" else form.held_out)]
         images, labels = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
         return ArrayDataset(images, labels, mean=scale[0], std=scale[1])
 
-    return halved(read, CIFAR10_CLASSES if layout.names is None else _fine_names(folder / layout.names), seed)
+    return halved(read, CIFAR10_CLASSES if form.names is None else _fine_names(folder / form.names), seed)
 
 
-def _found(layouts: Sequence[Layout], root: Path) -> tuple[Layout, Path] | None:
-    folders = ((layout, find_folder(root, (layout.folder,), layout.files)) for layout in layouts)
-    return next(((layout, folder) for layout, folder in folders if folder is not None), None)
-
-
-# --- layouts ----------------------------------------------------------------------------------------------------------
+# --- forms ------------------------------------------------------------------------------------------------------------
 
 
 def _pickled(path: Path, key: str, classes: int) -> Batch:
     """Return the images and labels of a pickled file, which is not executed; ``key`` is what it calls the labels."""
     batch = read_pickled(path)
-    if not isinstance(batch.get("data"), np.ndarray) or not isinstance(batch.get(key), list):
-        raise DataError(
-            f"data file {path} is not of CIFAR: the array data and the list {key} were expected, found "
-            f"{', '.join(sorted(batch)) or 'nothing'}. Get it again."
-        )
-    if batch["data"].shape != (len(batch[key]), PIXELS):
-        raise DataError(
-            f"data file {path} is damaged: {len(batch[key])} images of {PIXELS} bytes were expected, found "
-            f"{batch['data'].shape}. Get it again."
-        )
-    return _batch(batch["data"], batch[key], classes, path)
+    pixels, labels = batch.get("data"), batch.get(key)
+    if not isinstance(pixels, np.ndarray) or not isinstance(labels, list):
+        found = ", ".join(sorted(batch)) or "nothing"
+        raise bad_file(path, f"is not of CIFAR: the array data and the list {key} were expected, found {found}")
+    if pixels.shape != (len(labels), PIXELS):
+        expected = f"{len(labels)} images of {PIXELS} bytes were expected"
+        raise bad_file(path, f"is damaged: {expected}, found {pixels.shape}")
+    return _batch(pixels, labels, classes, path)
 
 
 def _records(path: Path, labels: int, classes: int) -> Batch:
-    """Return the images and labels of a binary file: each image stands after its labels, the last of which counts."""
-    length, raw = labels + PIXELS, np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    """Return the images and labels of a binary file: each image follows its labels, the last of which counts."""
+    try:
+        length, raw = labels + PIXELS, np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise bad_file(path, f"cannot be read: {error.strerror}", "Check the file.") from error
     if not len(raw) or len(raw) % length:
-        raise DataError(
-            f"data file {path} is truncated: records of {length} bytes were expected, found {len(raw)} bytes. Get "
-            "it again."
-        )
+        raise bad_file(path, f"is truncated: records of {length} bytes were expected, found {len(raw)} bytes")
     records = raw.reshape(-1, length)
     return _batch(records[:, labels:], records[:, labels - 1].tolist(), classes, path)
 
 
 def _batch(pixels: np.ndarray, labels: Sequence[object], classes: int, path: Path) -> Batch:
-    return torch.tensor(pixels).view(-1, 3, SIZE, SIZE), torch.tensor(known_labels(labels, classes, path))
+    return torch.tensor(pixels).view(-1, 3, SIZE, SIZE), known_labels(labels, classes, path)
 
 
 def _packed(path: Path) -> Batch:
@@ -203,46 +170,29 @@ def _packed(path: Path) -> Batch:
 def _fine_names(path: Path) -> tuple[str, ...]:
     """Return the names of the fine classes: a line each, or in a pickled file, which is not executed."""
     if path.suffix == ".txt":
-        names = path.read_text(encoding="utf-8").split()
+        names = read_text(path).split()
     else:
         found = read_pickled(path).get("fine_label_names", [])
         names = [name.decode() if isinstance(name, bytes) else str(name) for name in found]
     if len(names) != 100:
-        raise DataError(f"data file {path} names {len(names)} classes: 100 were expected. Get it again.")
+        raise bad_file(path, f"names {len(names)} classes: 100 were expected")
     return tuple(names)
 
 
 _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
-CIFAR10_LAYOUTS = (
-    Layout(
-        folder="cifar-10-batches-py",
-        train=_BATCHES,
-        held_out=("test_batch",),
-        read=partial(_pickled, key="labels", classes=10),
-    ),
-    Layout(
-        folder="cifar-10-batches-bin",
-        train=tuple(f"{name}.bin" for name in _BATCHES),
-        held_out=("test_batch.bin",),
-        read=partial(_records, labels=1, classes=10),
-    ),
-    Layout(folder="cifar10_jpeg_packed", train=("train_jpeg.npz",), held_out=("test_jpeg.npz",), read=_packed),
+_BINARY = tuple(f"{name}.bin" for name in _BATCHES)
+CIFAR10_FORMS = (
+    Form("cifar-10-batches-py", _BATCHES, ("test_batch",), partial(_pickled, key="labels", classes=10)),
+    Form("cifar-10-batches-bin", _BINARY, ("test_batch.bin",), partial(_records, labels=1, classes=10)),
+    Form("cifar10_jpeg_packed", ("train_jpeg.npz",), ("test_jpeg.npz",), _packed),
 )
-CIFAR100_LAYOUTS = (
-    Layout(
-        folder="cifar-100-python",
-        train=("train",),
-        held_out=("test",),
-        read=partial(_pickled, key="fine_labels", classes=100),
-        names="meta",
-    ),
-    Layout(
-        folder="cifar-100-binary",
-        train=("train.bin",),
-        held_out=("test.bin",),
-        read=partial(_records, labels=2, classes=100),
-        names="fine_label_names.txt",
-    ),
+_read_fine, _read_records = (
+    partial(_pickled, key="fine_labels", classes=100),
+    partial(_records, labels=2, classes=100),
+)
+CIFAR100_FORMS = (
+    Form("cifar-100-python", ("train",), ("test",), _read_fine, "meta"),
+    Form("cifar-100-binary", ("train.bin",), ("test.bin",), _read_records, "fine_label_names.txt"),
 )
 
 # --- download ---------------------------------------------------------------------------------------------------------
@@ -253,7 +203,7 @@ def fetch(archive: Archive, root: Path) -> Path:
 
     Raises:
         RunError: the page does not answer, or the disk refuses.
-        DataError: what came has another checksum, or holds something else.
+        DataError: what came has another checksum, or contains something else.
     """
     target = Path(root) / archive.folder
     if target.is_dir():
@@ -261,13 +211,7 @@ def fetch(archive: Archive, root: Path) -> Path:
     try:
         with atomic_path(target) as draft:
             packed = draft.with_name("packed")
-            with (
-                urllib.request.urlopen(archive.url, timeout=60) as answer,  # seconds without a byte
-                _with_progress(answer, archive.folder) as counted,
-                packed.open("wb") as file,
-            ):
-                shutil.copyfileobj(counted, file)
-            _check_md5(archive, packed)
+            _download(archive, packed)
             _unpack(packed, draft.parent)
     except (OSError, tarfile.TarError) as error:
         raise RunError(
@@ -276,32 +220,30 @@ def fetch(archive: Archive, root: Path) -> Path:
     return target
 
 
-def _with_progress(answer: Any, name: str) -> AbstractContextManager[BinaryIO]:  # noqa: ANN401
-    """Return what comes in, with a progress bar on stderr where that is a terminal."""
+def _download(archive: Archive, path: Path) -> None:
+    """Write an archive to a file, with a progress bar on stderr where that is a terminal, and check it."""
     console = Console(stderr=True)
-    size = int(answer.headers.get("Content-Length") or 0)
-    return wrap_file(answer, size, description=name, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _unpack(packed: Path, folder: Path) -> None:
-    """Write an archive's plain files, those inside ``folder`` only; the filters of tarfile need Python 3.11.4."""
-    with tarfile.open(packed) as opened:
-        for member in opened:
-            path = (folder / member.name).resolve()
-            if not path.is_relative_to(folder.resolve()):
-                raise tarfile.TarError(f"it would write {member.name} elsewhere")
-            content = opened.extractfile(member) if member.isfile() else None  # neither folders nor links
-            if content is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("wb") as file:
-                    shutil.copyfileobj(content, file)
-
-
-def _check_md5(archive: Archive, packed: Path) -> None:
-    with packed.open("rb") as handle:
-        found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    with urllib.request.urlopen(archive.url, timeout=60) as answer, path.open("w+b") as file:  # seconds without a byte
+        size, hidden = int(answer.headers.get("Content-Length") or 0), not console.is_terminal
+        with wrap_file(
+            answer, size, description=archive.folder, console=console, transient=True, disable=hidden
+        ) as counted:
+            shutil.copyfileobj(counted, file)
+        file.seek(0)
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != archive.md5:
         raise DataError(
             f"download of {archive.url} is not the published file: its MD5 is {found}, {archive.md5} was expected. "
             "Nothing was unpacked. Try again."
         )
+
+
+def _unpack(packed: Path, folder: Path) -> None:
+    """Write an archive's plain files, neither folders nor links, those inside ``folder`` only."""
+    with tarfile.open(packed) as opened:
+        opened.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+        members = [member for member in opened if member.isfile()]
+        for member in members:
+            if not (folder / member.name).resolve().is_relative_to(folder.resolve()):
+                raise tarfile.TarError(f"it would write {member.name} elsewhere")
+        opened.extractall(folder, members)

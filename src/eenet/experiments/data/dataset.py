@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Literal, TypeAlias, final
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from eenet.errors import DataError, InputError
-from eenet.experiments.data.files import UNLABELLED, Files, ImageFiles, MaskFiles
+from eenet.experiments.data.files import UNLABELLED, Files, ImageFiles, MaskFiles, require_same_size
 from eenet.models.inputs import IGNORED
+from eenet.running.preparation import Preparation
+from eenet.tables.arrays import as_array
 from eenet.training.dataset import Augment, LabelledDataset
 
 Split: TypeAlias = Literal["train", "calibration", "test"]
@@ -24,7 +26,7 @@ SPLIT_NAMES: dict[str, Split] = {"train": "train", "calibration": "calibration",
 """Accepted names of splits; ``val`` is short for ``calibration``."""
 Normalisation: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, on the scale 0 to 1."""
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET: Normalisation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's colours, which most published weights expect."""
 
 
@@ -38,12 +40,16 @@ class ArrayDataset(LabelledDataset):
         images: ``[sample, channel, height, width]``, ``uint8`` (0 to 255) or floating point (0 to 1), or their files.
         labels: the true class of every image; or of every pixel, as masks ``[sample, height, width]`` in ``uint8``
             (255 where there is none) or their files.
-        mean: per channel, on the scale 0 to 1, subtracted by `prepare`.
-        std: per channel, on the scale 0 to 1, divided by in `prepare`.
+        mean: per channel, on the scale 0 to 1, subtracted by `prepare`; default: those of ImageNet.
+        std: per channel, on the scale 0 to 1, divided by in `prepare`; default: those of ImageNet.
         size: height and width that `prepare` brings images to; by default they keep theirs. Masks keep theirs.
+
+    Attributes:
+        preparation: how image files and raw images become inputs, as `eenet run` and exports do it too.
 
     Raises:
         DataError: no samples, or another number of labels than of images, or of means and deviations than of channels.
+        InputError: means, deviations or sizes that images cannot be prepared with.
     """
 
     def __init__(
@@ -51,8 +57,8 @@ class ArrayDataset(LabelledDataset):
         images: Tensor | ImageFiles,
         labels: Tensor | MaskFiles,
         *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        mean: tuple[float, ...] = IMAGENET[0],
+        std: tuple[float, ...] = IMAGENET[1],
         size: tuple[int, int] | None = None,
     ) -> None:
         if len(images.shape) != 4 or not len(images):
@@ -72,38 +78,42 @@ class ArrayDataset(LabelledDataset):
             raise DataError(
                 f"mean and std of {len(mean)} and {len(std)} numbers do not fit: the images have {channels} channels."
             )
-        self.images = images
-        self.mean = mean
-        self.std = std
-        self.size = size
-        self._labels = labels
+        self.images, self._labels = images, labels
+        self.mean, self.std, self.size = mean, std, size
+        raw_size = picture[0], picture[1]
+        self.preparation = Preparation(
+            mean=mean,
+            std=std,
+            size=size or raw_size,
+            raw_size=raw_size,
+            short_side=images.short_side if isinstance(images, ImageFiles) else None,
+        )
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return len(self.images)
 
     @property
     def labels(self) -> Int[Tensor, " sample"]:
-        """The class of every image; refused where images have masks, which `targets` returns."""
         if isinstance(self._labels, MaskFiles) or self._labels.ndim != 1:
             raise InputError("labels are not there: these images have a class per pixel. Ask for targets(rows).")
         return self._labels
 
     def prepare(self, images: Shaped[Tensor, "sample channel _ _"]) -> Float[Tensor, "sample channel height width"]:
         """Return raw images as normalised ``float32`` of the wanted size, in channels-last memory order."""
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        scaled = images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images.to(torch.float32)
-        if self.size is not None and self.size != tuple(scaled.shape[2:]):
-            scaled = F.interpolate(scaled, size=self.size, mode="bilinear", align_corners=False, antialias=True)
-        return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
+        prepared = torch.from_numpy(self.preparation.normalised(as_array(images)))
+        return prepared.contiguous(memory_format=torch.channels_last)
 
     def inputs(self, rows: Int[Tensor, " row"] | slice) -> Float[Tensor, "row channel height width"]:
-        """Return the prepared images of some rows."""
         return self.prepare(self.images[rows])
 
     def targets(self, rows: Int[Tensor, " row"] | slice) -> Int[Tensor, "row ..."]:
-        """Return the classes of some rows, per image or per pixel; -100 where a mask is unlabelled."""
-        return _as_targets(self._labels[rows])
+        return _as_targets(self._truth(rows))
+
+    def _truth(self, rows: Int[Tensor, " row"] | slice) -> Int[Tensor, "row ..."] | UInt8[Tensor, "row ..."]:
+        """Return the labels or masks of some rows; masks in files must have the size of their images' files."""
+        if isinstance(self._labels, Files) and isinstance(self.images, Files):
+            require_same_size(self.images.select(rows).paths, self._labels.select(rows).paths)
+        return self._labels[rows]
 
     def training_batch(
         self, rows: Int[Tensor, " row"], augment: Augment | None, generator: torch.Generator
@@ -112,31 +122,31 @@ class ArrayDataset(LabelledDataset):
 
         Masks are changed together with their images, as a further channel: ``augment`` must move pixels only.
         """
-        images, labels = self.images[rows], self._labels[rows]
+        images, labels = self.images[rows], self._truth(rows)
         if augment is not None and labels.ndim == 1:
             images = augment(images, generator)
         elif augment is not None:
-            # masks travel as 255 minus the class, so that zeros shifted in from outside mean "unlabelled"
+            # masks are passed as 255 minus the class, so that zeros shifted in from outside mean "unlabelled"
             channel = (UNLABELLED - labels)[:, None].to(images.dtype)
             changed = augment(torch.cat([images, channel], dim=1), generator)
             images, labels = changed[:, :-1], UNLABELLED - changed[:, -1].to(torch.uint8)
         return self.prepare(images), _as_targets(labels)
 
     def select(self, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> ArrayDataset:
-        """Return a data set of some rows only, or of those where a mask is true; files stay on disk."""
         images = self.images.select(rows) if isinstance(self.images, Files) else self.images[rows]
         labels = self._labels.select(rows) if isinstance(self._labels, Files) else self._labels[rows]
         return ArrayDataset(images, labels, mean=self.mean, std=self.std, size=self.size)
 
-    def resized(self, size: tuple[int, int]) -> ArrayDataset:
-        """Return the same samples, brought to another height and width by `prepare`; the stored images are shared."""
-        return ArrayDataset(self.images, self._labels, mean=self.mean, std=self.std, size=size)
+    def resized(self, size: tuple[int, int], scale: Normalisation | None = None) -> ArrayDataset:
+        """Return the same samples, brought to another height and width, and mean and deviation, by `prepare`."""
+        mean, std = scale or (self.mean, self.std)
+        return ArrayDataset(self.images, self._labels, mean=mean, std=std, size=size)
 
     def fingerprint(self) -> str:
         """Return a short digest of the labels, of the images, and of the scale and size that `prepare` brings them to.
 
         Of images in memory the first, middle and last are looked at; of files, the names and how they are read: none
-        is opened, and they may lie in another place.
+        is opened, and they may be in another place.
         """
         rows = torch.tensor([0, len(self) // 2, len(self) - 1])
         sample = self.images if isinstance(self.images, Files) else self.images[rows]
@@ -169,6 +179,9 @@ def _as_targets(labels: Shaped[Tensor, "row ..."]) -> Int[Tensor, "row ..."]:
     return labels.long().masked_fill(labels == UNLABELLED, IGNORED)
 
 
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSplits:
     """The train, calibration and test split of a data set, each loaded when first asked for.
@@ -199,7 +212,7 @@ class DataSplits:
 
     @property
     def test(self) -> LabelledDataset:
-        """Unseen samples to judge on."""
+        """Unseen samples to evaluate on."""
         return self.load("test")
 
     def get(self, name: str) -> LabelledDataset:
@@ -209,50 +222,108 @@ class DataSplits:
         return self.load(SPLIT_NAMES[name])
 
 
-# --- which samples go to which split ----------------------------------------------------------------------------------
-
-_SHARES: dict[Split, tuple[float, float]] = {"train": (0.0, 0.6), "calibration": (0.6, 0.8), "test": (0.8, 1.0)}
-
+_SPLITS: tuple[Split, ...] = ("train", "test", "calibration")
+"""The splits; a class with fewer samples than splits is in the first ones."""
 Part: TypeAlias = Literal["train", "held_out"]
 """The two parts that a data set is published in."""
 
 
 def halved(read: Callable[[Part], LabelledDataset], classes: tuple[str, ...], seed: int) -> DataSplits:
-    """Return a published train part for training, and halves of the held-out part for calibration and testing."""
+    """Return a published train part for training, and halves of the held-out part for calibration and testing.
+
+    Halves are chosen at random, and within each class where a half would lack one otherwise.
+    """
     part = cache(read)
 
     def load(split: Split) -> LabelledDataset:
         if split == "train":
             return part("train")
-        order, half = _order(len(part("held_out")), seed), len(part("held_out")) // 2
-        return part("held_out").select((order[:half] if split == "calibration" else order[half:]).sort().values)
+        order = shuffled(len(part("held_out")), seed)
+        chosen, others = order.tensor_split([len(order) // 2])
+        if (labels := _labels_of(part("held_out"))) is not None:
+            counts = torch.bincount(labels)
+            here = torch.bincount(labels[chosen], minlength=len(counts))
+            if bool(((counts > 1) & ((here == 0) | (here == counts))).any()):
+                order = order[labels[order].argsort(stable=True)]
+                chosen, others = order[1::2], order[::2]
+        return part("held_out").select((chosen if split == "calibration" else others).sort().values)
 
     return DataSplits(load=load, classes=classes)
 
 
+def _labels_of(dataset: LabelledDataset) -> Int[Tensor, " sample"] | None:
+    """Return the classes of samples, None where every sample has several."""
+    try:
+        return dataset.labels
+    except InputError:
+        return None
+
+
 def shared(
     read: Callable[[Int[Tensor, " row"], Split], LabelledDataset],
-    count: int,
+    labels: Int[Tensor, " sample"] | int,
     classes: tuple[str, ...],
     seed: int,
     *,
     place: Path,
 ) -> DataSplits:
-    """Return a pool of ``count`` samples as splits: 60 % to train on, 20 % for calibration, 20 % for testing.
+    """Return samples as splits, as `share_of` chooses them: 60 % to train on, 20 % each for the others.
 
-    ``read`` returns some rows of the pool, for one split; ``seed`` decides which sample belongs to which; the pool lies
-    in a ``place``, and is refused if a split would be empty or a single sample.
+    Args:
+        read: returns samples by row.
+        labels: their classes; or how many samples there are, where each has several.
+        classes: names of the classes; a warning lists those with fewer than 3 samples.
+        seed: decides which sample belongs to which split.
+        place: where the data come from, for messages.
     """
+    count = labels if isinstance(labels, int) else len(labels)
     if count < 10:
         raise DataError(f"data {place} has {count} samples: three splits need at least 10. Get more.")
-    return DataSplits(load=lambda split: read(share_of(split, count, seed), split), classes=classes)
+    if isinstance(labels, Tensor):
+        _warn_of_rare(labels, classes, place)
+    return DataSplits(load=lambda split: read(share_of(split, labels, seed), split), classes=classes)
 
 
-def share_of(split: Split, count: int, seed: int) -> Int[Tensor, " row"]:
-    """Return the rows of one split of a pool, as `shared` deals them out."""
-    first, last = (round(share * count) for share in _SHARES[split])
-    return _order(count, seed)[first:last].sort().values
+def _warn_of_rare(labels: Int[Tensor, " sample"], classes: tuple[str, ...], place: Path) -> None:
+    """Warn of classes that cannot be in every split."""
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    rare = [f"{name!r} ({count})" for name, count in zip(classes, counts, strict=True) if count < len(_SPLITS)]
+    if rare:
+        more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
+        warnings.warn(
+            f"data {place} has fewer than {len(_SPLITS)} samples of the classes {', '.join(rare[:5])}{more}: each is "
+            "missing from a split. Add samples, or remove the class.",
+            stacklevel=4,
+        )
 
 
-def _order(count: int, seed: int) -> Int[Tensor, " row"]:
+def share_of(split: Split, labels: Int[Tensor, " sample"] | int, seed: int) -> Int[Tensor, " row"]:
+    """Return the rows of one split, which ``seed`` chooses at random within each class.
+
+    Classes are shared out in the proportions of the splits, and those with 3 samples or more are in every split.
+
+    Args:
+        split: which one.
+        labels: the class of every sample; or how many samples there are.
+        seed: the only source of chance.
+    """
+    labels = torch.zeros(labels, dtype=torch.int64) if isinstance(labels, int) else labels
+    count = len(labels)
+    order = shuffled(count, seed)
+    order = order[labels[order].argsort(stable=True)]  # class by class, within each at random
+    sizes = torch.bincount(labels)
+    rank = torch.arange(count) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    found = rank.clamp_max(len(_SPLITS) - 1)  # the first sample of a class goes to the first split, and so on
+    rest = (rank >= len(_SPLITS)).nonzero()[:, 0]
+    found[rest] = 0
+    wanted = [count - round(0.8 * count), round(0.8 * count) - round(0.6 * count)]
+    for number, total in enumerate(wanted, 1):  # those that are left, evenly over the classes
+        free = rest[found[rest] == 0]
+        more = min(max(0, total - int((found == number).sum())), len(rest) // len(_SPLITS))
+        found[free[((torch.arange(more) + 0.5) * (len(free) / max(1, more))).long()]] = number
+    return order[found == _SPLITS.index(split)].sort().values
+
+
+def shuffled(count: int, seed: int) -> Int[Tensor, " row"]:
+    """Return the numbers below ``count`` in an order that ``seed`` decides."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

@@ -1,13 +1,16 @@
-"""Images and masks that stay on disk, decoded when rows are asked for; and finding them in folders."""
+"""Files of data: rows of text, arrays, folders, and images and masks that stay on disk until rows are asked for."""
 
 from __future__ import annotations
 
+import codecs
 import copy
+import csv
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TypeAlias, TypeVar, final
 
 import numpy as np
 import torch
@@ -15,24 +18,104 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from eenet.errors import DataError
+from eenet.running.pictures import content, opening, packing, picture_size, read_image, require_single, upright
+from eenet.running.preparation import check_size
+from eenet.tables import files
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 Chosen = TypeVar("Chosen", bound="Files")
 UNLABELLED = 255
-"""What a mask holds where nothing is to be learnt or judged."""
+"""What a mask contains where nothing is to be learnt or evaluated."""
+_LOSSY = ("JPEG", "JPEG2000", "MPO")  # numbers in these are not what was written
+_SPREAD = {"L;2": 85, "L;4": 17}  # Pillow spreads numbers of 2 and 4 bits over 0 to 255
+_NEAREST = 0  # of Pillow
+_MARKS = (
+    *((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),  # after UTF-32, which begins alike
+)
+
+
+def bad_file(path: Path, fact: str, advice: str = "Get it again.") -> DataError:
+    """Return the error for a file of data that cannot be used."""
+    return DataError(f"data file {path} {fact}. {advice}")
+
+
+# --- rows and arrays --------------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path, separator: str = ",") -> list[list[str]]:
+    """Return the rows of a ``.csv`` file, or of a file with tabs between columns, in which quotes are text.
+
+    Args:
+        path: UTF-8, or UTF-16 or UTF-32 that begin with a byte order mark.
+        separator: stands between the columns of a ``.csv`` file.
+    """
+    text = read_text(path)
+    if path.suffix.lower() == ".csv":
+        rows = _comma_separated(text, path, separator)
+    else:
+        rows = [line.rstrip("\r").split("\t") for line in text.split("\n") if line.strip()]
+    if not rows:
+        raise bad_file(path, "is empty: rows of columns were expected")
+    odd = next((number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])), None)
+    if odd is not None:
+        found = f"has {len(rows[odd - 1])} columns in row {odd}: the first row has {len(rows[0])}"
+        raise bad_file(path, found, "Correct the row; in a .csv file, quote texts that contain the separator.")
+    return rows
+
+
+def _comma_separated(text: str, path: Path, separator: str) -> list[list[str]]:
+    """Return the rows of text with a separator between columns, which may be quoted."""
+    limit = csv.field_size_limit(len(text) + 1)  # texts may be long; a quote that is never closed is an error anyway
+    try:
+        return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True) if row]
+    except csv.Error as error:
+        raise bad_file(path, f"cannot be read: {error}", "Quote texts, and double the quotes in them.") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file: UTF-8, or UTF-16 or UTF-32 that begin with a byte order mark, which is left out."""
+    _check_exists(path)
+    try:
+        content = path.read_bytes()
+        encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise bad_file(path, f"cannot be read: it is no text in UTF-8 ({error})", "Write it as UTF-8.") from error
+    except OSError as error:
+        raise bad_file(path, f"cannot be read: {error.strerror}", "Change its permissions.") from error
+    if (place := text.find("\0")) >= 0:
+        fact = f"contains a NUL character in line {text.count(chr(10), 0, place) + 1}: it is no text in UTF-8"
+        raise bad_file(path, fact, "Write it as UTF-8.")
+    return text
+
+
+def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Return arrays of an ``.npz`` file by name: all that are needed, and the optional ones that it contains."""
+    arrays = files.read_arrays(path, "data file", (*needed, *optional), DataError)
+    absent = [name for name in needed if name not in arrays]
+    if absent:
+        raise bad_file(path, f"lacks {' and '.join(absent)}: {' and '.join(needed)} are needed", "Add them.")
+    return arrays
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise bad_file(path, "is missing: there is no such file", "Check the path.")
+
+
+# --- images and masks -------------------------------------------------------------------------------------------------
 
 
 class Files(ABC):
-    """Picture files that are read like an array: ``files[rows]`` decodes those rows, in several threads.
+    """Image files that are read like an array: ``files[rows]`` decodes those rows, in several threads.
 
     Args:
         paths: the files, one per sample.
-        size: height and width that every picture is brought to, in pixels.
-        channels: those of a decoded picture before height and width.
-        reading: what tells apart pictures that the same files become.
+        size: height and width that every image is brought to, in pixels.
+        channels: those of a decoded image before height and width.
+        reading: distinguishes images that the same files become.
 
     Raises:
         DataError: there are no files.
@@ -48,25 +131,20 @@ class Files(ABC):
         self.paths, self.size, self.channels, self.reading = tuple(paths), size, channels, f"{size} of {reading}"
 
     def __len__(self) -> int:
-        """Return the number of files."""
         return len(self.paths)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape that all pictures together have once decoded."""
+        """The shape that all images together have once decoded."""
         return len(self), *self.channels, *self.size
 
     @property
     def names(self) -> list[str]:
-        """Folder and name of every file: what tells data sets apart wherever they lie."""
+        """Folder and name of every file: they identify a data set, whatever folder it is moved to."""
         return ["/".join(path.parts[-2:]) for path in self.paths]
 
     def __getitem__(self, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> UInt8[Tensor, "row ..."]:
-        """Return some pictures decoded.
-
-        Raises:
-            DataError: a file is missing, damaged or of another kind; it is named.
-        """
+        """Return some images decoded; a file that is missing, damaged or of another kind is named."""
         chosen = self.select(rows).paths
         with ThreadPoolExecutor(max_workers=min(len(chosen), 8) or 1) as pool:
             decoded = list(pool.map(self._read, chosen))
@@ -81,157 +159,118 @@ class Files(ABC):
         kept.paths = tuple(self.paths[row] for row in chosen)
         return kept
 
-    def _read(self, path: Path) -> np.ndarray:
-        from PIL import Image
-
-        try:
-            with Image.open(path) as image:
-                return self._decoded(image, path)
-        except DataError:
-            raise
-        except FileNotFoundError as error:
-            raise DataError(f"data file {path} is missing: it was there when listed. Put it back.") from error
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(
-                f"data file {path} is damaged: it cannot be decoded ({error}). Get the file again."
-            ) from error
-
     @abstractmethod
-    def _decoded(self, image: Image.Image, path: Path) -> np.ndarray:
-        """Return the content of an opened picture at the one size."""
+    def _read(self, path: Path) -> np.ndarray:
+        """Return the content of a file at the one size."""
 
 
 @final
 class ImageFiles(Files):
     """Colour images on disk: ``[sample, 3, height, width]`` once decoded, ``uint8``; grey ones become colour.
 
+    They are read as everywhere in eenet, see `eenet.running.pictures.read_image`.
+
     Args:
         paths: the files, one per sample.
         size: height and width, in pixels.
         short_side: pixels that the short side is resized to before ``size`` is cut from the centre, as is usual for
-            classification; by default images are stretched to ``size``, as segmentation wants it.
-
-    Raises:
-        DataError: there are no files, or ``size`` is larger than ``short_side``.
+            classification; by default images are stretched to ``size``, as segmentation needs it.
     """
 
     def __init__(self, paths: Sequence[Path], size: tuple[int, int], *, short_side: int | None = None) -> None:
+        check_size(size, short_side)
         super().__init__(paths, size, (3,), short_side)
-        if short_side is not None and max(size) > short_side:
-            raise DataError(
-                f"size {size[0]} x {size[1]} pixels cannot be cut: the short side has {short_side}. Pass a larger "
-                "short_side."
-            )
         self.short_side = short_side
 
-    def _decoded(self, image: Image.Image, path: Path) -> np.ndarray:
-        from PIL import Image
-
-        if image.mode.startswith(("I", "F")):
-            raise DataError(
-                f"data file {path} has pixels of mode {image.mode}: 8 bits per colour are read, more would come out "
-                "white. Convert it to 8 bits."
-            )
-        height, width = self.size
-        colour = image.convert("RGB")
-        if self.short_side is None:
-            wanted = width, height
-        else:
-            short = min(colour.size)
-            wanted = self.short_side * colour.width // short, self.short_side * colour.height // short
-        if colour.size != wanted:
-            colour = colour.resize(wanted, Image.Resampling.BILINEAR)
-        left, top = round((wanted[0] - width) / 2), round((wanted[1] - height) / 2)
-        pixels = np.asarray(colour)[top : top + height, left : left + width]
-        return pixels.transpose(2, 0, 1)
+    def _read(self, path: Path) -> np.ndarray:
+        return read_image(path, self.size, short_side=self.short_side)
 
 
 @final
 class MaskFiles(Files):
     """Masks on disk: the class of every pixel, ``[sample, height, width]`` once decoded, ``uint8``.
 
-    Masks are resized by taking the nearest pixel. 255 stands where nothing is to be learnt or judged.
+    Masks are resized by taking the nearest pixel. 255 marks pixels where nothing is to be learnt or evaluated.
 
     Args:
         paths: the files, one per sample: one channel of whole numbers up to 255, or indices into a palette.
         size: height and width, in pixels.
-        numbers: class of every number that a file may hold; other numbers are refused.
-
-    Raises:
-        DataError: there are no files.
+        numbers: class of every number that a file may contain; other numbers are refused.
     """
 
     def __init__(self, paths: Sequence[Path], size: tuple[int, int], *, numbers: dict[int, int]) -> None:
+        check_size(size)
         self._classes = np.full(256, -1, dtype=np.int16)
         self._classes[list(numbers)] = list(numbers.values())
         super().__init__(paths, size, (), self._classes.tolist())
 
-    def _decoded(self, image: Image.Image, path: Path) -> np.ndarray:
+    def _read(self, path: Path) -> np.ndarray:
         from PIL import Image
 
-        if image.mode not in ("L", "P"):
-            raise DataError(
-                f"data file {path} is no mask: it is of kind {image.mode!r}, one channel of class numbers is needed. "
-                "Pass the masks of class numbers, not their coloured form."
-            )
-        height, width = self.size
-        near = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.NEAREST)
-        classes = self._classes[np.asarray(near)]
-        if classes.min() < 0:
+        numbers = _numbers(path)
+        classes = self._classes[np.clip(numbers, 0, 255)]
+        wrong = (classes < 0) | (numbers != np.clip(numbers, 0, 255))
+        if wrong.any():
             known = np.flatnonzero(self._classes >= 0)
-            raise DataError(
-                f"data file {path} holds the number {np.asarray(near)[classes < 0][0]}: classes have the numbers "
-                f"{known.min()} to {known[known < UNLABELLED].max()}, {UNLABELLED} where there is none. Correct the "
-                "mask, or name all classes."
+            fact = (
+                f"contains the number {numbers[wrong][0]}: classes have the numbers {known.min()} to "
+                f"{known[known < UNLABELLED].max()}, {UNLABELLED} where there is none"
             )
-        return np.asarray(classes, dtype=np.uint8)
+            raise bad_file(path, fact, "Correct the mask, or name all classes.")
+        height, width = self.size
+        mask = Image.fromarray(classes.astype(np.uint8))
+        return np.asarray(mask if mask.size == (width, height) else mask.resize((width, height), _NEAREST))
+
+
+def _numbers(path: Path) -> Int[np.ndarray, "height width"]:
+    """Return the numbers in a mask, as they were written, upright."""
+    with opening(path) as image:
+        require_single(image, path)
+        if image.format in _LOSSY or image.mode.partition(";")[0] not in ("1", "L", "P", "I"):
+            fact = f"is no mask: it is a {image.format} of kind {image.mode!r}, one channel of class numbers is needed"
+            raise bad_file(path, fact, "Pass masks of class numbers as .png, not their coloured form.")
+        spread = _SPREAD.get(packing(image), 1)
+        return np.asarray(upright(image)).astype(np.int32) // spread
+
+
+def require_same_size(images: Sequence[Path], masks: Sequence[Path]) -> None:
+    """Refuse masks of another height or width than their images; only the files' headers are read.
+
+    Raises:
+        DataError: a mask does not fit, or a file cannot be read.
+    """
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        for image, mask, wanted, found in zip(
+            images, masks, pool.map(picture_size, images), pool.map(picture_size, masks), strict=True
+        ):
+            if wanted != found:
+                fact = f"has {found[0]} x {found[1]} pixels, its image {image} has {wanted[0]} x {wanted[1]} upright"
+                raise bad_file(mask, f"{fact}: they must show the same", "Make the mask of this image again.")
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
 
-_LISTED = 6
+Layout: TypeAlias = tuple[Sequence[str], Sequence[str]]
+"""Names that the folder of a data set may have, and what must be in it."""
 
 
-def find_folder(root: Path, names: Sequence[str], needed: Sequence[str]) -> Path | None:
-    """Return the first of ``root/name`` and ``root`` itself that holds everything needed; None if none does."""
-    folders = [*(Path(root) / name for name in names), Path(root)]
-    return next((folder for folder in folders if all((folder / part).exists() for part in needed)), None)
+def data_folder(root: Path, what: str, *layouts: Layout) -> tuple[Path, int]:
+    """Return the folder of the first complete layout of a data set, and the number of that layout.
 
+    The folder is looked for in ``root`` under each of its names; it may be ``root`` itself.
 
-def data_folder(root: Path, names: Sequence[str], needed: Sequence[str], what: str) -> Path:
-    """Return the folder of a data set as `find_folder` does, or say what was expected and what was found."""
-    folder = find_folder(root, names, needed)
-    if folder is None:
-        raise missing(root, names, " and ".join(needed), what)
-    return folder
-
-
-def missing(root: Path, names: Sequence[str], expected: str, what: str) -> DataError:
-    """Make the error for a data set that is not there."""
-    near = next((Path(root) / name for name in names if (Path(root) / name).is_dir()), Path(root))
-    inside, what_to_pass = (f"{names[0]} with ", names[0]) if names else ("", "them")
-    return DataError(
-        f"data root {root} has no {what}: {inside}{expected} was expected, found {content(near)} in {near}. Pass the "
-        f"folder that holds {what_to_pass}."
+    Raises:
+        DataError: no layout is complete; the message lists what was expected and what was found.
+    """
+    root = Path(root)
+    for number, (names, needed) in enumerate(layouts):
+        for folder in (*(root / name for name in names), root):
+            if all((folder / part).exists() for part in needed):
+                return folder, number
+    near = next((root / name for names, _ in layouts for name in names if (root / name).is_dir()), root)
+    first, *others = (" with ".join([*names[:1], ", ".join(needed)]) for names, needed in layouts)
+    expected = first + (f" (or {', or '.join(others)})" if others else "")
+    raise DataError(
+        f"data root {root} has no {what}: {expected} was expected, found {content(near)} in {near}. Pass the folder "
+        f"that holds {next(iter(layouts[0][0]), 'them')}."
     )
-
-
-def content(folder: Path) -> str:
-    """Return what a folder holds, briefly."""
-    if not folder.is_dir():
-        return "no folder"
-    names = sorted(path.name for path in folder.iterdir())
-    if not names:
-        return "nothing"
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Return the image files in a folder by name, at least one; those in folders in it are not looked for."""
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise DataError(
-            f"data folder {folder} has no images: files {' '.join(IMAGE_SUFFIXES)} were expected, found "
-            f"{content(folder)}. Put them there."
-        )
-    return found

@@ -6,10 +6,11 @@ ImageNet visual recognition challenge*, Stanford CS 231N, 2015.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -18,8 +19,7 @@ from torch import Tensor
 from eenet.errors import DataError
 from eenet.experiments.data.archives import read_packed_jpeg
 from eenet.experiments.data.dataset import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+    IMAGENET,
     ArrayDataset,
     DataSplits,
     Normalisation,
@@ -28,19 +28,28 @@ from eenet.experiments.data.dataset import (
     halved,
     shared,
 )
-from eenet.experiments.data.files import ImageFiles, content, data_folder, find_folder, images_in, missing
-from eenet.experiments.data.texts import read_rows
+from eenet.experiments.data.files import ImageFiles, bad_file, data_folder, read_rows, read_text
+from eenet.running.pictures import SUFFIXES, content, images_in, is_hidden
+
+Listed: TypeAlias = tuple[list[Path], Int[Tensor, " sample"]]
+"""Image files and the numbers of their classes."""
+Images: TypeAlias = tuple[ImageFiles | Tensor, Int[Tensor, " sample"]]
+"""Images and the numbers of their classes."""
+
+_TRAINING = {"train", "training"}  # how parts of a data set are called
+_HELD_OUT = {"dev", "test", "testing", "val", "valid", "validation"}
 
 # --- a folder per class -----------------------------------------------------------------------------------------------
 
 
 def load_image_folder(
-    root: Path, *, seed: int = 0, size: int = 224, normalisation: Normalisation = (IMAGENET_MEAN, IMAGENET_STD)
+    root: Path, *, seed: int = 0, size: int = 224, normalisation: Normalisation = IMAGENET
 ) -> DataSplits:
     """Return images as splits: 60 % to train on, 20 % for calibration, 20 % for testing, chosen by ``seed``.
 
-    Classes are the folders in ``root``, in alphabetical order. Images are decoded when they are asked for; the split
-    that is trained on has a margin that `framed` explains.
+    Classes are the folders in ``root``, in alphabetical order. Images are decoded when they are asked for; training
+    images have a margin that `framed` explains. Folders within the folder of a class are searched too, hidden files and
+    folders are passed over, and a warning says how many files are not read.
 
     Args:
         root: a folder with a folder per class, each with image files.
@@ -49,7 +58,8 @@ def load_image_folder(
         normalisation: mean and standard deviation per colour, on the scale 0 to 1.
 
     Raises:
-        DataError: there are fewer than 2 folders or 10 images, or a folder has none.
+        DataError: there are fewer than 2 folders or 10 images, a folder has none, or the folders are parts such as
+            ``train`` and ``val``.
     """
     classes = _classes(Path(root))
     paths, labels = _by_class([Path(root) / name for name in classes])
@@ -58,23 +68,35 @@ def load_image_folder(
         chosen = [paths[row] for row in rows.tolist()]
         return framed(chosen, labels[rows], size, training=split == "train", normalisation=normalisation)
 
-    return shared(read, len(paths), classes, seed, place=root)
+    return shared(read, labels, classes, seed, place=root)
 
 
 def _classes(root: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder, at least 2, in alphabetical order."""
-    names = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    """Return the names of the folders in a folder, at least 2, in alphabetical order; hidden ones are passed over."""
+    inside = [path for path in sorted(root.iterdir()) if not is_hidden(path)] if root.is_dir() else []
+    names = [path.name for path in inside if path.is_dir()]
     if len(names) < 2:
         raise DataError(
             f"data folder {root} has {len(names)} classes: a folder per class was expected, at least 2, found "
             f"{content(root)}. Pass the folder that holds them."
         )
+    if not _TRAINING.isdisjoint(names) and not _HELD_OUT.isdisjoint(names):
+        raise DataError(
+            f"data folder {root} has the folders {', '.join(names)}: these are parts of a data set, not classes. Pass "
+            "one of them, or use load_imagenet for parts of your own."
+        )
+    if loose := sum(path.suffix.lower() in SUFFIXES for path in inside if not path.is_dir()):
+        warnings.warn(
+            f"data folder {root} has {loose} images that are in no folder of a class: they are not read. Move them "
+            "into one.",
+            stacklevel=3,
+        )
     return tuple(names)
 
 
-def _by_class(folders: Sequence[Path]) -> tuple[list[Path], Int[Tensor, " sample"]]:
+def _by_class(folders: Sequence[Path]) -> Listed:
     """Return the images of some folders, and for each the number of its folder."""
-    found = [images_in(folder) for folder in folders]
+    found = images_in(*folders)
     labels = torch.arange(len(found)).repeat_interleave(torch.tensor([len(paths) for paths in found]))
     return [path for paths in found for path in paths], labels
 
@@ -85,20 +107,13 @@ def framed(
     size: int,
     *,
     training: bool,
-    normalisation: Normalisation = (IMAGENET_MEAN, IMAGENET_STD),
+    normalisation: Normalisation = IMAGENET,
 ) -> ArrayDataset:
-    """Return images as classifiers of ImageNet take them.
+    """Return images as classifiers of ImageNet take them, of a height and width of ``size`` pixels.
 
     The short side is resized to 8/7 of ``size`` (256 pixels for 224). For calibration and testing the centre is cut
-    out. For training the whole square of that larger side is kept, so that `random_resized_crop` can choose a part;
-    it is brought to ``size`` when prepared.
-
-    Args:
-        paths: the image files.
-        labels: their classes.
-        size: height and width that the model takes, in pixels.
-        training: keep what random crops choose from.
-        normalisation: mean and standard deviation per colour.
+    out. For training the whole square of that larger side is kept, so that `random_resized_crop_flip` can choose a part
+    of it; it is brought to ``size`` when prepared.
     """
     whole = round(size * 8 / 7)
     kept = whole if training else size
@@ -126,28 +141,24 @@ def load_imagenet(root: Path, *, seed: int = 0, size: int = 224) -> DataSplits:
         root: the folder that holds ``train`` and ``val``, or holds ``imagenet`` with these.
         seed: decides which val images are calibration.
         size: height and width that the model takes, in pixels.
-
-    Raises:
-        DataError: a folder or file is missing, or the classes of the two parts differ.
     """
-    folder = data_folder(root, FOLDERS, ("train", "val"), "ImageNet")
+    folder, _ = data_folder(root, "ImageNet", (FOLDERS, ("train", "val")))
     classes = _classes(folder / "train")
 
     @cache
-    def listed(part: Part) -> tuple[list[Path], Int[Tensor, " sample"]]:
+    def listed(part: Part) -> Listed:
         if part == "train":
             return _by_class([folder / "train" / name for name in classes])
-        if any(path.is_dir() for path in (folder / "val").iterdir()):
+        if any(path.is_dir() for path in (folder / "val").iterdir() if not is_hidden(path)):
             return _val_by_class(folder / "val", classes)
-        return _flat_val(folder / "val", _solution(folder, Path(root)), classes)
+        solution = _solution(folder, Path(root))
+        named = {row[0]: row[1].split()[0] for row in read_rows(solution) if len(row) == 2 and row[1].split()}
+        return _listed({path: named.get(path.stem) for path in images_in(folder / "val")[0]}, solution, classes)
 
-    def read(part: Part) -> ArrayDataset:
-        return framed(*listed(part), size, training=part == "train")
-
-    return halved(read, classes, seed)
+    return halved(lambda part: framed(*listed(part), size, training=part == "train"), classes, seed)
 
 
-def _val_by_class(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Int[Tensor, " sample"]]:
+def _val_by_class(folder: Path, classes: tuple[str, ...]) -> Listed:
     found = _classes(folder)
     if found != classes:
         odd = sorted(set(found) ^ set(classes))
@@ -165,92 +176,69 @@ def _solution(folder: Path, root: Path) -> Path:
     solution = next((place / SOLUTION for place in places if (place / SOLUTION).is_file()), None)
     if solution is None:
         raise DataError(
-            f"data folder {folder / 'val'} has neither a folder per class nor {SOLUTION}: one of these says what the "
-            f"images show, found {content(folder / 'val')}. Put the file beside val."
+            f"data folder {folder / 'val'} has neither a folder per class nor {SOLUTION}: one of these gives the "
+            f"classes of the images, found {content(folder / 'val')}. Put the file beside val."
         )
     return solution
 
 
-def _flat_val(folder: Path, solution: Path, classes: tuple[str, ...]) -> tuple[list[Path], Int[Tensor, " sample"]]:
-    with solution.open(encoding="utf-8", newline="") as lines:
-        named = {row[0]: row[1].split()[0] for row in csv.reader(lines) if len(row) == 2 and row[1].split()}
-    return _listed({path: named.get(path.stem) for path in images_in(folder)}, solution, classes)
-
-
-def _listed(
-    named: Mapping[Path, str | None], source: Path, classes: Sequence[str]
-) -> tuple[list[Path], Int[Tensor, " sample"]]:
+def _listed(named: Mapping[Path, str | None], source: Path, classes: Sequence[str]) -> Listed:
     """Return images and the numbers of the classes that a file gives them."""
     numbers = {name: number for number, name in enumerate(classes)}
     unknown = next((path for path, name in named.items() if name not in numbers), None)
     if unknown is not None:
-        raise DataError(
-            f"data file {unknown} has no class: {source} gives it {named[unknown] or 'none'}, which is none of those "
-            "to train on. Complete both."
-        )
+        fact = f"has no class: {source} gives it {named[unknown] or 'none'}, which is none of the training classes"
+        raise bad_file(unknown, fact, "Complete both.")
     return list(named), torch.tensor([numbers[name] for name in named.values() if name is not None])
 
 
 # --- Tiny-ImageNet ----------------------------------------------------------------------------------------------------
 
-TINY, TINY_PACKED = "tiny-imagenet-200", "tiny_imagenet_subset"
-TINY_FILES = ("wnids.txt", "train", "val/val_annotations.txt")
-TINY_PACKED_FILES = ("train.npz", "val.npz", "classes.csv")
+TINY = (("tiny-imagenet-200",), ("wnids.txt", "train", "val/val_annotations.txt"))
+TINY_PACKED = (("tiny_imagenet_subset",), ("train.npz", "val.npz", "classes.csv"))
 TINY_SIZE = 64
 
 
 def load_tiny_imagenet(root: Path, *, seed: int = 0) -> DataSplits:
-    """Return Tiny-ImageNet: its train images for training, its val images halved into calibration and test.
+    """Return Tiny-ImageNet: its train images for training, its val images halved by ``seed`` into calibration and test.
 
     (The published test images have no labels.) Classes are numbered in the alphabetical order of their folders. The
-    official layout is looked for first, and its images are decoded when asked for; then the packed one.
-
-    Args:
-        root: the folder that holds ``tiny-imagenet-200``, or ``tiny_imagenet_subset`` with ``train.npz``, ``val.npz``
-            (JPEG files joined, as `read_packed_jpeg` has it) and ``classes.csv``; or one of these itself.
-        seed: decides which val images are calibration.
-
-    Raises:
-        DataError: a file is missing or damaged.
+    official ``tiny-imagenet-200`` is looked for first, and its images are decoded when asked for; then
+    ``tiny_imagenet_subset`` with ``train.npz``, ``val.npz`` (as `read_packed_jpeg` has them) and ``classes.csv``.
     """
-    official = find_folder(Path(root), (TINY,), TINY_FILES)
-    if official is not None:
-        return _official(official, seed)
-    packed = find_folder(Path(root), (TINY_PACKED,), TINY_PACKED_FILES)
-    if packed is not None:
-        return _packed(packed, seed)
-    expected = f"{', '.join(TINY_FILES)} (or {TINY_PACKED} with {', '.join(TINY_PACKED_FILES)})"
-    raise missing(root, (TINY, TINY_PACKED), expected, "Tiny-ImageNet")
+    folder, number = data_folder(root, "Tiny-ImageNet", TINY, TINY_PACKED)
+    names, read = (_official, _packed)[number](folder)
+
+    return halved(lambda part: ArrayDataset(*read(part)), names, seed)
 
 
-def _official(folder: Path, seed: int) -> DataSplits:
-    classes = sorted((folder / "wnids.txt").read_text(encoding="utf-8").split())
+def _official(folder: Path) -> tuple[tuple[str, ...], Callable[[Part], Images]]:
+    """Return the names of the classes, and what reads the images and labels of a part."""
+    classes = sorted(read_text(folder / "wnids.txt").split())
+    words, annotations = folder / "words.txt", folder / "val" / "val_annotations.txt"
 
-    def read(part: Part) -> ArrayDataset:
+    def read(part: Part) -> Images:
         if part == "train":
             paths, labels = _by_class([folder / "train" / name / "images" for name in classes])
         else:
-            annotations = folder / "val" / "val_annotations.txt"
-            rows = read_rows(annotations)
-            places = {folder / "val" / "images" / row[0]: row[1] if len(row) > 1 else None for row in rows}
-            paths, labels = _listed(places, annotations, classes)
-        return ArrayDataset(ImageFiles(paths, (TINY_SIZE, TINY_SIZE)), labels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+            rows, images = read_rows(annotations), annotations.parent / "images"
+            named = {images / row[0]: row[1] if len(row) > 1 else None for row in rows}
+            paths, labels = _listed(named, annotations, classes)
+        return ImageFiles(paths, (TINY_SIZE, TINY_SIZE)), labels
 
-    words = folder / "words.txt"
     names = {row[0]: row[1] for row in read_rows(words) if len(row) == 2} if words.is_file() else {}
-    return halved(read, tuple(names.get(name, name) for name in classes), seed)
+    return tuple(names.get(name, name) for name in classes), read
 
 
-def _packed(folder: Path, seed: int) -> DataSplits:
-    def read(part: Part) -> ArrayDataset:
+def _packed(folder: Path) -> tuple[tuple[str, ...], Callable[[Part], Images]]:
+    """Return the same of the packed layout."""
+    heading, *rows = read_rows(folder / "classes.csv")
+    if "name" not in heading or not rows:
+        raise bad_file(folder / "classes.csv", "names no classes: a column name was expected")
+    names = tuple(row[heading.index("name")] for row in rows)
+
+    def read(part: Part) -> Images:
         path = folder / ("train.npz" if part == "train" else "val.npz")
-        images, labels = read_packed_jpeg(path, size=TINY_SIZE, classes=len(names))
-        return ArrayDataset(images, labels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        return read_packed_jpeg(path, size=TINY_SIZE, classes=len(names))
 
-    with (folder / "classes.csv").open(encoding="utf-8", newline="") as lines:
-        names = [row["name"] for row in csv.DictReader(lines) if "name" in row]
-    if not names:
-        raise DataError(
-            f"data file {folder / 'classes.csv'} names no classes: a column name was expected. Get it again."
-        )
-    return halved(read, tuple(names), seed)
+    return names, read

@@ -7,21 +7,28 @@ layout and the 11 classes of CamVid are those of the SegNet tutorial (V. Badrina
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from eenet.errors import DataError
-from eenet.experiments.data.dataset import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ArrayDataset,
-    DataSplits,
-    Part,
-    Split,
-    halved,
-    shared,
+from eenet.experiments.data.dataset import ArrayDataset, DataSplits, Part, Split, halved, shared
+from eenet.experiments.data.files import (
+    UNLABELLED,
+    ImageFiles,
+    MaskFiles,
+    bad_file,
+    data_folder,
+    read_text,
+    require_same_size,
 )
-from eenet.experiments.data.files import UNLABELLED, ImageFiles, MaskFiles, content, data_folder, images_in
+from eenet.running.pictures import content, images_in, is_hidden
+
+_LOOKED_AT = 1000  # masks, to see which classes occur
 
 # --- two folders ------------------------------------------------------------------------------------------------------
 
@@ -30,39 +37,64 @@ def load_mask_folder(root: Path, *, seed: int = 0, size: tuple[int, int] = (256,
     """Return images with masks as splits: 60 % to train on, 20 % for calibration, 20 % for testing, chosen by ``seed``.
 
     Args:
-        root: a folder with ``images``, ``masks`` and ``classes.txt``. A mask is a ``.png`` named like its image, one
-            channel (or a palette) of class numbers, 255 where there is none; ``classes.txt`` has a name per line, from
-            class 0 on.
+        root: a folder with ``images``, ``masks`` and ``classes.txt``. A mask is a ``.png`` named like its image and of
+            its size, one channel (or a palette) of class numbers, 255 where there is none; ``classes.txt`` has a name
+            per line, from class 0 on. A warning names classes that are in no mask.
         seed: decides which image belongs to which split.
         size: height and width that images and masks are brought to, in pixels.
 
     Raises:
-        DataError: something is missing, there are fewer than 10 images, or an image has no mask.
+        DataError: a file is missing or damaged, a mask has another size than its image, or masks have fewer than 2
+            classes.
     """
-    folder = data_folder(root, (), ("images", "masks", "classes.txt"), "images with masks")
-    lines = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
-    classes = tuple(line.strip() for line in lines if line.strip())
-    if not classes:
-        raise DataError(f"data file {folder / 'classes.txt'} names no class: a name per line was expected. Add them.")
-    images = images_in(folder / "images")
+    folder, _ = data_folder(root, "images with masks", ((), ("images", "masks", "classes.txt")))
+    classes = _named(folder / "classes.txt")
+    [images] = images_in(folder / "images")
+    inside = [path.relative_to(folder / "images").with_suffix(".png") for path in images]
+    masks = [folder / "masks" / path for path in inside]
     numbers = {number: number for number in (*range(len(classes)), UNLABELLED)}
-    whole = segmented(images, [folder / "masks" / f"{path.stem}.png" for path in images], size, numbers)
+    whole = segmented(images, masks, size, numbers)
+    require_same_size(images, masks)
+    _check_classes(MaskFiles(masks, size, numbers=numbers), classes, folder)
     return shared(lambda rows, _: whole.select(rows), len(images), classes, seed, place=root)
+
+
+def _named(path: Path) -> tuple[str, ...]:
+    """Return the names of the classes in a file, one per line."""
+    names = [line.strip() for line in re.split(r"[\r\n]+", read_text(path)) if line.strip()]
+    if not 2 <= len(names) <= UNLABELLED or len(set(names)) < len(names):
+        fact = f"names {len(names)} classes: 2 to {UNLABELLED} are needed, a line with another name for each"
+        raise bad_file(path, fact, "Correct it; the first line is class 0.")
+    return tuple(names)
+
+
+def _check_classes(masks: MaskFiles, classes: tuple[str, ...], folder: Path) -> None:
+    """Refuse masks of fewer than two classes, and warn of classes that are in none; only some of many are looked at."""
+    rows = torch.linspace(0, len(masks) - 1, min(len(masks), _LOOKED_AT)).long()
+    seen: set[int] = set()
+    for first in range(0, len(rows), 64):
+        seen.update(np.unique(masks[rows[first : first + 64]]).tolist())
+        if seen.issuperset(range(len(classes))):
+            return
+    absent = ", ".join(name for number, name in enumerate(classes) if number not in seen)
+    fact = f"{absent} in none of {len(rows)} masks" + (
+        f", and {UNLABELLED}, which marks pixels without a class, in some" if UNLABELLED in seen else ""
+    )
+    advice = f"Masks contain the numbers 0 to {len(classes) - 1}, in the order of classes.txt"
+    if len(seen - {UNLABELLED}) < 2 and len(rows) == len(masks):
+        raise DataError(f"data folder {folder} has masks of fewer than 2 classes: it has {fact}. {advice}.")
+    warnings.warn(f"data folder {folder} has masks without some classes: it has {fact}. {advice}.", stacklevel=3)
 
 
 def segmented(
     images: Sequence[Path], masks: Sequence[Path], size: tuple[int, int], numbers: dict[int, int]
 ) -> ArrayDataset:
     """Return images with their masks, brought to one size; ``numbers`` has the class of every number, 255 for none."""
-    lacking = next((path for path in masks if not path.is_file()), None)
-    if lacking is not None:
-        raise DataError(
-            f"data file {lacking} is missing: every image needs its mask, found {content(lacking.parent)} in "
-            f"{lacking.parent}. Add it, or remove the image."
-        )
-    return ArrayDataset(
-        ImageFiles(images, size), MaskFiles(masks, size, numbers=numbers), mean=IMAGENET_MEAN, std=IMAGENET_STD
-    )
+    absent = next((path for path in masks if not path.is_file()), None)
+    if absent is not None:
+        fact = f"is missing: every image needs its mask, found {content(absent.parent)} in {absent.parent}"
+        raise bad_file(absent, fact, "Add it, or remove the image.")
+    return ArrayDataset(ImageFiles(images, size), MaskFiles(masks, size, numbers=numbers))
 
 
 # --- CamVid -----------------------------------------------------------------------------------------------------------
@@ -81,21 +113,18 @@ def load_camvid(root: Path, *, size: tuple[int, int] = (360, 480)) -> DataSplits
 
     The splits are those of the SegNet tutorial; no seed is needed. Its val frames are of a drive that train frames are
     of too, most of its test frames are not: calibration is easier than testing. Number 11, unlabelled, is neither
-    learnt nor judged. Images and masks are decoded when they are asked for.
+    learnt nor evaluated. Images and masks are decoded when they are asked for.
 
     Args:
         root: the folder that holds ``train``, ``trainannot``, ``val``, ``valannot``, ``test`` and ``testannot``, or
             holds ``camvid`` with these. Masks are ``.png`` named like their images.
         size: height and width that images and masks are brought to, in pixels; they have 360 x 480.
-
-    Raises:
-        DataError: a folder or a mask is missing.
     """
     needed = [f"{part}{kind}" for part in PARTS.values() for kind in ("", "annot")]
-    folder = data_folder(root, FOLDERS, needed, "CamVid")
+    folder, _ = data_folder(root, "CamVid", (FOLDERS, needed))
 
     def load(split: Split) -> ArrayDataset:
-        images = images_in(folder / PARTS[split])
+        [images] = images_in(folder / PARTS[split])
         masks = [folder / f"{PARTS[split]}annot" / f"{path.stem}.png" for path in images]
         return segmented(images, masks, size, NUMBERS)
 
@@ -117,26 +146,24 @@ IMAGE, MASK = "_leftImg8bit.png", "_gtFine_labelIds.png"
 
 
 def load_cityscapes(root: Path, *, seed: int = 0, size: tuple[int, int] = (512, 1024)) -> DataSplits:
-    """Return Cityscapes: its train images for training, its val images halved into calibration and test.
+    """Return Cityscapes: its train images for training, its val images halved by ``seed`` into calibration and test.
 
-    (The published test masks are empty.) The ``labelIds`` masks are read; the 19 classes that are judged keep their
+    (The published test masks are empty.) The ``labelIds`` masks are read; the 19 classes that are evaluated keep their
     usual numbers, all else is left unlabelled. Images and masks are decoded when they are asked for.
 
     Args:
         root: the folder that holds ``leftImg8bit`` and ``gtFine``, or holds ``cityscapes`` with these.
         seed: decides which val images are calibration.
         size: height and width that images and masks are brought to, in pixels; they have 1024 x 2048. Figures at
-            another size are not those of the official judge.
-
-    Raises:
-        DataError: a folder or a mask is missing.
+            another size are not those of the official evaluation.
     """
-    folder = data_folder(root, CITYSCAPES_FOLDERS, ("leftImg8bit/train", "leftImg8bit/val", "gtFine"), "Cityscapes")
+    needed = ("leftImg8bit/train", "leftImg8bit/val", "gtFine")
+    folder, _ = data_folder(root, "Cityscapes", (CITYSCAPES_FOLDERS, needed))
 
     def read(part: Part) -> ArrayDataset:
         name = "train" if part == "train" else "val"
         place = folder / "leftImg8bit" / name
-        images = sorted(place.glob(f"*/*{IMAGE}"))
+        images = sorted(path for path in place.glob(f"*/*{IMAGE}") if not is_hidden(path))
         if not images:
             raise DataError(
                 f"data folder {place} has no images: CITY/*{IMAGE} were expected, found {content(place)}. Unpack it "

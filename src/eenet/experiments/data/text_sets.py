@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from eenet.errors import DataError
-from eenet.experiments.data.dataset import DataSplits, Split
-from eenet.experiments.data.files import data_folder, find_folder, missing
-from eenet.experiments.data.texts import LABEL, Texts, read_rows, tokenised
+from eenet.experiments.data.columns import LABEL
+from eenet.experiments.data.dataset import DataSplits, Split, shuffled
+from eenet.experiments.data.files import bad_file, data_folder, read_rows
+from eenet.experiments.data.texts import Texts, tokenised
 from eenet.training.dataset import LabelledDataset
 
 # --- SST-2 ------------------------------------------------------------------------------------------------------------
@@ -42,10 +42,6 @@ def load_sst2(
         seed: decides which held-out sentences are calibration.
         max_tokens: longer sentences are cut there.
         pooled: False: dev sentences for calibration, test sentences for testing, where the latter have labels.
-
-    Raises:
-        DataError: a file is missing or damaged.
-        MissingExtraError: transformers is not installed; raised when a split is first asked for.
     """
     parts = read_sst2(root)
     held_out = parts["dev"] + parts["test"]
@@ -58,10 +54,9 @@ def load_sst2(
         if split == "train":
             return tokenised(parts["train"].without(set(held_out.words)), tokenizer, max_tokens=max_tokens)
         if pooled or not len(parts["test"]):
-            halves = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed)).chunk(2)
+            halves = shuffled(len(held_out), seed).chunk(2)
         else:
-            rows, first = torch.arange(len(held_out)), len(parts["dev"])
-            halves = (rows[:first], rows[first:])
+            halves = torch.arange(len(held_out)).tensor_split([len(parts["dev"])])
         return pool().select(halves[0 if split == "calibration" else 1])
 
     return DataSplits(load=load, classes=SST2_CLASSES)
@@ -69,7 +64,7 @@ def load_sst2(
 
 def read_sst2(root: Path) -> dict[str, Texts]:
     """Return the parts of SST-2 as `load_sst2` reads them: train phrases, dev and test sentences, in lower case."""
-    folder = data_folder(root, SST2_FOLDERS, [f"{part}.tsv" for part in SST2_FILES], "SST-2")
+    folder, _ = data_folder(root, "SST-2", (SST2_FOLDERS, [f"{part}.tsv" for part in SST2_FILES]))
     return {part: _read_sst2(folder / f"{part}.tsv", part) for part in SST2_FILES}
 
 
@@ -78,13 +73,11 @@ def _read_sst2(path: Path, part: str) -> Texts:
     if LABEL not in heading and part == "test":
         return Texts((), ())
     if LABEL not in heading or len(heading) != 2:
-        raise DataError(
-            f"data file {path} has the columns {', '.join(heading)}: label and sentence were expected. Get it again."
-        )
+        raise bad_file(path, f"has the columns {', '.join(heading)}: label and sentence were expected")
     column = heading.index(LABEL)
     bad = next((number for number, row in enumerate(rows, 2) if row[column] not in ("0", "1")), None)
     if bad is not None:
-        raise DataError(f"data file {path} has no label 0 or 1 in row {bad}: it is damaged. Get it again.")
+        raise bad_file(path, f"has no label 0 or 1 in row {bad}: it is damaged")
     return Texts(tuple(row[1 - column].strip().lower() for row in rows), tuple(int(row[column]) for row in rows))
 
 
@@ -99,21 +92,15 @@ RUN = 8  # words that two articles do not share in a row, unless they are one
 
 
 def load_ag_news(root: Path, tokenizer: Path, *, seed: int = 0, max_tokens: int = 128) -> DataSplits:
-    """Return AG News: train articles to train on, some of them kept out as calibration, and the test articles.
-
-    See `read_ag_news` for which article is in which split.
+    """Return AG News, split as `read_ag_news` does: train articles, some of them for calibration, and test articles.
 
     Args:
         root: the folder that holds ``ag_news`` (or ``ag_news_csv``), or that folder itself.
         tokenizer: folder of a Hugging Face tokenizer on this machine.
         seed: decides which train articles are calibration.
         max_tokens: longer texts are cut there.
-
-    Raises:
-        DataError: a file is missing or damaged.
-        MissingExtraError: transformers is not installed; raised when a split is first asked for.
     """
-    folder = _ag_news_folder(root)
+    folder, _ = _ag_news_folder(root)
 
     @cache
     def parts() -> dict[Split, Texts]:
@@ -133,19 +120,14 @@ def read_ag_news(root: Path, *, seed: int = 0) -> dict[Split, Texts]:
     article: training has none of the calibration and test articles, calibration none of the test articles. Texts that
     occur twice are kept once.
 
-    Args:
-        root: the folder that holds ``ag_news``, or that folder itself, with the official ``train.csv`` and ``test.csv``
-            (class from 1 to 4, title, description); or with ``full_train_5k.tsv``, ``mixed_train.tsv``,
-            ``desc_train.tsv`` and ``full_test.tsv`` (label from 0 to 3, text), a part of it. Of that part, calibration
-            is chosen from the first file, whose texts have titles as the test texts do; the second and third, some of
-            whose texts have none, and ``norm_train.tsv`` (lower case, no digits) if it is there, are for training only.
-        seed: decides which train articles are calibration.
-
-    Raises:
-        DataError: a file is missing or damaged.
+    The official files are ``train.csv`` and ``test.csv`` (class from 1 to 4, title, description). Without them a part
+    is read: ``full_train_5k.tsv``, ``mixed_train.tsv``, ``desc_train.tsv`` and ``full_test.tsv`` (label from 0 to 3,
+    text). Of that part, calibration is chosen from the first file, whose texts have titles as the test texts do; the
+    second and third, some of whose texts have none, and ``norm_train.tsv`` (lower case, no digits) if it is there, are
+    for training only.
     """
-    folder = _ag_news_folder(root)
-    if all((folder / name).is_file() for name in OFFICIAL):
+    folder, number = _ag_news_folder(root)
+    if number == 0:
         full, test = (_read_ag_news(folder / name, first=1) for name in OFFICIAL)
         further = Texts((), ())
     else:
@@ -154,19 +136,14 @@ def read_ag_news(root: Path, *, seed: int = 0) -> dict[Split, Texts]:
         if (folder / FURTHER).is_file():
             further += _read_ag_news(folder / FURTHER, first=0)
     full = _without(full, test)
-    order = torch.randperm(len(full), generator=torch.Generator().manual_seed(seed))
-    held_out, kept = order.tensor_split([min(len(test), len(full) // 2)])
+    held_out, kept = shuffled(len(full), seed).tensor_split([min(len(test), len(full) // 2)])
     calibration = full.select(held_out.sort().values.tolist())
     train = _without(_unique(full.select(kept.sort().values.tolist()) + further), test + calibration)
     return {"train": train, "calibration": calibration, "test": test}
 
 
-def _ag_news_folder(root: Path) -> Path:
-    for needed in (OFFICIAL, PARTIAL):
-        folder = find_folder(root, AG_NEWS_FOLDERS, needed)
-        if folder is not None:
-            return folder
-    raise missing(root, AG_NEWS_FOLDERS, f"{' and '.join(OFFICIAL)} (or {', '.join(PARTIAL)})", "AG News")
+def _ag_news_folder(root: Path) -> tuple[Path, int]:
+    return data_folder(root, "AG News", (AG_NEWS_FOLDERS, OFFICIAL), (AG_NEWS_FOLDERS, PARTIAL))
 
 
 def _read_ag_news(path: Path, first: int) -> Texts:
@@ -176,10 +153,8 @@ def _read_ag_news(path: Path, first: int) -> Texts:
     known = {str(first + number): number for number in range(len(AG_NEWS_CLASSES))}
     bad = next((number for number, row in enumerate(body, 1 + len(rows) - len(body)) if row[0] not in known), None)
     if bad is not None:
-        raise DataError(
-            f"data file {path} has no class {first} to {first + 3} in row {bad}: class, title and description were "
-            "expected. Get it again."
-        )
+        expected = "class, title and description were expected"
+        raise bad_file(path, f"has no class {first} to {first + 3} in row {bad}: {expected}")
     # a backslash stands for a line's end
     texts = (" ".join(" ".join(row[1:]).replace("\\", " ").split()) for row in body)
     return Texts(tuple(texts), tuple(known[row[0]] for row in body))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +13,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from eenet.errors import DataError, InputError, MissingExtraError
+from eenet.errors import DataError, InputError
+from eenet.experiments.data.columns import numbered, read_columns
 from eenet.experiments.data.dataset import DataSplits, digest, shared
+from eenet.experiments.libraries import pretrained
 from eenet.models.inputs import Inputs
 from eenet.training.dataset import Augment, LabelledDataset
 
@@ -29,16 +29,14 @@ class Texts:
     labels: tuple[int, ...]
 
     def __len__(self) -> int:
-        """Return the number of texts."""
         return len(self.texts)
 
     def __add__(self, other: Texts) -> Texts:
-        """Return these texts and then the others."""
         return Texts(self.texts + other.texts, self.labels + other.labels)
 
     @property
     def words(self) -> list[str]:
-        """Each text as its words alone, in lower case: punctuation makes no text a new one."""
+        """Every text normalised for comparison: in lower case, punctuation removed."""
         return [" ".join(re.findall(r"[a-z0-9]+", text.lower())) for text in self.texts]
 
     def select(self, rows: Sequence[int]) -> Texts:
@@ -46,40 +44,73 @@ class Texts:
         return Texts(tuple(self.texts[row] for row in rows), tuple(self.labels[row] for row in rows))
 
     def without(self, words: set[str]) -> Texts:
-        """Return the texts that have other words than those."""
+        """Return the texts whose normalised form is none of ``words``."""
         return self.select([row for row, own in enumerate(self.words) if own not in words])
 
 
-def trimmed(tokens: Int[Tensor, "row longest"]) -> Int[Tensor, "row token"]:
-    """Return token numbers as int64, cut to the longest text among the rows."""
-    return tokens[:, : max(1, int((tokens != 0).sum(dim=1).max()))].long()
-
-
-def masked(tokens: Int[Tensor, "row longest"], width: int | None = None) -> dict[str, Tensor]:
-    """Return token numbers and attention mask by the names that Hugging Face models know them by.
+def trimmed(tokens: Int[Tensor, "row longest"], mask: Bool[Tensor, "row longest"] | None = None) -> Tensor:
+    """Return token numbers ``[row, token]`` as int64, cut where the last text among the rows ends.
 
     Args:
         tokens: padded token numbers.
-        width: tokens per text; default: of the longest text among the rows.
+        mask: which of them are real; default: those that are not 0.
     """
-    numbers = trimmed(tokens) if width is None else tokens[:, :width].long()
-    return {"input_ids": numbers, "attention_mask": (numbers != 0).long()}
+    return tokens[:, : _end(_real(tokens, mask))].long()
+
+
+def masked(
+    tokens: Int[Tensor, "row longest"],
+    mask: Bool[Tensor, "row longest"] | None = None,
+    width: int | None = None,
+    *,
+    least: int = 1,
+) -> dict[str, Tensor]:
+    """Return token numbers and attention mask by the names that Hugging Face models use.
+
+    Args:
+        tokens: padded token numbers.
+        mask: which of them are real; default: those that are not 0.
+        width: tokens per text; default: up to where the last text among the rows ends.
+        least: fewest tokens per text that are left by default.
+    """
+    real = _real(tokens, mask)
+    width = max(least, _end(real)) if width is None else width
+    return {"input_ids": tokens[:, :width].long(), "attention_mask": real[:, :width].long()}
+
+
+def _real(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    return tokens != 0 if mask is None else mask
+
+
+def _end(real: Tensor) -> int:
+    """Return up to which column there are real tokens."""
+    columns = real.any(dim=0).nonzero()
+    return int(columns[-1]) + 1 if len(columns) else 1
 
 
 @final
 class TextDataset(LabelledDataset):
-    """Texts as token numbers, with their labels, held in memory.
+    """Texts as token numbers, with their labels, in memory.
 
     Args:
-        tokens: ``[sample, token]``, int32, 0 where a text has ended.
+        tokens: ``[sample, token]``, int32, padded.
         labels: the true classes.
-        form: makes what the model takes of some rows of ``tokens``; `trimmed`, or `masked` for Hugging Face models.
+        mask: ``[sample, token]``, which tokens are real; default: those that are not 0.
+        form: makes what the model takes of some rows of ``tokens`` and ``mask``; `trimmed`, or `masked` for Hugging
+            Face models.
 
     Raises:
         DataError: no samples, or another number of labels than of texts.
     """
 
-    def __init__(self, tokens: Tensor, labels: Tensor, *, form: Callable[[Tensor], Inputs] = trimmed) -> None:
+    def __init__(
+        self,
+        tokens: Tensor,
+        labels: Tensor,
+        *,
+        mask: Tensor | None = None,
+        form: Callable[[Tensor, Tensor], Inputs] = trimmed,
+    ) -> None:
         if tokens.ndim != 2 or not tokens.numel():
             raise DataError(
                 f"tokens of shape {tuple(tokens.shape)} are not usable: the shape must be (sample, token) with at "
@@ -90,25 +121,24 @@ class TextDataset(LabelledDataset):
                 f"labels of shape {tuple(labels.shape)} do not fit: there are {len(tokens)} texts. Pass one label per "
                 "text."
             )
-        self.tokens = tokens
-        self.form = form
-        self._labels = labels
+        if mask is not None and mask.shape != tokens.shape:
+            raise DataError(
+                f"mask of shape {tuple(mask.shape)} does not fit: the tokens have {tuple(tokens.shape)}. Pass one "
+                "number per token."
+            )
+        self.tokens, self.mask, self.form, self._labels = tokens, _real(tokens, mask).bool(), form, labels
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return len(self.tokens)
 
     @property
     def labels(self) -> Int[Tensor, " sample"]:
-        """The class of every text."""
         return self._labels
 
     def inputs(self, rows: Int[Tensor, " row"] | slice) -> Inputs:
-        """Return what the model takes for some texts."""
-        return self.form(self.tokens[rows])
+        return self.form(self.tokens[rows], self.mask[rows])
 
     def targets(self, rows: Int[Tensor, " row"] | slice) -> Int[Tensor, " row"]:
-        """Return the classes of some texts."""
         return self._labels[rows]
 
     def training_batch(
@@ -120,128 +150,124 @@ class TextDataset(LabelledDataset):
         return self.inputs(rows), self.targets(rows)
 
     def select(self, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> TextDataset:
-        """Return a data set of some rows only, or of those where a mask is true."""
-        return TextDataset(self.tokens[rows], self._labels[rows], form=self.form)
+        return TextDataset(self.tokens[rows], self._labels[rows], mask=self.mask[rows], form=self.form)
+
+    def formed(self, form: Callable[[Tensor, Tensor], Inputs]) -> TextDataset:
+        """Return the same texts in another form."""
+        return TextDataset(self.tokens, self._labels, mask=self.mask, form=form)
 
     def fingerprint(self) -> str:
-        """Return a short digest of the labels and tokens, and of how many tokens a text may have."""
-        return digest(self._labels, self.tokens)
+        return digest(self._labels, self.tokens, self.mask)
 
 
-def tokenised(part: Texts, tokenizer: Path, *, max_tokens: int = 128) -> TextDataset:
-    """Return texts as a tokenizer of Hugging Face cuts them.
+def tokenised(part: Texts, tokenizer: Path | Any, *, max_tokens: int = 128) -> TextDataset:  # noqa: ANN401
+    """Return texts as a tokenizer of Hugging Face cuts them, padded as it does and with its mask.
 
     Args:
         part: the texts.
-        tokenizer: folder on this machine with the tokenizer, as ``save_pretrained`` leaves it; nothing is downloaded.
+        tokenizer: as `load_tokenizer` returns it, or its folder.
         max_tokens: longer texts are cut there.
 
     Raises:
         MissingExtraError: transformers is not installed.
-        DataError: there are no texts, or the folder holds no tokenizer that pads with 0.
+        DataError: there are no texts, the folder holds no whole tokenizer, or it fails on the texts.
     """
     if not len(part):
         raise DataError("texts are empty: a data set needs at least 1. Pass some.")
-    made = _load_tokenizer(Path(tokenizer))
-    rows = made(list(part.texts), padding="max_length", truncation=True, max_length=max_tokens)["input_ids"]
-    return TextDataset(torch.tensor(rows, dtype=torch.int32), torch.tensor(part.labels))
-
-
-def _load_tokenizer(folder: Path) -> Any:  # noqa: ANN401
-    try:
-        library = importlib.import_module("transformers")
-    except ImportError as error:
-        raise MissingExtraError(
-            'transformers is not installed: texts are cut into tokens by it. Run pip install "eenet[text]".'
-        ) from error
-    advice = "Pass a folder that save_pretrained of a tokenizer has written."
-    if not folder.is_dir():
-        raise DataError(f"tokenizer {folder} is missing: there is no such folder. {advice}")
-    try:
-        made = library.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"tokenizer {folder} cannot be read: it is no folder of a tokenizer. {advice}") from error
-    if made.pad_token_id != 0:
+    made = _opened(tokenizer)
+    if max_tokens <= (added := made.num_special_tokens_to_add()):
         raise DataError(
-            f"tokenizer {folder} pads with the number {made.pad_token_id}: 0 is what marks the end of a text here. "
-            "Pass a tokenizer that pads with 0, as those of BERT do."
+            f"max_tokens {max_tokens} leave no room for texts: the tokenizer adds {added} of its own to each. Allow "
+            "more (--input on the command line)."
         )
-    made.padding_side = "right"  # zeros at the end are where a text has ended
+    asked = {"padding": "max_length", "truncation": True, "max_length": max_tokens, "return_attention_mask": True}
+    try:
+        found = made(list(part.texts), **asked)
+        tokens, mask = (torch.tensor(found[name], dtype=torch.int32) for name in ("input_ids", "attention_mask"))
+    except Exception as error:  # libraries in other languages raise what they like
+        raise DataError(
+            f"texts cannot be cut into at most {max_tokens} tokens: the tokenizer fails on them ({error}). Allow more "
+            "tokens, or pass another tokenizer."
+        ) from error
+    return TextDataset(tokens, torch.tensor(part.labels), mask=mask.bool())
+
+
+def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401
+    """Return the tokenizer of Hugging Face in a folder.
+
+    Args:
+        folder: on this machine, as ``save_pretrained`` leaves it; nothing is downloaded.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        DataError: the folder holds no whole tokenizer, or one that does not pad.
+    """
+    made = pretrained("AutoTokenizer", folder, "tokenizer", DataError)
+    names = list(dict.fromkeys(made.vocab_files_names.values()))
+    if names and not any((folder / name).is_file() for name in names):  # transformers makes one without words of it
+        raise DataError(
+            f"tokenizer {folder} has no vocabulary: texts are cut by it, and none of {', '.join(names)} is there. Save "
+            "the tokenizer there with save_pretrained, or name the folder that has it."
+        )
+    if made.pad_token_id is None:
+        raise DataError(
+            f"tokenizer {folder} does not pad: texts of a batch have one length, and it has no token for that. Set its "
+            "pad_token, and pad_token_id in the model's config, and save both again."
+        )
     return made
+
+
+def _opened(tokenizer: Path | Any) -> Any:  # noqa: ANN401
+    return load_tokenizer(Path(tokenizer)) if isinstance(tokenizer, str | Path) else tokenizer
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
-LABEL = "label"
+SUFFIXES = (".csv", ".tsv", ".txt")
+"""Of files of texts; all but ``.csv`` have tabs between their columns."""
 
 
-def load_text_file(path: Path, tokenizer: Path, *, seed: int = 0, max_tokens: int = 128) -> DataSplits:
+def load_text_file(
+    path: Path,
+    tokenizer: Path | Any,  # noqa: ANN401
+    *,
+    seed: int = 0,
+    max_tokens: int = 128,
+    columns: tuple[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> DataSplits:
     """Return labelled texts as splits: 60 % to train on, 20 % for calibration, 20 % for testing, chosen by ``seed``.
 
     Args:
-        path: ``.csv`` (quoted as usual) or ``.tsv`` (quotes are text), UTF-8, of two columns. A first row with the word
-            ``label`` in it names the columns; without one the label comes first. Labels are whole numbers from 0 on,
-            or names, which are numbered in alphabetical order.
-        tokenizer: folder of a Hugging Face tokenizer on this machine.
+        path: ``.csv`` (quoted as usual; commas, semicolons, tabs or bars between columns), or ``.tsv`` or ``.txt``
+            (tabs; quotes are text), in UTF-8, or in UTF-16 with its byte order mark. A first row names the columns by
+            one of the usual words for labels or texts; a file of two columns may do without, then the label comes
+            first. Labels are whole numbers from 0 on, or names, which are numbered in alphabetical order.
+        tokenizer: folder of a Hugging Face tokenizer on this machine, or what `load_tokenizer` returns.
         seed: decides which text belongs to which split.
         max_tokens: longer texts are cut there.
+        columns: what the columns of labels and of texts are called in the first row, where that is not clear.
+        classes: names of the classes, in label order, where a model knows them already.
 
     Raises:
-        DataError: the file is missing or damaged, or has other columns or fewer than 10 texts.
-        MissingExtraError: transformers is not installed; raised when a split is first asked for.
+        DataError: the file cannot be read; which column holds what is not clear; or a row has no label, no text, or
+            a label that is none of the classes.
     """
-    part, classes = _labelled(Path(path), read_rows(Path(path)))
+    part, names = _labelled(Path(path), columns, classes)
+    made = _opened(tokenizer)
+    tokenised(part.select([0]), made, max_tokens=max_tokens)  # what fails does so now; the others are cut when needed
 
     @cache
     def whole() -> LabelledDataset:
-        return tokenised(part, tokenizer, max_tokens=max_tokens)
+        return tokenised(part, made, max_tokens=max_tokens)
 
-    return shared(lambda rows, _: whole().select(rows), len(part), classes, seed, place=path)
-
-
-def read_rows(path: Path) -> list[list[str]]:
-    """Return the rows of a ``.csv`` file, or of a file with tabs between columns, in which quotes are text."""
-    if not path.is_file():
-        raise DataError(f"data file {path} is missing: there is no such file. Check the path.")
-    try:
-        with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else "\n") as lines:
-            if path.suffix == ".csv":
-                rows = [row for row in csv.reader(lines, strict=True) if row]
-            else:
-                rows = [line.rstrip("\r\n").split("\t") for line in lines if line.strip()]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"data file {path} cannot be read: {error}. Write it as UTF-8 with two columns.") from error
-    if not rows:
-        raise DataError(f"data file {path} is empty: rows of texts were expected. Get it again.")
-    columns = len(rows[0])
-    odd = next((number for number, row in enumerate(rows, 1) if len(row) != columns), None)
-    if odd is not None:
-        raise DataError(
-            f"data file {path} has {len(rows[odd - 1])} columns in row {odd}: the first row has {columns}. Correct the "
-            "row."
-        )
-    return rows
+    return shared(lambda rows, _: whole().select(rows), torch.tensor(part.labels), names, seed, place=path)
 
 
-def _labelled(path: Path, rows: list[list[str]]) -> tuple[Texts, tuple[str, ...]]:
-    """Return texts with their labels as numbers, and the names of the classes."""
-    if len(rows[0]) != 2:
-        raise DataError(f"data file {path} has {len(rows[0])} columns: a label and a text were expected. Keep two.")
-    heading = [cell.strip().lower() for cell in rows[0]]
-    column = heading.index(LABEL) if LABEL in heading else 0
-    body = rows[1:] if LABEL in heading else rows
-    labels = [row[column].strip() for row in body]
-    names = sorted(set(labels))
-    if len(names) == len(body):
-        raise DataError(
-            f"data file {path} has another label in every row: they are no classes. Put the label first, or name the "
-            "columns in a first row."
-        )
-    if all(name.isascii() and name.isdigit() for name in names):
-        numbers = {name: int(name) for name in names}
-        names = [str(number) for number in range(max(numbers.values()) + 1)]
-    else:
-        numbers = {name: number for number, name in enumerate(names)}
-    return Texts(tuple(row[1 - column].strip() for row in body), tuple(numbers[label] for label in labels)), tuple(
-        names
-    )
+def _labelled(
+    path: Path, columns: tuple[str, str] | None = None, classes: Sequence[str] | None = None
+) -> tuple[Texts, tuple[str, ...]]:
+    """Return the texts of a file with their labels as numbers, and the names of the classes."""
+    labels, texts, first = read_columns(path, columns)
+    numbers, names = numbered(path, labels, first, classes)
+    return Texts(tuple(texts), numbers), names

@@ -5,15 +5,14 @@ checkpoint. Somebody else's model with exits attached is a recipe too; its ``rec
 from, and the model is made again from there whenever the run is opened.
 """
 
-from eenet.experiments.recipes.attached import ATTACHED, Attachment, attach_source, attached_recipe
+from eenet.experiments.recipes.attached import ATTACHED, Attachment, attached_recipe
 from eenet.experiments.recipes.opening import RECIPES, open_run
 from eenet.experiments.recipes.recipe import RECIPE_FILE, Recipe, Run, train
-from eenet.experiments.recipes.sources import Source, load_source
-from eenet.experiments.recipes.vision import CIFAR_WEIGHTS, cifar10_resnet56_3, cifar10_resnet56_6, digits_tiny
+from eenet.experiments.recipes.sources import Source, attach_source, load_source
+from eenet.experiments.recipes.weights import load_weights
 
 __all__ = [
     "ATTACHED",
-    "CIFAR_WEIGHTS",
     "RECIPES",
     "RECIPE_FILE",
     "Attachment",
@@ -22,10 +21,8 @@ __all__ = [
     "Source",
     "attach_source",
     "attached_recipe",
-    "cifar10_resnet56_3",
-    "cifar10_resnet56_6",
-    "digits_tiny",
     "load_source",
+    "load_weights",
     "open_run",
     "train",
 ]

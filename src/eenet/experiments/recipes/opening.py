@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from eenet.errors import InputError, MissingExtraError
 from eenet.experiments.recipes import text, vision
 from eenet.experiments.recipes.attached import ATTACHED, Attachment, attached_recipe
 from eenet.experiments.recipes.recipe import RECIPE_FILE, Recipe, Run
-from eenet.experiments.recipes.sources import load_weights
-from eenet.models.model import MultiExitModel
+from eenet.experiments.zoo.parts import check_weights
+from eenet.models.weights import load_tensors
 from eenet.tables.files import read_object
 from eenet.training.fit import FINAL_WEIGHTS
 
@@ -22,7 +23,7 @@ def open_run(path: Path, *, data_root: Path | None = None) -> Run:
 
     Args:
         path: the run folder.
-        data_root: where the data lies now, if not where it lay in training.
+        data_root: where the data is now, if it was moved after training.
 
     Raises:
         InputError: no finished run is there, its recipe is not known, or the model exits were attached to cannot be
@@ -33,35 +34,34 @@ def open_run(path: Path, *, data_root: Path | None = None) -> Run:
     recipe = _recipe(path, described)
     if not (path / FINAL_WEIGHTS).is_file():
         raise InputError(f"run {path} is not finished: {FINAL_WEIGHTS} is missing. Run the training again, it resumes.")
-    model = _rebuilt(path, recipe)
-    load_weights(model, path / FINAL_WEIGHTS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # they were said before the training
+            model = recipe.build()
+    except InputError as error:
+        if recipe.name != ATTACHED or isinstance(error, MissingExtraError):
+            raise
+        raise InputError(f"run {path} cannot be opened, its model cannot be made again: {error}") from error
+    state = load_tensors(path / FINAL_WEIGHTS, "weights")
+    check_weights(model.state_dict(), state, path / FINAL_WEIGHTS)
+    model.load_state_dict(state)
     root = data_root if data_root is not None else described.get("data_root")
-    return Run(recipe=recipe, model=model.eval(), path=path, data_root=None if root is None else Path(root))
+    return Run(recipe=recipe, model=model.eval(), path=path, data_root=None if root is None else Path(str(root)))
 
 
 def _recipe(path: Path, described: dict[str, Any]) -> Recipe:
     """Return the recipe that a run folder describes."""
     name = described.get("recipe")
-    if name == ATTACHED:
-        try:
-            return attached_recipe(Attachment.from_dict(described))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"run {path} cannot be opened: {RECIPE_FILE} is damaged ({type(error).__name__}: {error}). "
-                "Attach the exits again, into another folder."
-            ) from error
-    if name not in RECIPES:
+    if name != ATTACHED and not (isinstance(name, str) and name in RECIPES):
         raise InputError(
             f"run {path} cannot be opened: its recipe {name!r} is not known. The recipes are {', '.join(RECIPES)}."
         )
-    return RECIPES[name].with_seed(int(described.get("seed", 0)))
-
-
-def _rebuilt(path: Path, recipe: Recipe) -> MultiExitModel:
-    """Return the model before its weights are loaded."""
     try:
-        return recipe.build()
-    except InputError as error:
-        if recipe.name != ATTACHED or isinstance(error, MissingExtraError):
-            raise
-        raise InputError(f"run {path} cannot be opened, its model cannot be made again: {error}") from error
+        if name == ATTACHED:
+            return attached_recipe(Attachment.from_dict(described))
+        return RECIPES[name].with_seed(described.get("seed", 0))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(
+            f"run {path} cannot be opened: {RECIPE_FILE} is damaged ({type(error).__name__}: {error}). "
+            "Train again, into another folder."
+        ) from error

@@ -13,6 +13,7 @@ import torch
 from eenet.errors import DataError, InputError
 from eenet.experiments.data.dataset import DataSplits
 from eenet.models.model import MultiExitModel
+from eenet.tables.checks import number
 from eenet.tables.files import read_object, write_json
 from eenet.training.checkpoint import unmoved
 from eenet.training.fit import fit_exits
@@ -32,9 +33,9 @@ class Recipe:
         data: returns the splits, from (data root or None, seed).
         settings: how to train; their seed also decides initialisation and splits.
         pretrained: loads published weights into the model, from (model, data root).
-        needs_root: whether the data lies in a folder the user names.
+        needs_root: whether the data is in a folder the user names.
         fetch: downloads the data into a data root where they are not there; none where they cannot be had that way.
-        details: what else must be known to make the recipe again, as JSON values; kept in the run folder.
+        details: what else is needed to make the recipe again, as JSON values; kept in the run folder.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Recipe:
         """
         if self.needs_root and root is None:
             raise DataError(
-                f"data root is missing: the data of recipe {self.name} lies in a folder. Pass --data-root with that "
+                f"data root is missing: the data of recipe {self.name} is in a folder. Pass --data-root with that "
                 "folder."
             )
         return self.data(root, self.settings.seed)
@@ -76,12 +77,13 @@ class Recipe:
         if self.fetch is None:
             raise DataError(
                 f"data of recipe {self.name} cannot be downloaded: their authors ask for an account, or publish no "
-                "checksum. Get them by hand; the page on data sets says where they have to lie."
+                "checksum. Get them by hand; the page on data sets describes the folders."
             )
         self.fetch(root)
 
     def with_seed(self, seed: int) -> Recipe:
-        """Return the same recipe with another seed."""
+        """Return the same recipe with another seed, a whole number from 0 to 2^32 - 1; else an `InputError`."""
+        seed = int(number(seed, "seed", 0, 2**32 - 1, whole=True))
         return replace(self, settings=replace(self.settings, seed=seed))
 
 
@@ -108,7 +110,7 @@ class Run:
 
 
 def train(recipe: Recipe, out: Path, *, data_root: Path | None = None, progress: bool = True) -> Run:
-    """Train a recipe in a folder, going on where an earlier attempt was stopped, and return the run.
+    """Train a recipe in a folder, continuing where an earlier attempt was stopped, and return the run.
 
     Args:
         recipe: what to train.
@@ -130,13 +132,14 @@ def train(recipe: Recipe, out: Path, *, data_root: Path | None = None, progress:
         "seed": recipe.settings.seed,
         "data_root": None if data_root is None else str(data_root),
     }
+    samples = splits.train  # files that cannot be read are reported before anything is written
     claim(out / RECIPE_FILE, described)
-    fit_exits(model, splits.train, recipe.settings, out=out, progress=progress)
+    fit_exits(model, samples, recipe.settings, out=out, progress=progress)
     return Run(recipe=recipe, model=model, path=out, data_root=data_root)
 
 
 def claim(path: Path, described: Mapping[str, Any]) -> None:
-    """Write into a file what its folder holds, or refuse that of something else; where the data lies may change."""
+    """Write into a file what its folder is for, or refuse a folder of something else; the data may have moved."""
     if path.exists():
         found = read_object(path, "run")
         for key, value in described.items():
@@ -145,4 +148,4 @@ def claim(path: Path, described: Mapping[str, Any]) -> None:
                     f"out {path.parent} is taken: it holds a run with {key} {found.get(key)}, this one has {value}. "
                     "Choose another folder."
                 )
-    write_json(path, dict(described))
+    write_json(path, dict(described), sealed=True)

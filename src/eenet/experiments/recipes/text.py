@@ -64,7 +64,7 @@ def _recipe(
     folder, shape, exits = (bert_folder, {}, (3, 6, 9)) if paper else (minilm_folder, MINILM, (2, 3, 4))
 
     def make() -> MultiExitModel:
-        transformers = library("transformers", "text")
+        transformers = library("transformers")
         encoder: nn.Module = transformers.BertModel(transformers.BertConfig(**shape), add_pooling_layer=False)
         return bert_classifier(encoder, num_classes, exits=exits)
 

@@ -46,7 +46,7 @@ PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's publ
 
 
 def small_head(shape: Sequence[int], num_classes: int) -> nn.Module:
-    """Return the head that pays at a place of ResNet56: a small net after the first blocks, next to nothing later."""
+    """Return the best head at a place of ResNet56: a small net after the first blocks, next to nothing later."""
     if shape[1] < 32:
         return residual_head(64)(shape, num_classes)
     return (conv_head((2,)) if shape[1] < 64 else mixed_linear())(shape, num_classes)
@@ -129,23 +129,20 @@ _densenet = partial(densenet121, 100, stem="cifar", growth=12)
 _LONG = partial(step_decay, milestones=(0.375, 0.75))
 _IMAGENET = TrainSettings(epochs=10, batch_size=64, lr=0.1, weight_decay=1e-4, augment=random_resized_crop_flip)
 
-digits_tiny = _recipe(
-    "digits_tiny",
-    "3 exits on the embedded 8x8 digits; trains in seconds",
-    partial(tiny_cnn, exits=3, width=48),
-    load_digits,
-    TrainSettings(epochs=8, batch_size=32, lr=0.1, weighting=uniform_weights),
-)
 _SHORTLY = "a short training from published weights, for comparing policies"
 _TUNED = "fine-tuned from published weights"
 _THREE, _SIX = (9, 18), (4, 9, 13, 18, 22)
-cifar10_resnet56_3 = _resnet("cifar10_resnet56_3", _SHORTLY, _THREE, conv_head((2, 2, 1, 2)), SHORT)
-cifar10_resnet56_6 = _resnet("cifar10_resnet56_6", _SHORTLY, _SIX, conv_head((2, 2)), replace(SHORT, head_lr=0.3))
 
 _RECIPES = (
-    digits_tiny,
-    cifar10_resnet56_3,
-    cifar10_resnet56_6,
+    _recipe(
+        "digits_tiny",
+        "3 exits on the embedded 8x8 digits; trains in seconds",
+        partial(tiny_cnn, exits=3, width=48),
+        load_digits,
+        TrainSettings(epochs=8, batch_size=32, lr=0.1, weighting=uniform_weights),
+    ),
+    _resnet("cifar10_resnet56_3", _SHORTLY, _THREE, conv_head((2, 2, 1, 2)), SHORT),
+    _resnet("cifar10_resnet56_6", _SHORTLY, _SIX, conv_head((2, 2)), replace(SHORT, head_lr=0.3)),
     _resnet("cifar10-resnet56-3", _TUNED, (3, 19), small_head, FINE_TUNING),
     _resnet("cifar10-resnet56-6", _TUNED, (3, 13, 17, 20, 23), small_head, FINE_TUNING),
     _resnet("cifar10-resnet56-3-paper", "from scratch", _THREE, PUBLIC_HEAD, PAPER_CIFAR),

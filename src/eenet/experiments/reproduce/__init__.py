@@ -1,8 +1,6 @@
 """The paper's experiments, and ours beside them, from data to a page with one command."""
 
-from eenet.experiments.pages import machine
 from eenet.experiments.reproduce.known import EXPERIMENTS, SCALES, Experiment, Scale
-from eenet.experiments.reproduce.page import write_page
-from eenet.experiments.reproduce.run import Steps, reproduce
+from eenet.experiments.reproduce.run import Reproduction
 
-__all__ = ["EXPERIMENTS", "SCALES", "Experiment", "Scale", "Steps", "machine", "reproduce", "write_page"]
+__all__ = ["EXPERIMENTS", "SCALES", "Experiment", "Reproduction", "Scale"]

@@ -48,9 +48,9 @@ _JPEG = (
 )
 _SEEN = (
     "The starting weights were trained on the true CIFAR-10 train images and fine-tuned on those of the folder, so no "
-    "train image can calibrate: policies are fitted on one half of the **test** images and judged on the other."
+    "train image can calibrate: policies are fitted on one half of the **test** images and evaluated on the other."
 )
-_HALVES = "Policies are fitted on one half of the published held-out images and judged on the other half."
+_HALVES = "Policies are fitted on one half of the published held-out images and evaluated on the other half."
 _DRIVES = (
     "Most test images come from other drives than the calibration images (the published splits): what is fitted on the "
     "ones may cost more or less on the others than was asked for."

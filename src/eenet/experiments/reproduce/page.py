@@ -13,7 +13,7 @@ from eenet.tables.costs import CostTable
 
 
 def write_page(folder: Path, name: str, found: Mapping[str, Any], costs: CostTable) -> Path:
-    """Write the page of an experiment with its plots, and return where; ``found`` is what the steps found."""
+    """Write the page of an experiment with its plots, and return where; ``found`` are the results of the steps."""
     comparison = found["comparison"]
     folder.mkdir(parents=True, exist_ok=True)
     save_figure(utility_cost(comparison), folder / f"{name}_curves.png", dpi=100)
@@ -28,8 +28,8 @@ def write_page(folder: Path, name: str, found: Mapping[str, Any], costs: CostTab
         f"![Gain over the best static mix]({name}_gain.png)",
     ]
     notes = [*found["caveats"], *comparison.get("notes", ())]
-    said = "\n\n".join(filter(None, intro))
-    page = comparison_markdown(dict(comparison) | {"notes": notes}, title=name, command=found["command"], intro=said)
+    text = "\n\n".join(filter(None, intro))
+    page = comparison_markdown(dict(comparison) | {"notes": notes}, title=name, command=found["command"], intro=text)
     published = "## The published scheduler\n\n" + published_section(found["published"])
     return pages.write_page(folder / f"{name}.md", page, published, pages.machine())
 
@@ -67,8 +67,8 @@ def losses_section(comparison: Mapping[str, Any], policy: str) -> str:
     ]
     if not losses:
         return ""
-    drawn = f", means over {comparison['splits']} redrawn splits" if comparison["splits"] > 1 else ""
-    return f"`{policy}` minus the full model, in points: {', '.join(losses)} of its cost{drawn}."
+    splits = f", means over {comparison['splits']} random splits" if comparison["splits"] > 1 else ""
+    return f"`{policy}` minus the full model, in points: {', '.join(losses)} of its cost{splits}."
 
 
 def speed_section(report: Mapping[str, Any]) -> str:
@@ -113,5 +113,7 @@ def published_section(published: Mapping[str, Any]) -> str:
         for pair in published["pairs"]
         if pair["a"] == "eenet_published"
     ]
-    head = "Fitted on the calibration set, judged on the test set; seconds are those of all ten standard budgets.\n\n"
+    head = (
+        "Fitted on the calibration set, evaluated on the test set; seconds are those of all ten standard budgets.\n\n"
+    )
     return head + markdown_table(("policy", "area %", "fit s"), rows) + "\n" + "\n".join(lines) + "\n"

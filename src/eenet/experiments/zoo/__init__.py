@@ -1,4 +1,4 @@
-"""Ready-made models with exits."""
+"""Ready-made models with exits; `MissingExtraError` names what to install where a library that they need is missing."""
 
 from eenet.experiments.zoo.bert import bert_classifier, mean_of_words
 from eenet.experiments.zoo.densenet import densenet121, densenet_cifar, densenet_with_exits

@@ -1,7 +1,7 @@
 """BERT and its kin (Devlin et al., 2019) as text classifiers with exits; the weights belong to a model of transformers.
 
 Between stages travel the vectors of the words and a mask that says which words are real. No layer multiplies padding:
-what works on single words sees the real ones only, and attention is as wide as the longest text that is left, so a
+what works on single words gets the real ones only, and attention is as wide as the longest text that is left, so a
 batch gets cheaper as long texts leave it.
 
 Source: J. Devlin, M. Chang, K. Lee, K. Toutanova, *BERT: pre-training of deep bidirectional transformers for language
@@ -11,18 +11,18 @@ understanding*, NAACL 2019.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from eenet.errors import AttachError, InputError
-from eenet.experiments.libraries import library, quiet
+from eenet.errors import AttachError
+from eenet.experiments.libraries import pretrained
 from eenet.experiments.zoo.parts import divided
 from eenet.models.heads import HeadFactory
 from eenet.models.inputs import evaluating
@@ -33,111 +33,86 @@ Words: TypeAlias = dict[str, Tensor]
 
 
 class Embed(nn.Module):
-    """Turns token numbers into the first state, given the embeddings of transformers and the number of no word."""
+    """Turns token numbers into the first state, given the embeddings of transformers and the number of padding."""
 
     def __init__(self, embeddings: nn.Module, padding: int) -> None:
         super().__init__()
         self.embeddings, self.padding = embeddings, padding
 
     def forward(self, tokens: Int[Tensor, "sample token"]) -> Words:
-        """Return the state before the first layer."""
         return {"hidden": self.embeddings(tokens), "mask": tokens != self.padding}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """A kind of transformer layer: where its modules are, by their names, and how they follow one another.
-
-    Attributes:
-        layers: where an encoder has its layers.
-        projections: make query, key and value of a word.
-        dropout: drops attention weights in training.
-        others: further modules of a layer.
-        attended: from the others, what attention mixed for each word, and the words, to the words after attention.
-        fed: from the others and the words to the words after the rest of the layer.
-    """
-
-    layers: str
-    projections: tuple[str, str, str]
-    dropout: str
-    others: tuple[str, ...]
-    attended: Callable[[Sequence[nn.Module], Tensor, Tensor], Tensor]
-    fed: Callable[[Sequence[nn.Module], Tensor], Tensor]
-
-
-def _bert_attended(others: Sequence[nn.Module], mixed: Tensor, words: Tensor) -> Tensor:
-    return others[0](mixed, words)
-
-
-def _bert_fed(others: Sequence[nn.Module], words: Tensor) -> Tensor:
-    return others[2](others[1](words), words)
-
-
-def _distilbert_attended(others: Sequence[nn.Module], mixed: Tensor, words: Tensor) -> Tensor:
-    return others[1](others[0](mixed) + words)
-
-
-def _distilbert_fed(others: Sequence[nn.Module], words: Tensor) -> Tensor:
-    return others[3](others[2](words) + words)
-
-
-KINDS = (
-    Kind(  # of BERT and RoBERTa
-        layers="encoder.layer",
-        projections=("attention.self.query", "attention.self.key", "attention.self.value"),
-        dropout="attention.self.dropout",
-        others=("attention.output", "intermediate", "output"),
-        attended=_bert_attended,
-        fed=_bert_fed,
-    ),
-    Kind(  # of DistilBERT
-        layers="transformer.layer",
-        projections=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-        dropout="attention.dropout",
-        others=("attention.out_lin", "sa_layer_norm", "ffn", "output_layer_norm"),
-        attended=_distilbert_attended,
-        fed=_distilbert_fed,
-    ),
-)
-
-
-class Layer(nn.Module):
-    """A transformer layer that works on the real words of a batch; the vectors of padding are of no meaning.
+class Layer(nn.Module, ABC):
+    """A transformer layer that works on the real words of a batch; the vectors of padding have no meaning.
 
     Args:
         layer: of transformers, which owns the weights.
-        kind: how it is built.
         heads: number of attention heads.
     """
 
-    def __init__(self, layer: nn.Module, kind: Kind, heads: int) -> None:
+    place: ClassVar[str]
+    """Where an encoder has its layers."""
+    parts: ClassVar[tuple[str, ...]]
+    """Modules of a layer: those that make query, key and value, the dropout of attention weights, all others."""
+
+    def __init__(self, layer: Any, heads: int) -> None:  # noqa: ANN401
         super().__init__()
-        self.layer, self.kind, self.heads = layer, kind, heads
+        self.layer, self.heads = layer, heads
 
     def forward(self, state: Words) -> Words:
-        """Return the state after the layer."""
-        rows, kind = Rows(state["mask"]), self.kind
-        others = [self.layer.get_submodule(name) for name in kind.others]
-        dropout: Any = self.layer.get_submodule(kind.dropout)
+        rows, dropout = Rows(state["mask"]), self.layer.get_submodule(self.parts[3])
         words = rows.taken(state["hidden"])
-        query, key, value = (
-            self._split(rows.spread(self.layer.get_submodule(name)(words))) for name in kind.projections
-        )
+        query, key, value = (self._split(rows.spread(self.layer.get_submodule(name)(words))) for name in self.parts[:3])
         mixed = F.scaled_dot_product_attention(
             query, key, value, rows.mask[:, None, None, :], dropout_p=float(dropout.p) if self.training else 0.0
         )
-        words = kind.attended(others, rows.gathered(mixed.transpose(1, 2).flatten(2)), words)
-        return {"hidden": rows.put_back(kind.fed(others, words)), "mask": state["mask"]}
+        words = self.after_attention(rows.gathered(mixed.transpose(1, 2).flatten(2)), words)
+        return {"hidden": rows.put_back(words), "mask": state["mask"]}
 
     def _split(self, texts: Float[Tensor, "sample token f"]) -> Float[Tensor, "sample head token part"]:
         return texts.reshape(*texts.shape[:2], self.heads, -1).transpose(1, 2)
+
+    @abstractmethod
+    def after_attention(self, mixed: Tensor, words: Tensor) -> Tensor:
+        """Return the words after the layer, from what attention mixed for each of them and the words before it."""
+
+
+class BertLayer(Layer):
+    """A layer of BERT and RoBERTa."""
+
+    place = "encoder.layer"
+    parts = (
+        *("attention.self.query", "attention.self.key", "attention.self.value", "attention.self.dropout"),
+        *("attention.output", "intermediate", "output"),
+    )
+
+    def after_attention(self, mixed: Tensor, words: Tensor) -> Tensor:
+        words = self.layer.attention.output(mixed, words)
+        after: Tensor = self.layer.output(self.layer.intermediate(words), words)
+        return after
+
+
+class DistilBertLayer(Layer):
+    """A layer of DistilBERT."""
+
+    place = "transformer.layer"
+    parts = (
+        *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.dropout"),
+        *("attention.out_lin", "sa_layer_norm", "ffn", "output_layer_norm"),
+    )
+
+    def after_attention(self, mixed: Tensor, words: Tensor) -> Tensor:
+        words = self.layer.sa_layer_norm(self.layer.attention.out_lin(mixed) + words)
+        after: Tensor = self.layer.output_layer_norm(self.layer.ffn(words) + words)
+        return after
 
 
 class Rows:
     """How the words of a batch lie one after the other: the real ones alone, of texts cut to the longest of them.
 
     Where there is no padding, all words stay where they are. So they do in a compiled or exported graph: its sizes must
-    not depend on what the texts say.
+    not depend on the texts.
 
     Args:
         mask: which words are real.
@@ -186,19 +161,14 @@ class MeanHead(nn.Module):
         self.classify = nn.Linear(features, num_classes)
 
     def forward(self, state: Words) -> Float[Tensor, "sample class"]:
-        """Return the logits."""
         weights = state["mask"].to(state["hidden"].dtype)
         total = (state["hidden"] * weights[:, :, None]).sum(dim=1)
-        return self.classify(total / weights.sum(dim=1, keepdim=True).clamp_min(1))
+        logits: Tensor = self.classify(total / weights.sum(dim=1, keepdim=True).clamp_min(1))
+        return logits
 
 
 def mean_of_words(shape: Sequence[int], num_classes: int) -> nn.Module:
-    """Return a head that reads the mean over a text's real words, from a state of `bert_classifier`.
-
-    Args:
-        shape: shape of the vectors, ``(sample, token, feature)``.
-        num_classes: number of classes C.
-    """
+    """Return a head that reads the mean of a text's real words; ``shape`` is ``(sample, token, feature)``."""
     return MeanHead(shape[2], num_classes)
 
 
@@ -212,10 +182,10 @@ def bert_classifier(
     """Return a text classifier with exits that shares the weights of a Hugging Face encoder.
 
     It takes token numbers ``[sample, token]``, padded with the encoder's own padding number (0 where it names none),
-    and says of each text what it would say of it alone. Encoders built like BERT, RoBERTa and DistilBERT are run as
-    said above; others get their exits from `eenet.attach`. On BERT base, without early heads, it has the published 110
-    million parameters less the 0.6 of the pooler, and takes 11.2 billion multiply-accumulates for 128 words, half of
-    the 22.5 billion operations published.
+    and its answer for each text does not depend on the others. Encoders built like BERT, RoBERTa and DistilBERT are run
+    as described above; others get their exits from `eenet.attach`. On BERT base, without early heads, it has the
+    published 110 million parameters less the 0.6 of the pooler, and takes 11.2 billion multiply-accumulates for 128
+    words, half of the 22.5 billion operations published.
 
     Args:
         encoder: a ``BertModel``, ``RobertaModel``, ``DistilBertModel`` or one built alike, without a classifier; or a
@@ -229,12 +199,13 @@ def bert_classifier(
     Raises:
         AttachError: the encoder is built in another way.
         InputError: exits outside the encoder, or a folder without one.
-        MissingExtraError: transformers is not installed.
 
     Source of the counts: J. Devlin et al., *BERT*, NAACL 2019, section 3; X. Jiao et al., *TinyBERT*, EMNLP Findings
     2020, table 1.
     """
-    found: Any = encoder if isinstance(encoder, nn.Module) else _from_folder(Path(encoder))
+    found: Any = encoder
+    if not isinstance(encoder, nn.Module):
+        found = pretrained("AutoModel", Path(encoder), "encoder", use_safetensors=True)
     layers = _layers(found)
     padding = found.config.pad_token_id or 0
     start = Embed(found.embeddings, padding)
@@ -246,31 +217,12 @@ def bert_classifier(
     return MultiExitModel(stages, all_heads)
 
 
-def _from_folder(folder: Path) -> nn.Module:
-    transformers = library("transformers", "text")
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"encoder {folder} is not found: a folder on this machine with config.json is needed, nothing is "
-            "downloaded. Save a model with save_pretrained there."
-        )
-    try:
-        with quiet(transformers):
-            model: nn.Module = transformers.AutoModel.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True
-            )
-    except (OSError, ValueError) as error:
-        raise InputError(f"encoder {folder} cannot be read: {error}. Save it again with save_pretrained.") from error
-    return model
-
-
 def _layers(encoder: Any) -> list[Layer]:  # noqa: ANN401
     """Return the layers of an encoder, if it is built as one of those known here."""
     names = {name for name, _ in encoder.named_modules()}
-    for kind in KINDS:
-        parts = (*kind.projections, kind.dropout, *kind.others)
-        if {"embeddings", *(f"{kind.layers}.0.{part}" for part in parts)} <= names:
-            heads = encoder.config.num_attention_heads
-            return [Layer(layer, kind, heads) for layer in encoder.get_submodule(kind.layers)]
+    for kind in (BertLayer, DistilBertLayer):
+        if {"embeddings", *(f"{kind.place}.0.{part}" for part in kind.parts)} <= names:
+            return [kind(layer, encoder.config.num_attention_heads) for layer in encoder.get_submodule(kind.place)]
     raise _other(encoder, "its layers have other parts")
 
 

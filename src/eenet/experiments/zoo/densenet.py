@@ -6,7 +6,7 @@ Source: G. Huang, Z. Liu, L. van der Maaten, K. Weinberger, *Densely connected c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise, zip_longest
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from eenet.errors import InputError
 from eenet.experiments.libraries import library
-from eenet.experiments.zoo.parts import exit_positions
+from eenet.experiments.zoo.parts import check_kind, check_stem, divided
 from eenet.models.heads import HeadFactory, conv_head
 from eenet.models.model import MultiExitModel
 
@@ -30,7 +30,6 @@ class DenseLayers(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Float[Tensor, "sample channel h w"]) -> Float[Tensor, "sample feature h w"]:
-        """Return the features read, followed by those of every layer."""
         features = [x]
         for layer in self.layers:
             features.append(layer(features))
@@ -61,13 +60,11 @@ def densenet121(
 
     Raises:
         InputError: exits outside the net, a growth below 1, or an unknown stem.
-        MissingExtraError: torchvision is not installed.
 
     Source: Huang et al. 2017, table 1; F. Ilhan et al., *Adaptive deep neural network inference optimization with
     EENet*, WACV 2024, for the places of the exits.
     """
-    if stem not in ("imagenet", "cifar"):
-        raise InputError(f"stem {stem!r} is unknown: there are imagenet and cifar. Pass one of these.")
+    check_stem(stem)
     return densenet_with_exits(_net(BLOCKS_121, growth, num_classes, stem), exits=exits, heads=heads)
 
 
@@ -88,9 +85,6 @@ def densenet_cifar(
         exits: as of `densenet121`, of 3 n dense layers.
         heads: as of `densenet121`.
 
-    Raises:
-        InputError: a depth that is not 6 n + 4, a growth below 1, or exits outside the net.
-
     Source: Huang et al. 2017, sections 3 and 4.2 and table 2.
     """
     if depth < 10 or (depth - 4) % 6:
@@ -104,35 +98,28 @@ def densenet_cifar(
 def densenet_with_exits(
     net: nn.Module, *, exits: int | Sequence[int] = 4, heads: HeadFactory | None = None
 ) -> MultiExitModel:
-    """Return a model that shares the weights of a DenseNet of torchvision and has early exits.
+    """Return a model with early exits, as of `densenet121`, that shares the weights of a DenseNet of torchvision.
 
-    Args:
-        net: a ``torchvision.models.DenseNet``, such as one with published weights; its classifier is the last head.
-        exits: as of `densenet121`.
-        heads: as of `densenet121`.
+    Such a ``net`` may have published weights; its classifier is the last head.
 
     Raises:
         InputError: another net, or exits outside it.
     """
-    if not isinstance(net, library("torchvision.models", "vision").DenseNet):
-        raise InputError(
-            f"net {type(net).__name__} is no DenseNet of torchvision: its layers are taken by their names there. Use "
-            "eenet.attach for other models."
-        )
-    parts: dict[str, Any] = dict(net.features.named_children())
+    check_kind(net, "torchvision.models", "DenseNet")
+    parts: dict[str, Any] = dict(net.get_submodule("features").named_children())
+    classifier = net.get_submodule("classifier")
     blocks = [list(part.children()) for name, part in parts.items() if name.startswith("denseblock")]
     transitions = [part for name, part in parts.items() if name.startswith("transition")]
     stem = [part for name, part in parts.items() if name.endswith("0")]
-    count = sum(map(len, blocks))
-    positions = exit_positions(exits, count, "dense layer")
-    rows = [_between(blocks, transitions, *bounds) for bounds in pairwise((0, *positions, count))]
+    layers = [(number, layer) for number, block in enumerate(blocks) for layer in block]
+    rows = [_modules(row, blocks, transitions) for row in divided(layers, exits, "dense layer")]
     make_head = conv_head(width=1.0) if heads is None else heads
-    classes = _num_classes(net.classifier)
+    classes = _num_classes(classifier)
     early, channels, size = [], stem[0].out_channels, 32 if len(stem) == 1 else 56  # of a usual image, after the stem
     for row in rows[:-1]:
         channels, size = _size_after(row, channels, size)
         early.append(make_head((2, channels, size, size), classes))
-    last = nn.Sequential(parts["norm5"], nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.classifier)
+    last = nn.Sequential(parts["norm5"], nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier)
     stages = [nn.Sequential(*stem, *rows[0]), *(nn.Sequential(*row) for row in rows[1:])]
     return MultiExitModel(stages, [*early, last])
 
@@ -152,7 +139,7 @@ def _net(blocks: Sequence[int], growth: int, num_classes: int, stem: str) -> Any
     """Return torchvision's net; the stem for small images is one convolution in place of its four modules."""
     if growth < 1:
         raise InputError(f"growth {growth} is not possible: every dense layer adds channels. Pass 1 or more.")
-    models = library("torchvision.models", "vision")
+    models = library("torchvision.models")
     net = models.DenseNet(growth, tuple(blocks), num_init_features=2 * growth, num_classes=num_classes)
     if stem == "cifar":
         del net.features.norm0, net.features.relu0, net.features.pool0
@@ -161,18 +148,16 @@ def _net(blocks: Sequence[int], growth: int, num_classes: int, stem: str) -> Any
     return net
 
 
-def _between(
-    blocks: Sequence[list[nn.Module]], transitions: Sequence[nn.Module], first: int, last: int
+def _modules(
+    row: Sequence[tuple[int, nn.Module]], blocks: Sequence[list[nn.Module]], transitions: Sequence[nn.Module]
 ) -> list[nn.Module]:
-    """Return the modules that hold the dense layers ``first`` to ``last``, a transition after each whole block."""
+    """Return the modules that hold some layers, each with the number of its block; a transition after a block's end."""
     modules: list[nn.Module] = []
-    for block, transition in zip_longest(blocks, transitions):
-        layers = block[max(first, 0) : max(last, 0)]
-        first, last = first - len(block), last - len(block)
-        if layers:
-            modules.append(DenseLayers(layers))
-            if transition is not None and last >= 0:
-                modules.append(transition)
+    for number, group in groupby(row, key=lambda pair: pair[0]):
+        layers = [layer for _, layer in group]
+        modules.append(DenseLayers(layers))
+        if layers[-1] is blocks[number][-1]:
+            modules += transitions[number : number + 1]
     return modules
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from eenet.errors import InputError
 from eenet.experiments.libraries import library
-from eenet.experiments.zoo.parts import divided
+from eenet.experiments.zoo.parts import check_kind, divided, with_heads
 from eenet.models.heads import BranchHeadFactory, branch_head, resized
 from eenet.models.model import MultiExitModel
 
@@ -34,19 +34,17 @@ class Opening(nn.Module):
         self.layer1 = net.layer1
 
     def forward(self, x: Float[Tensor, "sample channel h w"]) -> list[Tensor]:
-        """Return the branch."""
         return [self.layer1(self.stem(x))]
 
 
 class Branching(nn.Module):
-    """Goes on with every branch there is and adds a coarser one, made from the last of ``before``."""
+    """Keeps every branch there is and adds a coarser one, made from the last of ``before``."""
 
     def __init__(self, steps: nn.ModuleList, before: int) -> None:
         super().__init__()
         self.steps, self.before = steps, before
 
     def forward(self, branches: list[Tensor]) -> list[Tensor]:
-        """Return one branch more."""
         return [step(branches[min(i, self.before - 1)]) for i, step in enumerate(self.steps)]
 
 
@@ -54,8 +52,7 @@ class Exchange(nn.Module):
     """Residual blocks on every branch, and a sum over all branches at the resolution of each.
 
     Coarser branches are resized bilinearly to the very size of the finer one, as in the segmentation nets of the
-    authors, so images of any size will do. The weights are those of a
-    ``HighResolutionModule`` of timm.
+    authors, so images may have any size. The weights are those of a ``HighResolutionModule`` of timm.
     """
 
     def __init__(self, module: Any) -> None:  # noqa: ANN401
@@ -67,7 +64,6 @@ class Exchange(nn.Module):
         )
 
     def forward(self, branches: list[Tensor]) -> list[Tensor]:
-        """Return the branches after the exchange."""
         own = [branch(branches[i]) for i, branch in enumerate(self.branches)]
         out = []
         for i, row in enumerate(self.fuse):
@@ -92,7 +88,7 @@ def hrnet_segmenter(
 
     Every exit returns logits ``[sample, class, h, w]`` at a quarter of the image's height and width. Without early
     heads and with 19 classes, ``hrnet_w18_small``, ``hrnet_w18_small_v2`` and ``hrnet_w48`` have 1.5, 3.9 and 65.8
-    million parameters, as the authors state of theirs; the page on ready-made models tells their operations apart.
+    million parameters, as the authors state of theirs; the page on ready-made models has their operations.
 
     Args:
         name: of timm's net: ``hrnet_w18_small``, ``hrnet_w18_small_v2``, ``hrnet_w18``, ``hrnet_w48``, ...
@@ -106,11 +102,11 @@ def hrnet_segmenter(
 
     Raises:
         InputError: an unknown name, a width or an opening below 1, or exits outside the net.
-        MissingExtraError: timm is not installed.
 
     Source of the counts: https://github.com/HRNet/HRNet-Semantic-Segmentation.
     """
-    known = library("timm.models.hrnet", "vision").cfg_cls
+    timm = library("timm.models.hrnet")
+    known = timm.cfg_cls
     if name not in known:
         raise InputError(f"name {name!r} is unknown: there are {', '.join(known)}. Pass one of these.")
     for argument, count in (("width", width), ("opening", opening)):
@@ -119,7 +115,7 @@ def hrnet_segmenter(
     settings = known[name] if width is None else _scaled(known[name], width)
     if opening is not None:
         settings = settings | {"stem_width": opening, "stage1": settings["stage1"] | {"num_channels": (opening,)}}
-    net = library("timm.models.hrnet", "vision").HighResolutionNet(settings, head="")
+    net = timm.HighResolutionNet(settings, head="")
     return hrnet_with_exits(net, num_classes, exits=exits, heads=heads)
 
 
@@ -143,18 +139,13 @@ def hrnet_with_exits(
 
     Raises:
         InputError: another net, or exits outside it.
-        MissingExtraError: timm is not installed.
     """
-    if not isinstance(net, library("timm.models.hrnet", "vision").HighResolutionNet):
-        raise InputError(
-            f"net {type(net).__name__} is no HighResolutionNet of timm: its layers are taken by their names there. "
-            "Use eenet.attach for other models."
-        )
+    check_kind(net, "timm.models.hrnet", "HighResolutionNet")
     rows = divided(_modules(net), exits, "module")
     stages = [nn.Sequential(*(part for module in row for part in module)) for row in rows]
-    makes = [*[heads or branch_head(EARLY_WIDTH)] * (len(rows) - 1), branch_head()]
     shapes = [_shapes(row[-1][-1]) for row in rows]
-    return MultiExitModel(stages, [make(shape, num_classes) for make, shape in zip(makes, shapes, strict=True)])
+    early = heads or branch_head(EARLY_WIDTH)
+    return with_heads(stages, shapes, num_classes, early=early, last=branch_head())
 
 
 def _modules(net: Any) -> list[list[nn.Module]]:  # noqa: ANN401

@@ -1,6 +1,6 @@
 """Multi-scale dense networks (Huang et al., 2018): nets made for early exits, with coarse features from the start.
 
-Every layer works at several scales at once and the classifiers read the coarsest, so that even the first of them sees
+Every layer works at several scales at once and the classifiers read the coarsest, so that even the first of them reads
 features of the whole image. The net is divided into as many parts as there are scales; from part to part the finest
 scale is dropped and the channels are halved.
 
@@ -18,22 +18,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eenet.errors import InputError
-from eenet.experiments.zoo.parts import reading
+from eenet.experiments.zoo.parts import check_stem, convolution, reading, with_heads
 from eenet.models.heads import HeadFactory, conv_head, pooled_linear
 from eenet.models.model import MultiExitModel
 
 CLASSIFIER_CHANNELS = 128
 
 
-def _convolution(in_channels: int, channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-
-
 def _bottleneck(in_channels: int, channels: int, width: int, stride: int) -> nn.Sequential:
     """Return a 1x1 convolution to at most ``width`` times the channels, and a 3x3 convolution."""
     inner = min(in_channels, width * channels)
-    return nn.Sequential(_convolution(in_channels, inner, 1), _convolution(inner, channels, stride=stride))
+    return nn.Sequential(convolution(in_channels, inner, 1), convolution(inner, channels, stride=stride))
 
 
 class Scales(nn.Module):
@@ -42,10 +37,9 @@ class Scales(nn.Module):
     def __init__(self, stem: nn.Module, channels: Sequence[int]) -> None:
         super().__init__()
         pairs = pairwise(channels)
-        self.steps = nn.ModuleList([stem, *(_convolution(before, after, stride=2) for before, after in pairs)])
+        self.steps = nn.ModuleList([stem, *(convolution(before, after, stride=2) for before, after in pairs)])
 
     def forward(self, x: Float[Tensor, "sample channel h w"]) -> list[Tensor]:
-        """Return the features of every scale, the finest first."""
         scales = []
         for step in self.steps:
             x = step(x)
@@ -74,7 +68,6 @@ class MultiScaleLayer(nn.Module):
                 self.down.append(_bottleneck(channels[scale - 1], share, widths[scale - 1], 2))
 
     def forward(self, scales: list[Tensor]) -> list[Tensor]:
-        """Return the features of every scale that is kept."""
         out = []
         for i, same in enumerate(self.same):
             scale = i + self.first
@@ -89,10 +82,9 @@ class Halving(nn.Module):
     def __init__(self, channels: Sequence[int], fewer: Sequence[int]) -> None:
         super().__init__()
         pairs = zip(channels, fewer, strict=True)
-        self.steps = nn.ModuleList(_convolution(before, after, 1) for before, after in pairs)
+        self.steps = nn.ModuleList(convolution(before, after, 1) for before, after in pairs)
 
     def forward(self, scales: list[Tensor]) -> list[Tensor]:
-        """Return fewer features at every scale."""
         return [step(scales[i]) for i, step in enumerate(self.steps)]
 
 
@@ -131,22 +123,17 @@ def msdnet(
     ends = tuple(accumulate(layers))
     stages = [nn.Sequential(*chain(*modules[start:end])) for start, end in pairwise((0, *ends))]
     stages[0].insert(0, first)
-    makes = [*[heads or _classifier(stem)] * (len(layers) - 1), _classifier(stem)]
     shapes = [(2, widths[end - 1] * factors[-1], 7, 7) for end in ends]
-    return MultiExitModel(
-        stages, [reading(-1, make)(shape, num_classes) for make, shape in zip(makes, shapes, strict=True)]
-    )
+    last = reading(-1, _classifier(stem))
+    return with_heads(stages, shapes, num_classes, early=reading(-1, heads) if heads else last, last=last)
 
 
 def msdnet_cifar(
     num_classes: int = 10, *, layers: Sequence[int] = (4, 2, 2, 2, 2, 2, 2), heads: HeadFactory | None = None
 ) -> MultiExitModel:
-    """Return the net for 32x32 images: 3 scales, 16 channels, growth 6.
+    """Return `msdnet` for 32x32 images: 3 scales, 16 channels, growth 6.
 
-    Args:
-        num_classes: number of classes C.
-        layers: number of layers of each stage; ``(1, 2, 3, 4, 5)`` is the one with a growing span of the paper.
-        heads: as of `msdnet`.
+    With layers ``(1, 2, 3, 4, 5)`` it is the one with a growing span of the paper.
 
     Source: Huang et al. 2018, appendix A.
     """
@@ -156,17 +143,11 @@ def msdnet_cifar(
 def msdnet_imagenet(
     num_classes: int = 1000, *, layers: Sequence[int] = (7, 7, 7, 7, 7), heads: HeadFactory | None = None
 ) -> MultiExitModel:
-    """Return the net for 224x224 images: 4 scales, 32 channels, growth 16.
+    """Return `msdnet` for 224x224 images: 4 scales, 32 channels, growth 16; by default EENet's 35 layers with 5 exits.
 
-    With layers ``(4, 4, 4, 4, 4)`` and its early heads it has 23.96 million parameters and takes 1.361 billion
-    operations for an image by the rule of the PyTorch code, which counts ReLU and pooling too, as that code states. For
-    the 35 layers of EENet no counts are published.
-
-    Args:
-        num_classes: number of classes C.
-        layers: number of layers of each stage; the default is EENet's MSDNet35 with 5 exits, ``(4, 4, 4, 4, 4)`` the
-            one whose weights the authors of the PyTorch code publish.
-        heads: as of `msdnet`.
+    With layers ``(4, 4, 4, 4, 4)``, whose weights the authors of the PyTorch code publish, and its early heads it has
+    23.96 million parameters and takes 1.361 billion operations for an image by the rule of that code, which counts ReLU
+    and pooling too, as it states. For the 35 layers no counts are published.
 
     Source: Huang et al. 2018, appendix A; F. Ilhan et al., *Adaptive deep neural network inference optimization with
     EENet*, WACV 2024, and its public code for the 35 layers.
@@ -193,14 +174,14 @@ def _layers(total: int, channels: int, growth: int, factors: Sequence[int]) -> t
 
 
 def _kept(factors: Sequence[int], layer: int, total: int, part: int) -> Sequence[int]:
-    """Return the factors of the scales a layer returns; those that no classifier can see any more are left out."""
+    """Return the factors of the scales a layer returns; those that no later classifier reads are left out."""
     return factors[-min(len(factors) - layer // part, total - layer) :]
 
 
 def _stem(name: str, channels: int) -> nn.Module:
     if name == "cifar":
-        return _convolution(3, channels)
-    return nn.Sequential(_convolution(3, channels, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1))
+        return convolution(3, channels)
+    return nn.Sequential(convolution(3, channels, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1))
 
 
 def _classifier(stem: str) -> HeadFactory:
@@ -210,7 +191,7 @@ def _classifier(stem: str) -> HeadFactory:
 
 def _small_classifier(shape: Sequence[int], num_classes: int) -> nn.Module:
     channels = CLASSIFIER_CHANNELS
-    convolutions = (_convolution(before, channels, stride=2) for before in (shape[1], channels))
+    convolutions = (convolution(before, channels, stride=2) for before in (shape[1], channels))
     return nn.Sequential(*convolutions, pooled_linear((shape[0], channels, 1, 1), num_classes))
 
 
@@ -231,5 +212,4 @@ def _check(layers: Sequence[int], channels: int, growth: int, factors: Sequence[
             f"growth {growth} with {channels} channels is not possible: both are at least 1, and each scale but the "
             "finest takes half of its growth from the finer one. Pass an even growth."
         )
-    if stem not in ("imagenet", "cifar"):
-        raise InputError(f"stem {stem!r} is unknown: there are imagenet and cifar. Pass one of these.")
+    check_stem(stem)

@@ -32,7 +32,6 @@ class Stem(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Float[Tensor, "sample channel h w"]) -> Float[Tensor, "sample feature h w"]:
-        """Return the features of the images."""
         return F.relu(self.bn1(self.conv1(x)))
 
 
@@ -53,7 +52,6 @@ class BasicBlock(nn.Module):
         self.new_channels = channels - in_channels
 
     def forward(self, x: Float[Tensor, "sample channel h w"]) -> Float[Tensor, "sample feature h2 w2"]:
-        """Return the block's features."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         if self.stride != 1 or self.new_channels:
@@ -70,8 +68,8 @@ class Classifier(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Float[Tensor, "sample channel h w"]) -> Float[Tensor, "sample class"]:
-        """Return the logits."""
-        return self.linear(x.mean(dim=(2, 3)))
+        logits: Tensor = self.linear(x.mean(dim=(2, 3)))
+        return logits
 
 
 def cifar_resnet(
@@ -142,23 +140,17 @@ def load_cifar_resnet_weights(model: MultiExitModel, path: Path) -> None:
 
     Source: keys as in https://github.com/akamaster/pytorch_resnet_cifar10.
     """
-    tensors = load_tensors(path, "weights")
-    mine = {name: tensor for prefix, module in _named_parts(model) for name, tensor in _prefixed(prefix, module)}
-    check_weights(mine, tensors, path)
+    found = load_tensors(path, "weights")
+    modules = [*(module for stage in model.stages for module in stage.children()), model.heads[-1]]
+    blocks = (len(modules) - 2) // len(LAYER_CHANNELS)  # of each layer
+    names = (f"layer{layer}.{block}." for layer in range(1, 4) for block in range(blocks))
+    own = {
+        prefix + name: tensor
+        for prefix, module in zip(("", *names, ""), modules, strict=True)
+        for name, tensor in module.state_dict(keep_vars=True).items()
+        if not name.endswith("num_batches_tracked")
+    }
+    check_weights(own, found, path)
     with torch.no_grad():
-        for name, tensor in mine.items():
-            tensor.copy_(tensors[name])
-
-
-def _named_parts(model: MultiExitModel) -> list[tuple[str, nn.Module]]:
-    modules = [module for stage in model.stages for module in stage.modules()]
-    blocks = [module for module in modules if isinstance(module, BasicBlock)]
-    per_layer = len(blocks) // len(LAYER_CHANNELS)
-    parts: list[tuple[str, nn.Module]] = [("", module) for module in modules if isinstance(module, Stem)]
-    parts += [(f"layer{i // per_layer + 1}.{i % per_layer}.", block) for i, block in enumerate(blocks)]
-    return [*parts, ("", model.heads[-1])]
-
-
-def _prefixed(prefix: str, module: nn.Module) -> list[tuple[str, Tensor]]:
-    tensors = module.state_dict(keep_vars=True)
-    return [(prefix + name, tensor) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")]
+        for name, tensor in own.items():
+            tensor.copy_(found[name])

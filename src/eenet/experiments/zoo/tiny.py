@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from eenet.errors import InputError
+from eenet.experiments.zoo.parts import convolution
 from eenet.models.heads import grid_linear, pooled_linear
 from eenet.models.model import MultiExitModel
 
@@ -25,25 +26,16 @@ def tiny_cnn(num_classes: int = 10, exits: int = 3, in_channels: int = 1, width:
         InputError: fewer than two exits.
     """
     if exits < 2:
-        raise InputError(f"exits {exits} are too few: leaving early needs at least 2. Pass 2 or more.")
+        raise InputError(f"exits {exits} are not enough: leaving early needs at least 2. Pass 2 or more.")
     stages: list[nn.Module] = []
     heads: list[nn.Module] = []
     before = in_channels
     for k in range(exits):
         channels = width * (k + 1)
-        stages.append(_stage(before, channels, stride=2 if k == 1 else 1))
+        stages.append(
+            nn.Sequential(*convolution(before, channels, stride=2 if k == 1 else 1), *convolution(channels, channels))
+        )
         make_head = pooled_linear if k == exits - 1 else grid_linear(2)
         heads.append(make_head((2, channels, 2, 2), num_classes))
         before = channels
     return MultiExitModel(stages, heads)
-
-
-def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-    )

@@ -13,17 +13,10 @@ from eenet.running.engines.base import Engine
 from eenet.running.engines.dense import DenseEngine, suited
 
 if TYPE_CHECKING:
-    from eenet.running.engines.compiled import CompiledEngine as CompiledEngine
-    from eenet.running.engines.eager import EagerEngine as EagerEngine
-    from eenet.running.engines.programs import OnnxEngine as OnnxEngine
-    from eenet.running.engines.programs import OpenVinoEngine as OpenVinoEngine
-
-_PLACES = {
-    "EagerEngine": "eenet.running.engines.eager",
-    "CompiledEngine": "eenet.running.engines.compiled",
-    "OnnxEngine": "eenet.running.engines.programs",
-    "OpenVinoEngine": "eenet.running.engines.programs",
-}
+    from eenet.models.model import MultiExitModel
+    from eenet.running.engines.compiled import CompiledEngine
+    from eenet.running.engines.eager import EagerEngine
+    from eenet.running.engines.programs import OnnxEngine, OpenVinoEngine
 
 __all__ = [
     "Engine",
@@ -33,9 +26,17 @@ __all__ = [
     "OnnxEngine",
     "OpenVinoEngine",
     "as_engine",
+    "plain_model",
     "suited",
 ]
-__getattr__, __dir__ = lazy(__name__, _PLACES)
+__getattr__, __dir__, _ = lazy(
+    __name__,
+    {
+        "eenet.running.engines.eager": ("EagerEngine",),
+        "eenet.running.engines.compiled": ("CompiledEngine",),
+        "eenet.running.engines.programs": ("OnnxEngine", "OpenVinoEngine"),
+    },
+)
 
 
 def as_engine(model: object, *, optimise: bool = True) -> Engine:
@@ -50,12 +51,25 @@ def as_engine(model: object, *, optimise: bool = True) -> Engine:
     """
     if isinstance(model, Engine):
         return model
-    from eenet.models.model import MultiExitModel
     from eenet.running.engines.eager import EagerEngine
 
-    if not isinstance(model, MultiExitModel):
+    return EagerEngine(plain_model(model), optimise=optimise)
+
+
+def plain_model(model: object) -> MultiExitModel:
+    """Return a model without what PyTorch wraps around it: ``torch.compile``, ``DataParallel`` and their like.
+
+    Raises:
+        InputError: It has no exits.
+    """
+    from eenet.models.model import MultiExitModel
+
+    inner = model
+    while not isinstance(inner, MultiExitModel) and type(inner).__module__.startswith("torch."):
+        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+    if not isinstance(inner, MultiExitModel):
         raise InputError(
             f"model of type {type(model).__name__} has no exits: a MultiExitModel or an engine is needed. Give it "
             "exits with eenet.attach."
         )
-    return EagerEngine(model, optimise=optimise)
+    return inner

@@ -10,23 +10,25 @@ import types
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import product, zip_longest
 from typing import Any, final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eenet.errors import InputError
+from eenet.models.form import SameForm, moving_axes
 from eenet.models.inputs import State
-from eenet.models.model import MultiExitModel
+from eenet.running.engines import plain_model
 from eenet.running.engines.base import Carried, EngineAround
 from eenet.running.engines.eager import EagerEngine, read
 from eenet.running.inputs import Inputs, rows_of
 from eenet.tables.arrays import batch_size
 
-_WARM_SIZES = (1, 2, 3, 15, 16, 17, 64)  # kernels are chosen anew for 1, for 2 to 15 and from 16 samples on
-_RECOMPILES = 64  # of one function, for batches laid out in ways not met before
+_WARM_SIZES = (1, 2, 3, 15, 16, 17, 64)  # kernels are chosen separately for 1, 2 to 15, and 16 samples or more
+_RECOMPILES = 64  # of one function, for batches in new memory layouts
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}
 
 
@@ -35,8 +37,8 @@ class CompiledEngine(EngineAround):
     """Runs a model through torch.compile: the faster copy of `EagerEngine`, a function per stage with its head.
 
     Everything is compiled when the engine is made, for one sample and for any number of them, which takes a minute or
-    so; stages are never run uncompiled. Inputs of another shape (apart from the batch) or layout are compiled for when
-    they first come.
+    so; stages are never run uncompiled. Sizes that `attach` left free, such as the length of texts, are free here too;
+    inputs of another shape or layout are compiled for at their first batch.
 
     Args:
         model: The multi-exit model; a copy of it as it is now is compiled.
@@ -46,13 +48,15 @@ class CompiledEngine(EngineAround):
         InputError: There is no C++ compiler, or the model does something that cannot be compiled as a whole.
     """
 
-    def __init__(self, model: MultiExitModel, example_inputs: Inputs) -> None:
+    def __init__(self, model: nn.Module, example_inputs: Inputs) -> None:
         _require_compiler()
+        model = plain_model(model)
         self._eager = EagerEngine(model)
         super().__init__(self._eager)
         self.name = "compiled"
-        self._parts = [_compiled(_part(self._eager, k), f"stage_{k}") for k in range(model.num_exits)]
-        self._whole = _compiled(_whole(self._eager), "whole")
+        self._parts = [_compiled(_part(self._eager, k, k), f"stage_{k}") for k in range(model.num_exits)]
+        self._form = model.entry if isinstance(model.entry, SameForm) else None
+        self._whole = _compiled(_part(self._eager, 0, model.num_exits - 1, state_too=False), "whole")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -64,65 +68,63 @@ class CompiledEngine(EngineAround):
             ) from error
 
     def session(self) -> AbstractContextManager[object]:
-        """Return the context in which every other method is called.
-
-        No inference mode: tensors made in it are of a kind of their own, and would all be compiled for twice.
-        """
+        # no inference mode: tensors made in it are of a kind of their own, and would all be compiled for twice
         return torch.no_grad()
 
     def start(self, inputs: Inputs) -> Carried:
-        """Turn a batch into the state that stage 0 takes."""
-        return Carried(self._eager.placed(inputs))
+        return Carried(self._placed(inputs))
+
+    def _placed(self, inputs: Inputs) -> Inputs:
+        placed = self._eager.placed(inputs)
+        if self._form is not None:  # compiled code does not check sizes
+            self._form.check(placed)
+        return placed
 
     def stage(self, index: int, state: Carried) -> Carried:
-        """Run stage ``index`` and its head, and carry what that says beside the state."""
+        """Run stage ``index`` and its head, whose output is carried beside the state."""
         return Carried(*self._parts[index](state.state))
 
     def head(self, index: int, state: Carried) -> tuple[Any, Any]:
-        """Return what exit ``index`` says, computed with its stage; maps stay where they are."""
         return read(state.extra)
 
     def full(self, inputs: Inputs) -> object:
-        """Run the original model without exits, in one function."""
         with self.session():
-            seen, answer = read(self._whole(self._eager.placed(inputs)))
+            seen, answer = read(self._whole(self._placed(inputs)))
             return seen if answer is None else answer
 
     def _warm_up(self, example_inputs: Inputs) -> None:
-        """Compile for one sample and for many, the batch being free."""
+        """Compile for one sample and for many, the batch being free, and every size that is."""
         count = batch_size(example_inputs)
-        for size in _WARM_SIZES:
-            inputs = self._eager.placed(rows_of(example_inputs, np.arange(size) % count))
-            self.full(_freed(inputs, size))
+        examples = self._eager.placed(example_inputs)
+        moving = moving_axes(self._eager.model, examples) or [[]] * self.num_exits
+        lengths = [examples, *(self._form.others(examples) if self._form is not None else ())]
+        for size, given in product(_WARM_SIZES, lengths):
+            inputs = rows_of(given, np.arange(size) % count)
+            self.full(_freed(inputs, size, moving[0]))
             with self.session():
                 state = self.start(inputs)
                 for k in range(self.num_exits):
-                    state = self.stage(k, Carried(_freed(state.state, size)))
+                    state = self.stage(k, Carried(_freed(state.state, size, moving[k])))
 
 
-def _part(eager: EagerEngine, index: int) -> Callable[[State], tuple[State, Any]]:
-    """Return what compiles to a stage and its head; the first one begins with the inputs."""
-    if index == 0:
-        return lambda inputs: ((state := eager.model.stages[0](eager.model.start(inputs))), eager.model.heads[0](state))
-    return lambda state: ((state := eager.model.stages[index](state)), eager.model.heads[index](state))
+def _part(eager: EagerEngine, first: int, last: int, *, state_too: bool = True) -> Callable[[State], Any]:
+    """Return what compiles to some stages and the head after them; stage 0 begins with the inputs."""
 
-
-def _whole(eager: EagerEngine) -> Callable[[Inputs], Any]:
-    """Return what compiles to the original model without exits."""
-
-    def run(inputs: Inputs) -> Any:  # noqa: ANN401
-        state = eager.model.start(inputs)
-        for stage in eager.model.stages:
-            state = stage(state)
-        return eager.model.heads[-1](state)
+    def run(state: State) -> Any:  # noqa: ANN401 - the state and the head's output, or that alone
+        if first == 0:
+            state = eager.model.start(state)
+        for k in range(first, last + 1):
+            state = eager.model.stages[k](state)
+        output = eager.model.heads[last](state)
+        return (state, output) if state_too else output
 
     return run
 
 
 def _compiled(run: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Return a function compiled without gaps, or not at all.
+    """Return a function that is compiled as a whole, or refused.
 
-    What is compiled is remembered by code, and only so many versions of it: so each gets a code of its own.
+    PyTorch keeps a limited number of compiled versions per code object: so each function gets a code of its own.
     """
     assert isinstance(run, types.FunctionType)
     alone = types.FunctionType(run.__code__.replace(co_name=name), run.__globals__, name, None, run.__closure__)
@@ -135,15 +137,22 @@ def _compiled(run: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def _checked_on_each_call(facts: Sequence[Any]) -> list[bool]:
-    """Return which facts that code was compiled for are checked again: not those of the copy, which never changes."""
+    """Return which of the facts that code was compiled for are checked on each call: not those of the fixed copy."""
     return [not fact.is_global and "eager" not in fact.name for fact in facts]
 
 
-def _freed(state: State, size: int) -> State:
-    """Say of every tensor that its batch may have any size, unless it is the special one of a single sample."""
-    for leaf in pytree.tree_leaves(state) if size > 1 else []:
+def _freed(state: State, size: int, moving: Sequence[Sequence[int]]) -> State:
+    """Mark the batch of every tensor as of any size, unless it is a single sample, which is compiled apart.
+
+    Args:
+        state: What a stage takes.
+        size: Samples in it.
+        moving: Further axes of any size, of every tensor; empty where there are none.
+    """
+    for leaf, axes in zip_longest(pytree.tree_leaves(state), moving, fillvalue=()):
         if isinstance(leaf, Tensor) and leaf.dim():
-            torch._dynamo.maybe_mark_dynamic(leaf, 0)
+            for axis in (0, *axes) if size > 1 else axes:
+                torch._dynamo.maybe_mark_dynamic(leaf, axis)
     return state
 
 

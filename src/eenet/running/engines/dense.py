@@ -14,7 +14,7 @@ from eenet.tables.arrays import arrays_of
 
 
 class MapAnswer:
-    """What an exit says about every pixel, at the head's own resolution: enlarged when samples leave with it.
+    """What an exit predicts for every pixel, at the head's own resolution: enlarged when samples leave with it.
 
     Args:
         logits: A tensor or array ``[sample, class, height, width]``.
@@ -33,9 +33,9 @@ class MapAnswer:
 
 @final
 class DenseEngine(EngineAround):
-    """An engine whose exits say the `summary` of their maps, and answer with the class of every pixel.
+    """An engine whose exits return the `summary` of their maps, and answer with the class of every pixel.
 
-    Everything else is left to the engine inside, beside whose states the size of the images is carried.
+    Everything else is left to the inner engine; the size of the images is carried beside its states.
 
     Args:
         engine: Runs a model whose heads return ``[sample, class, height, width]``.
@@ -45,22 +45,16 @@ class DenseEngine(EngineAround):
         super().__init__(engine)
 
     def start(self, inputs: Inputs) -> Carried:
-        """Turn a batch of images into the state that stage 0 takes.
-
-        Raises:
-            InputError: The inputs hold no image.
-        """
         return Carried(self.inner.start(inputs), _required_size(inputs))
 
     def stage(self, index: int, state: Carried) -> Carried:
-        """Run stage ``index``."""
         return Carried(self.inner.stage(index, state.state), state.extra)
 
     def head(self, index: int, state: Carried) -> tuple[Float32[np.ndarray, "sample column"], MapAnswer]:
-        """Return the summary of what exit ``index`` says, and its maps.
+        """Return the summary of the maps of exit ``index``, and the maps.
 
         Raises:
-            ShapeError: It is no map.
+            ShapeError: They are no maps.
         """
         from eenet.running.maps import map_logits, summary
 
@@ -68,7 +62,6 @@ class DenseEngine(EngineAround):
         return summary(logits), MapAnswer(logits, state.extra)
 
     def full(self, inputs: Inputs) -> Int[np.ndarray, "sample height width"]:
-        """Return what the original model without exits answers: the class of every pixel of its inputs."""
         from eenet.running.maps import map_logits
 
         logits = self.inner.full(inputs)
@@ -86,8 +79,8 @@ def suited(engine: Engine, inputs: Inputs) -> Engine:
     if isinstance(engine, DenseEngine) or _image_size(inputs) is None:
         return engine
     with engine.session():
-        said, answer = next(each_exit(engine, rows_of(inputs, slice(0, 2))))
-    return DenseEngine(engine) if answer is None and said.ndim == 4 else engine
+        output, answer = next(each_exit(engine, rows_of(inputs, slice(0, 2))))
+    return DenseEngine(engine) if answer is None and output.ndim == 4 else engine
 
 
 def _image_size(inputs: Inputs) -> tuple[int, int] | None:
@@ -99,7 +92,7 @@ def _required_size(inputs: Inputs) -> tuple[int, int]:
     size = _image_size(inputs)
     if size is None:
         raise InputError(
-            "inputs hold no images: a map is as large as the image it belongs to. Pass [sample, channel, height, "
+            "inputs contain no images: a map is as large as the image it belongs to. Pass [sample, channel, height, "
             "width]."
         )
     return size

@@ -1,10 +1,10 @@
-"""The engine that is always there: PyTorch as it stands."""
+"""The engine that is always available: PyTorch without a compiler."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, final
@@ -15,20 +15,23 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from eenet.errors import InputError
+from eenet.errors import EenetError, InputError, RunError
 from eenet.models.inputs import State, evaluating
 from eenet.models.model import MultiExitModel
 from eenet.models.processor import warn_of_emulation
+from eenet.running.engines import plain_model
 from eenet.running.engines.base import Engine
 from eenet.running.engines.fold import fold_batch_norms
 from eenet.running.inputs import Inputs
+from eenet.tables.arrays import as_array, axes_of
 
-_UNFIT = (AttributeError, KeyError, TypeError)  # what modules raise that are given other names than they take
+# what modules raise on inputs that they were not made for
+_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @contextmanager
 def _watching(model: nn.Module) -> Iterator[None]:
-    """Run a model that belongs to somebody else: evaluation mode, flags restored, no gradients."""
+    """Run a model that its owner may train later: evaluation mode, flags restored, no gradients."""
     with evaluating(model), torch.inference_mode():
         yield
 
@@ -42,10 +45,11 @@ class EagerEngine(Engine):
     Without, it runs the very model handed in, to the bit, and later changes of its weights are seen.
 
     Inputs may be arrays, or tensors on any device: they are moved to the model's device, and floating point numbers
-    to its number format. Heads return logits, or a pair of features for the policy and the answer.
+    to its number format; whole numbers stay what they are. Heads return logits, or a pair of features for the policy
+    and the answer. What the model's own code raises on inputs is said in one line, with their names or shapes.
 
     Args:
-        model: The multi-exit model.
+        model: The multi-exit model; what ``torch.compile`` and ``DataParallel`` wrap around it is taken off.
         optimise: Trade bit equality for speed.
         dtype: The number format to compute in, for an optimised copy; default: the model's own. With ``bfloat16``
             outputs differ in the third digit: fit the policy on a table recorded from this engine.
@@ -54,9 +58,12 @@ class EagerEngine(Engine):
         InputError: A number format without ``optimise``.
     """
 
-    def __init__(self, model: MultiExitModel, *, optimise: bool = True, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: nn.Module, *, optimise: bool = True, dtype: torch.dtype | None = None) -> None:
+        model = plain_model(model)
         if dtype is not None and not optimise:
-            raise InputError(f"dtype {dtype} cannot be had: the model itself is run. Pass optimise=True.")
+            raise InputError(
+                f"dtype {dtype} needs a copy: without optimise, the model itself is run. Pass optimise=True."
+            )
         weight = _first_weight(model)
         if dtype not in (None, weight.dtype) and dtype == torch.bfloat16:
             warn_of_emulation("dtype", weight.device)
@@ -67,7 +74,7 @@ class EagerEngine(Engine):
         self.channels_last = optimise and any(isinstance(module, nn.Conv2d) for module in model.modules())
         self.model = _optimised(model, dtype, channels_last=self.channels_last) if optimise else model
         self._stages, self._heads = list(self.model.stages), list(self.model.heads)
-        self._weight = _first_weight(self.model) if optimise else weight  # says where inputs belong, and their format
+        self._weight = _first_weight(self.model) if optimise else weight  # gives the device and the format of inputs
 
     @cached_property
     def source(self) -> str:
@@ -77,25 +84,14 @@ class EagerEngine(Engine):
         return fingerprint(self._original, self._dtype)
 
     def session(self) -> AbstractContextManager[object]:
-        """Return the context in which every other method is called."""
         return torch.inference_mode() if self.optimised else _watching(self.model)
 
     def start(self, inputs: Inputs) -> State:
-        """Turn a batch into the state that stage 0 takes.
-
-        Raises:
-            InputError: The model does not take inputs of these names.
-        """
-        placed = self.placed(inputs)
-        try:
-            return self.model.start(placed)
-        except _UNFIT as error:
-            _refuse_names(placed, error)
-            raise
+        return _run(lambda batch: self.model.start(self.placed(batch)), inputs, "start")
 
     def placed(self, inputs: Inputs) -> Inputs:
         """Return a batch as tensors on the model's device, floating point numbers in its format."""
-        if isinstance(inputs, Tensor):  # the usual case, and the loop is a hot one
+        if isinstance(inputs, Tensor):  # the usual case first: this runs once per batch
             weight = self._weight
             if inputs.device != weight.device or (inputs.dtype != weight.dtype and inputs.is_floating_point()):
                 dtype = weight.dtype if inputs.is_floating_point() else inputs.dtype
@@ -107,57 +103,49 @@ class EagerEngine(Engine):
             return {name: self.placed(value) for name, value in inputs.items()}
         if isinstance(inputs, tuple):
             return tuple(self.placed(value) for value in inputs)
-        if isinstance(inputs, np.ndarray | list) and (array := np.asarray(inputs)).dtype.kind in "fiub":
-            return self.placed(torch.from_numpy(np.require(array, requirements=["W", "A"])))
+        if axes_of(inputs):  # texts stay what they are
+            array = as_array(inputs)
+            if array.dtype.kind in "fiub":
+                array = array.copy() if min(array.strides, default=0) < 0 else array  # torch knows no reversed views
+                return self.placed(torch.from_numpy(np.require(array, requirements=["W", "A"])))
         return inputs
 
     def stage(self, index: int, state: State) -> State:
-        """Run stage ``index``."""
-        if index:
-            return self._stages[index](state)
-        try:
-            return self._stages[0](state)
-        except _UNFIT as error:
-            _refuse_names(state, error)
-            raise
+        return _run(self._stages[index], state, "stage", index)
 
     def head(self, index: int, state: State) -> tuple[Any, Any]:
-        """Return what exit ``index`` says; maps stay where they are."""
-        return read(self._heads[index](state))
+        return read(_run(self._heads[index], state, "head", index))
 
     def select(self, state: State, rows: Int[np.ndarray, " kept"]) -> State:
-        """Keep some rows of everything in the state that carries the batch."""
         kept = torch.from_numpy(rows).to(self._weight.device)
         if not self.channels_last:
             return self.model.select(state, kept)
-        if isinstance(state, Tensor):  # the usual case, and walking a tree takes its time
+        if isinstance(state, Tensor):  # the usual case first: walking a tree takes time
             return _kept(state, kept)
         return pytree.tree_map_only(Tensor, lambda leaf: _kept(leaf, kept), state)
 
     def misfit(self, state: State, count: int) -> tuple[int, ...] | None:
-        """Return the shape of a tensor in the state whose first axis is not that many samples."""
         leaves = [state] if isinstance(state, Tensor) else pytree.tree_leaves(state)
         shapes = (tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
         return next((shape for shape in shapes if shape[:1] != (count,)), None)
 
     def join(self, states: Sequence[State]) -> State:
-        """Return the states of several batches as one."""
         return self.model.join(states)
 
     def synchronise(self) -> None:
-        """Wait until the device has finished."""
         device = self._weight.device
         if device.type != "cpu":
             getattr(torch, device.type).synchronize(device)
 
 
 def fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> str:
-    """Return what tells one set of weights from another: the SHA-256 of the state dict and the number format.
+    """Return what identifies a set of weights: the SHA-256 of the state dict and the number format.
 
     Args:
-        model: As it is now.
+        model: As it is now; of one without some of its exits, the model that has all.
         dtype: The format it is run in; default: its own.
     """
+    model = model.with_all_exits if isinstance(model, MultiExitModel) else model
     digest = hashlib.sha256(str(dtype or _first_weight(model).dtype).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if isinstance(tensor, Tensor):
@@ -172,38 +160,59 @@ def _versions(model: nn.Module) -> list[int]:
     return [0 if one.is_inference() else one._version for one in weights]
 
 
-def read(said: Any) -> tuple[Any, Any]:  # noqa: ANN401 - logits, or a pair of features and an answer
-    """Return what a head said as engines say it: what the policy reads on the CPU, maps and answers where they are."""
-    if isinstance(said, tuple):
-        features, answer = said
-        return features.float().numpy(force=True), answer
-    return (said if said.dim() == 4 else said.float().numpy(force=True)), None
+def read(output: Any) -> tuple[Any, Any]:  # noqa: ANN401 - logits, or a pair of features and an answer
+    """Return a head's output as engines do: what the policy reads on the CPU, maps and answers where they are.
+
+    Raises:
+        InputError: It is neither a tensor nor a pair that begins with one.
+    """
+    is_pair = isinstance(output, tuple) and len(output) == 2
+    features, answer = output if is_pair else (output, None)
+    if not isinstance(features, Tensor):
+        raise InputError(
+            f"output of a head of type {type(output).__name__} does not fit: exits return logits as a tensor, or a "
+            "pair of features and an answer. Let the head return its tensor of logits."
+        )
+    is_map = features.dim() == 4 and not is_pair
+    return (features if is_map else features.float().numpy(force=True)), answer
 
 
 def _first_weight(model: nn.Module) -> Tensor:
-    """Return the first parameter of floating point numbers, which stands for all; an empty tensor if there is none."""
+    """Return the first floating point parameter, as an example of all; an empty tensor if there is none."""
     return next((one for one in model.parameters() if one.is_floating_point()), torch.empty(0))
 
 
-def _refuse_names(inputs: Inputs, error: Exception) -> None:
-    """Say in one sentence that a model failed on inputs of these names.
-
-    Raises:
-        InputError: The inputs have names.
-    """
-    if isinstance(inputs, Mapping):
+def _run(part: Callable[[Any], Any], given: Inputs | State, kind: str, index: int | None = None) -> Any:  # noqa: ANN401
+    """Run a part of a model; what its own code raises is said in one line."""
+    try:
+        return part(given)
+    except EenetError:
+        raise
+    except _FAILURES as error:
+        name = kind if index is None else f"{kind} {index}"
+        reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
+            raise RunError(f"{name} has not enough memory ({reason}). Pass smaller batches.") from error
         raise InputError(
-            f"inputs named {', '.join(map(str, inputs))} do not fit: the model cannot be run on them "
-            f"({type(error).__name__}: {error}). Pass those that it was made for, under their names."
+            f"inputs {_described(given)} do not fit: the model's {name} cannot be run on them ({reason}). Pass samples "
+            "of the names, shapes and types that the model was made for, batch first."
         ) from error
+
+
+def _described(value: Inputs | State) -> str:
+    """Return the names, or the shapes and types, of a batch or a state."""
+    if isinstance(value, Mapping):
+        return f"named {', '.join(map(str, value))}"
+    arrays = [one for one in pytree.tree_leaves(value) if hasattr(one, "shape")]
+    shapes = (f"{tuple(one.shape[1:])} {str(one.dtype).removeprefix('torch.')}" for one in arrays)
+    return f"of shape {', '.join(shapes)} per sample" if arrays else f"of type {type(value).__name__}"
 
 
 def _optimised(model: MultiExitModel, dtype: torch.dtype | None, *, channels_last: bool) -> MultiExitModel:
     """Return a frozen, faster copy of a model."""
     with torch.no_grad():
-        stages = MultiExitModel(
-            list(model.stages), list(model.heads), start=model.entry
-        )  # what runs in one go is not needed
+        # a copy of the parts: what runs all of them in one call is not needed
+        stages = MultiExitModel(list(model.stages), list(model.heads), start=model.entry)
         frozen = copy.deepcopy(stages).eval().requires_grad_(False)
         if channels_last:
             frozen = frozen.to(memory_format=torch.channels_last)
@@ -216,6 +225,6 @@ def _optimised(model: MultiExitModel, dtype: torch.dtype | None, *, channels_las
 def _kept(tensor: Tensor, rows: Int[Tensor, " kept"]) -> Tensor:
     """Return some rows of a tensor; those of images stay channels last."""
     if tensor.dim() == 4:
-        # index_select answers in channels first: index the dense view, three times as fast as converting back
+        # index_select returns channels first: indexing the dense view is three times as fast as converting back
         return tensor.permute(0, 2, 3, 1)[rows].permute(0, 3, 1, 2)
     return tensor[rows]

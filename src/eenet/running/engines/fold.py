@@ -24,10 +24,10 @@ _Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 def fold_batch_norms(module: nn.Module) -> nn.Module:
     """Return a module that computes the same with its batch norms folded away.
 
-    A pair is folded only where a trace shows that nothing but the batch norm reads the convolution, and both are called
-    once. A module that cannot be traced (control flow on values, no plain tensors) is returned unchanged; of a sequence
-    only the members that cannot be traced. Tracing user code may take another path than real inputs do: so the folded
-    module is compared with the original on the first batch, and discarded if they differ.
+    A pair is folded only where a trace proves that nothing but the batch norm reads the convolution, and both are
+    called once. A module that cannot be traced (control flow on values, no plain tensors) is returned unchanged; of a
+    sequence only the members that cannot be traced. A trace of user code may take another path than real inputs do: so
+    the folded module is compared with the original on the first batch, and discarded if they differ.
 
     Args:
         module: In evaluation mode; its weights may be reused, so hand in a copy.
@@ -107,28 +107,21 @@ def _fold_modules(traced: fx.GraphModule) -> None:
     """Fold where a graph of modules runs a batch norm on a convolution that nothing else reads."""
     names = [node.target for node in traced.graph.nodes if node.op == "call_module"]
     for node in list(traced.graph.nodes):
-        if node.op == "call_module" and names.count(node.target) == 1:
-            _fold(traced, node, names)
-
-
-def _fold(traced: fx.GraphModule, node: fx.Node, names: list[object]) -> None:
-    """Fold one batch norm into the convolution it reads, if nothing else reads that."""
-    source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
-        return
-    if names.count(source.target) != 1:
-        return
-    convolution, norm = traced.get_submodule(str(source.target)), traced.get_submodule(str(node.target))
-    if not isinstance(convolution, _Convolution) or not isinstance(norm, _Norm) or norm.running_mean is None:
-        return
-    if "weight" not in convolution._parameters:  # computed from others at every call
-        return
-    layout = torch.channels_last if isinstance(convolution, nn.Conv2d) else torch.contiguous_format
-    fused = fuse_conv_bn_eval(convolution, norm)
-    parent, _, leaf = str(source.target).rpartition(".")
-    setattr(traced.get_submodule(parent), leaf, fused.to(memory_format=layout))
-    node.replace_all_uses_with(source)
-    traced.graph.erase_node(node)
+        source = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
+            continue
+        if names.count(node.target) != 1 or names.count(source.target) != 1:
+            continue
+        convolution, norm = traced.get_submodule(str(source.target)), traced.get_submodule(str(node.target))
+        if not isinstance(convolution, _Convolution) or not isinstance(norm, _Norm) or norm.running_mean is None:
+            continue
+        if "weight" not in convolution._parameters:  # computed from others at every call
+            continue
+        fused = fuse_conv_bn_eval(convolution, norm)
+        parent, _, leaf = str(source.target).rpartition(".")
+        setattr(traced.get_submodule(parent), leaf, fused.to(memory_format=_layout(fused.weight)))
+        node.replace_all_uses_with(source)
+        traced.graph.erase_node(node)
 
 
 def _fold_operators(traced: fx.GraphModule) -> None:
@@ -150,10 +143,8 @@ def _fold_operators(traced: fx.GraphModule) -> None:
             parts = []
             for name, value in zip(("weight", "bias"), fused, strict=True):
                 path = f"folded_{source.name}_{name}"
-                layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
-                setattr(
-                    traced, path, nn.Parameter(value.detach().contiguous(memory_format=layout), requires_grad=False)
-                )
+                folded = value.detach().contiguous(memory_format=_layout(value))
+                setattr(traced, path, nn.Parameter(folded, requires_grad=False))
                 parts.append(traced.graph.get_attr(path))
         source.args = (source.args[0], *parts, *source.args[3:])
         results[0].replace_all_uses_with(source)
@@ -161,6 +152,10 @@ def _fold_operators(traced: fx.GraphModule) -> None:
         traced.graph.erase_node(node)
 
 
-def _tensor(traced: fx.GraphModule, node: object) -> torch.Tensor | None:
+def _layout(weight: Tensor) -> torch.memory_format:
+    return torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+
+
+def _tensor(traced: fx.GraphModule, node: object) -> Tensor | None:
     """Return the weight that a node stands for."""
     return operator.attrgetter(str(node.target))(traced) if isinstance(node, fx.Node) else None

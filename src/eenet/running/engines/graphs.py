@@ -6,13 +6,13 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float32, Int
 
 from eenet.errors import InputError, RunError, ShapeError, require
-from eenet.running.engines.base import Engine
+from eenet.running.engines.base import Carried, Engine
 from eenet.tables.arrays import as_array
 
 GraphEngineName = Literal["onnxruntime", "openvino"]
@@ -20,16 +20,33 @@ GRAPH_ENGINES: tuple[GraphEngineName, ...] = get_args(GraphEngineName)
 """What graphs can be run by."""
 
 STATE, NEXT, LOGITS = "state_", "next_", "logits"
-"""How graphs name their tensors: ``state_i`` comes in, ``logits`` and ``next_i`` go out.
+"""How graphs name their tensors: ``state_i`` are inputs, ``logits`` and ``next_i`` outputs.
 
 ``state_i`` of the first stage is the model's input number ``i``; of a later one it is ``next_i`` of the stage before.
 """
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-_DTYPES = {"float": "float32", "double": "float64"}  # of ONNX Runtime, where numpy has other names
+_DTYPES = {"float": "float32", "double": "float64"}  # names of ONNX Runtime that are not numpy's
 
 Run: TypeAlias = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 """A graph ready to run, from C-contiguous, writable arrays to arrays that stay as they are when it runs again."""
+
+
+@dataclass(frozen=True)
+class FreeSize:
+    """A size of a model's input that is left open.
+
+    Attributes:
+        axis: Which, counted from 1; 0 is the batch.
+        name: Sizes of one name are the same in all inputs.
+        low: The smallest.
+        high: The largest, None where none is known.
+    """
+
+    axis: int
+    name: str
+    low: int
+    high: int | None
 
 
 @dataclass(frozen=True)
@@ -39,12 +56,14 @@ class TensorSpec:
     Attributes:
         name: Of a model's input: as the model calls it; of a graph's tensor: see `STATE`.
         dtype: Type of its numbers.
-        shape: Of one sample; None where a graph leaves a size open.
+        shape: Of one sample; None where a size is left open.
+        free: Of a model's input: what is known of the sizes that are left open.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+    free: tuple[FreeSize, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,15 +86,10 @@ class Graph:
         return [int(one.name.removeprefix(STATE)) for one in self.inputs]
 
 
-class _State(NamedTuple):
-    """What the next stage takes, in the order of its inputs, and the logits that the last one returned beside it."""
-
-    leaves: Sequence[np.ndarray]
-    logits: np.ndarray | None = None
-
-
 class GraphEngine(Engine):
-    """Runs a model as compiled graphs on the CPU, whoever made them. One caller at a time.
+    """Runs a model as compiled graphs on the CPU. One caller at a time.
+
+    States are what the next stage takes, in the order of its inputs; the logits of the last stage are carried beside.
 
     Args:
         graphs: One per stage, its head fused in.
@@ -108,35 +122,27 @@ class GraphEngine(Engine):
         self._stages = [graph.bind([LOGITS, *names]) for graph, names in zip(graphs, [*read, []], strict=True)]
         self._whole = None if whole is None else (whole.takes, whole.bind([LOGITS]))
 
-    def start(self, inputs: Any) -> _State:  # noqa: ANN401 - an array-like, or a mapping of these by name
-        """Turn a batch into the state that stage 0 takes; arguments and errors are those of `checked_inputs`."""
+    def start(self, inputs: Any) -> Carried:  # noqa: ANN401 - as of `checked_inputs`
         arrays = checked_inputs(inputs, self.inputs)
-        return _State([arrays[i] for i in self._first])
+        return Carried([arrays[i] for i in self._first])
 
-    def stage(self, index: int, state: _State) -> _State:
-        """Run stage ``index`` and the head fused into it.
+    def stage(self, index: int, state: Carried) -> Carried:
+        logits, *leaves = self._run(self._stages[index], state.state, f"stage {index}")
+        return Carried(leaves, logits)
 
-        Raises:
-            RunError: The runtime cannot.
-        """
-        logits, *leaves = self._run(self._stages[index], state.leaves, f"stage {index}")
-        return _State(leaves, logits)
+    def head(self, index: int, state: Carried) -> tuple[Float32[np.ndarray, "sample class *pixel"], None]:
+        return state.extra.astype(np.float32, copy=False), None
 
-    def head(self, index: int, state: _State) -> tuple[Float32[np.ndarray, "sample class *pixel"], None]:
-        """Return the logits of exit ``index``, computed with its stage."""
-        assert state.logits is not None
-        return state.logits.astype(np.float32, copy=False), None
+    def select(self, state: Carried, rows: Int[np.ndarray, " kept"]) -> Carried:
+        return Carried([leaf.take(rows, axis=0) for leaf in state.state])
 
-    def select(self, state: _State, rows: Int[np.ndarray, " kept"]) -> _State:
-        """Keep some rows of everything in the state."""
-        return _State([leaf.take(rows, axis=0) for leaf in state.leaves])
+    def misfit(self, state: Carried, count: int) -> tuple[int, ...] | None:
+        return next((leaf.shape for leaf in state.state if leaf.shape[:1] != (count,)), None)
 
-    def join(self, states: Sequence[_State]) -> _State:
-        """Return the states of several batches as one."""
-        return _State([np.concatenate(parts) for parts in zip(*(state.leaves for state in states), strict=True)])
+    def join(self, states: Sequence[Carried]) -> Carried:
+        return Carried([np.concatenate(parts) for parts in zip(*(state.state for state in states), strict=True)])
 
-    def full(self, inputs: Any) -> object:  # noqa: ANN401 - as of `start`
-        """Return the logits of the original model without exits."""
+    def full(self, inputs: Any) -> object:  # noqa: ANN401 - as of `checked_inputs`
         if self._whole is None:
             return super().full(inputs)
         arrays, (taken, run) = checked_inputs(inputs, self.inputs), self._whole
@@ -152,7 +158,7 @@ class GraphEngine(Engine):
             ) from error
 
 
-def input_specs(inputs: Any) -> tuple[TensorSpec, ...]:  # noqa: ANN401 - as of `GraphEngine.start`
+def input_specs(inputs: Any) -> tuple[TensorSpec, ...]:  # noqa: ANN401 - as of `checked_inputs`
     """Return the names, types and shapes of a batch; a single array is called ``input``."""
     named = inputs if isinstance(inputs, Mapping) else {"input": inputs}
     arrays = {str(name): as_array(value) for name, value in named.items()}
@@ -182,15 +188,30 @@ def checked_inputs(inputs: Any, specs: Sequence[TensorSpec]) -> list[np.ndarray]
         raise InputError(f"inputs {sorted(map(str, inputs))} do not fit: the model takes {names}. Pass just these.")
     arrays = {spec.name: _fitting(inputs[spec.name], spec) for spec in specs}
     require_samples(arrays, "inputs")
+    _require_sizes(arrays, specs)
     return list(arrays.values())
 
 
-def require_samples(arrays: Mapping[str, np.ndarray], what: str) -> None:
-    """Refuse arrays that are not of one number of samples, at least 1.
+def _require_sizes(arrays: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> None:
+    """Refuse free sizes out of their limits, or that differ from input to input."""
+    found: dict[str, int] = {}
+    for spec in specs:
+        for free in spec.free:
+            size = arrays[spec.name].shape[free.axis]
+            if size < free.low or (free.high is not None and size > free.high):
+                limits = f"{free.low} and more" if free.high is None else f"{free.low} to {free.high}"
+                raise ShapeError(
+                    f"input {spec.name!r} of {free.name} {size} does not fit: the model takes {limits}. Pad or cut it."
+                )
+            if found.setdefault(free.name, size) != size:
+                raise ShapeError(
+                    f"inputs of {free.name} {found[free.name]} and {size} do not fit together: it is one in all inputs "
+                    "of a batch. Pad them alike."
+                )
 
-    Raises:
-        InputError: They are not; it is said how many each has.
-    """
+
+def require_samples(arrays: Mapping[str, np.ndarray], what: str) -> None:
+    """Refuse arrays that are not of one number of samples, at least 1."""
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         found = ", ".join(f"{count} in {name!r}" for name, count in counts.items())
@@ -200,8 +221,9 @@ def require_samples(arrays: Mapping[str, np.ndarray], what: str) -> None:
 def _fitting(value: Any, spec: TensorSpec) -> np.ndarray:  # noqa: ANN401
     """Return one input as an array, if it is what the model takes."""
     array = as_array(value)
-    if not array.ndim or array.shape[1:] != spec.shape:
-        wanted = ", ".join(("sample", *map(str, spec.shape)))
+    if not array.ndim or not alike(array.shape[1:], spec.shape):
+        names = {free.axis: free.name for free in spec.free}
+        wanted = ", ".join(("sample", *(names.get(axis, str(size)) for axis, size in enumerate(spec.shape, 1))))
         raise ShapeError(
             f"input {spec.name!r} of shape {array.shape} does not fit: the model takes ({wanted}). Pass such a batch."
         )
@@ -215,24 +237,22 @@ def _fitting(value: Any, spec: TensorSpec) -> np.ndarray:  # noqa: ANN401
     return np.require(array, requirements=["C", "W"])  # OpenVINO shares no memory that is read-only
 
 
-def require_engine(engine: str, *more: str) -> None:
-    """Refuse an engine that is unknown, or not installed with the other packages named.
+def alike(a: Sequence[int | None], b: Sequence[int | None]) -> bool:
+    """Return whether two shapes can be the same, as far as their sizes are known."""
+    return len(a) == len(b) and all(None in (x, y) or x == y for x, y in zip(a, b, strict=True))
 
-    Raises:
-        InputError: The engine is unknown.
-        MissingExtraError: A package is not installed.
-    """
+
+def require_engine(engine: str, *more: str) -> None:
+    """Refuse an engine that is unknown, or not installed with the other packages named."""
     if engine not in GRAPH_ENGINES:
         raise InputError(f"engine {engine!r} is unknown: graphs are run by {' and '.join(GRAPH_ENGINES)}. Use one.")
     require(engine, *more, reason=f"the engine {engine} needs it here")
 
 
 def opener(engine: GraphEngineName, threads: int | None, dtype: str = "float32") -> Callable[[bytes | Path], Graph]:
-    """Return what opens graphs, on so many threads: given a file (or the bytes of an ONNX file), a graph ready to run.
+    """Return what opens graphs to run on so many threads, from a file or from the bytes of an ONNX file.
 
-    Raises:
-        InputError: The engine is unknown, or does not compute in this format here.
-        MissingExtraError: The engine is not installed.
+    Refuses an engine that is unknown, is not installed, or does not compute in this format here.
     """
     require_engine(engine)
     if engine == "openvino":
@@ -248,20 +268,28 @@ def reason(error: Exception) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
+def _spec(name: str, dtype: Any, sizes: Sequence[int | None]) -> TensorSpec:  # noqa: ANN401 - as of `numpy.dtype`
+    """Return a tensor of a graph, which must be free to take any number of samples."""
+    if not name.startswith(NEXT) and (not sizes or sizes[0] is not None):
+        raise ShapeError(
+            f"tensor {name!r} of shape {list(sizes)} does not fit: its first axis must be the batch, of any size."
+        )
+    return TensorSpec(name, np.dtype(dtype), tuple(sizes[1:]))
+
+
 def _onnxruntime(threads: int | None) -> Callable[[bytes | Path], Graph]:
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads or 0, 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised
 
     def spec(one: Any) -> TensorSpec:  # noqa: ANN401
         kind = one.type.removeprefix("tensor(").removesuffix(")")
-        shape = tuple(size if isinstance(size, int) else None for size in one.shape[1:])
-        return TensorSpec(one.name, np.dtype(_DTYPES.get(kind, kind)), shape)
+        return _spec(one.name, _DTYPES.get(kind, kind), [size if isinstance(size, int) else None for size in one.shape])
 
     def opened(source: bytes | Path) -> Graph:
         program = source if isinstance(source, bytes) else str(source)
-        session = runtime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(program, options, providers=["CPUExecutionProvider"], enable_fallback=0)
         names = [one.name for one in session.get_inputs()]
 
         def bind(wanted: Sequence[str]) -> Run:
@@ -283,7 +311,7 @@ def _openvino(threads: int | None, dtype: str) -> Callable[[bytes | Path], Graph
             f"{', '.join(able)}. Use float32."
         )
     settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],  # its own choice is bfloat16 where the processor can
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],  # by default it is bfloat16 where the processor can
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -291,7 +319,7 @@ def _openvino(threads: int | None, dtype: str) -> Callable[[bytes | Path], Graph
         settings["INFERENCE_NUM_THREADS"] = threads
 
     def opened(source: bytes | Path) -> Graph:
-        # read as it is: the converter of files would do no more, and report its use to its makers
+        # read directly: the converter of files would do no more, and report its use to its authors
         model = core.read_model(source if isinstance(source, bytes) else str(source))
         return _openvino_graph(core.compile_model(model, "CPU", settings), runtime.Tensor)
 
@@ -299,15 +327,15 @@ def _openvino(threads: int | None, dtype: str) -> Callable[[bytes | Path], Graph
 
 
 def _openvino_graph(compiled: Any, tensor: Any) -> Graph:  # noqa: ANN401
-    """Return a compiled model as a graph; a tensor that it only passes on has the names of an input and an output."""
+    """Return a compiled model as a graph; a tensor passed on unchanged has the names of an input and of outputs."""
     inputs = {name: one for one in compiled.inputs for name in one.get_names() if name.startswith(STATE)}
-    outputs = {name: one for one in compiled.outputs for name in one.get_names() if not name.startswith(STATE)}
+    outputs = {name: one for one in compiled.outputs for name in one.get_names() if name.startswith((LOGITS, NEXT))}
     places = {name: place for place, one in enumerate(compiled.outputs) for name in one.get_names()}
     request = compiled.create_infer_request()
 
     def spec(name: str, one: Any) -> TensorSpec:  # noqa: ANN401
-        shape = [None if size.is_dynamic else size.get_length() for size in one.get_partial_shape()]
-        return TensorSpec(name, np.dtype(one.get_element_type().to_dtype()), tuple(shape[1:]))
+        sizes = [None if size.is_dynamic else size.get_length() for size in one.get_partial_shape()]
+        return _spec(name, one.get_element_type().to_dtype(), sizes)
 
     def bind(wanted: Sequence[str]) -> Run:
         asked = [places[name] for name in wanted]

@@ -1,4 +1,4 @@
-"""Cascaded early heads: each also reads the logits of the exit before it.
+"""Chained early heads: each also reads the logits of the exit before it.
 
 Source: M. Wołczyk et al., *Zero time waste: recycling predictions in early exit neural networks*, NeurIPS 2021 (arXiv
 2106.05409), section on cascade connections.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from eenet.errors import InputError, ShapeError
 from eenet.models.inputs import State
 from eenet.models.model import MultiExitModel
 
@@ -16,22 +17,24 @@ from eenet.models.model import MultiExitModel
 class Recall(nn.Module):
     """What a head adds for the logits of the exit before: a linear layer on them, normalised and detached.
 
-    It begins with zeros, so that a cascade begins as its plain heads.
+    It begins with zeros, so that chained heads begin as the plain ones.
     """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.norm = nn.LayerNorm(num_classes, elementwise_affine=False)
         self.linear = nn.Linear(num_classes, num_classes, bias=False)
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, earlier: Float[Tensor, "sample class ..."]) -> Float[Tensor, "sample class ..."]:
-        """Return what to add to the logits."""
+        if earlier.shape[1] != self.num_classes:
+            raise ShapeError(_wrong_classes(self.num_classes, earlier.shape[1]))
         added: Tensor = self.linear(self.norm(earlier.detach().movedim(1, -1)))
         return added.movedim(-1, 1)
 
 
-class CascadeStage(nn.Module):
+class ChainedStage(nn.Module):
     """A stage together with its early head: passes on its state and the logits of its exit.
 
     ``num_classes`` is None for the first exit, which has no exit before it.
@@ -48,7 +51,6 @@ class CascadeStage(nn.Module):
         return logits if self.recall is None else logits + self.recall(earlier)
 
     def forward(self, state: State) -> tuple[State, Tensor]:
-        """Return the next state: the stage's own, and the logits of the exit."""
         inner, earlier = (state, None) if self.recall is None else state
         inner = self.stage(inner)
         return inner, self.logits(inner, earlier)
@@ -62,26 +64,23 @@ class LastStage(nn.Module):
         self.stage = stage
 
     def forward(self, state: tuple[State, Tensor]) -> State:
-        """Return the stage's state."""
         return self.stage(state[0])
 
 
 class Newest(nn.Module):
-    """The head of a cascade: the logits that its stage has computed already."""
+    """A chained head as seen from outside: the logits that its stage has computed already."""
 
     def forward(self, state: tuple[State, Tensor]) -> Tensor:
-        """Return the logits."""
         return state[1]
 
 
-class CascadeReads:
-    """What each head of a cascade reads, from what the model that runs in one go returns: its taps, its answer last."""
+class ChainedReads:
+    """What chained heads read of a model that runs in one go: tap and logits for each early head, and its answer."""
 
-    def __init__(self, stages: list[CascadeStage]) -> None:
+    def __init__(self, stages: list[ChainedStage]) -> None:
         self.stages = stages  # those of the model: no names of their own
 
     def __call__(self, states: list[State]) -> list[State]:
-        """Return tap and logits for each early head, and the model's answer."""
         *taps, answer = states
         found: list[State] = []
         earlier: Tensor | None = None
@@ -107,20 +106,42 @@ def cascaded(model: MultiExitModel, num_classes: int) -> MultiExitModel:
         model: a model with at least two early exits, its logits ``[sample, class]``, or ``[sample, class, height,
             width]`` of one size.
         num_classes: number of classes C.
+
+    Raises:
+        InputError: the number of classes is not that of the model's heads.
     """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+        raise InputError(
+            f"num_classes {num_classes!r} is not possible: classes are counted, from 2 on. Pass their number."
+        )
+    for head in model.heads:
+        if (sizes := _outputs(head)) and num_classes not in sizes:
+            raise InputError(_wrong_classes(num_classes, sizes[-1]))
     early = zip(model.stages[:-1], model.heads[:-1], strict=True)
-    stages = [CascadeStage(stage, head, num_classes if k else None) for k, (stage, head) in enumerate(early)]
+    stages = [ChainedStage(stage, head, num_classes if k else None) for k, (stage, head) in enumerate(early)]
     return MultiExitModel(
         [*stages, LastStage(model.stages[-1])],
         [*(Newest() for _ in stages), model.heads[-1]],
         start=model.entry,
         whole=model.whole,
-        reads=CascadeReads(stages),
+        reads=ChainedReads(stages),
     )
 
 
-def early_heads(model: MultiExitModel) -> list[nn.Module]:
-    """Return the modules that only early exits need: their heads, wherever these are computed."""
-    cells = [module for module in model.stages.modules() if isinstance(module, CascadeStage)]
-    inside = [part for cell in cells for part in (cell.head, cell.recall) if part is not None]
-    return [*model.heads[:-1], *inside]
+def _outputs(head: nn.Module) -> list[int]:
+    """Return the number of outputs of every layer of a head that has one, the last of them usually its classes."""
+    sizes = (getattr(layer, "out_features", getattr(layer, "out_channels", None)) for layer in head.modules())
+    return [size for size in sizes if isinstance(size, int)]
+
+
+def _wrong_classes(num_classes: int, found: int) -> str:
+    return f"num_classes {num_classes} does not fit: the heads of the model have {found} classes. Pass {found}."
+
+
+def early_heads(model: MultiExitModel) -> dict[str, nn.Module]:
+    """Return the modules that only early exits need, by name: their heads, wherever these are computed."""
+    names = [f"heads.{k}" for k in range(model.num_exits - 1)]
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, ChainedStage):
+            names += [f"{name}.head", f"{name}.recall"][: 1 if module.recall is None else 2]
+    return {name: model.get_submodule(name) for name in names}

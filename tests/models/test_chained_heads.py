@@ -1,4 +1,4 @@
-"""Cascades: they begin as the plain heads, learn from the exit before, and run wherever other models run."""
+"""Chained heads: they begin as the plain heads, learn from the exit before, and run wherever other models run."""
 
 import dataclasses
 
@@ -7,9 +7,10 @@ import torch
 from tests.training import resumable
 from torch import Tensor, nn
 
+from eenet.errors import InputError, ShapeError
 from eenet.experiments.zoo import tiny_cnn
 from eenet.models import MultiExitModel, attach, cascaded, conv_head, pooled_linear
-from eenet.models.cascade import early_heads
+from eenet.models.chained_heads import early_heads
 from eenet.running.engines import EagerEngine, OnnxEngine
 from eenet.training import fit_exits
 
@@ -50,6 +51,18 @@ def test_dense_logits_are_recalled_pixel_by_pixel() -> None:
     inputs = torch.randn(2, 4, 3, 5)
     dense = model(inputs)[1]
     torch.testing.assert_close(dense[:, :, 1, 2], model(inputs[:, :, 1, 2])[1])
+
+
+@pytest.mark.parametrize("number", [5, 1, 100, 0, -3, True])
+def test_another_number_of_classes_than_that_of_the_heads_is_refused(number: int) -> None:
+    with pytest.raises(InputError, match=f"num_classes {number} "):
+        cascaded(tiny_cnn(exits=3), number)
+
+
+def test_heads_without_layers_tell_their_classes_when_they_run() -> None:
+    model = cascaded(MultiExitModel([nn.Identity() for _ in range(3)], [nn.Identity() for _ in range(3)]), 4)
+    with pytest.raises(ShapeError, match="num_classes 4 does not fit: the heads of the model have 6 classes"):
+        model(torch.zeros(2, 6))
 
 
 def test_no_gradient_goes_back_to_the_exit_before() -> None:
@@ -118,7 +131,7 @@ def test_the_first_phase_trains_its_heads_and_nothing_else(attached: bool) -> No
     settings = dataclasses.replace(resumable.SETTINGS, epochs=1, heads_share=1.0)
     fit_exits(model, resumable.make_data(), settings, progress=False)
     changed = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
-    heads = {id(parameter) for part in early_heads(model) for parameter in part.parameters()}
+    heads = {id(parameter) for part in early_heads(model).values() for parameter in part.parameters()}
     assert changed == {name for name, parameter in model.named_parameters() if id(parameter) in heads}
     assert any("recall" in name for name in changed)
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
