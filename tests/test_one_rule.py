@@ -6,6 +6,7 @@ loading, and an exported folder whose graphs hand the logits through, run by ONN
 
 import numpy as np
 import pytest
+from jaxtyping import config
 from replaying import ReplayEngine, batches
 
 from eenet import AdaptiveModel, CostTable, ExitTable, certify, load_policy, replay, save_policy
@@ -120,7 +121,16 @@ def test_every_kind_of_policy_on_random_tables(exported, tmp_path):
     assert sum(done) > len(KINDS)
 
 
+@pytest.fixture
+def unchecked():
+    """Leave out the checks of shapes, most of the time that the tables above take with them."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("part", range(8))
 def test_many_random_tables(part, exported, tmp_path):
     done = [check(1000 + 8 * i + part, exported, tmp_path) for i in range(256)]
