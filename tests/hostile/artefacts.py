@@ -14,9 +14,11 @@ from unittest import mock
 import numpy as np
 
 from eenet import CostTable, ExitTable, Policy, StoppingScheduler, load_policy, replay, save_policy
+from eenet.evaluation import CostParts
 from eenet.policies import Dial
 from eenet.running import Bundle, export, load_costs, measure, open_export
 from eenet.running.preparation import Preparation
+from eenet.tables.files import read_json
 from eenet.testing import synthetic_table
 
 try:
@@ -86,7 +88,8 @@ def of_export(path: Path) -> str:
 
 
 def of_costs(path: Path) -> str:
-    return digest(load_costs(path), load_costs(path, batch_size=1))
+    costs = load_costs(path), load_costs(path, batch_size=1)
+    return digest(*costs, *(CostParts.of_profile(read_json(path, "costs"), one) for one in costs))
 
 
 def of_run(path: Path) -> str:

@@ -216,7 +216,7 @@ def main() -> None:
         if name == "train":
             failures += killed_training(place, int(kills))
         else:
-            failures += killed(name, place, int(kills))
+            failures += killed(name, place, int(kills) // (2 if name.startswith("record") else 1))
             out = place / COMMANDS[name].out
             shutil.rmtree(out) if out.is_dir() else out.unlink()
     print(json.dumps({"failures": failures}))

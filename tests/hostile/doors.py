@@ -93,7 +93,7 @@ def outputs(rng: np.random.Generator, odd: float) -> np.ndarray:
         values = pick(
             rng,
             values[..., None],
-            values[:1, 0],
+            values[None],
             values.T,
             np.array(5.0),
             np.ma.masked_array(values, np.arange(values.size).reshape(values.shape) == 0),

@@ -55,7 +55,7 @@ def test_numbers_out_of_range_are_refused() -> None:
         (1, {"low": 2}, "at least 2"),
         (3, {"high": 2}, "at most 2"),
         (0, {"above": 0}, "above 0"),
-        (5, {"low": 1, "high": 2}, "at least 1 and at most 2"),
+        (5, {"low": 1, "high": 2}, "from 1 to 2"),
         (2.5, {"whole": True}, "a whole number"),
     ):
         with pytest.raises(InputError, match=f"x {value} cannot be used: .*{fact}"):

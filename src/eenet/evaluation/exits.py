@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64
 
-from eenet.errors import EenetError, InputError, ShapeError, TableError
+from eenet.errors import EenetError, ShapeError, TableError
 from eenet.evaluation.statistics import SampledCurve
 from eenet.schedulers.base import folds_of
 from eenet.schedulers.search import Cuts, frontier, outcomes, search
+from eenet.tables.checks import COSTS, number
 from eenet.tables.costs import CostTable
 
 _ROWS = 4000  # samples that thresholds are fitted on at most
@@ -57,10 +58,7 @@ class CostParts:
             )
         for name in ("stages", "heads", "decisions"):
             for k, value in enumerate(getattr(self, name)):
-                if not (math.isfinite(value) and value >= 0):
-                    raise TableError(
-                        f"costs of {name} {value:g} at exit {k} cannot be used: they must be finite and not negative."
-                    )
+                number(value, f"costs of {name} at exit {k}", 0, COSTS[1], error=TableError)
 
     @classmethod
     def of_costs(cls, costs: CostTable) -> CostParts:
@@ -76,7 +74,8 @@ class CostParts:
         Raises:
             TableError: The record is damaged.
         """
-        for record in (profile.get("flops"), *profile.get("latency", ())):
+        latency = profile.get("latency")
+        for record in (profile.get("flops"), *(latency if isinstance(latency, list) else ())):
             try:
                 own = CostTable.from_dict(record)
                 same = own.convert(costs.unit).cumulative
@@ -88,15 +87,15 @@ class CostParts:
 
     @classmethod
     def _of_record(cls, record: Mapping[str, Any], factor: float) -> CostParts:
-        def number(value: Any) -> float:  # noqa: ANN401 - a number, or a spread with its median
-            return factor * float(value["median"] if isinstance(value, Mapping) else value)
+        def part(value: Any) -> float:  # noqa: ANN401 - a number, or a spread with its median
+            return factor * number(value["median"] if isinstance(value, Mapping) else value, "cost", error=TableError)
 
         try:
-            first, *others = map(number, record["stages"])
+            first, *others = map(part, record["stages"])
             return cls(
-                stages=(number(record["start"]) + number(record.get("answer", 0.0)) + first, *others),
-                heads=tuple(map(number, record["heads"])),
-                decisions=tuple(map(number, record.get("decisions", ()))),
+                stages=(part(record["start"]) + part(record.get("answer", 0.0)) + first, *others),
+                heads=tuple(map(part, record["heads"])),
+                decisions=tuple(map(part, record.get("decisions", ()))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TableError(f"costs are damaged: {error} in stages or heads. Profile the model again.") from error
@@ -128,11 +127,8 @@ class StaticModel:
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers."""
-        if not (math.isfinite(self.cost) and self.cost > 0 and 0 <= self.utility <= 1):
-            raise InputError(
-                f"static model {self.name!r} of cost {self.cost:g} and utility {self.utility:g} is not possible: costs "
-                "are positive, utilities from 0 to 1. Correct it."
-            )
+        number(self.cost, f"cost of the static model {self.name!r}", *COSTS)
+        number(self.utility, f"utility of the static model {self.name!r}", 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

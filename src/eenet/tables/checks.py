@@ -55,9 +55,10 @@ def number(
                 return found
     except (TypeError, ValueError, OverflowError, ArithmeticError, RuntimeError):
         pass
-    ends = [f"at least {low:g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
-    ends += [f"at most {high:g}"] * (high < math.inf)
-    needed = " ".join(["a whole number" if whole else "a finite number", " and ".join(ends)]).strip()
+    ends = [f"at least {low:.10g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
+    ends += [f"at most {high:.10g}"] * (high < math.inf)
+    limits = f"from {low:.10g} to {high:.10g}" if -math.inf < low <= high < math.inf else " and ".join(ends)
+    needed = " ".join(["a whole number" if whole else "a finite number", limits]).strip()
     shown = f"{given:g}" if isinstance(given, float) else repr(given)
     raise error(f"{name} {shown} cannot be used: {needed} is needed. Pass one.")
 
