@@ -11,8 +11,8 @@ import pytest
 from tests.support.faults import with_fault
 
 from eenet.errors import InputError
-from eenet.tables import atomic
-from eenet.tables.atomic import atomic_path, holding, restore, steady
+from eenet.tables import ExitTable, atomic, locks
+from eenet.tables.atomic import atomic_files, atomic_path, holding, restore, steady
 
 
 def write(folder: Path, text: str, check: Callable[[Path], None] | None = None) -> None:
@@ -177,3 +177,68 @@ def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
     with holding(tmp_path, "training"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_of_files_moves_into_a_folder_that_has_others(tmp_path: Path) -> None:
+    (tmp_path / "out" / "sub").mkdir(parents=True)
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    for text in ("old", "new"):
+        with atomic_files(tmp_path / "out", "results") as draft:
+            for name in ("a", "b"):
+                (draft / name).write_text(text)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b", "mine.txt", "sub"]
+    assert {(tmp_path / "out" / name).read_text() for name in ("a", "b")} == {"new"}
+    with pytest.raises(InputError, match="sub cannot be written"), atomic_files(tmp_path / "out", "results") as draft:
+        (draft / "a").write_text("newer")
+        (draft / "sub").write_text("a folder is in the way")
+    with pytest.raises(RuntimeError), atomic_files(tmp_path / "out", "results") as draft:
+        (draft / "a").write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "out" / "a").read_text() == "new"
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_a_set_that_was_complete_when_its_writer_was_killed_is_moved_by_the_next(tmp_path: Path) -> None:
+    def write(text: str) -> None:
+        with atomic_files(tmp_path / "out", "results") as draft:
+            for name in ("a", "b", "c"):
+                (draft / name).write_text(text)
+
+    for after in range(1, 40):
+        write("old")
+        end = with_fault(lambda: write("new"), str(tmp_path), after, "KILL")
+        restore(tmp_path / "out" / "results")
+        assert texts(tmp_path / "out") in ({"old"}, {"new"}), (after, end)
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b", "c"]
+        if end == "done":
+            return
+    pytest.fail("the writer never came to its end")
+
+
+def test_what_is_written_inside_a_draft_needs_no_draft_of_its_own(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "result") as draft:
+        draft.mkdir()
+        with atomic_path(draft / "inside" / "a") as inner:
+            assert inner == draft / "inside" / "a"
+            inner.write_text("text")
+    assert texts(tmp_path / "result" / "inside") == {"text"}
+
+
+def test_drafts_stay_where_it_is_not_known_whether_their_writer_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "fcntl", None)
+    (tmp_path / ".result.eenet-01234567").mkdir()
+    write(tmp_path / "result", "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".result.eenet-01234567", "result"]
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b", "/proc/none/x", "/dev/null/x"])
+def test_places_where_nothing_can_be_are_refused_in_a_sentence(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError), atomic_path(path):
+        pytest.fail("work began")
+    with pytest.raises(InputError):
+        ExitTable.load(path)

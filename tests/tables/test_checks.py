@@ -92,10 +92,15 @@ def test_names_are_texts(names: Any) -> None:
         names_of(names)
 
 
-@pytest.mark.parametrize("costs", [[1e-31, 1], [1, 1e31], [1, math.nan], "12", 5, None, {"1": 1}], ids=str)
+@pytest.mark.parametrize(
+    "costs", [[1e-31, 1], [1, 1e31], [True, 2], ["1", 2], [1, None], [1, 10**400], "12", 5, {}], ids=str
+)
 def test_costs_that_are_refused(costs: Any) -> None:
     with pytest.raises(TableError, match="cost"):
         CostTable.from_dict({"cumulative": costs, "unit": "ms"})
+    for key, value in (("unit", 5), ("unit", ""), ("unit", ["ms"]), ("reference", True), ("reference", "3")):
+        with pytest.raises(TableError, match=f"cost_{key}"):
+            CostTable.from_dict({"cumulative": [1, 2], "unit": "ms"} | {key: value})
 
 
 def stored(path: Path, **changes: Any) -> Path:

@@ -17,16 +17,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import TypeAlias, TypeVar, cast
 
 from eenet.errors import EenetError, InputError
-
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from eenet.tables.locks import lock
 
 _Read = TypeVar("_Read", bound=Callable[..., object])
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -34,6 +28,7 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 _NEW, _READY = "new", "ready"  # drafts, and files of a set that is complete
 _REPLACED = "replaced"  # where the old folder waits when the system cannot exchange two folders in one step
 _SCRATCH = re.compile(r"\..+\.eenet-\w{8}")
+_MISSING = 3  # times that nothing is found at a path before it is said to be missing
 _TRIES = 1000  # reads of a folder that is replaced again and again
 
 
@@ -111,23 +106,36 @@ def require_replaceable(path: PathLike) -> None:
         InputError: A device, the root of a file system, or the folder that the process works in, or one around it.
     """
     target, fault = _real(path), ""
-    with contextlib.suppress(OSError):  # nothing is there, or no folder is worked in
+    try:
         mode = os.stat(target).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            fault = "it is neither a file nor a folder"
-        elif os.path.ismount(target):
-            fault = "a file system is mounted there"
-        elif target in (Path.cwd(), *Path.cwd().parents):
-            fault = "it is, or contains, the folder you work in"
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _refusal(target, error) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        fault = "it is neither a file nor a folder"
+    elif os.path.ismount(target):
+        fault = "a file system is mounted there"
+    elif target in _worked_in():
+        fault = "it is, or contains, the folder you work in"
     if fault:
         raise InputError(f"output {target} would be replaced, and {fault}. Choose another name, or one inside it.")
+
+
+def _worked_in() -> list[Path]:
+    """Return the folder that the process works in, and those around it; none where it was deleted."""
+    try:
+        here = Path.cwd()
+    except OSError:
+        return []
+    return [here, *here.parents]
 
 
 def restore(path: PathLike) -> None:
     """Put right what killed writers of ``path`` left: their drafts go, and a folder that they moved away comes back."""
     target = _real(path)
     for scratch in _scratches(target):
-        with _lock(scratch, unsure=False) as mine:
+        with lock(scratch, unsure=False) as mine:
             if mine:
                 _remove(scratch, target)
 
@@ -137,6 +145,7 @@ def steady(read: _Read) -> _Read:
 
     @functools.wraps(read)
     def wrapped(path: PathLike, *args: object, **kwargs: object) -> object:
+        missing = 0
         for _ in range(_TRIES):
             before = _identity(path)
             try:
@@ -146,7 +155,8 @@ def steady(read: _Read) -> _Read:
                     restore(path)
                 if _identity(path) != before:
                     continue
-                if before is None and _moved_away(path):  # a writer is between its two renames
+                if before is None and (_moved_away(path) or missing < _MISSING):  # a writer is between its two renames
+                    missing += 1
                     time.sleep(0.001)
                     continue
                 if isinstance(error, OSError):
@@ -168,7 +178,7 @@ def holding(folder: Path, what: str) -> Iterator[None]:
     """
     _make(folder, folder)
     path = folder / ".lock"
-    with _lock(path, create=True) as mine:
+    with lock(path, create=True) as mine:
         if not mine:
             try:
                 owner = json.loads(path.read_text(encoding="utf-8"))
@@ -217,7 +227,7 @@ def _scratch(target: Path) -> Iterator[Path]:
             scratch = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
         except OSError as error:
             raise _refusal(target, error) from error
-        with _lock(scratch) as mine:
+        with lock(scratch) as mine:
             if not mine:  # somebody took it for a dead one's before it was locked
                 continue
             try:
@@ -247,45 +257,6 @@ def _names(folder: Path) -> list[str]:
 
 def _moved_away(path: PathLike) -> bool:
     return any((scratch / _REPLACED).exists() for scratch in _scratches(_real(path)))
-
-
-@contextlib.contextmanager
-def _lock(path: Path, *, create: bool = False, unsure: bool = True) -> Iterator[bool]:
-    """Try to lock a file or folder; yield whether that worked and it is still there. A dead process holds no lock.
-
-    Where the system knows no such locks, ``unsure`` is yielded for what is there.
-    """
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY, 0o666)
-    except FileNotFoundError:
-        yield False
-        return
-    except OSError:  # another user's; Windows opens no folders at all
-        if create:
-            raise
-        yield unsure and os.path.exists(path)
-        return
-    try:
-        yield _locked(handle, unsure) and _still(handle, path)
-    finally:
-        os.close(handle)
-
-
-def _locked(handle: int, unsure: bool) -> bool:
-    if fcntl is None:
-        return unsure
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return unsure and error.errno not in {errno.EWOULDBLOCK, errno.EACCES}  # else a file system without locks
-    return True
-
-
-def _still(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except OSError:
-        return False
 
 
 def _put(draft: Path, target: Path, check: Callable[[Path], None] | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, SupportsFloat
@@ -85,22 +86,9 @@ class CostTable:
     reference: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.unit or not isinstance(self.unit, str):
-            raise TableError(
-                f"cost_unit {self.unit!r} is no unit: a word is needed. Pass for example 'ms' or 'MFLOPs'."
-            )
-        try:
-            given = list(self.cumulative)
-        except TypeError as error:
-            raise TableError(f"costs {self.cumulative!r} are no list. Give one number per exit.") from error
-        least, largest = COSTS
-        values = tuple(
-            number(value, f"cost of exit {k}", least, largest, error=TableError) for k, value in enumerate(given)
-        )
+        values, _, reference = _plain(self.cumulative, self.unit, self.reference)
         object.__setattr__(self, "cumulative", values)
-        if self.reference is not None:
-            reference = number(self.reference, "cost_reference", least, largest, error=TableError)
-            object.__setattr__(self, "reference", reference)
+        object.__setattr__(self, "reference", reference)
         if len(values) < 2:
             raise TableError(
                 f"costs {values} are not enough: a choice needs at least 2 exits. Give one number per exit."
@@ -228,7 +216,18 @@ class CostTable:
             raise TableError(
                 "costs are incomplete: keys 'cumulative' (a list) and 'unit' are needed. Write them again."
             )
-        return cls(tuple(value["cumulative"]), value["unit"], value.get("reference"))
+        return cls(*_plain(value["cumulative"], value["unit"], value.get("reference")))
+
+
+def _plain(cumulative: object, unit: object, reference: object) -> tuple[tuple[float, ...], str, float | None]:
+    """Return the values of a cost table in the types it keeps; refuse what is of another."""
+    if not unit or not isinstance(unit, str):
+        raise TableError(f"cost_unit {unit!r} is no unit: a word is needed. Pass for example 'ms' or 'MFLOPs'.")
+    if not isinstance(cumulative, Iterable) or isinstance(cumulative, str):
+        raise TableError(f"costs {cumulative!r} are no list. Give one number per exit.")
+    values = [number(value, f"cost of exit {k}", *COSTS, error=TableError) for k, value in enumerate(cumulative)]
+    known = None if reference is None else number(reference, "cost_reference", *COSTS, error=TableError)
+    return tuple(values), unit, known
 
 
 def _written(value: SupportsFloat | str) -> tuple[str, str]:
