@@ -202,7 +202,7 @@ class Placed(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("table", "token 6 only"),
+        ("table", "token 6, and no size next to it"),
         ("recurrent", "token 6 only"),
         ("number", "token 6 only"),
         ("odd", "token 6, and no size next to it"),

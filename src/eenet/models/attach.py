@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eenet.errors import AttachError, ShapeError
-from eenet.models.form import Axes, Free, SameForm, free_axes
+from eenet.models.form import Axes, Free, SameForm, free_axes, resized
 from eenet.models.heads import HeadFactory, TokenHead
 from eenet.models.inputs import Inputs, evaluating, plain, renew, unwrapped
 from eenet.models.model import MultiExitModel
@@ -107,7 +107,7 @@ def attach(
     attached = _assembled(parts, early, whole)
     with evaluating(attached), torch.no_grad():
         _check_heads(attached, outputs)
-        if fault := fault or _fault_elsewhere(attached, whole, parts[1], example):
+        if fault is None and (fault := _fault_elsewhere(attached, whole, parts[1], example)):
             attached = _assembled(_cut(whole, example, {}, seed), early, whole)
         _check_stages(attached, _copied(example), outputs)
         _check_followed(attached, whole, example)
@@ -126,12 +126,41 @@ _Parts: TypeAlias = tuple[list[nn.Module], SameForm]
 
 def _cut_freely(whole: Whole, example: Inputs, axes: Axes, seed: int) -> tuple[_Parts, str | None]:
     """Return the stages and what they take, and why no size is free although some should be."""
+    fault = _fault_next_to(whole, example, axes)
+    if fault is None:
+        try:
+            return _cut(whole, example, axes, seed), None
+        except AttachError as error:
+            if not axes:
+                raise
+            fault = str(error).split(". ")[0]
+    return _cut(whole, example, {}, seed), fault
+
+
+def _fault_next_to(whole: Whole, example: Inputs, axes: Axes) -> str | None:
+    """Return why an axis cannot be free: the model runs at neither size next to the example's. None where it does.
+
+    One run tells in milliseconds what recording with free sizes would find out in many seconds.
+    """
+    sizes = SameForm(example, axes).example
+    for name, size in sizes.items():
+        others = [
+            changed
+            for step in (1, -1)
+            for changed in (sizes | {name: size + step}, {one: length + step for one, length in sizes.items()})
+        ]
+        if not any(_runs(whole, resized(example, axes, one)) for one in others):
+            return f"the model takes {name} {size}, and no size next to it"
+    return None
+
+
+def _runs(whole: Whole, inputs: Inputs) -> bool:
     try:
-        return _cut(whole, example, axes, seed), None
-    except AttachError as error:
-        if not axes:
-            raise
-        return _cut(whole, example, {}, seed), str(error).split(". ")[0]
+        with evaluating(whole.model), torch.no_grad():
+            whole(_copied(inputs))
+    except Exception:  # noqa: BLE001 - whatever a foreign model raises at a size that it does not take
+        return False
+    return True
 
 
 def _cut(whole: Whole, example: Inputs, axes: Axes, seed: int) -> _Parts:
