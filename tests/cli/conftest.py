@@ -22,6 +22,11 @@ class Ran:
     quiet: bool
 
     @property
+    def said(self) -> str:
+        """What is printed, with single blanks for the ends of lines."""
+        return " ".join(self.stdout.split())
+
+    @property
     def value(self) -> Any:
         assert self.code == 0, self.stderr
 

@@ -41,9 +41,10 @@ def test_advice_is_printed_as_json_and_written(eenet, write_table, tmp_path):
     assert json.loads(out.read_text()) == value
 
 
-def test_the_verdict_comes_first_and_says_how_to_drop_exits(eenet, write_table, tmp_path):
+def test_the_verdict_comes_first_and_says_how_to_drop_exits(eenet, write_table, tmp_path, monkeypatch):
     costs = tmp_path / "costs.json"
     costs.write_text(json.dumps(profile([1e6, 1e5, 1e6], [1e3, 1e7, 1e3])))
+    monkeypatch.setenv("COLUMNS", "2000")
     ran = eenet("advise", write_table(samples=400), "--costs", costs, "-q")
     first, second = ran.stdout.splitlines()[:2]
     assert first.startswith("Early exit ") and first.endswith(".")

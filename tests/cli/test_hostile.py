@@ -46,7 +46,7 @@ def test_units_and_groups_are_text_and_never_markup(name, seen, eenet, write_tab
     tables = [write_table(f"{split}.npz", seed=seed, cost_unit=np.array(name)) for seed, split in enumerate("ab")]
     (tmp_path / "groups.txt").write_text(f"{name}\nother\n" * 100)
     words = ("-b", "60%", "-p", "max_prob", "--groups", tmp_path / "groups.txt", "--out", tmp_path / "out")
-    shown = eenet("compare", *tables, *words)
+    shown = eenet("compare", *tables, *words, "--all")
     assert shown.code == 0, shown.stderr
     assert f"cost [{seen}]" in shown.stdout and "\x1b" not in shown.stdout + shown.stderr
     assert f"group {seen}" in shown.stdout or "group other" in shown.stdout

@@ -128,7 +128,7 @@ def test_profile_says_where_operations_mislead(eenet, made):
     assert eenet(*words, "--json", "-q").value[
         "notes"
     ]  # a tiny net at batch size 1: overhead counts, operations do not
-    assert "% of the full operations" in eenet(*words).stdout
+    assert "% of the full operations" in eenet(*words).said
 
 
 def test_bench_prints_the_json_of_the_contract(eenet, made):

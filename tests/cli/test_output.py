@@ -11,9 +11,10 @@ import eenet as package
 from eenet.cli import names
 from eenet.cli.app import COMMANDS, command
 from eenet.cli.options import whole_numbers
-from eenet.cli.output import percent, plain
+from eenet.cli.output import Output, percent, plain
 from eenet.errors import InputError
 from eenet.experiments.zoo import tiny_cnn
+from eenet.report.sections import Table
 from eenet.schedulers import Scheduler
 
 
@@ -70,6 +71,30 @@ def test_engines_and_number_formats_are_crossed_and_checked():
 def test_results_become_json_without_nan():
     value = {"path": Path("a"), 1: (1.5, math.nan, math.inf, None, True), "nested": [{"x": -math.inf}]}
     assert plain(value) == {"path": "a", "1": [1.5, None, None, None, True], "nested": [{"x": None}]}
+
+
+ROWS = [
+    {"policy": "max_prob", "cost": "1.5", "shares": "49 · 34 · 17", "where": "the original model without exits"},
+    {"policy": "eenet_published", "cost": "2", "shares": "100 · 0 · 0", "where": "/a/path-that/has-no-blank.json"},
+]
+HEADINGS = {"policy": "{policy}", "test cost [MFLOPs]": "{cost}", "exits [%]": "{shares}", "where": "{where}"}
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100])
+def test_tables_fit_and_break_no_word(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    caption = "What is shown is said in a caption of a few words."
+    Output().result({}, [Table.of(ROWS, HEADINGS, caption, least=("exits [%]",)), caption])
+    shown = capsys.readouterr().out
+    words = {word for row in ROWS for key, cell in row.items() for word in cell.split() if key != "shares"}
+    assert words | {"cost", "[MFLOPs]"} <= set(shown.replace(":", "").split())
+    assert ("49 · 34 · 17" in " ".join(shown.split())) == ("Left out" not in shown)
+    assert max(map(len, shown.splitlines())) <= max(width, len("    ") + max(map(len, words)))
+
+
+def test_a_pipe_is_100_columns_wide_and_its_paragraphs_too(capsys):
+    Output().result({}, ["word " * 50, Table(("a", "b"), [("1", "word " * 40)])])
+    assert {len(line) <= 100 for line in capsys.readouterr().out.splitlines()} == {True}
 
 
 def test_percentages():

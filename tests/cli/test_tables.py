@@ -124,7 +124,8 @@ def test_the_same_seed_gives_the_same_numbers(eenet, tables):
 
 def test_compare_shows_tables_and_writes_a_folder(eenet, tables, tmp_path):
     ran = eenet("compare", *tables, "-b", "60%", *QUICK, "--out", tmp_path / "a" / "b")
-    assert ran.code == 0 and "random (the best static mix) and oracle" in ran.stdout and "max_prob" in ran.stdout
+    assert ran.code == 0 and "random (the best static mix) and oracle" in ran.said and "max_prob" in ran.stdout
+    assert "Asked and realised" not in ran.stdout  # the long list is what --all is for
     assert "60% of the original model without exits = 2.1 ms" in ran.stderr
     written = {path.name for path in (tmp_path / "a" / "b").iterdir()}
     assert written == {"comparison.json", "utility_cost.png", "gain.png", "exits.png", "report.html"}
@@ -133,8 +134,9 @@ def test_compare_shows_tables_and_writes_a_folder(eenet, tables, tmp_path):
 
 
 @pytest.mark.parametrize("splits", [1, 2])
-def test_compare_prints_costs_asked_and_realised_differences_and_who_pays(eenet, tables, splits):
-    words = ("compare", *tables, "-b", "60%", *QUICK, "-p", "margin", "--splits", splits, "--quiet")
+def test_compare_prints_costs_asked_and_realised_differences_and_who_pays(eenet, tables, splits, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ("compare", *tables, "-b", "60%", *QUICK, "-p", "margin", "--splits", splits, "--quiet", "--all")
     shown, value = eenet(*words).stdout, eenet(*words, "--json").value
     for heading in ("asked [ms]", "val cost [ms]", "test cost [ms]", "fit [s]", "95 % interval", "significant"):
         assert heading in shown
@@ -246,7 +248,7 @@ def test_fit_with_a_guarantee_prints_and_keeps_the_certificate(eenet, write_tabl
     assert (said["n_fit"], said["n_certify"]) == (1000, 1000) and abs(said["utility_lost"]) < 0.1
     assert "at most 2.1 ms" in said["statement"] and "same distribution as the calibration set" in said["statement"]
     assert load_policy(tmp_path / "policy").info["certificate"] == said
-    shown = eenet(*words, "--guarantee", "budget").stdout
+    shown = eenet(*words, "--guarantee", "budget").said
     assert "certified mean cost, at most" in shown and "utility lost to the guarantee" in shown
     assert "With confidence 90 % (delta 0.1), the mean cost per sample is at most 2.1 ms." in shown
 

@@ -15,6 +15,7 @@ from eenet.cli.output import Output, Result, comparison_parts
 from eenet.tables.atomic import atomic_files
 from eenet.tables.files import write_json
 
+AllOption = Annotated[bool, typer.Option("--all", help="Print every table, not the conclusion and one table only.")]
 SET = "comparison"
 """What the files of a comparison are called together."""
 
@@ -39,6 +40,7 @@ def compare(
     force: Annotated[
         bool, typer.Option("--force", help="Compare although VAL and TEST were recorded from two models.")
     ] = False,
+    everything: AllOption = False,
     output: Output,
 ) -> Result:
     """Compare policies at equal cost: fitted on VAL, judged on TEST.
@@ -46,7 +48,8 @@ def compare(
     Without --budget the ten standard budgets are listed. Without --policy all but the slow eenet_published, and those
     that cannot be fitted on VAL, are compared; the bounds random and oracle always are. With --splits, VAL and TEST are
     pooled and split anew: training must have seen neither. What early exit costs each class is reported, and other
-    groups with --groups. Tables recorded from maps are judged by the mean IoU of TEST.
+    groups with --groups. Tables recorded from maps are judged by the mean IoU of TEST. The conclusion and one table are
+    printed; --all adds asked and realised costs, differences and who pays, as in JSON and on the page.
 
     Examples:
 
@@ -87,7 +90,8 @@ def compare(
     if out is not None:
         for path in write_comparison(value, out, command=output.line):
             output.note(f"wrote {path}")
-    return value, [*comparison_parts(value), *(f"Note: {note}" for note in comparison.notes)]
+    parts = comparison_parts(value, everything=everything)
+    return value, [*parts, *(f"Note: {note}" for note in comparison.notes)]
 
 
 def write_comparison(value: Mapping[str, Any], out: Path, **page: Any) -> list[Path]:  # noqa: ANN401 - passed through

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import typer
 from rich import box, table
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -24,9 +26,11 @@ from eenet.tables.files import write_json
 Result: TypeAlias = tuple[Mapping[str, Any], Sequence[Block | Section]]
 """What a command returns: the value that `--json` prints, and what is printed without."""
 
-PIPE_WIDTH = 200
+PIPE_WIDTH = 100
 _MOST_BUDGETS = 4  # for which groups are listed
 _MOST_FOLDED = 20  # rows
+_WHOLE = 20  # characters of a cell up to which it stays on one line
+_GAP = 3  # blanks that a column takes besides its cells
 
 
 def _console(*, stderr: bool) -> Console:
@@ -106,38 +110,86 @@ class Output:
             sys.stdout.write(json.dumps(plain(value), allow_nan=False) + "\n")
         console = _console(stderr=False)
         for part in [] if self.as_json else parts:
-            for item in _printed(part, "bold"):
+            for item in _printed(part, console.width, "bold"):
                 console.print(item, soft_wrap=isinstance(item, Text))
         sys.stdout.flush()
 
 
-def _printed(part: Block | Section, style: str = "") -> Iterator[Text | table.Table]:
+def _printed(part: Block | Section, width: int, style: str = "") -> Iterator[Text | table.Table]:
     """Yield what the terminal shows; pictures, and long tables that a page folds away, are left to the page.
 
     Names are text and never markup: `Text` reads none.
     """
     match part:
         case str():
-            yield Text(visible(part))
+            yield Text(_wrapped(part, width))
         case Section():
             yield Text(f"\n{visible(part.heading)}", style="bold")
             for block in part.blocks:
-                yield from _printed(block)
+                yield from _printed(block, width)
         case Table() if not part.folded or len(part.rows) <= _MOST_FOLDED:
             if part.caption:
-                yield Text(visible(part.caption), style=style)
-            shown = table.Table(box=box.SIMPLE_HEAD)
-            for index, column in enumerate(part.columns):
-                shown.add_column(Text(visible(column)), justify="right" if index else "left", overflow="fold")
-            for row in part.rows:
-                shown.add_row(*(Text(visible(cell)) for cell in row))
-            yield shown
+                yield Text(_wrapped(part.caption, width), style=style)
+            yield from _fitted(part, width)
 
 
-def comparison_parts(value: Mapping[str, Any]) -> list[Block | Section]:
-    """Show the JSON of `eenet compare` as its page does, without pictures: who pays only at one budget of many."""
-    from eenet.report.comparison import lead, table_sections
+def _wrapped(text: str, width: int, indent: str = "") -> str:
+    """Return a text in lines of a width, broken between words only: a path or a name stays in one piece."""
+    return textwrap.fill(visible(text), width, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent)
 
+
+def _fitted(shown: Table, width: int) -> Iterator[Text | table.Table]:
+    """Yield a table that fits: without its least useful columns, or row by row where the others are still too wide."""
+    names, missing = list(shown.columns), [name for name in shown.least if name in shown.columns]
+    left_out: list[str] = []
+    while (widths := _widths(shown, names, width)) is None and missing:
+        left_out.append(missing.pop(0))
+        names.remove(left_out[-1])
+    if widths is None:
+        for row in shown.rows:
+            lines = (f"  {name}: {cell}" for name, cell in zip(shown.columns, row, strict=True))
+            yield Text("\n".join(_wrapped(line, width, "    ") for line in lines) + "\n")
+        return
+    fitted = table.Table(box=box.SIMPLE_HEAD)
+    for i, (name, cells) in enumerate(zip(names, widths, strict=True)):
+        fitted.add_column(Text(visible(name)), justify="right" if i else "left", width=cells)
+    for row in shown.rows:
+        fitted.add_row(*(Text(visible(row[shown.columns.index(name)])) for name in names))
+    yield fitted
+    if left_out:
+        yield Text(_wrapped(f"Left out, as {width} columns are too few: {', '.join(left_out)}.", width))
+
+
+def _widths(shown: Table, names: Sequence[str], width: int) -> list[int] | None:
+    """Return how wide each column is when no word and no short cell is broken; None where that does not fit."""
+    least, most = [], []
+    for name in names:
+        place = shown.columns.index(name)
+        cells = [visible(row[place]) for row in shown.rows]
+        whole = [cell for cell in cells if cell_len(cell) <= _WHOLE]
+        least.append(
+            max(map(cell_len, [*whole, *(word for cell in (name, *cells) for word in cell.split())]), default=1)
+        )
+        most.append(max(map(cell_len, (visible(name), *cells))))
+    room = width - _GAP * len(names) - 1
+    if sum(least) > room:
+        return None
+    widths = list(least)
+    while sum(widths) < min(room, sum(most)):
+        narrow = [i for i, cells in enumerate(widths) if cells < most[i]]
+        widths[min(narrow, key=lambda i: widths[i])] += 1
+    return widths
+
+
+def comparison_parts(value: Mapping[str, Any], *, everything: bool = True) -> list[Block | Section]:
+    """Show the JSON of `eenet compare`: its conclusion and one table, or everything but the pictures of its page.
+
+    Who pays is listed at one budget of many only.
+    """
+    from eenet.report.comparison import lead, table_sections, utilities, who_pays
+
+    if not everything:
+        return [lead(value), "", utilities(value), *filter(None, [who_pays(value)])]
     entries = value.get("groups", [])
     budgets = sorted({entry["budget"] for entry in entries})
     listed = budgets if len(budgets) <= _MOST_BUDGETS else [budgets[len(budgets) // 2]]

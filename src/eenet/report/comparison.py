@@ -110,13 +110,13 @@ def table_sections(comparison: Mapping[str, Any]) -> list[Section]:
     """Return the sections that are tables: all but the pictures."""
     exits, area = comparison["exits"], comparison["area"]
     columns = ("all samples leave at", f"cost [{comparison['unit']}]", "% of full", "utility [%]")
-    utilities = [_shown(one, "utility_test") for one in exits]
-    utilities.append(utilities[-1])  # of the original model, where that is known
+    reached = [_shown(one, "utility_test") for one in exits]
+    reached.append(reached[-1])  # of the original model, where that is known
     costs = cost_rows([one["cost"] for one in exits], comparison["reference"])
-    rows = [(*row, utility) for row, utility in zip(costs, utilities, strict=False)]
+    rows = [(*row, utility) for row, utility in zip(costs, reached, strict=False)]
     who_pays = groups_section(comparison)
     return [
-        Section("Utility at equal cost", [_utilities(comparison)]),
+        Section("Utility at equal cost", [utilities(comparison)]),
         Section("Asked and realised", [_realised(comparison)]),
         Section("Every exit for all samples", [Table(columns, rows)]),
         Section("Differences of areas", _differences(area, comparison["pairs"])),
@@ -131,7 +131,7 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
 
 
 def lead(comparison: Mapping[str, Any]) -> str:
-    """Say what was compared and what came out."""
+    """Say what came out, and what was compared."""
     area, unit, last = comparison["area"], comparison["unit"], comparison["exits"][-1]
     policies = _policies(area)
     means = "" if comparison["splits"] == 1 else f", means over {comparison['splits']} random splits"
@@ -141,12 +141,37 @@ def lead(comparison: Mapping[str, Any]) -> str:
         f"(knows the labels) are bounds. All samples through the last exit: utility {last['utility_test']:.2%} at "
         f"{last['cost']:.4g} {unit}."
     )
-    if policies:
-        summary += (
-            f" Largest mean utility over the ten standard budgets: {policies[0]} with {area[policies[0]]:.2%} (best "
-            f"static mix: {area['random']:.2%})."
-        )
-    return summary
+    return f"{_verdict(area, policies, comparison['pairs'])} {summary}" if policies else summary
+
+
+def _verdict(area: Mapping[str, float], policies: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> str:
+    """Say which policy has the largest area, whether random is surely below it, and which others are not."""
+    best = policies[0]
+    against = {name: pair for pair in pairs for name in (pair["a"], pair["b"]) if best in (pair["a"], pair["b"])}
+    verdict = (
+        f"Largest mean utility over the ten standard budgets: {best} with {area[best]:.2%} (best static mix: "
+        f"{area['random']:.2%})."
+    )
+    if "random" in against and not (against["random"]["significant"] and area[best] > area["random"]):
+        verdict += " That is not surely more than the static mix, which does not look at the samples."
+    close = [name for name in policies[1:] if name in against and not against[name]["significant"]]
+    return verdict + (f" Not surely below it: {', '.join(close)}." if close else "")
+
+
+def who_pays(comparison: Mapping[str, Any]) -> str:
+    """Say what the best policy takes from the group that it hits hardest; empty where no groups are known."""
+    policies = _policies(comparison["area"])
+    entries = [entry for entry in comparison.get("groups", ()) if policies and entry["policy"] == policies[0]]
+    if not entries:
+        return ""
+    entry = max(entries, key=lambda entry: (entry["by"] == "group", entry["pays_more"], entry["groups"][0]["low"]))
+    worst, many = entry["groups"][0], "classes" if entry["by"] == "class" else "groups"
+    some = f"{entry['pays_more'] or 'none'} of {entry['num_groups']} {many}"
+    return (
+        f"Who pays: under {policies[0]} at {entry['budget_input']}, {some} surely lose more than all samples together; "
+        f"the hardest hit is {entry['by']} {worst['name']} (95 % interval of its loss {worst['low']:.2f} to "
+        f"{worst['high']:.2f} points)."
+    )
 
 
 def _policies(area: Mapping[str, float]) -> list[str]:
@@ -154,8 +179,8 @@ def _policies(area: Mapping[str, float]) -> list[str]:
     return sorted((name for name in area if name not in ("random", "oracle")), key=lambda name: -area[name])
 
 
-def _utilities(comparison: Mapping[str, Any]) -> Table:
-    """Return policies by budgets, the best area first."""
+def utilities(comparison: Mapping[str, Any]) -> Table:
+    """Return policies by budgets, the best area first; of many budgets every second is left out first."""
     area, sd = comparison["area"], comparison.get("area_sd", {})
     budgets = sorted({row["budget"] for row in comparison["rows"]})
     cells = {(row["policy"], row["budget"]): _shown(row, "utility_at_budget") for row in comparison["rows"]}
@@ -170,9 +195,12 @@ def _utilities(comparison: Mapping[str, Any]) -> Table:
     ]
     caption = (
         f"Utility in percent at mean costs in {comparison['unit']}, read off each policy's own curve; area: the mean "
-        "over ten standard budgets between the first and the last exit's cost, and how far it is above random."
+        "over ten standard budgets between the first and the last exit's cost, and how far it is above random, the "
+        "best mix of exits that does not look at the samples."
     )
-    return Table(("policy", *(f"{budget:.4g}" for budget in budgets), "area", "above [points]"), rows, caption)
+    named = [f"{budget:.4g}" for budget in budgets]
+    least = [*named[1::2], *named[2::4]] if len(named) > 4 else []
+    return Table(("policy", *named, "area", "above [points]"), rows, caption, least=least)
 
 
 def _realised(comparison: Mapping[str, Any]) -> Table:
@@ -197,7 +225,8 @@ def _realised(comparison: Mapping[str, Any]) -> Table:
         for row in sorted(comparison["rows"], key=lambda row: (row["budget"], -row["utility_at_budget"]))
     ]
     caption = "The budget holds on the calibration set (val); beside it is what was realised on the test set."
-    return Table.of(rows, columns, caption)
+    least = ("fit [s]", f"asked [{unit}]", f"val cost [{unit}]", "test cost / asked", "exits [%]", "utility [%]")
+    return Table.of(rows, columns, caption, least)
 
 
 def _differences(area: Mapping[str, float], pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
@@ -252,4 +281,5 @@ def groups_section(comparison: Mapping[str, Any]) -> Section | None:
         dict(entry) | {"worst": worst, "exits": exit_shares(worst["exit_distribution"])}
         for entry, worst in ((entry, entry["groups"][0]) for entry in entries)
     ]
-    return Section("Who pays for early exit", [explanation, Table.of(rows, columns)])
+    least = ("samples", "spread [points]", "its exits [%]", "95 % interval", "its loss [points]")
+    return Section("Who pays for early exit", [explanation, Table.of(rows, columns, least=least)])

@@ -46,18 +46,28 @@ class Example:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, plain text, as many as headings; HTML may fold them away under their caption."""
+    """Rows of cells, plain text, as many as headings; HTML may fold them away under their caption.
+
+    Where a terminal is too narrow, the columns named in ``least`` are left out, in that order.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     folded: bool = False
+    least: Sequence[str] = ()
 
     @classmethod
-    def of(cls, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], caption: str = "") -> Table:
+    def of(
+        cls,
+        rows: Iterable[Mapping[str, Any]],
+        columns: Mapping[str, str],
+        caption: str = "",
+        least: Sequence[str] = (),
+    ) -> Table:
         """Return a table of values, given each heading with the format of its cell, such as ``{cost:.4g}``."""
         cells = [tuple(cell.format_map(row) for cell in columns.values()) for row in rows]
-        return cls(tuple(columns), cells, caption)
+        return cls(tuple(columns), cells, caption, least=least)
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,7 @@ def bench_section(bench: Mapping[str, Any]) -> Section:
     shares = ("efficiency", "regrouped_efficiency")  # may be unknown
     rows = [dict(row) | {key: _or_dash(row.get(key), ".2f") for key in shares} for row in bench["rows"]]
     how = f"Time per sample, median over passes, on {bench['device']} with {bench['threads']} threads."
-    return Section("Measured time", [how, Table.of(rows, columns)])
+    return Section("Measured time", [how, Table.of(rows, columns, least=("regrouped", "dtype"))])
 
 
 def cost_rows(costs: Sequence[float], reference: float | None) -> list[tuple[str, str, str]]:
