@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from torch import nn
 from eenet.errors import InputError, ShapeError, TableError
 from eenet.models.model import MultiExitModel
 from eenet.policies import MixedPolicy, Policy
+from eenet.report import costs_section
 from eenet.running.engines import EagerEngine
 from eenet.running.latency import Latency, Spread, summarise, time_stages
-from eenet.running.measuring import FlopReport, Profile, load_costs, measure, measure_flops, measure_latency
+from eenet.running.measuring import FlopReport, Profile, load_costs, measure, measure_flops, measure_latency, tokens_in
 from eenet.tables.costs import CostTable
 
 
@@ -80,7 +82,7 @@ def test_transformer_layers_are_looked_into():
 
 def test_what_has_no_formula_is_named():
     report = measure_flops(MultiExitModel([Spectrum(), nn.Linear(4, 4)], [nn.Linear(4, 2)] * 2), torch.randn(2, 4))
-    assert any("fft" in name for name in report.uncounted)
+    assert any("fft" in name for name in report.uncounted) and "fft" in report.not_counted()
 
 
 def test_every_part_is_timed_at_every_batch_size(tiny, images):
@@ -239,6 +241,35 @@ def test_shares_that_disagree_by_more_than_a_fifth_are_reported_by_hand():
         "state budgets there in ms.",
     ]
     assert profile.to_dict()["notes"] == profile.disagreements()
+
+
+def test_shares_that_the_quartiles_cannot_tell_are_not_stated_as_facts():
+    flops = FlopReport(start=0.0, stages=(50.0, 50.0), heads=(0.0, 0.0), uncounted=())
+    steady = made_up("eager", "float32", 1, (6.5, 3.5))
+    # exit 0 at 6.5 of 10 ms, but between 5 and 8: from 40 % (5 / 12.5) to 100 % (8 / 8) of the full time
+    first = Spread(median=6.5, low=5.0, high=8.0)
+    busy = replace(steady, stages=(first, steady.stages[1]), full=Spread(median=10.0, low=8.0, high=12.5))
+    assert busy.quartiles == ((5.0, 8.0), (8.5, 11.5))
+    (note,) = Profile(flops=flops, latency=(busy,), threads=1).disagreements()
+    assert "measure again" in note.lower() and "--passes" in note and "state budgets" not in note
+    # exit 0 between 6.4 and 6.6 of 9.9 to 10.1 ms: surely more than 60 %
+    sure = replace(busy, stages=(Spread(median=6.5, low=6.4, high=6.6), steady.stages[1]))
+    sure = replace(sure, full=Spread(median=10.0, low=9.9, high=10.1))
+    (note,) = Profile(flops=flops, latency=(sure,), threads=1).disagreements()
+    assert "state budgets there in ms" in note
+
+
+def test_quartiles_by_hand_contain_the_medians(tiny, images):
+    row = measure_latency(tiny, images, batch_sizes=(2,), passes=3, progress=False)[0]
+    assert all(low <= cost <= high for (low, high), cost in zip(row.quartiles, row.cumulative, strict=True))
+    shown = costs_section(row.to_dict()).blocks[0]
+    assert len(shown.columns) == 4 and f"{row.full.low:.4g} to {row.full.high:.4g}" == shown.rows[-1][-1]
+
+
+def test_texts_are_told_by_their_tokens():
+    ids = np.ones((2, 7), dtype=np.int64)
+    assert tokens_in({"input_ids": ids, "labels": ids[:, 0]}) == tokens_in(ids) == 7
+    assert tokens_in(np.ones((2, 7))) is None
 
 
 def test_costs_are_chosen_by_engine_number_format_and_batch_size(tmp_path):

@@ -169,7 +169,7 @@ def attach(
 
 def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[str, Any], list[Block]]:
     """Return what is known about a model with exits, as JSON values and as a table."""
-    from eenet.running.measuring import measure_flops
+    from eenet.running.measuring import measure_flops, tokens_in
 
     flops = measure_flops(model, source.example_inputs)
     rows: list[dict[str, Any]] = [
@@ -206,10 +206,11 @@ def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[s
         row | {"size": " x ".join(map(str, row["shape"])), "head_share": row["head_flops"] / flops.reference}
         for row in rows
     ]
-    title = f"{spec}: {flops.reference:.4g} FLOPs per sample without exits, {source.num_classes} classes"
+    tokens = tokens_in(source.example_inputs)
+    of = "sample" if tokens is None else f"text of {tokens} tokens"
+    title = f"{spec}: {flops.reference:.4g} FLOPs per {of} without exits, {source.num_classes} classes"
     table = Table.of(printed, columns, title)
-    notes = [f"Note: operations not counted: {', '.join(flops.uncounted)}."] if flops.uncounted else []
-    return value, [table, *notes]
+    return value, [table, *(f"Note: {said}" for said in [flops.not_counted()] if said)]
 
 
 def _tapped(model: MultiExitModel, inputs: Inputs) -> list[tuple[str, list[int]]]:

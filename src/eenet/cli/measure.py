@@ -71,15 +71,19 @@ def profile(
     inputs = test.inputs(slice(0, max(settings["batch_sizes"])))
 
     from eenet.running import measure
+    from eenet.running.measuring import tokens_in
 
     measured = measure(example_inputs=inputs, passes=passes, progress=not output.quiet, **settings)
-    if measured.flops.uncounted:
-        output.note(f"Note: operations not counted: {', '.join(measured.flops.uncounted)}.")
+    if said := measured.flops.not_counted():
+        output.note(f"Note: {said}")
     value = measured.to_dict()
     output.save(value, out, sealed=True)
     heading = "Time per sample: {engine} {dtype} on {device}, batch size {batch_size}, {threads} threads"
     times = [replace(costs_section(row), heading=heading.format(**row)) for row in value["latency"]]
-    return value, [costs_section(value["flops"]), *times, *value["notes"]]
+    operations, tokens = costs_section(value["flops"]), tokens_in(inputs)
+    if tokens is not None:
+        operations = replace(operations, heading=f"{operations.heading}, of texts of {tokens} tokens, padding included")
+    return value, [operations, *times, *value["notes"]]
 
 
 def bench(

@@ -89,7 +89,7 @@ def record(
     out = options.output_file(out) if is_file else options.output_folder(out, replaces=("manifest.json", "*.npy"))
     opened = loading.open_run(run, data_root)
     dataset = opened.splits.get(split)
-    cost_table = _costs(opened, costs)
+    cost_table, counted = _costs(opened, costs)
 
     if split == "train":
         output.note("Note: the model has seen these samples; a policy fitted on them would trust early exits too much.")
@@ -124,20 +124,23 @@ def record(
         (f"{k}", f"{cost:.4g}", *(percent(values[k]) for values in means.values()))
         for k, cost in enumerate(cost_table.cumulative)
     ]
-    title = f"{table.num_samples} samples of {split}, written to {out}"
+    title = f"{table.num_samples} samples of {split}, written to {out}{counted}"
     return facts, [Table(("exit", cost_table.unit, *means), rows, title)]
 
 
-def _costs(run: Run, path: Path | None) -> CostTable:
-    """Return the costs of a file, or count the operations of the run's model."""
-    from eenet.running.measuring import load_costs, measure_flops
+def _costs(run: Run, path: Path | None) -> tuple[CostTable, str]:
+    """Return the costs of a file, or count the operations of the run's model; and at how many tokens, if of texts."""
+    from eenet.running.measuring import load_costs, measure_flops, tokens_in
 
     if path is None:
-        return loading.readable(measure_flops(run.model, run.splits.test.inputs(slice(0, 2))).costs())
+        inputs = run.splits.test.inputs(slice(0, 2))
+        tokens = tokens_in(inputs)
+        counted = "" if tokens is None else f"; operations counted for texts of {tokens} tokens, padding included"
+        return loading.readable(measure_flops(run.model, inputs).costs()), counted
     costs = load_costs(path)
     if costs.num_exits != run.model.num_exits:
         raise InputError(
             f"--costs {str(path)!r} does not fit: it has {costs.num_exits} exits, the model {run.model.num_exits}. "
             "Profile this run."
         )
-    return costs
+    return costs, ""

@@ -21,8 +21,8 @@ _aten = torch.ops.aten
 _NAMES = """
     _adaptive_avg_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d _local_scalar_dense _log_softmax
     _native_batch_norm_legit _native_batch_norm_legit_no_training _safe_softmax _softmax _to_copy _unsafe_view
-    adaptive_max_pool2d amax amin arange argmax argmin avg_pool1d avg_pool2d avg_pool3d cat clone constant_pad_nd
-    copy_ cumsum
+    adaptive_max_pool2d amax amin arange argmax argmin as_strided_ avg_pool1d avg_pool2d avg_pool3d cat clone
+    constant_pad_nd copy_ cumsum
     embedding empty empty_like empty_strided fill_ flip full full_like gather index index_select is_same_size
     lift_fresh logsumexp masked_fill max max_pool2d_with_indices mean min native_batch_norm native_dropout
     native_group_norm native_layer_norm new_empty new_full new_ones new_zeros nonzero ones ones_like pad

@@ -175,7 +175,12 @@ def costs_section(costs: Mapping[str, Any]) -> Section:
     details += [f"batch size {costs['batch_size']}"] if "batch_size" in costs else []
     heading = "Costs per sample" + (f" ({', '.join(details)})" if details else "")
     columns = ("leaving at", f"cost [{costs['unit']}]", "% of full")
-    return Section(heading, [Table(columns, cost_rows(costs["cumulative"], costs["reference"]))])
+    rows: list[tuple[str, ...]] = list(cost_rows(costs["cumulative"], costs["reference"]))
+    if "quartiles" not in costs:
+        return Section(heading, [Table(columns, rows)])
+    ends = [*costs["quartiles"], (costs["full"]["low"], costs["full"]["high"])]
+    rows = [(*row, f"{low:.4g} to {high:.4g}") for row, (low, high) in zip(rows, ends, strict=True)]
+    return Section(heading, [Table((*columns, "quartiles over passes"), rows)])
 
 
 def examples_section(examples: Sequence[Example]) -> Section:

@@ -91,22 +91,34 @@ class Latency:
     @property
     def computing(self) -> tuple[float, ...]:
         """Milliseconds per sample up to each exit, the answer included, as if deciding were free."""
-        steps = [stage.median + head.median for stage, head in zip(self.stages, self.heads, strict=True)]
-        return tuple(accumulate(steps, initial=self.start.median + self.answer.median))[1:]
+        return self._computing("median")
 
     @property
     def cumulative(self) -> tuple[float, ...]:
         """Milliseconds per sample of leaving at each exit, decisions included."""
-        deciding = accumulate((*(part.median for part in self.decisions), 0.0))
-        return tuple(a + b for a, b in zip(self.computing, deciding, strict=True))
+        return self._leaving("median")
+
+    @property
+    def quartiles(self) -> tuple[tuple[float, float], ...]:
+        """The same where all parts are at their lower quartile, and where all are at their upper one, for each exit."""
+        return tuple(zip(self._leaving("low"), self._leaving("high"), strict=True))
+
+    def _computing(self, which: str) -> tuple[float, ...]:
+        parts = zip(self.stages, self.heads, strict=True)
+        steps = [getattr(stage, which) + getattr(head, which) for stage, head in parts]
+        return tuple(accumulate(steps, initial=getattr(self.start, which) + getattr(self.answer, which)))[1:]
+
+    def _leaving(self, which: str) -> tuple[float, ...]:
+        deciding = accumulate((*(getattr(part, which) for part in self.decisions), 0.0))
+        return tuple(a + b for a, b in zip(self._computing(which), deciding, strict=True))
 
     def costs(self) -> CostTable:
         """Return the costs of leaving at each exit, in ms."""
         return CostTable(self.cumulative, "ms", self.full.median)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values: the costs and what they are made of."""
-        return self.costs().to_dict() | asdict(self)
+        """Return JSON-ready values: the costs, between what they lie, and what they are made of."""
+        return self.costs().to_dict() | asdict(self) | {"quartiles": [list(pair) for pair in self.quartiles]}
 
 
 def measure_latency(

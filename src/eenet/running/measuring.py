@@ -60,6 +60,22 @@ class FlopReport:
         """Return JSON-ready values: the costs and what they consist of."""
         return self.costs().to_dict() | asdict(self)
 
+    def not_counted(self) -> str:
+        """Say which operators have no formula and what that means; empty where all were counted."""
+        if not self.uncounted:
+            return ""
+        return (
+            f"Operations without a formula count as nothing: {', '.join(self.uncounted)}. The true number is larger; "
+            "where they are a large part of the model, state budgets in ms."
+        )
+
+
+def tokens_in(inputs: Inputs) -> int | None:
+    """Return how many tokens each text of a batch has, padding included; None of inputs that are no texts."""
+    named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+    arrays = [as_array(value) for value in named.values()]
+    return next((one.shape[1] for one in arrays if one.ndim == 2 and one.dtype.kind in "iu"), None)
+
 
 def measure_flops(model: object, example_inputs: Inputs) -> FlopReport:
     """Count the floating point operations of every stage and head.
@@ -114,18 +130,31 @@ class Profile:
 
         Returns:
             One sentence for every exit of every latency record whose share of the full time lies more than 20 % above
-            or below its share of the full operations; those of other lengths than the examples' are left out.
+            or below its share of the full operations, and does so between the quartiles of both times as well; and one
+            for every record where the quartiles are too far apart to tell. Records of other lengths than the examples'
+            are left out.
         """
         found = []
         operations = [cost / self.flops.reference for cost in self.flops.cumulative]
         for row in (row for row in self.latency if row.length is None):
-            for k, (cost, share) in enumerate(zip(row.cumulative, operations, strict=True)):
+            where = f"on {row.engine} {row.dtype} at batch size {row.batch_size}"
+            unsure = []
+            for k, (cost, (low, high), share) in enumerate(zip(row.cumulative, row.quartiles, operations, strict=True)):
                 taken = cost / row.full.median
-                if abs(taken / share - 1) > _FAR:
+                if abs(taken / share - 1) <= _FAR:
+                    continue
+                if low / row.full.high > (1 + _FAR) * share or high / row.full.low < (1 - _FAR) * share:
                     found.append(
-                        f"Exit {k} takes {taken:.0%} of the full time on {row.engine} {row.dtype} at batch size "
-                        f"{row.batch_size}, but {share:.0%} of the full operations: state budgets there in ms."
+                        f"Exit {k} takes {taken:.0%} of the full time {where}, but {share:.0%} of the full operations: "
+                        "state budgets there in ms."
                     )
+                else:
+                    unsure.append(str(k))
+            if unsure:
+                found.append(
+                    f"The times {where} vary too much to tell what exit {' and '.join(unsure)} takes: the machine was "
+                    f"busy, or {row.passes} passes are too few. Measure again, with more --passes."
+                )
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,16 +222,14 @@ def _of_length(inputs: Inputs, length: int) -> Inputs:
     """Return texts of another number of tokens: cut, or begun again from their start."""
     named = inputs if isinstance(inputs, Mapping) else {"": inputs}
     arrays = {name: as_array(value) for name, value in named.items()}
-    widths = [one.shape[1] for one in arrays.values() if one.ndim == 2 and one.dtype.kind in "iu"]
-    if length < 1 or not widths:
+    tokens = tokens_in(inputs)
+    if length < 1 or tokens is None:
         raise InputError(
             f"lengths {length} do not fit: they are tokens, at least 1, of texts, which are whole numbers [sample, "
             "token]. Leave them out."
         )
-    places = np.arange(length) % widths[0]
-    changed = {
-        name: one[:, places] if one.ndim > 1 and one.shape[1] == widths[0] else one for name, one in arrays.items()
-    }
+    places = np.arange(length) % tokens
+    changed = {name: one[:, places] if one.ndim > 1 and one.shape[1] == tokens else one for name, one in arrays.items()}
     return changed if isinstance(inputs, Mapping) else changed[""]
 
 
