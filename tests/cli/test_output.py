@@ -97,6 +97,23 @@ def test_a_pipe_is_100_columns_wide_and_its_paragraphs_too(capsys):
     assert {len(line) <= 100 for line in capsys.readouterr().out.splitlines()} == {True}
 
 
+@pytest.mark.parametrize(("terminal", "said"), [(True, "[2/3] b"), (False, "[3/3] c")])
+def test_progress_is_one_line_and_none_for_what_is_quick(terminal, said, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("eenet.cli.output.time.monotonic", lambda: now[0])
+    output = Output()
+    for number, name in enumerate("abc", 1):
+        output.step(name, number, 3)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    for number, name in enumerate("abc", 1):
+        output.step(name, number, 3)
+        now[0] += 6.0
+    shown = capsys.readouterr().err
+    assert said in shown and shown.count("\n") == (0 if terminal else 1)
+    assert shown.endswith("\r\x1b[K" if terminal else "[3/3] c\n")
+
+
 def test_percentages():
     assert [percent(value) for value in (0.927, None, math.nan)] == ["92.70%", "-", "-"]
 

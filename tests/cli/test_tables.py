@@ -235,7 +235,7 @@ def test_exits_that_a_table_does_not_have_are_refused(eenet, write_table, tmp_pa
 def test_fit_replaces_an_older_policy(eenet, tables, tmp_path):
     for budget in ("60%", "80%"):
         ran = eenet("fit", tables[0], "-b", budget, "-p", "patience", "--out", tmp_path / "policy", "--quiet")
-        assert (ran.code, ran.stderr) == (0, "") and "utility on VAL" in ran.stdout
+        assert (ran.code, ran.stderr) == (0, "") and "utility on the samples fitted on (optimistic)" in ran.said
     assert load_policy(tmp_path / "policy").info["budget_input"] == "80%"
 
 
@@ -249,8 +249,27 @@ def test_fit_with_a_guarantee_prints_and_keeps_the_certificate(eenet, write_tabl
     assert "at most 2.1 ms" in said["statement"] and "same distribution as the calibration set" in said["statement"]
     assert load_policy(tmp_path / "policy").info["certificate"] == said
     shown = eenet(*words, "--guarantee", "budget").said
-    assert "certified mean cost, at most" in shown and "utility lost to the guarantee" in shown
+    assert "mean cost, at most: asked for 2.1 ms" in shown and "mean cost, at most: bound reached" in shown
     assert "With confidence 90 % (delta 0.1), the mean cost per sample is at most 2.1 ms." in shown
+
+
+def test_exits_that_know_nothing_are_noticed_when_a_policy_is_fitted(eenet, write_table, tmp_path):
+    rng = np.random.default_rng(0)
+    words = ("-b", "60%", "-p", "max_prob", "--out", tmp_path / "policy", "-q")
+    noise = rng.normal(size=(200, 3, 4)).astype(np.float32)
+    assert "Warning: early exits know hardly anything" in eenet("fit", write_table(logits=noise), *words).said
+    assert "Warning" not in eenet("fit", write_table(), *words).said
+
+
+def test_a_budget_below_measured_times_is_refused_as_such(eenet, write_table, tmp_path):
+    row = {"cumulative": [3.0, 4.0, 5.0], "unit": "ms", "reference": 4.0, "engine": "eager", "batch_size": 1}
+    flops = {"cumulative": [1.0, 2.0, 4.0], "unit": "FLOPs", "reference": 4.0}
+    profile = {"format": "eenet profile", "version": 1, "flops": flops, "latency": [row]}
+    (tmp_path / "costs.json").write_text(json.dumps(profile))
+    words = ("-b", "60%", "--costs", tmp_path / "costs.json")
+    for command in (("fit", write_table(), "--out", tmp_path / "policy"), ("advise", write_table())):
+        refused(eenet(*command, *words, "--batch-size", "1"), "out of reach", "measured", "costs.json", "Profile again")
+    assert eenet("fit", write_table(), "--out", tmp_path / "policy", "-p", "max_prob", *words).code == 0
 
 
 def test_fit_can_promise_accuracy_without_a_budget(eenet, write_table, tmp_path):
@@ -258,10 +277,13 @@ def test_fit_can_promise_accuracy_without_a_budget(eenet, write_table, tmp_path)
     value = eenet(*words, "--epsilon", "0.05", "--json").value
     said = value["certificate"]
     assert (value["budget"], said["budget"], said["epsilon"]) == (None, None, 0.05) and said["bound"] <= 0.05
-    assert "at most 0.05 below that of the full model" in said["statement"]
+    assert "at most 5 percentage points below the full model's" in said["statement"]
     bounded = eenet(*words, "--epsilon", "0.05", "--budget", "3.5ms", "--json").value["certificate"]
     assert bounded["budget"] == 3.5 and bounded["mean_cost"] > said["mean_cost"]
-    assert "certified loss of utility, at most" in eenet(*words).stdout
+    shown = eenet(*words, "--epsilon", "0.05").said
+    assert "loss of utility, at most: asked for 5 percentage points" in shown
+    assert f"bound reached {100 * said['bound']:.3g} percentage points" in shown
+    assert "-" not in shown.split("against no guarantee")[1].split("points")[0]  # gained or lost, not minus
 
 
 @pytest.mark.parametrize("extra", [(), ("--guarantee", "budget"), ("--guarantee", "accuracy", "--epsilon", "0.5")])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from eenet.cli import options
+from eenet.cli.fit import read_budget
 from eenet.cli.loading import Costs
 from eenet.cli.output import Output, Result
 from eenet.errors import InputError
@@ -46,7 +47,7 @@ def advise(
     """
     table = costs.read_table(val)
     known = table.require_costs()
-    asked = [known.budget(text) for text in budget or []]
+    asked = [read_budget(text, known, costs) for text in budget or []]
     models = [model for text in static or [] for model in _statics(text, known)]
     parts = costs.parts(known)
     for one in asked:

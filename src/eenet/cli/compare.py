@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from eenet.cli import loading, names, options
+from eenet.cli.fit import read_budget
 from eenet.cli.interrupt import require
 from eenet.cli.loading import Costs
 from eenet.cli.output import Output, Result, comparison_parts
@@ -70,7 +71,7 @@ def compare(
         if chosen.pop(name, None) is None:
             continue
         output.note(f"{name} is left out: {reason}.")
-    asked = [known.budget(text) for text in budget or []]
+    asked = [read_budget(text, known, costs) for text in budget or []]
     grouping = None if groups is None else loading.read_groups(groups)
     for one in asked:
         output.note(f"Budget per sample: {one.meaning}.")

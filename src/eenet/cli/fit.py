@@ -11,7 +11,7 @@ import typer
 from eenet.cli import loading, names, options
 from eenet.cli.loading import Costs
 from eenet.cli.output import Output, Result, facts_table, percent
-from eenet.errors import InputError
+from eenet.errors import BudgetError, InputError
 from eenet.policies.store import FILES
 from eenet.tables.costs import Budget, CostTable
 from eenet.tables.table import ExitTable
@@ -106,7 +106,7 @@ def fit(
     if kept is not None:
         table = _keeping(table, kept, costs)
     known = table.require_costs()
-    asked, limit = None if budget is None else known.budget(budget), None
+    asked, limit = None if budget is None else read_budget(budget, known, costs), None
     if deadline is not None:
         from eenet.schedulers import DeadlineScheduler
 
@@ -137,8 +137,12 @@ def fit(
         **reasons,
     }
     save_policy(fitted, out, costs=known, info=facts, exits=kept, dial=dial, source=table.source)
+    from eenet.evaluation.advise import hardly_knowing
+
+    doubt = hardly_knowing(table)
     return {**facts, "out": str(out)}, [
         facts_table(f"{policy}, written to {out}", _printed(facts)),
+        *([f"Warning: {doubt}. Do not expect to save anything on other samples; ask `eenet advise`."] if doubt else []),
         *([facts["reason"]] if facts["reason"] else []),
         *([facts["certificate"]["statement"]] if "certificate" in facts else []),
     ]
@@ -180,15 +184,47 @@ def _printed(facts: dict[str, Any]) -> dict[str, str | None]:
     printed = {
         "budget per sample": facts["budget_meaning"],
         "deadline of every sample": facts.get("deadline_meaning"),
-        "cost on VAL": f"{facts['fit_cost']:.5g} {unit}",
-        "utility on VAL": percent(facts["fit_utility"]),
+        "cost on the samples fitted on": f"{facts['fit_cost']:.5g} {unit}",
+        "utility on the samples fitted on (optimistic)": percent(facts["fit_utility"]),
     }
     if certificate is not None:
-        bound = certificate["bound"]
-        if certificate["guarantee"] == "budget":
-            printed["certified mean cost, at most"] = f"{bound:.5g} {unit}"
-        else:
-            printed["certified loss of utility, at most"] = percent(bound)
-        printed["utility lost to the guarantee"] = percent(certificate["utility_lost"])
-        printed["cost added by the guarantee"] = f"{certificate['cost_added']:.5g} {unit}"
+        printed |= _certified(certificate, unit)
     return printed
+
+
+def _certified(certificate: dict[str, Any], unit: str) -> dict[str, str]:
+    """Return what was promised, the bound reached, and what that takes, on the half that took no part in fitting."""
+    if certificate["guarantee"] == "budget":
+        what, promised, bound = "mean cost", f"{certificate['budget']:.5g} {unit}", f"{certificate['bound']:.5g} {unit}"
+    else:
+        what = "loss of utility"
+        promised, bound = (_points(certificate[key]) for key in ("epsilon", "bound"))
+    lost, added = certificate["utility_lost"], certificate["cost_added"]
+    return {
+        "utility on the samples held out": percent(certificate["mean_utility"]),
+        f"{what}, at most: asked for": promised,
+        f"{what}, at most: bound reached": bound,
+        "utility, against no guarantee": f"{_points(abs(lost))} {'lost' if lost > 0 else 'gained'}",
+        "cost, against no guarantee": f"{abs(added):.5g} {unit} {'added' if added > 0 else 'saved'}",
+    }
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.3g} percentage points"
+
+
+def read_budget(text: str, known: CostTable, costs: Costs) -> Budget:
+    """Read a budget; where it is below measured times, the message says that they are measured.
+
+    Raises:
+        BudgetError: It is no number, of a foreign unit, or out of reach.
+    """
+    try:
+        return known.budget(text)
+    except BudgetError as error:
+        if costs.costs is None or known.unit not in ("us", "ms", "s"):
+            raise
+        raise BudgetError(
+            f"{error} The costs are times measured on one machine, of --costs {str(costs.costs)!r}: a busy machine "
+            "makes them too large. Profile again, or leave --batch-size, --engine and --dtype out: then operations count."
+        ) from error

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ Result: TypeAlias = tuple[Mapping[str, Any], Sequence[Block | Section]]
 PIPE_WIDTH = 100
 _MOST_BUDGETS = 4  # for which groups are listed
 _MOST_FOLDED = 20  # rows
+_PATIENCE_SECONDS = 2.0  # before which progress is not worth a line
+_LOG_SECONDS = 10.0  # between two lines of progress in a log
 _WHOLE = 20  # characters of a cell up to which it stays on one line
 _GAP = 3  # blanks that a column takes besides its cells
 
@@ -88,6 +91,8 @@ class Output:
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
     line: str = field(default="", init=False)
+    _began: float = field(default=0.0, init=False, repr=False)
+    _shown: float = field(default=0.0, init=False, repr=False)
 
     def note(self, message: str) -> None:
         """Write a line of progress to stderr, unless quiet."""
@@ -95,8 +100,22 @@ class Output:
             _console(stderr=True).print(Text(visible(message)), soft_wrap=True)
 
     def step(self, name: str, done: int, total: int) -> None:
-        """Write that a part of the work is done, unless quiet."""
-        self.note(f"[{done}/{total}] {name}")
+        """Write that a part of the work is done, unless quiet, where all of it takes more than two seconds.
+
+        On a terminal this is one line, which is rewritten and goes away; elsewhere a line every ten seconds.
+        """
+        now = time.monotonic()
+        if done <= 1:
+            self._began = self._shown = now
+        if self.quiet or now - self._began < _PATIENCE_SECONDS:
+            return
+        if sys.stderr.isatty():
+            text = visible(f"[{done}/{total}] {name}")
+            sys.stderr.write("\r\x1b[K" if done >= total else f"\r\x1b[K{text}")
+            sys.stderr.flush()
+        elif now - self._shown >= _LOG_SECONDS:
+            self._shown = now
+            self.note(f"[{done}/{total}] {name}")
 
     def save(self, value: Mapping[str, Any], path: Path | None, *, sealed: bool = False) -> None:
         """Write a result to the file of --out, where there is one; ``sealed``: with a checksum."""

@@ -163,13 +163,8 @@ class Advice:
             yield f"the cheapest exit already costs {_percent(early[0].cost / full)} of {name}"
         if self.costs.reference is not None and self.costs.high >= (1 + _HEAVY) * full:
             yield f"heads and decisions add {_percent(self.costs.high / full - 1)} to the original model"
-        best = max(model.utility for model in early)
-        noise = 2 * (best * (1 - best) / self.num_samples) ** 0.5
-        if self.majority > 0 and best <= self.majority + noise:
-            yield (
-                f"early exits know hardly anything: the best of them has a utility of {_percent(best)}, always "
-                f"answering the most frequent class {_percent(self.majority)}"
-            )
+        if said := _hardly_knowing(max(model.utility for model in early), self.majority, self.num_samples):
+            yield said
         good = next((k for k, model in enumerate(early) if model.utility >= last.utility - _LOSS), None)
         if good is not None and early[good].cost < full:
             yield (
@@ -281,6 +276,28 @@ def advise(
     )
 
 
+def hardly_knowing(table: ExitTable) -> str:
+    """Say that no early exit of a table is surely better than its most frequent class; empty where one is."""
+    early = table.require_utility("advice")[:, :-1].mean(axis=0)
+    return _hardly_knowing(float(early.max()), float(_majority(table).mean()), table.num_samples)
+
+
+def _hardly_knowing(best: float, majority: float, num_samples: int) -> str:
+    if majority <= 0 or best > majority + 2 * (best * (1 - best) / num_samples) ** 0.5:
+        return ""
+    return (
+        f"early exits know hardly anything: the best of them has a utility of {_percent(best)}, always answering the "
+        f"most frequent class {_percent(majority)}"
+    )
+
+
+def _majority(table: ExitTable) -> np.ndarray:
+    """Return the utility of answering every sample with the most frequent class; 0 where classes are not known."""
+    if not table.utility_is_accuracy:
+        return np.zeros(table.num_samples)
+    return (table.labels == np.bincount(table.labels).argmax()).astype(np.float64)
+
+
 def _samples(table: ExitTable, confidence: Confidence, folds: int) -> Samples:
     """Return the samples that the advice is made on."""
     utility = table.require_utility("advice")
@@ -289,11 +306,8 @@ def _samples(table: ExitTable, confidence: Confidence, folds: int) -> Samples:
             f"{table.name} of {table.num_samples} samples is too small: exits are chosen on some and judged on others. "
             f"Record at least {max(folds, _LEAST)}, better thousands."
         )
-    majority = np.zeros(table.num_samples)
-    if table.utility_is_accuracy:
-        majority = (table.labels == np.bincount(table.labels).argmax()).astype(np.float64)
     scorer = confidence_scorer(confidence, None if table.has_classes else table.feature_names)
-    return Samples(scores=Replayer(table).scores(scorer), utility=utility, majority=majority)
+    return Samples(scores=Replayer(table).scores(scorer), utility=utility, majority=_majority(table))
 
 
 def _agreeing(costs: CostTable, parts: CostParts | None) -> CostParts:

@@ -152,8 +152,8 @@ class Profile:
                     unsure.append(str(k))
             if unsure:
                 found.append(
-                    f"The times {where} vary too much to tell what exit {' and '.join(unsure)} takes: the machine was "
-                    f"busy, or {row.passes} passes are too few. Measure again, with more --passes."
+                    f"The times {where} vary too much to be compared with the operations (exits {', '.join(unsure)}): "
+                    f"the machine was busy, or {row.passes} passes are too few. Measure again, with more --passes."
                 )
         return found
 

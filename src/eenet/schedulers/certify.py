@@ -75,7 +75,8 @@ class Certificate:
             promise = f"the mean cost per sample is at most {self.budget:g} {self.unit}"
             fallback = "Only leaving at exit 0 could be certified, so every sample does."
         else:
-            promise = f"the mean utility is at most {self.epsilon:g} below that of the full model"
+            assert self.epsilon is not None  # or there were no promise of accuracy
+            promise = f"the mean utility is at most {100 * self.epsilon:.6g} percentage points below the full model's"
             fallback = (
                 "No early exit could be certified, so every sample takes the full path, as far as a deadline allows."
             )
