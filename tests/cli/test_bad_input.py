@@ -180,3 +180,20 @@ def test_an_unforeseen_error_is_one_line_too(eenet, write_table, tmp_path, monke
     ran = eenet("fit", write_table(), "-b", "60%", "--out", tmp_path / "new", "--quiet")
     assert ran.code == 1
     assert ran.stderr.count("\n") == 1 and ran.stderr.startswith("Error: unexpected KeyError")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--seed", "1.5"), "--seed '1.5' cannot be taken: "),
+        (("--seed=x",), "--seed 'x' cannot be taken: "),
+        (("--seed", "-1"), "--seed '-1' cannot be taken: "),
+        (("--budgt", "60%"), "--budgt is unknown: the command has no such option. Did you mean --budget"),
+        (("--budget",), "--budget cannot be read: "),
+    ],
+    ids=" ".join,
+)
+def test_words_that_cannot_be_read_are_refused_in_sentences(words, said, eenet, write_table, tmp_path):
+    ran = eenet("fit", write_table(), "--out", tmp_path / "policy", "-q", *words)
+    refused(ran, said, " Add --help for how to call it.")
+    assert "argument 'val': the command needs it. add --help" in eenet("fit").stderr.lower()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eenet.errors import InputError, ShapeError, TableError
+from eenet.evaluation import evaluate
 from eenet.policies import (
     ColumnScorer,
     ConfidenceScorer,
@@ -28,7 +29,7 @@ from eenet.policies import (
 )
 from eenet.policies.learned import exit_features
 from eenet.policies.mixture import coin
-from eenet.schedulers import GeometricScheduler
+from eenet.schedulers import GeometricScheduler, fit_ensemble
 from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
@@ -482,3 +483,18 @@ def test_a_confidence_that_gives_no_number_is_refused():
     scheduler = GeometricScheduler(confidence=lambda log_probs: np.where(log_probs[:, 0] < -1, np.nan, 0.0))
     with pytest.raises(InputError, match="is NaN"):
         scheduler.fit(synthetic_table(200), budget="50%")
+
+
+def test_policies_dials_and_reports_say_in_words_what_they_are():
+    policy = ScorePolicy("margin", [0.5, math.inf, -math.inf, -math.inf])
+    assert repr(policy) == "leaves by the score margin: exit 0 at 0.5, exit 1 at inf; all leave at exit 2"
+    mixed = MixedPolicy(policy, ScorePolicy("margin", [-math.inf] * 4), 0.25)
+    assert repr(mixed) == f"by a coin per sample, 25.0%: {policy!r}, or 75.0%: all leave at exit 0"
+    table = synthetic_table(200)
+    dial = GeometricScheduler().sweep(table)
+    low, high = dial.fit_costs[0], dial.fit_costs[-1]
+    assert f"cost {low:.4g} to {high:.4g} ms" in str(dial) and f"{dial.fit_utilities[-1]:.2%}" in str(dial)
+    report = evaluate(dial.at("60%"), table, budget="60%")
+    assert f"{report.cost:.4g} ms per sample (budget 2.4)" in str(report) and "at exit 3." in str(report)
+    transformed = TransformedPolicy(fit_ensemble(table, 0), ScorePolicy("margin", [0.5, 1, 1, -math.inf]))
+    assert repr(transformed).startswith("on outputs changed by Ensemble, leaves by the score margin: exit 0 at 0.5")

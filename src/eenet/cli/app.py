@@ -17,6 +17,7 @@ from eenet.cli.interrupt import INTERRUPTED, Importing
 from eenet.errors import EenetError, InputError, missing_extra
 
 DONE, FAILURE, BAD_INPUT = 0, 1, 2
+_HELP = "Add --help for how to call it."
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Do the main job on handwritten digits: train, record, measure, fit, compare, run, report."),
@@ -74,7 +75,7 @@ def run(words: list[str]) -> int:
 
             sys.stderr.write("".join(traceback.format_exception(error)))
         _give_up_output()
-        message, code = _describe(error)
+        message, code = _describe(error, words)
         if message:
             error_line(message)
     return code
@@ -188,10 +189,33 @@ def _with_options(function: Callable[..., Any], line: str) -> Callable[..., None
     return called
 
 
-def _describe(error: Exception) -> tuple[str, int]:
-    if hasattr(error, "format_message"):  # how typer says that the words are wrong; empty after it printed help
-        message = error.format_message()
-        return f"{message} Add --help for how to call it." if message else "", BAD_INPUT
+def _misread(error: Any, words: list[str]) -> str:  # noqa: ANN401 - an exception of typer
+    """Say in one sentence why typer could not read a command's words; empty where it has printed help."""
+    said = error.format_message()
+    if not said:
+        return ""
+    name = getattr(error, "option_name", None) or next(iter(getattr(getattr(error, "param", None), "opts", ())), "")
+    fact = said.partition(": ")[2] or said
+    kind = type(error).__name__
+    if kind == "NoSuchOption":
+        near = " or ".join(error.possibilities or ())
+        return (
+            f"{name} is unknown: the command has no such option. " + (f"Did you mean {near}? " if near else "") + _HELP
+        )
+    if kind == "MissingParameter":
+        return f"{said.rstrip('.')}: the command needs it. {_HELP}"
+    if not name:
+        return f"{said.rstrip('.')}. {_HELP}"
+    place = next((i for i, word in enumerate(words) if word.partition("=")[0] == name), len(words))
+    given = [*words[place : place + 1], ""][0].partition("=")[2] or " ".join(words[place + 1 : place + 2])
+    if kind == "BadOptionUsage" or not given:
+        return f"{name} cannot be read: {fact[:1].lower()}{fact[1:].rstrip('.')}. {_HELP}"
+    return f"{name} {given!r} cannot be taken: {fact[:1].lower()}{fact[1:].rstrip('.')}. {_HELP}"
+
+
+def _describe(error: Exception, words: list[str]) -> tuple[str, int]:
+    if hasattr(error, "format_message"):
+        return _misread(error, words), BAD_INPUT
     if isinstance(error, ModuleNotFoundError):
         error = missing_extra(error, "this command needs it") or error
     if isinstance(error, EenetError):

@@ -15,7 +15,7 @@ from eenet.cli.options import SeedOption, folder_out
 from eenet.cli.output import Output, Result, comparison_parts, facts_table, percent
 from eenet.cli.run import run
 from eenet.cli.train import record, train_run
-from eenet.report.sections import bench_section, exit_shares
+from eenet.report.sections import Block, Section, bench_section, exit_shares
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
@@ -83,7 +83,10 @@ def demo(
         command=output.line,
     )
     value = {"out": str(out), "fit": fitted, "run": real, "bench": timed, "comparison": comparison}
-    listed = [bench_section(timed), facts_table("The adaptive model on the test images", _facts(fitted, real, timed))]
+    listed: list[Block | Section] = [
+        bench_section(timed),
+        facts_table("The adaptive model on the test images", _facts(fitted, real, timed)),
+    ]
     return value, [
         _conclusion(fitted, real, timed["rows"][-1]),
         SMALL_NET,

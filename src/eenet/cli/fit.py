@@ -226,5 +226,5 @@ def read_budget(text: str, known: CostTable, costs: Costs) -> Budget:
             raise
         raise BudgetError(
             f"{error} The costs are times measured on one machine, of --costs {str(costs.costs)!r}: a busy machine "
-            "makes them too large. Profile again, or leave --batch-size, --engine and --dtype out: then operations count."
+            "makes them too large. Profile again, or count operations: without --batch-size, --engine and --dtype."
         ) from error

@@ -295,7 +295,7 @@ def _majority(table: ExitTable) -> np.ndarray:
     """Return the utility of answering every sample with the most frequent class; 0 where classes are not known."""
     if not table.utility_is_accuracy:
         return np.zeros(table.num_samples)
-    return (table.labels == np.bincount(table.labels).argmax()).astype(np.float64)
+    return np.asarray(table.labels == np.bincount(table.labels).argmax(), dtype=np.float64)
 
 
 def _samples(table: ExitTable, confidence: Confidence, folds: int) -> Samples:

@@ -54,6 +54,16 @@ class Report:
     by_group: tuple[Group, ...] = ()
     maps: MapReport | None = None
 
+    def __str__(self) -> str:
+        """Say what was spent and reached, where samples left, and what the last exit alone reaches."""
+        asked = "" if self.budget is None else f" (budget {self.budget:.4g})"
+        left = ", ".join(f"{share:.1%} at exit {k}" for k, share in enumerate(self.exit_distribution))
+        return (
+            f"{self.num_samples} samples: {self.cost:.4g} {self.unit} per sample{asked}, "
+            f"{self.cost / self.full_cost:.1%} of the full cost, with a utility "
+            f"of {self.utility:.2%} (last exit alone: {self.full_utility:.2%}). Samples left: {left}."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready values."""
         values = {key: value for key, value in vars(self).items() if key != "maps"}

@@ -55,6 +55,15 @@ class Dial:
                 "cost and a utility, and costs rise. Sort them by cost."
             )
 
+    def __str__(self) -> str:
+        """Say what budgets it reaches, and what was reached on the data it was fitted on."""
+        (low, *_, high), (least, *_, most) = self.fit_costs * 2, self.fit_utilities * 2
+        return (
+            f"Dial of {len(self.policies)} policies for {self.costs.num_exits} exits: on the samples it was fitted on "
+            f"they cost {low:.4g} to {high:.4g} {self.costs.unit} per sample, with a utility of {least:.2%} to "
+            f"{most:.2%}. {self.reason or 'Ask it for one with .at(budget).'}"
+        )
+
     def at(self, budget: BudgetLike) -> Policy:
         """Return the policy for a budget, without fitting again.
 

@@ -74,6 +74,10 @@ class MixedPolicy(Policy):
         self.answers_newest = a.answers_newest and b.answers_newest
         self.compares_classes = a.compares_classes or b.compares_classes
 
+    def __repr__(self) -> str:
+        """Say which policies are mixed, and how many samples follow each."""
+        return "by a coin per sample, " + ", or ".join(f"{share:.1%}: {one!r}" for share, one in self.components())
+
     def follows_a(self, sample_ids: Ids) -> Flags:
         """Return which samples follow policy ``a``."""
         return coin(sample_ids, self.seed) < self.weight
@@ -145,6 +149,10 @@ class TransformedPolicy(Policy):
         self.num_exits, self.num_open, self.source = policy.num_exits, policy.num_open, policy.source
         self.num_columns = _one_number(transform.num_columns, policy.num_columns)
         self.compares_classes, self.seeds, self.depth = policy.compares_classes, policy.seeds, policy.depth
+
+    def __repr__(self) -> str:
+        """Say what stands before the policy, and the policy."""
+        return f"on outputs changed by {type(self.transform).__name__}, {self.policy!r}"
 
     def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:
         if self.policy.newest_only:  # the newest in every place for a policy that looks at no other

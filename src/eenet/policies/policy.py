@@ -59,6 +59,10 @@ class Policy(ABC):
     def answers(self, seen: Seen, sample_ids: Ids) -> Answers:
         """Return the log-probabilities that samples which leave now are answered with."""
 
+    def __repr__(self) -> str:
+        """Say in words where samples leave."""
+        return f"{type(self).__name__} for {self.num_exits} exits"
+
     def components(self) -> tuple[tuple[float, Policy], ...]:
         """Return the policies without a coin that this one consists of, each with its share of the samples."""
         return ((1.0, self),)
@@ -141,6 +145,13 @@ class ScorePolicy(Policy):
         self.scorer, self.thresholds = scorer, given.astype(np.float32)
         self.num_exits, self.num_columns = len(given), scorer.num_columns
         self.newest_only, self.compares_classes = scorer.newest_only, scorer.compares_classes
+
+    def __repr__(self) -> str:
+        """Say by which score samples leave, and from which thresholds on."""
+        name = getattr(self.scorer, "confidence", None) or type(self.scorer).__name__
+        early = [f"exit {k} at {one:.4g}" for k, one in enumerate(self.thresholds[: self._all_leave_at].tolist())]
+        by = f"leaves by the score {getattr(name, '__name__', name)}: {', '.join(early)}; " if early else ""
+        return f"{by}all leave at exit {self._all_leave_at}"
 
     def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:
         k = seen.shape[1] - 1
