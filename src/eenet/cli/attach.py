@@ -169,7 +169,7 @@ def attach(
 
 def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[str, Any], list[Block]]:
     """Return what is known about a model with exits, as JSON values and as a table."""
-    from eenet.running.measuring import measure_flops, tokens_in
+    from eenet.running.measuring import measure_flops
 
     flops = measure_flops(model, source.example_inputs)
     rows: list[dict[str, Any]] = [
@@ -206,11 +206,17 @@ def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[s
         row | {"size": " x ".join(map(str, row["shape"])), "head_share": row["head_flops"] / flops.reference}
         for row in rows
     ]
-    tokens = tokens_in(source.example_inputs)
-    of = "sample" if tokens is None else f"text of {tokens} tokens"
-    title = f"{spec}: {flops.reference:.4g} FLOPs per {of} without exits, {source.num_classes} classes"
+    title = f"{spec}: {flops.reference:.4g} FLOPs per {_unit(source)} without exits, {source.num_classes} classes"
     table = Table.of(printed, columns, title)
     return value, [table, *(f"Note: {said}" for said in [flops.not_counted()] if said)]
+
+
+def _unit(source: Source) -> str:
+    """Return what operations are counted for: a sample, or a text of as many tokens as the example."""
+    from eenet.running.measuring import tokens_in
+
+    tokens = tokens_in(source.example_inputs)
+    return "sample" if tokens is None else f"text of {tokens} tokens"
 
 
 def _tapped(model: MultiExitModel, inputs: Inputs) -> list[tuple[str, list[int]]]:

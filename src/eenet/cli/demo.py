@@ -83,18 +83,23 @@ def demo(
         command=output.line,
     )
     value = {"out": str(out), "fit": fitted, "run": real, "bench": timed, "comparison": comparison}
+    return value, [*_shown(value, everything), *(f"wrote {file}" for file in files)]
+
+
+def _shown(value: Mapping[str, Any], everything: bool) -> list[Block | Section]:
+    """Return what is printed: what was saved, then the comparison; times and facts with --all only."""
+    fitted, real, timed = value["fit"], value["run"], value["bench"]
     listed: list[Block | Section] = [
         bench_section(timed),
         facts_table("The adaptive model on the test images", _facts(fitted, real, timed)),
     ]
-    return value, [
+    return [
         _conclusion(fitted, real, timed["rows"][-1]),
         SMALL_NET,
         "",
-        *comparison_parts(comparison, everything=everything),
+        *comparison_parts(value["comparison"], everything=everything),
         WHY_SO_LOW,
         *(listed if everything else []),
-        *(f"wrote {file}" for file in files),
     ]
 
 

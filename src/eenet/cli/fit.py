@@ -13,6 +13,7 @@ from eenet.cli.loading import Costs
 from eenet.cli.output import Output, Result, facts_table, percent
 from eenet.errors import BudgetError, InputError
 from eenet.policies.store import FILES
+from eenet.report.sections import Block, Section
 from eenet.tables.costs import Budget, CostTable
 from eenet.tables.table import ExitTable
 
@@ -137,11 +138,16 @@ def fit(
         **reasons,
     }
     save_policy(fitted, out, costs=known, info=facts, exits=kept, dial=dial, source=table.source)
+    return {**facts, "out": str(out)}, _shown(facts, table, f"{policy}, written to {out}")
+
+
+def _shown(facts: dict[str, Any], table: ExitTable, title: str) -> list[Block | Section]:
+    """Return what is printed: the numbers, what speaks against them, why the policy was chosen, what is promised."""
     from eenet.evaluation.advise import hardly_knowing
 
     doubt = hardly_knowing(table)
-    return {**facts, "out": str(out)}, [
-        facts_table(f"{policy}, written to {out}", _printed(facts)),
+    return [
+        facts_table(title, _printed(facts)),
         *([f"Warning: {doubt}. Do not expect to save anything on other samples; ask `eenet advise`."] if doubt else []),
         *([facts["reason"]] if facts["reason"] else []),
         *([facts["certificate"]["statement"]] if "certificate" in facts else []),
