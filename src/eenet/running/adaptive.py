@@ -17,7 +17,7 @@ from eenet.running.inputs import Data, Inputs, batch_of, batches_of, rows_of
 from eenet.running.loop import Loop, Prediction
 from eenet.tables.arrays import as_array
 from eenet.tables.arrays import batch_size as size_of
-from eenet.tables.costs import BudgetLike, CostTable
+from eenet.tables.costs import Budget, BudgetLike, CostTable
 
 SampleIds: TypeAlias = Any
 """One whole number per sample: a list, an array or a tensor, of any integer type."""
@@ -166,10 +166,11 @@ class AdaptiveModel:
         """Return the same model for another budget, without fitting again.
 
         Args:
-            budget: A mean cost per sample: a number in the unit of the costs, with a unit, or a percentage.
+            budget: A mean cost per sample: a number in the unit of `costs` (else of the dial's), with a unit, or a
+                percentage.
 
         Raises:
-            InputError: There is no dial.
+            InputError: There is no dial, or it was fitted with costs that are not in proportion to `costs`.
             BudgetError: No number, a foreign unit, or below the cost of exit 0.
         """
         if self.dial is None:
@@ -177,8 +178,17 @@ class AdaptiveModel:
                 f"budget {budget} cannot be set: the policy was fitted for one budget, and there is no dial beside it. "
                 "Pass dial=scheduler.sweep(table), or fit and export again."
             )
-        costs = self.costs or self.dial.costs
-        turned = AdaptiveModel(self.engine, self.dial.at(budget), costs, dial=self.dial, check_source=False)
+        costs, fitted = self.costs or self.dial.costs, self.dial.costs
+        asked = costs.budget(budget)
+        factor = costs.factor(fitted)
+        if factor is None:
+            raise InputError(
+                f"budget {asked.text} cannot be set: exits cost {_listed(costs)}, and the dial was fitted for "
+                f"{_listed(fitted)}, which is another share of the last exit's cost. Pass dial=scheduler.sweep(table, "
+                "costs) with these costs, or the costs of the dial."
+            )
+        policy = self.dial.at(Budget(max(asked.value * factor, fitted.low), asked.text, asked.meaning, fitted.unit))
+        turned = AdaptiveModel(self.engine, policy, costs, dial=self.dial, check_source=False)
         turned._recognised, turned._checked = self._recognised, self._checked
         return turned
 
@@ -229,6 +239,10 @@ def require_source(policy: Policy, engine: Engine) -> None:
             f"one, of source {engine.source[:12]}. Fit it on a table recorded from this model, or pass "
             "check_source=False (on the command line --force) to use it all the same."
         )
+
+
+def _listed(costs: CostTable) -> str:
+    return f"{', '.join(f'{cost:.4g}' for cost in costs.cumulative)} {costs.unit}"
 
 
 def _whole(sample_ids: SampleIds) -> Int[np.ndarray, "*shape"]:

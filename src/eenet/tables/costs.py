@@ -26,6 +26,7 @@ _UNITS = {
     "ms": ("time", 1e-3),
     "s": ("time", 1.0),
 }
+_SAME = 1e-6  # relative difference of equal costs: files may contain float32
 _BUDGET = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s].*?)?\s*")
 
 STANDARD_FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
@@ -141,6 +142,15 @@ class CostTable:
                 f"costs of {self.num_exits} exits do not fit: {what} has {num_exits}. Use costs with one number per "
                 "exit of it."
             )
+
+    def factor(self, other: CostTable) -> float | None:
+        """Return what one unit of these costs is in another table's, None where exits have other relative costs."""
+        factor = other.high / self.high
+        pairs = list(zip(self.cumulative, other.cumulative, strict=False))
+        same = self.num_exits == other.num_exits and all(
+            math.isclose(a * factor, b, rel_tol=_SAME) for a, b in pairs
+        )
+        return factor if same else None
 
     def convert(self, unit: str) -> CostTable:
         """Return the same costs in another unit.
