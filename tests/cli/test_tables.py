@@ -132,6 +132,13 @@ def test_compare_shows_tables_and_writes_a_folder(eenet, tables, tmp_path):
     assert set(value["rows"][0]) >= ROW_KEYS
 
 
+def test_compare_says_first_that_both_tables_are_one(eenet, tables):
+    ran = eenet("compare", tables[0], tables[0], "-b", "60%", *QUICK)
+    assert ran.stdout.split()[:8] == "VAL and TEST are the same data: these".split()
+    assert eenet("compare", tables[0], tables[0], "-b", "60%", *QUICK, "--json").value["same_data"] is True
+    assert eenet("compare", *tables, "-b", "60%", *QUICK, "--json").value["same_data"] is False
+
+
 @pytest.mark.parametrize("splits", [1, 2])
 def test_compare_prints_costs_asked_and_realised_differences_and_who_pays(eenet, tables, splits):
     words = ("compare", *tables, "-b", "60%", *QUICK, "-p", "margin", "--splits", splits, "--quiet")

@@ -465,7 +465,7 @@ def test_a_budget_is_in_the_costs_of_the_model(logits):
     for budget in (8, "8 MFLOPs", "8000 kFLOPs", f"{800 / 28}%"):
         assert mean(twice, budget) == pytest.approx(8, abs=1.6)
     assert mean(twice, 2) == 2 and mean(twice, 20) == 14
-    with pytest.raises(BudgetError, match="1 MFLOPs .* exit 0 costs 2 MFLOPs"):
+    with pytest.raises(BudgetError, match=r"1 MFLOPs .* exit 0 costs 2 MFLOPs"):
         mean(twice, 1)
     third = CostTable(tuple(cost / 3 for cost in COSTS.cumulative), "s")
     assert mean(third, third.low) == pytest.approx(third.low)

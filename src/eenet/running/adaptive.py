@@ -17,6 +17,7 @@ from eenet.running.inputs import Data, Inputs, batch_of, batches_of, rows_of
 from eenet.running.loop import Loop, Prediction
 from eenet.tables.arrays import as_array
 from eenet.tables.arrays import batch_size as size_of
+from eenet.tables.checks import instance
 from eenet.tables.costs import Budget, BudgetLike, CostTable
 
 SampleIds: TypeAlias = Any
@@ -212,11 +213,8 @@ def require_parts(
         ShapeError: Another number of exits or of classes.
     """
     for value, kind, name in ((policy, Policy, "policy"), (costs, CostTable, "costs"), (dial, Dial, "dial")):
-        if not isinstance(value, kind) and (value is not None or kind is Policy):
-            raise InputError(
-                f"{name} of type {type(value).__name__} does not fit: a {kind.__name__} is needed. Pass one; of what "
-                f"load_policy returns, pass .{name}."
-            )
+        if value is not None or kind is Policy:
+            instance(value, kind, name, f"Pass one; of what load_policy returns, pass .{name}.")
     for one in (policy, *(() if dial is None else dial.policies)):
         one.require(num_exits, num_classes)
     for known in (costs, None if dial is None else dial.costs):

@@ -32,7 +32,7 @@ from eenet.running.engines.graphs import (
 from eenet.running.manifest import Manifest
 from eenet.running.preparation import is_on_scale, require_scale
 from eenet.tables.atomic import steady
-from eenet.tables.checks import check_labels
+from eenet.tables.checks import check_labels, number
 from eenet.tables.costs import CostTable
 
 POLICY = "policy"
@@ -160,10 +160,8 @@ def open_export(path: str | os.PathLike[str], threads: int | None = None) -> Ope
         InputError: ``threads`` is below 1.
         MissingExtraError: The engine it was exported for is not installed.
     """
-    if threads is not None and threads < 1:
-        raise InputError(
-            f"threads {threads} cannot be used: at least 1 is needed. Pass None for the engine's own choice."
-        )
+    if threads is not None:
+        threads = int(number(threads, "threads", 1, whole=True))
     folder = Path(path)
     manifest = Manifest.read(folder)
     try:

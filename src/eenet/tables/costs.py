@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, SupportsFloat
 
 from eenet.errors import BudgetError, InputError, ShapeError, TableError
-from eenet.tables.checks import COSTS, number
+from eenet.tables.checks import COSTS, instance, number
 
 # unit -> (dimension, size in the dimension's base unit); one multiply-accumulate is two floating point operations
 _UNITS = {
@@ -147,9 +148,7 @@ class CostTable:
         """Return what one unit of these costs is in another table's, None where exits have other relative costs."""
         factor = other.high / self.high
         pairs = list(zip(self.cumulative, other.cumulative, strict=False))
-        same = self.num_exits == other.num_exits and all(
-            math.isclose(a * factor, b, rel_tol=_SAME) for a, b in pairs
-        )
+        same = self.num_exits == other.num_exits and all(math.isclose(a * factor, b, rel_tol=_SAME) for a, b in pairs)
         return factor if same else None
 
     def convert(self, unit: str) -> CostTable:
@@ -158,7 +157,7 @@ class CostTable:
         Raises:
             InputError: The units measure different things, or one of them is a free word.
         """
-        factor = _unit_factor(self.unit, unit)
+        factor = _unit_factor(self.unit, instance(unit, str, "unit"))
         if factor is None:
             raise InputError(f"unit {unit!r} does not fit: costs are in {self.unit}. Use a unit of the same kind.")
         reference = None if self.reference is None else self.reference * factor
@@ -178,7 +177,7 @@ class CostTable:
             text, parsed = value.text, f"{value.value!r}{value.unit}"  # read by another table
         else:
             text, parsed = _written(value)
-        amount, meaning = self._parse(parsed, text)
+        amount, meaning = self._parse(parsed, repr(text) if isinstance(value, str) else text)
         # exit 0's own cost, typed or computed, must not fail by rounding
         if amount < self.low and math.isclose(amount, self.low, rel_tol=1e-9):
             amount = self.low
@@ -196,8 +195,10 @@ class CostTable:
         match = _BUDGET.fullmatch(text)
         if match is None or not math.isfinite(float(match[1])):
             raise BudgetError(
-                f"budget {written!r} is no mean cost per sample: it must be a finite number, alone or with a unit or "
-                f"a percent sign. Write for example {self.low:g}, '{self.high:g}{self.unit}' or '60%'."
+                f"budget {written} is no mean cost per sample: a finite number is needed, alone or with a unit or a "
+                f"percent sign; leaving at exit 0 costs {self.low:g} {self.unit}, running to exit "
+                f"{self.num_exits - 1} costs {self.high:g} {self.unit}. Pass a budget in [{self.low:g}, "
+                f"{self.high:g}], for example {self.high:g}, '{self.high:g}{self.unit}' or '60%'."
             )
         amount, unit = float(match[1]), match[2]
         if unit == "%":
@@ -206,7 +207,7 @@ class CostTable:
         factor = 1.0 if unit is None else _unit_factor(unit, self.unit)
         if factor is None:
             raise BudgetError(
-                f"budget {written!r} has a unit that does not fit: costs are in {self.unit}. "
+                f"budget {written} has a unit that does not fit: costs are in {self.unit}. "
                 f"Use {self.unit}, a unit of the same kind, or a percentage."
             )
         return amount * factor, f"{amount * factor:g} {self.unit}"
@@ -247,7 +248,7 @@ def _written(value: SupportsFloat | str) -> tuple[str, str]:
     try:
         found = number(value, "budget")
     except InputError:
-        return str(value), str(value)
+        return f"{value:g}" if isinstance(value, float) else reprlib.repr(value), ""
     return f"{found:g}", repr(found)
 
 
@@ -256,4 +257,5 @@ def standard_budgets(costs: CostTable) -> tuple[float, ...]:
 
     They are ``c_0 + f (c_{K-1} - c_0)`` for each ``f`` of `STANDARD_FRACTIONS`.
     """
+    instance(costs, CostTable, "costs")
     return tuple(costs.low + f * (costs.high - costs.low) for f in STANDARD_FRACTIONS)

@@ -130,7 +130,7 @@ def test_folders_that_look_alike_are_no_two_classes(tmp_path: Path, pair: tuple[
     root = write_classes(tmp_path, "dog", *pair)
     if len(list(root.iterdir())) < 3:
         pytest.skip("the file system takes both names for one")
-    with pytest.raises(DataError, match="has the folders .* look alike"):
+    with pytest.raises(DataError, match=r"has the folders .* look alike"):
         load_image_folder(root)
 
 

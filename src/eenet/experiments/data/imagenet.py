@@ -83,7 +83,7 @@ def _classes(root: Path) -> tuple[str, ...]:
         )
     if pair := twins(names):
         raise DataError(
-            f"data folder {root} has the folders {ascii(pair[0])} and {ascii(pair[1])}: their names look alike, or "
+            f"data folder {root} has the folders {pair[0]!a} and {pair[1]!a}: their names look alike, or "
             "differ in upper and lower case only, so they may be one class. Join or rename them."
         )
     if not _TRAINING.isdisjoint(names) and not _HELD_OUT.isdisjoint(names):
