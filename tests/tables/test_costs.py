@@ -155,6 +155,7 @@ def test_costs_survive_json():
         CostTable.from_dict({"cumulative": [1, 2]})
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("value", [math.nan, math.inf, True, None, np.float32("nan"), [2.0], "nan", "", "two ms"])
 def test_what_is_no_budget_is_quoted_only_where_it_is_a_text(value):
     with pytest.raises(BudgetError) as raised:

@@ -8,6 +8,7 @@ import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any, SupportsFloat
 
 from eenet.errors import BudgetError, InputError, ShapeError, TableError
@@ -248,7 +249,7 @@ def _written(value: SupportsFloat | str) -> tuple[str, str]:
     try:
         found = number(value, "budget")
     except InputError:
-        return f"{value:g}" if isinstance(value, float) else reprlib.repr(value), ""
+        return str(value) if isinstance(value, Real) else reprlib.repr(value), ""
     return f"{found:g}", repr(found)
 
 
