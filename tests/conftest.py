@@ -7,12 +7,12 @@ import ast
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 install_import_hook("eenet", "typechecking.check")  # before the first import of eenet, so that every module is checked
 
@@ -51,6 +51,14 @@ def needs_torch(path: Path) -> bool:
             if f"{name}.".startswith(tuple(f"{one}." for one in NEED_TORCH)) or (own.is_file() and needs_torch(own)):
                 return True
     return False
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Leave out the checks of shapes and types."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ loading, and an exported folder whose graphs hand the logits through, run by ONN
 
 import numpy as np
 import pytest
-from jaxtyping import config
 from replaying import ReplayEngine, batches
 
 from eenet import AdaptiveModel, CostTable, ExitTable, certify, load_policy, replay, save_policy
@@ -114,14 +113,6 @@ def check(seed: int, exported, folder) -> bool:
                 assert np.array_equal(found.exit_index, wanted.exit_index[:count]), where
                 assert found.log_probs.tobytes() == wanted.log_probs[:count].tobytes(), where
     return True
-
-
-@pytest.fixture
-def unchecked():
-    """Leave out the checks of shapes, which would take most of the time."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")

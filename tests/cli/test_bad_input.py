@@ -131,7 +131,7 @@ def test_wrong_usage_is_one_line(words, eenet):
 def test_an_output_that_cannot_be_written_is_refused(command, eenet, write_table, tmp_path):
     tables = [write_table()] * (2 if command == "compare" else 1)
     (tmp_path / "file").write_text("mine")
-    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper", "/", "/tmp/.."):
         refused(eenet(command, *tables, "-b", "60%", "--out", out), "--out")
     assert (tmp_path / "file").read_text() == "mine"
 

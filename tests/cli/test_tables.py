@@ -133,6 +133,13 @@ def test_compare_shows_tables_and_writes_a_folder(eenet, tables, tmp_path):
     assert set(value["rows"][0]) >= ROW_KEYS
 
 
+def test_compare_says_first_that_both_tables_are_one(eenet, tables):
+    ran = eenet("compare", tables[0], tables[0], "-b", "60%", *QUICK)
+    assert ran.stdout.split()[:8] == ["VAL", "and", "TEST", "are", "the", "same", "data:", "these"]
+    assert eenet("compare", tables[0], tables[0], "-b", "60%", *QUICK, "--json").value["same_data"] is True
+    assert eenet("compare", *tables, "-b", "60%", *QUICK, "--json").value["same_data"] is False
+
+
 @pytest.mark.parametrize("splits", [1, 2])
 def test_compare_prints_costs_asked_and_realised_differences_and_who_pays(eenet, tables, splits, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
@@ -310,9 +317,12 @@ def test_the_default_policy_can_be_saved_under_a_deadline(eenet, tables, tmp_pat
         ((), "--budget is missing: only --guarantee accuracy goes without one"),
         (("--guarantee", "budget"), "budget is missing"),
         (("--guarantee", "speed"), "guarantee 'speed' is unknown"),
-        (("-b", "60%", "--guarantee", "budget", "--delta", "0"), "delta 0 is no chance"),
-        (("-b", "60%", "--guarantee", "budget", "--delta", "1.5"), "delta 1.5 is no chance"),
-        (("--guarantee", "accuracy", "--epsilon", "0"), "epsilon 0 is no loss"),
+        (
+            ("-b", "60%", "--guarantee", "budget", "--delta", "0"),
+            "delta 0 cannot be used: a finite number above 0 and below 1",
+        ),
+        (("-b", "60%", "--guarantee", "budget", "--delta", "1.5"), "delta 1.5 cannot be used"),
+        (("--guarantee", "accuracy", "--epsilon", "0"), "epsilon 0 cannot be used"),
         (("-b", "60%", "--delta", "0.2"), "--delta 0.2 has no meaning"),
         (("-b", "60%", "--epsilon", "0.2"), "--epsilon 0.2 has no meaning"),
         (("-b", "60%", "--guarantee", "budget", "--epsilon", "0.2"), "--epsilon 0.2 has no meaning"),

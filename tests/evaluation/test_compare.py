@@ -249,7 +249,10 @@ def test_tables_of_features_are_compared_by_their_columns():
 def test_notes_name_leaks_overspending_and_budgets_beyond_the_last_exit():
     found = compare(by_hand(), by_hand(), {"costly": Fixed(thresholds=(9.0,))}, [5.0])
     notes = " ".join(found.notes)
-    assert "start with the same samples" in notes
+    assert found.notes[0].startswith("VAL and TEST are the same data") and found.to_dict()["same_data"] is True
+    other = by_hand()
+    other = compare(by_hand(), other.select(np.r_[: other.num_samples, 0][1:]), MAX_PROB)
+    assert not other.same_data and "the same data" not in " ".join(other.notes)
     assert "costly costs 2 ms on VAL where 1.05 was asked" in notes
     assert "Budget 5 is above the last exit" in notes
     assert "do not name their source" in notes

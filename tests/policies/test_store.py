@@ -265,6 +265,24 @@ def test_other_formats_and_foreign_classes_are_refused(tmp_path):
         load_policy(tmp_path / "p")
 
 
+def test_a_part_of_another_package_is_no_damage(tmp_path):
+    save_policy(ScorePolicy(ConfidenceScorer("margin"), [0.5, -np.inf]), tmp_path / "p")
+    parts = [{"class": "RatioScorer", "settings": {"scale": 2.0}}]
+    edited(tmp_path / "p", parts=parts)
+    with pytest.raises(BundleError, match=r"part 'RatioScorer', a class that this eenet does not know") as raised:
+        load_policy(tmp_path / "p")
+    assert "damaged" not in str(raised.value) and "Fit it again" not in str(raised.value)
+
+
+def test_what_is_damaged_is_said_without_names_of_exceptions(tmp_path):
+    save_policy(ScorePolicy(ConfidenceScorer("margin"), [0.5, -np.inf]), tmp_path / "p")
+    for change in ({"rule": {}}, {"rule": 3}, {"parts": [3]}, {"source": 3}, {"exits": 3}, {"parts": [{"class": []}]}):
+        edited(tmp_path / "p", **change)
+        with pytest.raises(BundleError, match="incomplete or damaged") as raised:
+            load_policy(tmp_path / "p")
+        assert "Error" not in str(raised.value)
+
+
 @pytest.mark.parametrize("file", ["policy.json", "policy.safetensors"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
 def test_a_damaged_policy_is_refused(tmp_path, file, damage):

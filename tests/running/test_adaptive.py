@@ -11,7 +11,7 @@ from tests.running.conftest import replaying
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from eenet.errors import EenetError, InputError, RunError, ShapeError
+from eenet.errors import BudgetError, EenetError, InputError, RunError, ShapeError
 from eenet.models.model import MultiExitModel
 from eenet.policies import (
     ConfidenceScorer,
@@ -452,6 +452,27 @@ def test_other_budgets_by_the_dial(logits):
     assert adaptive(rows(120)).cost.mean() == 7
     with pytest.raises(InputError, match="there is no dial"):
         AdaptiveModel(ReplayEngine(logits), expensive).at("50%")
+
+
+def test_a_budget_is_in_the_costs_of_the_model(logits):
+    cheap, expensive = policies(logits)["all leave at once"], policies(logits)["nobody leaves early"]
+    dial = Dial((cheap, expensive), (1.0, 7.0), (0.5, 0.9), COSTS)
+
+    def mean(costs: CostTable, budget: object) -> float:
+        return AdaptiveModel(ReplayEngine(logits), expensive, costs, dial=dial).at(budget)(rows(120)).cost.mean()
+
+    twice = CostTable(tuple(2 * cost for cost in COSTS.cumulative), "MFLOPs", 28.0)
+    for budget in (8, "8 MFLOPs", "8000 kFLOPs", f"{800 / 28}%"):
+        assert mean(twice, budget) == pytest.approx(8, abs=1.6)
+    assert mean(twice, 2) == 2 and mean(twice, 20) == 14
+    with pytest.raises(BudgetError, match=r"1 MFLOPs .* exit 0 costs 2 MFLOPs"):
+        mean(twice, 1)
+    third = CostTable(tuple(cost / 3 for cost in COSTS.cumulative), "s")
+    assert mean(third, third.low) == pytest.approx(third.low)
+    other = CostTable((*(2 * cost for cost in COSTS.cumulative[:-1]), 15.0), "ms")
+    for budget in (8, "50%"):
+        with pytest.raises(InputError, match=f"budget {budget} .* 15 ms.* fitted for 1.* 7 {COSTS.unit}.*sweep"):
+            mean(other, budget)
 
 
 class WithPlaces(nn.Module):

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import exporting
@@ -29,6 +30,7 @@ from eenet.tables.files import sha256
 
 COUNT = 150
 GOOD = np.zeros((2, 1, 8, 8), dtype=np.float32)
+RAW = np.linspace(0, 1, 128, dtype=np.float32).reshape(GOOD.shape)
 
 
 def images(count=COUNT):
@@ -393,6 +395,15 @@ def test_arrays_become_samples_and_batches():
     assert labels is None and AdaptiveModel(opened.engine, opened.policy).predict_all(opened.batches(inputs, 2))
 
 
+def test_floats_need_a_scale_where_raw_and_prepared_are_the_same():
+    opened = onnx()
+    plain = Preparation(mean=(0.0,), std=(1.0,), size=(8, 8))
+    opened = replace(opened, manifest=replace(opened.manifest, preparation=plain))
+    assert opened.samples({"": RAW}, "here.npy")[0]["input"] is RAW
+    with pytest.raises(InputError, match="outside 0 to 1 in image 0"):
+        opened.samples({"": 255 * RAW}, "here.npy")
+
+
 def test_samples_that_do_not_fit():
     ids = np.zeros((45, 6), dtype=np.int64)
     two = open_export(exporting.exported_by_name().path)
@@ -405,6 +416,8 @@ def test_samples_that_do_not_fit():
         (onnx(), {"input": GOOD, "labels": np.zeros(2)}, "labels of type float64"),
         (onnx(), {"input": GOOD, "labels": np.array([0, 10])}, "labels of row 1, 10, .* 0 to 9"),
         (onnx(), {"input": GOOD, "labels": np.array([-1, 1])}, "labels of row 0, -1"),
+        (onnx(), {"": 255 * RAW}, r"here\.npz are floats from 0 to 255, outside 0 to 1.* under 'images'"),
+        (onnx(), {"x": 255 * RAW}, "outside 0 to 1"),
         (onnx(), {"": GOOD}, r"here\.npz are floats from 0 to 1: .* 'images', prepared ones under 'input'"),
         (onnx(), {"images": GOOD + 2}, "outside 0 to 1 in image 0"),
         (two, {"ids": ids[:32], "mask": ids}, "32 in 'ids', 45 in 'mask'"),

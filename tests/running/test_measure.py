@@ -130,8 +130,21 @@ def test_small_and_large_batches_take_the_samples_there_are(tiny, images):
     assert row.batch_size == 8
     with pytest.raises(InputError, match="batch_sizes"):
         measure_latency(tiny, images, batch_sizes=(0,))
-    with pytest.raises(InputError, match="0 passes"):
+    with pytest.raises(InputError, match="passes 0"):
         measure_latency(tiny, images, passes=0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("value", ["a", 1.5, True, 0, None, [1]])
+def test_sizes_lengths_and_passes_are_whole_numbers(tiny, images, value):
+    for name in ("batch_sizes", "lengths"):
+        for given in ([value], [8, value], *([] if value is None else [value] * (value != [1]))):
+            with pytest.raises(InputError, match=f"{name} .* cannot be used"):
+                measure(tiny, images, **{"passes": 1, "progress": False, name: given})
+    with pytest.raises(InputError, match=r"passes .* cannot be used"):
+        measure(tiny, images, batch_sizes=(1,), passes=value, progress=False)
+    with pytest.raises(InputError, match="policy of type"):
+        measure_latency(tiny, images, batch_sizes=(1,), passes=1, policy=value or "a", progress=False)
 
 
 @pytest.mark.parametrize("exits", [2, 5])

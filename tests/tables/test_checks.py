@@ -13,7 +13,7 @@ import pytest
 
 from eenet.errors import InputError, ShapeError, TableError
 from eenet.tables import CostTable, ExitTable
-from eenet.tables.checks import names_of, number
+from eenet.tables.checks import instance, listed, names_of, number, rows_of
 from eenet.testing import synthetic_table
 
 
@@ -26,6 +26,40 @@ from eenet.testing import synthetic_table
 def test_any_real_number_is_one(value: object) -> None:
     assert (found := number(value, "x")) == 3 and type(found) is float
     assert (found := number(value, "x", 3, 3, whole=True)) == 3 and type(found) is int
+
+
+def test_what_a_range_leaves_out_is_named() -> None:
+    assert number(0.5, "x", above=0, below=1) == 0.5
+    for value in (0, 1, math.nan):
+        with pytest.raises(
+            InputError, match=rf"x {value} cannot be used: a finite number above 0 and below 1 is needed"
+        ):
+            number(value, "x", above=0, below=1)
+
+
+def test_classes_and_lists_are_checked_by_hand() -> None:
+    costs = CostTable((1, 2), "ms")
+    assert instance(costs, CostTable, "costs") is costs
+    with pytest.raises(InputError, match="costs of type int does not fit: a CostTable is needed"):
+        instance(3, CostTable, "costs")
+    with pytest.raises(InputError, match="table of type list does not fit: an ExitTable is needed"):
+        instance([3], ExitTable, "table")
+    assert listed((3, 4), "x") == listed(iter([3, 4]), "x") == listed(np.array([3, 4]), "x") == [3, 4]
+    for value in (3, "34", b"34", {3: 4}, np.array(3)):
+        with pytest.raises(InputError, match=r"x .* cannot be used: a list is needed"):
+            listed(value, "x")
+
+
+def test_rows_are_slices_numbers_or_a_mask() -> None:
+    assert rows_of(slice(1, None), 3) == slice(1, None)
+    assert rows_of([2, -3], 3).tolist() == [2, -3]
+    assert rows_of([True, False, True], 3).tolist() == [True, False, True]
+    for value, said in (([3], "rows 3 is out"), ([-4], "rows -4 is out"), ([], "rows are empty"), ([0.0], "float64")):
+        with pytest.raises(InputError, match=said):
+            rows_of(value, 3)
+    for value in (slice(3, 9), [False] * 3, [True] * 2, [[0]], 0, slice(0.5, 2)):
+        with pytest.raises(InputError, match="rows"):
+            rows_of(value, 3)
 
 
 def test_numbers_of_torch() -> None:
@@ -216,3 +250,17 @@ def test_archives_packed_otherwise_are_refused(tmp_path: Path) -> None:
             archive.writestr("logits.npy", file.getvalue())
         with pytest.raises(TableError, match="packed in a way"):
             ExitTable.load(tmp_path / "t.npz")
+
+
+def test_labels_of_texts_are_told_to_be_whole_numbers(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", logits=np.zeros((2, 2, 3), np.float32), labels=np.array(["cat", "dog"]))
+    with pytest.raises(TableError, match=r"labels of type <U3 .* class numbers are needed. Save int64\."):
+        ExitTable.load(tmp_path / "t.npz")
+    np.savez(tmp_path / "t.npz", logits=np.array([["a"]]), labels=np.array([0]))
+    with pytest.raises(TableError, match=r"logits of type <U1 .* Save float32\."):
+        ExitTable.load(tmp_path / "t.npz")
+
+
+def test_missing_costs_are_named_with_their_keys() -> None:
+    with pytest.raises(TableError, match="'costs' and 'cost_unit', or pass costs"):
+        ExitTable(logits=np.zeros((2, 2, 3), np.float32)).require_costs()

@@ -153,3 +153,13 @@ def test_costs_survive_json():
     assert CostTable.from_dict(COSTS.to_dict()) == COSTS
     with pytest.raises(TableError, match="incomplete"):
         CostTable.from_dict({"cumulative": [1, 2]})
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("value", [math.nan, math.inf, True, None, np.float32("nan"), [2.0], "nan", "", "two ms"])
+def test_what_is_no_budget_is_quoted_only_where_it_is_a_text(value):
+    with pytest.raises(BudgetError) as raised:
+        CostTable((1, 2, 4), "ms").budget(value)
+    message = str(raised.value)
+    assert message.startswith(f"budget {value!r} " if isinstance(value, str) else f"budget {value} ")
+    assert "exit 0 costs 1 ms" in message and "[1, 4]" in message

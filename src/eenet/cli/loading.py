@@ -48,7 +48,7 @@ class Costs:
         if measured is None and table.costs is None:
             raise InputError(
                 "costs are missing: the table has no key 'costs' and there is no --costs. "
-                "Pass --costs FILE (written by `eenet profile`), or record the table again."
+                "Pass --costs FILE (written by `eenet profile`), or add the keys 'costs' and 'cost_unit' to the table."
             )
         if measured is not None and measured.num_exits != table.num_exits:
             raise InputError(

@@ -81,7 +81,12 @@ def _check_written(path: Path, option: str) -> None:
     """Refuse a path, or what it points to, beside which no file can be made."""
     parent = path
     try:
-        parent = next(folder for folder in path.resolve().parents if folder.exists())
+        parents = path.resolve().parents
+        if not parents:
+            raise InputError(
+                f"{option} {str(path)!r} cannot be written: it is the root of all folders. Pass a folder in it."
+            )
+        parent = next(folder for folder in parents if folder.exists())
         tempfile.TemporaryFile(dir=parent).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         reason = f"{getattr(error, 'strerror', '') or error}, {str(parent)!r}"

@@ -110,7 +110,7 @@ def run(
     if budget is not None:
         if adaptive.dial is None:
             raise InputError(f"--budget {budget!r} cannot be met: the policy was saved without its dial. Fit it again.")
-        output.note(f"Budget per sample: {adaptive.dial.costs.budget(budget).meaning}.")
+        output.note(f"Budget per sample: {(adaptive.costs or adaptive.dial.costs).budget(budget).meaning}.")
         adaptive = adaptive.at(budget)
     output.note(f"Running {sum(len(source.names) for source in sources)} samples in batches of {batch_size}.")
 

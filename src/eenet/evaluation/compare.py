@@ -14,13 +14,13 @@ import numpy as np
 
 from eenet.errors import InputError, TableError
 from eenet.evaluation.groups import GroupsLike, GroupStats, PolicyGroups, group_rows, group_stats, groupings
-from eenet.evaluation.results import Budgets, Comparison, PolicyRun, SplitRun, summarise
+from eenet.evaluation.results import Budgets, Comparison, PolicyRun, SplitRun, same_outputs, summarise
 from eenet.evaluation.segmentation import Confusion, check_confusion, iou_of_marginals, marginals
 from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
 from eenet.policies.replay import Replayer, exit_distribution
 from eenet.schedulers.base import Scheduler, warn_if_small
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
-from eenet.tables.checks import number
+from eenet.tables.checks import instance, number
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
@@ -98,6 +98,8 @@ def compare(
         int(number(value, name, low, whole=True))
         for name, value, low in (("splits", splits, 1), ("resamples", resamples, 1), ("seed", seed, 0))
     )
+    for table, called in ((val, "val"), (test, "test")):
+        instance(table, ExitTable, called)
     _check_settings(schedulers, splits=splits, groups=groups is not None, confusion=confusion is not None)
     if not check_source:
         val, test = replace(val, source=""), replace(test, source="")
@@ -127,7 +129,10 @@ def compare(
 
 
 def _check_settings(schedulers: Mapping[str, Scheduler], *, splits: int, groups: bool, confusion: bool) -> None:
-    """Refuse arguments that cannot be used together."""
+    """Refuse arguments that cannot be used, or not together."""
+    instance(schedulers, Mapping, "schedulers", "Pass them by name.")
+    for name, scheduler in schedulers.items():
+        instance(scheduler, Scheduler, f"scheduler {name!r}")
     given = {"groups": groups, "confusion": confusion, f"splits {splits}": splits > 1}
     found = [name for name, is_given in given.items() if is_given]
     if len(found) > 1:
@@ -300,7 +305,11 @@ def _groups(runs: Sequence[SplitRun], budgets: Budgets, names: Mapping[str, Sequ
 
 
 def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: Budgets) -> Iterator[str]:
-    """Yield what a reader should know before believing the numbers."""
+    """Yield what a reader should know before believing the numbers, the worst first."""
+    if same_outputs(val, test):
+        yield "VAL and TEST are the same data: these are fitting numbers, and say nothing about other samples."
+    elif val.num_samples == test.num_samples and np.array_equal(val.outputs[:16], test.outputs[:16]):
+        yield "VAL and TEST start with the same samples: if they are the same data, these are fitting numbers."
     if len(runs) == 1:
         yield "Intervals cover the chance in the test samples, not that in fitting: the policies were fitted once."
     else:
@@ -308,8 +317,6 @@ def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: B
     yield "Significance is per pair and not corrected for the number of pairs."
     if not (val.source and test.source):
         yield "VAL, TEST or both do not name their source: that they come from the same model was not checked."
-    if val.num_samples == test.num_samples and np.array_equal(val.outputs[:16], test.outputs[:16]):
-        yield "VAL and TEST start with the same samples: if they are the same data, these are fitting numbers."
     if val.cost is not None:
         yield "Costs differ from sample to sample: budgets and percentages refer to the means over VAL."
         first, second = (np.array(table.require_costs().cumulative) for table in (val, test))

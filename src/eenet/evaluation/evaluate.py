@@ -9,6 +9,7 @@ from eenet.evaluation.groups import Group, GroupsLike, group_rows, group_stats, 
 from eenet.evaluation.segmentation import Confusion, MapReport, check_confusion
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer, exit_distribution
+from eenet.tables.checks import instance
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
@@ -98,6 +99,7 @@ def evaluate(
         TableError: The table has neither labels nor utility, or there are no costs.
         ShapeError: Policy, table, costs, groups or confusion do not belong together.
     """
+    instance(table, ExitTable, "table")
     if confusion is not None:
         check_confusion(table, confusion)
     table = table.with_costs(costs)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from eenet.evaluation.groups import GroupStats, PolicyGroups
 from eenet.evaluation.statistics import SampledCurve, bootstrap_interval, nadeau_bengio
+from eenet.tables.checks import listed
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
@@ -36,7 +37,7 @@ class Budgets:
     def read(cls, costs: CostTable, budgets: Sequence[BudgetLike]) -> Budgets:
         """Read the budgets a user asked for; none stand for the ten standard ones."""
         standard = standard_budgets(costs)
-        asked = tuple(dict.fromkeys(costs.budget(budget) for budget in list(budgets) or standard))
+        asked = tuple(dict.fromkeys(costs.budget(budget) for budget in listed(budgets, "budgets") or standard))
         values = sorted({*standard, *(budget.value for budget in asked)})
         return cls(costs=costs, asked=asked, standard=standard, values=tuple(values))
 
@@ -149,6 +150,7 @@ class Comparison:
         groups: Who pays: what every policy did to every class or group at every asked budget.
         curves: By policy, the anchor and all realised points by rising cost; means over the splits.
         standard_budgets: The ten budgets the area is taken over.
+        same_data: Whether VAL and TEST are the same outputs, so that all numbers are those of fitting.
         notes: What a reader should know before believing the numbers.
     """
 
@@ -167,6 +169,7 @@ class Comparison:
     groups: tuple[PolicyGroups, ...] = ()
     curves: dict[str, tuple[dict[str, float], ...]]
     standard_budgets: tuple[float, ...]
+    same_data: bool = False
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -226,7 +229,15 @@ def summarise(
         groups=tuple(groups),
         curves={name: _mean_curve(anchor, own) for name, own in points.items()},
         standard_budgets=budgets.standard,
+        same_data=same_outputs(val, test),
         notes=tuple(notes),
+    )
+
+
+def same_outputs(val: ExitTable, test: ExitTable) -> bool:
+    """Return whether two tables contain the same outputs in the same order, as where one file was named twice."""
+    return val.outputs.shape == test.outputs.shape and all(
+        np.array_equal(val.outputs[rows], test.outputs[rows]) for rows in val.chunks()
     )
 
 

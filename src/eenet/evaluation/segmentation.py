@@ -50,6 +50,11 @@ def find_confusion(path: str | os.PathLike[str]) -> Confusion | None:
 
 def check_confusion(table: ExitTable, confusion: Confusion) -> None:
     """Refuse counts that are not of a table's images."""
+    if not hasattr(confusion, "shape") or len(confusion.shape) != 4:
+        raise ShapeError(
+            f"confusion of type {type(confusion).__name__} does not fit: counts [sample, exit, class, class] are "
+            "needed. Pass what load_confusion returns."
+        )
     classes = sum(name[:1] == "p" and name[1:].isdigit() for name in table.feature_names) or confusion.shape[2]
     wanted = (table.num_samples, table.num_exits, classes, classes)
     if confusion.shape != wanted:

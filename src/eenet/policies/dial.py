@@ -14,7 +14,7 @@ from eenet.errors import InputError
 from eenet.policies.mixture import MixedPolicy
 from eenet.policies.policy import Policy, ScorePolicy
 from eenet.policies.scorers import Scorer
-from eenet.tables.checks import number
+from eenet.tables.checks import instance, listed, number
 from eenet.tables.costs import BudgetLike, CostTable
 
 
@@ -44,10 +44,12 @@ class Dial:
 
     def __post_init__(self) -> None:
         number(self.seed, "seed", whole=True)
+        instance(self.costs, CostTable, "costs")
         for name in ("fit_costs", "fit_utilities"):
-            object.__setattr__(self, name, tuple(number(value, name) for value in getattr(self, name)))
-        for policy in self.policies:
-            policy.require(self.costs.num_exits)
+            values = listed(getattr(self, name), name)
+            object.__setattr__(self, name, tuple(number(value, name) for value in values))
+        for policy in listed(self.policies, "policies"):
+            instance(policy, Policy, "policy").require(self.costs.num_exits)
         sizes = {len(self.policies), len(self.fit_costs), len(self.fit_utilities)}
         if len(sizes) > 1 or 0 in sizes or any(b <= a for a, b in pairwise(self.fit_costs)):
             raise InputError(

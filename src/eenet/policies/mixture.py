@@ -12,7 +12,7 @@ from eenet.errors import InputError, ShapeError
 from eenet.policies.policy import Answers, Flags, Ids, Policy, Stops
 from eenet.policies.scorers import Seen
 from eenet.policies.transforms import Transform
-from eenet.tables.checks import number
+from eenet.tables.checks import instance, number
 
 _DEEPEST = 20  # mixtures inside each other
 _STEP, _FIRST, _SECOND = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -52,6 +52,8 @@ class MixedPolicy(Policy):
     """
 
     def __init__(self, a: Policy, b: Policy, weight: float, seed: int = 0) -> None:
+        for policy in (a, b):
+            instance(policy, Policy, "policy")
         if a.num_exits != b.num_exits:
             raise ShapeError(
                 f"policies of {a.num_exits} and {b.num_exits} exits cannot be mixed. Fit both on the same table."

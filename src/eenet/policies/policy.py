@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int
 
 from eenet.errors import InputError, ShapeError
 from eenet.policies.scorers import ConfidenceScorer, Scorer, Seen
-from eenet.tables.arrays import as_array
+from eenet.tables.checks import array_of, instance
 
 Answers: TypeAlias = Float32[np.ndarray, "sample column"]
 Flags: TypeAlias = Bool[np.ndarray, " sample"]
@@ -127,7 +127,8 @@ class ScorePolicy(Policy):
 
     def __init__(self, scorer: Scorer | str, thresholds: object) -> None:
         scorer = ConfidenceScorer(scorer) if isinstance(scorer, str) else scorer
-        given = as_array(thresholds)
+        instance(scorer, Scorer, "scorer")
+        given = array_of("thresholds", thresholds)
         if given.ndim != 1 or len(given) < 2:
             raise ShapeError(f"thresholds of shape {given.shape} do not fit: one per exit is needed, at least 2.")
         single = given.dtype.kind == "f" and (np.isinf(given) | (np.abs(given) <= np.finfo(np.float32).max)).all()

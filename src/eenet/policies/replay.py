@@ -14,6 +14,7 @@ from eenet.policies.mixture import TransformedPolicy
 from eenet.policies.policy import Answers, Ids, Policy, ScorePolicy, Stops
 from eenet.policies.scorers import Scorer
 from eenet.policies.transforms import Transform
+from eenet.tables.checks import instance
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 
@@ -57,7 +58,7 @@ def replay(policy: Policy, table: ExitTable, costs: CostTable | None = None) -> 
         ShapeError: Policy, table and costs differ in their number of exits, or policy and table in their classes.
         TableError: No costs are known.
     """
-    replayer = Replayer(table.with_costs(costs))
+    replayer = Replayer(instance(table, ExitTable, "table").with_costs(costs))
     exit_index = replayer.exit_index(policy)
     answers = replayer.answers(policy, exit_index) if table.has_classes else None
     return ExitTrace(exit_index, answers, replayer.cost(exit_index))
@@ -71,7 +72,7 @@ class Replayer:
     """
 
     def __init__(self, table: ExitTable) -> None:
-        self.table = table
+        self.table = instance(table, ExitTable, "table")
         self._scores: dict[Scorer, np.ndarray] = {}
         self._transformed: dict[Transform, Replayer] = {}
         self._ids = np.arange(table.num_samples)
@@ -109,6 +110,7 @@ class Replayer:
         Raises:
             ShapeError: Policy and table differ in their number of exits, or in their classes.
         """
+        instance(policy, Policy, "policy")
         policy.require(self.table.num_exits, self.table.num_columns)
         ids = self._ids[rows] if sample_ids is None else sample_ids
         return _followed(policy, ids, [self._stops(part, rows, ids) for _, part in policy.components()])

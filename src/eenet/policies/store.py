@@ -19,9 +19,9 @@ from eenet.policies.policy import Policy, ScorePolicy
 from eenet.policies.scorers import ColumnScorer, ConfidenceScorer, Part, PceeScorer, Scorer, VoteScorer
 from eenet.policies.transforms import Ensemble, Transform
 from eenet.tables.atomic import atomic_path, steady
-from eenet.tables.checks import number
+from eenet.tables.checks import instance, listed, number
 from eenet.tables.costs import CostTable
-from eenet.tables.files import check_free, read_object, sha256, write_json
+from eenet.tables.files import check_free, fault, read_object, sha256, write_json
 from eenet.tables.tensors import load_arrays, save_arrays
 
 _PARTS: dict[str, type[Part]] = {
@@ -79,9 +79,12 @@ def save_policy(
         ShapeError: Another number of exits than the policy has.
         InputError: The policy cannot be saved, or ``path`` is a folder of something else.
     """
+    instance(policy, Policy, "policy", "Of what load_policy returns, pass .policy.")
     exits = None if exits is None else _exits(exits, policy)
     if costs is not None:
-        costs.require(policy.num_exits, "the policy")
+        instance(costs, CostTable, "costs").require(policy.num_exits, "the policy")
+    if dial is not None:
+        instance(dial, Dial, "dial")
     writer = _Writer()
     stored: dict[str, Any] = {
         "format": _FORMAT,
@@ -133,17 +136,29 @@ def _read(path: Path) -> SavedPolicy:
         raise BundleError(
             f"policy {path} was changed since it was written: {_JSON} belongs to another {_TENSORS}. Fit it again."
         )
+    _require_known(stored, path)
     try:
         return _rebuilt(stored, arrays)
     except (EenetError, LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
-        raise BundleError(
-            f"policy {path} is incomplete or damaged: {type(error).__name__} {str(error).rstrip('.')}. Fit it again."
-        ) from error
+        raise BundleError(f"policy {path} is incomplete or damaged: {fault(error)}. Fit it again.") from error
+
+
+def _require_known(stored: dict[str, Any], path: Path) -> None:
+    """Refuse parts of classes that others wrote, which is no damage."""
+    parts = stored.get("parts")
+    for part in parts if isinstance(parts, list) else ():
+        name = part.get("class") if isinstance(part, dict) else None
+        if isinstance(name, str) and name not in _PARTS:
+            raise BundleError(
+                f"policy {path} has the part {name!r}, a class that this eenet does not know: it belongs to another "
+                "package, or another version of eenet. Load it where that class is among the parts that can be saved "
+                "(docs/extend.md), or fit a policy of eenet's own."
+            )
 
 
 def _exits(exits: Sequence[int], policy: Policy) -> tuple[int, ...]:
     """Return which exits of a model a policy decides over, refusing what are none, or not as many, or not rising."""
-    found = tuple(int(number(k, "exit", 0, whole=True)) for k in exits)
+    found = tuple(int(number(k, "exit", 0, whole=True)) for k in listed(exits, "exits"))
     if len(found) != policy.num_exits or list(found) != sorted(set(found)):
         raise ShapeError(
             f"exits {list(found)} do not fit: the policy decides over {policy.num_exits} exits. Name as many, in "
@@ -215,8 +230,6 @@ def _rebuilt(stored: dict[str, Any], arrays: _Arrays) -> SavedPolicy:
     for i, described in enumerate(stored["parts"]):
         prefix = f"part{i}."
         own = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-        if described["class"] not in _PARTS:
-            raise InputError(f"its part {described['class']!r} is a class that this eenet does not know")
         parts.append(_PARTS[described["class"]](**described["settings"], **own))
     source, exits = _is(str, stored["source"], "source"), stored["exits"]
     policy = _policy(stored["rule"], parts, arrays).from_source(source)

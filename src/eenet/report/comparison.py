@@ -135,8 +135,11 @@ def lead(comparison: Mapping[str, Any]) -> str:
     area, unit, last = comparison["area"], comparison["unit"], comparison["exits"][-1]
     policies = _policies(area)
     means = "" if comparison["splits"] == 1 else f", means over {comparison['splits']} random splits"
-    summary = (
-        f"{len(policies)} policies, fitted on {comparison['n_val']} samples and judged on {comparison['n_test']} others"
+    same = bool(comparison.get("same_data"))
+    summary = "VAL and TEST are the same data: these are fitting numbers, not what to expect of others. " * same
+    judged = "the same" if same else f"{comparison['n_test']} others"
+    summary += (
+        f"{len(policies)} policies, fitted on {comparison['n_val']} samples and judged on {judged}"
         f"{means}. Costs are per sample in {unit}, utilities in percent; random (the best static mix) and oracle "
         f"(knows the labels) are bounds. All samples through the last exit: utility {last['utility_test']:.2%} at "
         f"{last['cost']:.4g} {unit}."

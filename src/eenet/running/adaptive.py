@@ -17,7 +17,8 @@ from eenet.running.inputs import Data, Inputs, batch_of, batches_of, rows_of
 from eenet.running.loop import Loop, Prediction
 from eenet.tables.arrays import as_array
 from eenet.tables.arrays import batch_size as size_of
-from eenet.tables.costs import BudgetLike, CostTable
+from eenet.tables.checks import instance
+from eenet.tables.costs import Budget, BudgetLike, CostTable
 
 SampleIds: TypeAlias = Any
 """One whole number per sample: a list, an array or a tensor, of any integer type."""
@@ -166,10 +167,11 @@ class AdaptiveModel:
         """Return the same model for another budget, without fitting again.
 
         Args:
-            budget: A mean cost per sample: a number in the unit of the costs, with a unit, or a percentage.
+            budget: A mean cost per sample: a number in the unit of `costs` (else of the dial's), with a unit, or a
+                percentage.
 
         Raises:
-            InputError: There is no dial.
+            InputError: There is no dial, or it was fitted with costs that are not in proportion to `costs`.
             BudgetError: No number, a foreign unit, or below the cost of exit 0.
         """
         if self.dial is None:
@@ -177,8 +179,17 @@ class AdaptiveModel:
                 f"budget {budget} cannot be set: the policy was fitted for one budget, and there is no dial beside it. "
                 "Pass dial=scheduler.sweep(table), or fit and export again."
             )
-        costs = self.costs or self.dial.costs
-        turned = AdaptiveModel(self.engine, self.dial.at(budget), costs, dial=self.dial, check_source=False)
+        costs, fitted = self.costs or self.dial.costs, self.dial.costs
+        asked = costs.budget(budget)
+        factor = costs.factor(fitted)
+        if factor is None:
+            raise InputError(
+                f"budget {asked.text} cannot be set: exits cost {_listed(costs)}, and the dial was fitted for "
+                f"{_listed(fitted)}, which is another share of the last exit's cost. Pass dial=scheduler.sweep(table, "
+                "costs) with these costs, or the costs of the dial."
+            )
+        policy = self.dial.at(Budget(max(asked.value * factor, fitted.low), asked.text, asked.meaning, fitted.unit))
+        turned = AdaptiveModel(self.engine, policy, costs, dial=self.dial, check_source=False)
         turned._recognised, turned._checked = self._recognised, self._checked
         return turned
 
@@ -202,11 +213,8 @@ def require_parts(
         ShapeError: Another number of exits or of classes.
     """
     for value, kind, name in ((policy, Policy, "policy"), (costs, CostTable, "costs"), (dial, Dial, "dial")):
-        if not isinstance(value, kind) and (value is not None or kind is Policy):
-            raise InputError(
-                f"{name} of type {type(value).__name__} does not fit: a {kind.__name__} is needed. Pass one; of what "
-                f"load_policy returns, pass .{name}."
-            )
+        if value is not None or kind is Policy:
+            instance(value, kind, name, f"Pass one; of what load_policy returns, pass .{name}.")
     for one in (policy, *(() if dial is None else dial.policies)):
         one.require(num_exits, num_classes)
     for known in (costs, None if dial is None else dial.costs):
@@ -229,6 +237,10 @@ def require_source(policy: Policy, engine: Engine) -> None:
             f"one, of source {engine.source[:12]}. Fit it on a table recorded from this model, or pass "
             "check_source=False (on the command line --force) to use it all the same."
         )
+
+
+def _listed(costs: CostTable) -> str:
+    return f"{', '.join(f'{cost:.4g}' for cost in costs.cumulative)} {costs.unit}"
 
 
 def _whole(sample_ids: SampleIds) -> Int[np.ndarray, "*shape"]:

@@ -30,9 +30,9 @@ from eenet.running.engines.graphs import (
     require_samples,
 )
 from eenet.running.manifest import Manifest
-from eenet.running.preparation import is_on_scale
+from eenet.running.preparation import is_on_scale, require_scale
 from eenet.tables.atomic import steady
-from eenet.tables.checks import check_labels
+from eenet.tables.checks import check_labels, number
 from eenet.tables.costs import CostTable
 
 POLICY = "policy"
@@ -107,18 +107,27 @@ class OpenedExport:
     def _as_inputs(self, name: str, array: np.ndarray, source: str | os.PathLike[str]) -> np.ndarray:
         """Return an array of another name than the model's input: raw floats prepared, bytes left to `batches`.
 
-        Where the name does not say whether floats are prepared, they must not be on the scale of raw ones.
+        Where the name does not say whether floats are prepared, they must not be on a scale of raw ones, 0 to 1 or
+        0 to 255.
         """
         how = self.manifest.preparation
         if how is None or array.dtype.kind != "f" or array.shape[1:] != how.raw_shape:
             return array
         if name == _RAW or how.raw_shape != how.shape:
             return how(array)
-        scaled = {*how.mean} != {0.0} or {*how.std} != {1.0}
-        if scaled and len(array) and is_on_scale(array[:_LOOKED_AT]).all():
+        first = array[:_LOOKED_AT]
+        if {*how.mean} == {0.0} and {*how.std} == {1.0}:  # raw and prepared are the same
+            require_scale(array)
+        elif len(first) and is_on_scale(first).all():
             raise InputError(
                 f"inputs {source} are floats from 0 to 1: they may be raw images, or prepared already. Store them in a "
                 f".npz, raw images under {_RAW!r}, prepared ones under {self.manifest.inputs[0].name!r}."
+            )
+        elif len(first) and first.min() >= 0 and first.max() > 1.1 * how.highest:
+            raise InputError(
+                f"inputs {source} are floats from {first.min():g} to {first.max():g}, outside 0 to 1: raw images are "
+                f"on that scale, and prepared ones are {how.highest:.3g} at most. Divide them by 255, and store them "
+                f"in a .npz under {_RAW!r}; or pass uint8 from 0 to 255."
             )
         return array
 
@@ -151,10 +160,8 @@ def open_export(path: str | os.PathLike[str], threads: int | None = None) -> Ope
         InputError: ``threads`` is below 1.
         MissingExtraError: The engine it was exported for is not installed.
     """
-    if threads is not None and threads < 1:
-        raise InputError(
-            f"threads {threads} cannot be used: at least 1 is needed. Pass None for the engine's own choice."
-        )
+    if threads is not None:
+        threads = int(number(threads, "threads", 1, whole=True))
     folder = Path(path)
     manifest = Manifest.read(folder)
     try:

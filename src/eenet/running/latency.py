@@ -23,6 +23,7 @@ from eenet.running.inputs import Inputs, rows_of
 from eenet.running.loop import Group, Loop
 from eenet.running.progress import track
 from eenet.tables.arrays import batch_size
+from eenet.tables.checks import instance, listed, number
 from eenet.tables.costs import CostTable
 
 _WARM_UPS = 2
@@ -152,13 +153,12 @@ def measure_latency(
         InputError: A batch size or number of passes below 1.
         ShapeError: The policy has another number of exits than the model.
     """
-    if passes < 1 or not batch_sizes or min(batch_sizes) < 1:
-        raise InputError(
-            f"batch_sizes {list(batch_sizes)} with {passes} passes cannot be timed: both must be at least 1. Pass more."
-        )
+    passes, batch_sizes = int(number(passes, "passes", 1, whole=True)), counts(batch_sizes, "batch_sizes")
+    if not batch_sizes:
+        raise InputError("batch_sizes are empty: there is nothing to be timed. Pass for example (1, 32).")
     engine = as_engine(model)
     if policy is not None:
-        policy.require(engine.num_exits)
+        instance(policy, Policy, "policy").require(engine.num_exits)
     engine = suited(engine, example_inputs)
     policy = policy or _usual_policy(engine, example_inputs)
     count = batch_size(example_inputs)
@@ -172,6 +172,11 @@ def measure_latency(
         full = (_now(engine) - began) / size
         runs[size].append({"full": full} | time_stages(engine, batches[size], policy))
     return tuple(summarise(engine, size, runs[size][_WARM_UPS:]) for size in batch_sizes)
+
+
+def counts(values: Sequence[int], name: str) -> tuple[int, ...]:
+    """Return whole numbers of at least 1 that come from outside."""
+    return tuple(int(number(value, name, 1, whole=True)) for value in listed(values, name))
 
 
 def time_stages(engine: Engine, inputs: Inputs, policy: Policy, *, decisions: bool = True) -> Seconds:

@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from eenet.errors import BundleError, InputError, ShapeError
-from eenet.running.engines.graphs import GraphEngineName, TensorSpec, reason
+from eenet.running.engines.graphs import GraphEngineName, TensorSpec
 from eenet.running.preparation import Preparation
 from eenet.tables.costs import CostTable
-from eenet.tables.files import read_manifest
+from eenet.tables.files import fault, read_manifest
 
 _VERSION = 2
 
@@ -94,8 +94,7 @@ class Manifest:
             manifest.require_consistent()
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(
-                f"export {folder} has a damaged manifest: {type(error).__name__} {reason(error)} Export the model "
-                "again."
+                f"export {folder} has a damaged manifest: {fault(error)}. Export the model again."
             ) from error
         return manifest
 

@@ -15,8 +15,9 @@ from eenet.errors import InputError, TableError
 from eenet.policies.policy import Policy
 from eenet.running.engines import Engine, as_engine, plain_model
 from eenet.running.inputs import Data, Inputs, batch_of, gathered, rows_of
-from eenet.running.latency import Latency, measure_latency, threads_of
+from eenet.running.latency import Latency, counts, measure_latency, threads_of
 from eenet.tables.arrays import as_array
+from eenet.tables.checks import number
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_object, write_json
 
@@ -206,14 +207,20 @@ def measure(
             lengths of inputs that are no texts.
         ShapeError: The policy has another number of exits than the model.
     """
-    inputs = gathered(example_inputs, max(batch_sizes, default=1))
-    texts = {None: inputs} if lengths is None else {length: _of_length(inputs, length) for length in lengths}
+    sizes = counts(batch_sizes, "batch_sizes")
+    inputs = gathered(example_inputs, max(sizes, default=1))
+    texts = (
+        {None: inputs}
+        if lengths is None
+        else {length: _of_length(inputs, length) for length in counts(lengths, "lengths")}
+    )
     engines = engines or (as_engine(model),)
     flops = measure_flops(model, inputs)
+    number(passes, "passes", 1, whole=True)
     settings: dict[str, Any] = {"passes": passes, "policy": policy, "seed": seed, "progress": progress}
     rows: list[Latency] = []
-    for engine, (length, given) in product(engines if batch_sizes else (), texts.items()):
-        found = measure_latency(engine, given, batch_sizes=batch_sizes, **settings)
+    for engine, (length, given) in product(engines if sizes else (), texts.items()):
+        found = measure_latency(engine, given, batch_sizes=sizes, **settings)
         rows += [replace(row, length=length) for row in found]
     return Profile(flops=flops, latency=tuple(rows), threads=threads_of(engines[0]))
 

@@ -72,6 +72,11 @@ class Preparation:
         """Of one raw image: channels, height, width."""
         return (len(self.mean), *(self.raw_size or self.size))
 
+    @property
+    def highest(self) -> float:
+        """The largest number that inputs contain: a channel at its brightest."""
+        return max((1 - mean) / std for mean, std in zip(self.mean, self.std, strict=True))
+
     def read(self, file: File, name: object = None) -> UInt8[np.ndarray, "channel height width"]:
         """Return a raw image from a file, see `read_image`.
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64, Int
 
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
-from eenet.tables.checks import number
+from eenet.tables.checks import instance, listed, number
 from eenet.tables.costs import BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
@@ -109,10 +109,10 @@ class Scheduler(ABC):
         Warns:
             UserWarning: The table has fewer than 50 samples.
         """
-        table = table.with_costs(costs)
+        table = instance(table, ExitTable, "table").with_costs(costs)
         table.require_utility(f"fitting {type(self).__name__}")
         known = table.require_costs()
-        asked = standard_budgets(known) if budgets is None else budgets
+        asked = standard_budgets(known) if budgets is None else listed(budgets, "budgets")
         values = tuple(sorted({known.budget(budget).value for budget in asked}))
         with warn_if_small(table):
             return self.dial(table, values).from_source(table.source)
@@ -126,7 +126,9 @@ class Scheduler(ABC):
         Returns:
             A policy whose expected mean cost on ``table`` is at most the budget.
         """
-        asked = table.with_costs(costs).require_costs().budget(budget)  # refused here, before any fitting
+        asked = (
+            instance(table, ExitTable, "table").with_costs(costs).require_costs().budget(budget)
+        )  # refused here, before any fitting
         return self.sweep(table, costs, [asked]).at(asked)
 
 

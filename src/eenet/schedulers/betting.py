@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eenet.errors import InputError, ShapeError
+from eenet.tables.checks import array_of, number
 
 _STAKE = 0.9  # the largest share of the capital that one sample can take
 _STEPS = 34  # bisections: to 6e-11 of a range of 1
@@ -60,6 +61,12 @@ class _Bettor:
 
     def __init__(self, values: Float[np.ndarray, " sample"], delta: float, seed: int) -> None:
         check_level(delta)
+        number(seed, "seed", 0, whole=True)
+        values = array_of("values", values)
+        if values.ndim != 1 or values.dtype.kind not in "fiub":
+            raise ShapeError(
+                f"values of shape {values.shape} and type {values.dtype} do not fit: one number per sample."
+            )
         n = len(values)
         if n == 0:
             raise ShapeError("values of 0 samples bound nothing: at least 1 is needed. Give more.")
@@ -81,5 +88,4 @@ class _Bettor:
 
 def check_level(delta: float) -> None:
     """Refuse a level outside (0, 1), with an `InputError`."""
-    if not 0 < delta < 1:
-        raise InputError(f"delta {delta:g} is no chance of being wrong: it must lie in (0, 1). Pass for example 0.1.")
+    number(delta, "delta", above=0, below=1)

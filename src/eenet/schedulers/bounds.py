@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from eenet.schedulers.search import frontier
+from eenet.tables.checks import instance
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
@@ -33,6 +34,7 @@ def static_mix(val: ExitTable, test: ExitTable, costs: CostTable, budget: Budget
     It is chosen on ``val`` and judged on ``test``, in expectation over the coin. On a table whose cost differs from
     sample to sample, that cost counts.
     """
+    _check(costs, val, test)
     value = min(costs.budget(budget).value, costs.high)
     cost, real = (
         np.array(costs.cumulative) if table.cost is None else table.leaving_costs.mean(axis=0) for table in (val, test)
@@ -60,6 +62,7 @@ def oracle(test: ExitTable, costs: CostTable, budget: BudgetLike) -> BoundPoint:
     answers with one exit; mostly luck with labels, hence no goal. On a table whose cost differs from sample to sample,
     that cost counts.
     """
+    _check(costs, test)
     utility = test.require_utility("oracle")
     n, exits = utility.shape
     cost = np.array([costs.cumulative]) if test.cost is None else test.leaving_costs
@@ -80,6 +83,13 @@ def oracle(test: ExitTable, costs: CostTable, budget: BudgetLike) -> BoundPoint:
         utility=(float(utility[:, 0].sum() + gained[taken]) + part * ratio) / n,
         distribution=tuple((np.bincount(final, minlength=exits) / n).tolist()),
     )
+
+
+def _check(costs: CostTable, *tables: ExitTable) -> None:
+    instance(costs, CostTable, "costs")
+    for table in tables:
+        instance(table, ExitTable, "table")
+        costs.require(table.num_exits, "the table")
 
 
 def _concave_steps(

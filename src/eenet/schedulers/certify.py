@@ -22,6 +22,7 @@ from eenet.policies.replay import Replayer
 from eenet.schedulers.base import Scheduler
 from eenet.schedulers.betting import betting_bound, check_level, mean_is_below
 from eenet.schedulers.thresholds import any_scorer
+from eenet.tables.checks import instance, number
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
@@ -161,7 +162,9 @@ def certify(
         `eenet.schedulers.betting`.
     """
     check_promise(guarantee, delta, epsilon, budget)
-    if table.num_samples < _LEAST:
+    number(seed, "seed", 0, whole=True)
+    instance(scheduler, Scheduler, "scheduler")
+    if instance(table, ExitTable, "table").num_samples < _LEAST:
         raise TableError(
             f"table of {table.num_samples} samples is too small for a promise: half of it fits, half certifies, and "
             f"at least {_LEAST} are needed. Record more, or fit without a guarantee."
@@ -192,8 +195,7 @@ def check_promise(guarantee: str, delta: float, epsilon: float, budget: BudgetLi
             f"guarantee {guarantee!r} is unknown: 'budget' or 'accuracy' can be promised. Pass one of them."
         )
     check_level(delta)
-    if not 0 < epsilon < 1:
-        raise InputError(f"epsilon {epsilon:g} is no loss of utility: it must lie in (0, 1). Pass for example 0.01.")
+    number(epsilon, "epsilon", above=0, below=1)
     if guarantee == "budget" and budget is None:
         raise InputError("budget is missing: the guarantee 'budget' is about one. Pass a mean cost per sample.")
 

@@ -19,11 +19,12 @@ from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
 from eenet.schedulers.base import blocks
-from eenet.tables.arrays import as_array
+from eenet.tables.checks import array_of, instance, number
 from eenet.tables.costs import Budget, BudgetLike, CostTable
 from eenet.tables.table import ExitTable
 
 CostsLike: TypeAlias = np.ndarray | Sequence[float] | SupportsFloat | None
+_PASSED = "Pass what state_dict() returned."
 _STATE = ("samples", "spent", "debt", "base", "span")
 
 
@@ -94,9 +95,8 @@ class BudgetController:
     """
 
     def __init__(self, dial: Dial, budget: BudgetLike, *, horizon: int = 500, forgive: bool = False) -> None:
-        if not (math.isfinite(horizon) and horizon > 0):
-            raise InputError(f"horizon {horizon:g} samples cannot be used: it must be positive. Pass for example 500.")
-        self.dial, self.forgive = dial, forgive
+        number(horizon, "horizon", above=0)
+        self.dial, self.forgive = instance(dial, Dial, "dial"), forgive
         self.budget = dial.costs.budget(budget).value
         self.samples = 0
         self._low, self._high = max(dial.fit_costs[0], dial.costs.low), max(dial.fit_costs[-1], dial.costs.low)
@@ -133,6 +133,8 @@ class BudgetController:
         Divided by the number of samples, it bounds what the overall mean exceeds the budget by. ``highest_cost`` is the
         most a sample can cost, the slowest machine included; ``batch_size`` the largest.
         """
+        number(highest_cost, "highest_cost", 0)
+        number(batch_size, "batch_size", 1, whole=True)
         steers = (self._high - self._low) * max(self._span, 2.0 * batch_size)
         return steers + batch_size * max(highest_cost - self.budget, 0.0)
 
@@ -180,8 +182,8 @@ class BudgetController:
             InputError: ``batch_size`` is not positive.
             ShapeError: Dial, table and costs differ in their number of exits.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size {batch_size} cannot be used: a batch holds at least 1 sample. Raise it.")
+        batch_size = int(number(batch_size, "batch_size", 1, whole=True))
+        instance(table, ExitTable, "table")
         if self.dial.costs.num_exits != table.num_exits:
             raise ShapeError(
                 f"dial of {self.dial.costs.num_exits} exits does not fit: the table has {table.num_exits}. Use those "
@@ -211,12 +213,9 @@ class BudgetController:
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Go on from a state that `state_dict` returned; an `InputError` where a number is missing or not finite."""
-        values = [float(state.get(name, math.nan)) for name in _STATE]
-        if not np.isfinite(values).all():
-            raise InputError(
-                f"state {dict(state)} cannot be used: it needs finite numbers {', '.join(_STATE)}. Pass what "
-                "state_dict() returned."
-            )
+        given: Mapping[str, float] = instance(state, Mapping, "state", _PASSED)
+        least = {"samples": 0.0, "span": 1e-9}
+        values = [number(given.get(name), f"{name} of the state", least.get(name, -math.inf)) for name in _STATE]
         samples, self._spent, self._debt, base, self._span = values
         self.samples, self._base = int(samples), self._inside(base)
         self._policy = None
@@ -232,7 +231,12 @@ def _total(costs: CostsLike, samples: int | None) -> tuple[float, int]:
             "costs are missing: a controller learns from what samples cost. Give AdaptiveModel the cost table, or "
             "measure the batch."
         )
-    values = as_array(costs).astype(np.float64)
+    values = array_of("costs", costs)
+    if values.dtype.kind not in "fiu":
+        raise InputError(f"costs of type {values.dtype} cannot be used: numbers are needed. Pass Prediction.cost.")
+    values = values.astype(np.float64)
+    if samples is not None:
+        samples = int(number(samples, "samples", 1, whole=True))
     count = samples if values.ndim == 0 and samples is not None else values.size
     if values.ndim > 1 or samples not in (None, count):
         raise ShapeError(

@@ -232,7 +232,11 @@ def log_softmax(logits: Float[np.ndarray, "*batch class"]) -> Float32[np.ndarray
     A row's result depends on that row alone, to the bit. A row that contains NaN or positive infinity becomes NaN;
     negative infinity is an impossible class.
     """
+    if not is_array(logits):
+        logits = numbers(logits, "logits")
     shape = logits.shape
+    if not shape:
+        raise InputError("logits of shape () do not fit: a row has one number per class. Pass rows.")
     rows = logits.reshape(-1, shape[-1])
     step = max(1, _BLOCK // shape[-1])
     if len(rows) <= step:

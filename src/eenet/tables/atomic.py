@@ -146,6 +146,7 @@ def steady(read: _Read) -> _Read:
     @functools.wraps(read)
     def wrapped(path: PathLike, *args: object, **kwargs: object) -> object:
         missing = 0
+        _real(path)  # what is no path is said
         for _ in range(_TRIES):
             before = _identity(path)
             try:
@@ -198,8 +199,8 @@ def _real(path: PathLike) -> Path:
     """Return what a path stands for, links followed."""
     try:
         return Path(os.path.realpath(path))
-    except ValueError as error:
-        raise InputError(f"path {os.fspath(path)!r} is none: {error}. Pass another.") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"path {path!r} is none: {error}. Pass another.") from error
 
 
 def _make(folder: Path, target: Path) -> None:

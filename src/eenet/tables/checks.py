@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,7 +16,9 @@ from jaxtyping import Float32
 from eenet.errors import EenetError, InputError, ShapeError, TableError
 from eenet.tables.arrays import CHUNK, as_array
 
+_Value = TypeVar("_Value")
 _PROBS_TOLERANCE = 1e-3
+_PLAIN: dict[type, str] = {str: "text", dict: "mapping", Mapping: "mapping"}
 COSTS = (1e-30, 1e30)
 """Between what costs lie: outside, single precision and squares overflow."""
 
@@ -27,6 +30,7 @@ def number(
     high: float = math.inf,
     *,
     above: float = -math.inf,
+    below: float = math.inf,
     whole: bool = False,
     error: type[EenetError] = InputError,
 ) -> float:
@@ -38,6 +42,7 @@ def number(
         low: The least it may be.
         high: The most it may be.
         above: What it must be larger than.
+        below: What it must be smaller than.
         whole: Whether it must be an integer; it is returned as one.
         error: Class of the error.
 
@@ -51,16 +56,72 @@ def number(
             value = array.item() if array.ndim == 0 and array.dtype.kind in "fiu" else None
         if value is not None and not isinstance(value, bool):
             found = int(value) if whole else float(value)
-            if math.isfinite(found) and (not whole or found == value) and low <= found <= high and found > above:
+            if (
+                math.isfinite(found)
+                and (not whole or found == value)
+                and low <= found <= high
+                and above < found < below
+            ):
                 return found
     except (TypeError, ValueError, OverflowError, ArithmeticError, RuntimeError):
         pass
     ends = [f"at least {low:.10g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
-    ends += [f"at most {high:.10g}"] * (high < math.inf)
+    ends += [f"at most {high:.10g}"] * (high < math.inf) + [f"below {below:g}"] * (below < math.inf)
     limits = f"from {low:.10g} to {high:.10g}" if -math.inf < low <= high < math.inf else " and ".join(ends)
     needed = " ".join(["a whole number" if whole else "a finite number", limits]).strip()
-    shown = f"{given:g}" if isinstance(given, float) else repr(given)
+    shown = f"{given:g}" if isinstance(given, float) else reprlib.repr(given)
     raise error(f"{name} {shown} cannot be used: {needed} is needed. Pass one.")
+
+
+def instance(value: _Value, kind: type, name: str, advice: str = "Pass one.") -> _Value:
+    """Return what must be of a class; an `InputError` that names the argument and the class where it is not."""
+    if isinstance(value, kind):
+        return value
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
+    raise InputError(
+        f"{name} of type {type(value).__name__} does not fit: {article} {_PLAIN.get(kind, kind.__name__)} is needed. "
+        f"{advice}"
+    )
+
+
+def listed(value: Any, name: str) -> list[Any]:  # noqa: ANN401
+    """Return the values of a list, an array or any other iterable; a text, a mapping or one value is refused."""
+    try:
+        if not isinstance(value, str | bytes | Mapping):
+            return list(value)
+    except TypeError:
+        pass
+    raise InputError(f"{name} {reprlib.repr(value)} cannot be used: a list is needed. Pass one, also of one value.")
+
+
+def rows_of(value: Any, count: int) -> slice | np.ndarray:  # noqa: ANN401
+    """Return which rows of a table are meant: a slice, numbers (negative ones count from the end), or a mask.
+
+    Raises:
+        InputError: They are none of these, or name a row that is not there, or none at all.
+    """
+    if isinstance(value, slice):
+        try:
+            found: slice | np.ndarray = value
+            chosen = len(range(count)[value])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"rows {value} cannot be used: a slice has whole numbers. Pass these.") from error
+    else:
+        found = array_of("rows", value)
+        kind, chosen = found.dtype.kind, found.size
+        if found.ndim != 1 or (chosen and kind not in "biu") or (kind == "b" and len(found) != count):
+            raise InputError(
+                f"rows of shape {found.shape} and type {found.dtype} cannot be used: numbers of rows are needed, or a "
+                f"truth value for each of {count}. Pass either."
+            )
+        if kind == "b":
+            chosen = int(found.sum())
+        elif chosen and (out := (found < -count) | (found >= count)).any():
+            row = int(found[out][0])
+            raise InputError(f"rows {row} is out of range: the table has rows 0 to {count - 1}. Leave it out.")
+    if not chosen:
+        raise InputError("rows are empty: a table has at least 1 sample. Choose some.")
+    return found
 
 
 def array_of(key: str, value: object) -> np.ndarray:

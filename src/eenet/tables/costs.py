@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any, SupportsFloat
 
 from eenet.errors import BudgetError, InputError, ShapeError, TableError
-from eenet.tables.checks import COSTS, number
+from eenet.tables.checks import COSTS, instance, number
 
 # unit -> (dimension, size in the dimension's base unit); one multiply-accumulate is two floating point operations
 _UNITS = {
@@ -26,6 +28,7 @@ _UNITS = {
     "ms": ("time", 1e-3),
     "s": ("time", 1.0),
 }
+_SAME = 1e-6  # relative difference of equal costs: files may contain float32
 _BUDGET = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s].*?)?\s*")
 
 STANDARD_FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
@@ -142,13 +145,20 @@ class CostTable:
                 "exit of it."
             )
 
+    def factor(self, other: CostTable) -> float | None:
+        """Return what one unit of these costs is in another table's, None where exits have other relative costs."""
+        factor = other.high / self.high
+        pairs = list(zip(self.cumulative, other.cumulative, strict=False))
+        same = self.num_exits == other.num_exits and all(math.isclose(a * factor, b, rel_tol=_SAME) for a, b in pairs)
+        return factor if same else None
+
     def convert(self, unit: str) -> CostTable:
         """Return the same costs in another unit.
 
         Raises:
             InputError: The units measure different things, or one of them is a free word.
         """
-        factor = _unit_factor(self.unit, unit)
+        factor = _unit_factor(self.unit, instance(unit, str, "unit"))
         if factor is None:
             raise InputError(f"unit {unit!r} does not fit: costs are in {self.unit}. Use a unit of the same kind.")
         reference = None if self.reference is None else self.reference * factor
@@ -168,7 +178,7 @@ class CostTable:
             text, parsed = value.text, f"{value.value!r}{value.unit}"  # read by another table
         else:
             text, parsed = _written(value)
-        amount, meaning = self._parse(parsed, text)
+        amount, meaning = self._parse(parsed, repr(text) if isinstance(value, str) else text)
         # exit 0's own cost, typed or computed, must not fail by rounding
         if amount < self.low and math.isclose(amount, self.low, rel_tol=1e-9):
             amount = self.low
@@ -186,8 +196,10 @@ class CostTable:
         match = _BUDGET.fullmatch(text)
         if match is None or not math.isfinite(float(match[1])):
             raise BudgetError(
-                f"budget {written!r} is no mean cost per sample: it must be a finite number, alone or with a unit or "
-                f"a percent sign. Write for example {self.low:g}, '{self.high:g}{self.unit}' or '60%'."
+                f"budget {written} is no mean cost per sample: a finite number is needed, alone or with a unit or a "
+                f"percent sign; leaving at exit 0 costs {self.low:g} {self.unit}, running to exit "
+                f"{self.num_exits - 1} costs {self.high:g} {self.unit}. Pass a budget in [{self.low:g}, "
+                f"{self.high:g}], for example {self.high:g}, '{self.high:g}{self.unit}' or '60%'."
             )
         amount, unit = float(match[1]), match[2]
         if unit == "%":
@@ -196,7 +208,7 @@ class CostTable:
         factor = 1.0 if unit is None else _unit_factor(unit, self.unit)
         if factor is None:
             raise BudgetError(
-                f"budget {written!r} has a unit that does not fit: costs are in {self.unit}. "
+                f"budget {written} has a unit that does not fit: costs are in {self.unit}. "
                 f"Use {self.unit}, a unit of the same kind, or a percentage."
             )
         return amount * factor, f"{amount * factor:g} {self.unit}"
@@ -237,7 +249,7 @@ def _written(value: SupportsFloat | str) -> tuple[str, str]:
     try:
         found = number(value, "budget")
     except InputError:
-        return str(value), str(value)
+        return str(value) if isinstance(value, Real) else reprlib.repr(value), ""
     return f"{found:g}", repr(found)
 
 
@@ -246,4 +258,5 @@ def standard_budgets(costs: CostTable) -> tuple[float, ...]:
 
     They are ``c_0 + f (c_{K-1} - c_0)`` for each ``f`` of `STANDARD_FRACTIONS`.
     """
+    instance(costs, CostTable, "costs")
     return tuple(costs.low + f * (costs.high - costs.low) for f in STANDARD_FRACTIONS)

@@ -50,6 +50,16 @@ DAMAGED = (
 """What reading a damaged file may raise."""
 
 
+def fault(error: BaseException) -> str:
+    """Return what is wrong with what a file contains, from the error that rebuilding it raised."""
+    text = str(error).rstrip(".")
+    if isinstance(error, EenetError):
+        return text
+    if isinstance(error, KeyError):
+        return f"the key {text} is missing"
+    return f"a value is of another form ({text})"
+
+
 def write_json(path: str | os.PathLike[str], value: object, *, sealed: bool = False) -> None:
     """Write ``value`` as readable JSON, atomically; ``sealed``: it is an object, and gets a `CHECKSUM`.
 

@@ -61,7 +61,7 @@ def write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
     Raises:
         InputError: The folder is there and contains anything but an earlier table.
     """
-    archive = Path(path).suffix == ".npz"
+    archive = str(path).endswith(".npz")
     with atomic_path(path, None if archive else partial(check_free, what="table")) as draft:
         if archive:
             with draft.open("wb") as handle:
@@ -90,9 +90,8 @@ def outputs_of(arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> t
     """
     for key in ("probs", "features", "logits", "utility", "labels"):
         if key in arrays and arrays[key].dtype.kind not in "fiu":
-            raise TableError(
-                f"{key} of type {arrays[key].dtype} cannot be used: numbers are needed. Save float32 or int64."
-            )
+            kind, needed = ("int64", "class numbers") if key == "labels" else ("float32", "numbers")
+            raise TableError(f"{key} of type {arrays[key].dtype} cannot be used: {needed} are needed. Save {kind}.")
     there = [key for key in ("logits", "probs", "features") if key in arrays]
     if len(there) != 1:
         fault = "has outputs of several kinds" if there else "lacks outputs"

@@ -161,7 +161,8 @@ class ExitTable:
         """Return the costs; a `TableError` where the table carries none."""
         if self.costs is None:
             raise TableError(
-                "costs are missing: the table has no key 'costs' and none were given. Add it, or pass costs."
+                "costs are missing: the table has no key 'costs' and none were given. Add the keys 'costs' and "
+                "'cost_unit', or pass costs (on the command line --costs)."
             )
         return self.costs
 
@@ -177,6 +178,8 @@ class ExitTable:
             TableError: Neither is there.
             ShapeError: Costs of another number of exits.
         """
+        if costs is not None:
+            checks.instance(costs, CostTable, "costs")
         return self if (costs or self.require_costs()) is self.costs else replace(self, costs=costs, cost=None)
 
     @cached_property
@@ -196,6 +199,7 @@ class ExitTable:
         Raises:
             InputError: The table is transformed already, or has features in place of logits.
         """
+        checks.instance(transform, Callable, "transform", "Pass a Transform.")  # type: ignore[arg-type]
         if self.transform is not None or not self.has_classes:
             raise InputError(
                 "table is transformed already, or has no logits: a transform reads the log-probabilities of the model. "
@@ -218,12 +222,17 @@ class ExitTable:
         return self.transform is None and self.utility_is_accuracy
 
     def select(self, rows: slice | np.ndarray | Sequence[int]) -> ExitTable:
-        """Return the table of some rows, in that order."""
-        return replace(self, **self._picked(_BY_SAMPLE, rows if isinstance(rows, slice) else as_array(rows)))
+        """Return the table of some rows: a slice, their numbers, in that order, or a mask.
+
+        Raises:
+            InputError: No rows, one that is not there, or a mask of another length.
+        """
+        return replace(self, **self._picked(_BY_SAMPLE, checks.rows_of(rows, self.num_samples)))
 
     def until(self, exits: int, costs: CostTable | None = None) -> ExitTable:
         """Return the table of the first exits, at least 2, at their own costs or at others."""
-        return self._with_exits(list(range(exits)), costs)
+        kept = int(checks.number(exits, "exits", 2, self.num_exits, whole=True))
+        return self._with_exits(list(range(kept)), costs)
 
     def keeping(self, exits: Sequence[int], costs: CostTable | None = None) -> ExitTable:
         """Return the table of a model that has some of the exits only, as `MultiExitModel.without` makes it.
@@ -234,7 +243,8 @@ class ExitTable:
         Raises:
             InputError: The exits are no such choice, or the table is transformed.
         """
-        kept, last = list(exits), self.num_exits - 1
+        kept = [int(checks.number(k, "exits", whole=True)) for k in checks.listed(exits, "exits")]
+        last = self.num_exits - 1
         if kept != sorted(set(kept)) or len(kept) < 2 or kept[0] < 0 or kept[-1] != last:
             raise InputError(
                 f"exits {kept} cannot be kept: at least 2 of 0 to {last} are needed, in increasing order, with the "
@@ -261,6 +271,9 @@ class ExitTable:
             ShapeError: The tables differ in exits or columns.
             TableError: A key is present in some tables only.
         """
+        tables = [checks.instance(table, cls, "table") for table in checks.listed(tables, "tables")]
+        if not tables:
+            raise TableError("tables are empty: there is nothing to join. Pass at least 1.")
         first = tables[0]
         for i, table in enumerate(tables):
             if table.outputs.shape[1:] != first.outputs.shape[1:] or table.has_classes != first.has_classes:

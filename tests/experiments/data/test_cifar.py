@@ -53,6 +53,7 @@ def test_images_and_labels_are_read_as_written(root: Path) -> None:
     assert train.labels.tolist() == list(range(TRAIN))
 
 
+@pytest.mark.filterwarnings("ignore:the .* set has no samples")
 def test_the_test_images_are_halved_by_the_seed(root: Path) -> None:
     splits, other = load_cifar10_packed(root, seed=0), load_cifar10_packed(root, seed=1)
     calibration, test = splits.calibration.labels.tolist(), splits.test.labels.tolist()

@@ -68,6 +68,16 @@ def test_quotes_and_line_ends_are_read_as_they_stand(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "a.csv") == [["1", 'two\nlines, "quoted"']]
 
 
+def test_labels_that_look_alike_are_one(read: Read) -> None:
+    written = ("café", "cafe\u0301", "caf\u200bé", " caf\u00e9\ufeff", "a  b", "a b", "a\u00a0b", "a\u00ad b")
+    content = "label\u200b,text\n" + "".join(f"{written[row % 8]},te\u200bxt {row}\n" for row in range(40))
+    labels, texts, _ = read(content)
+    assert set(labels) == {"café", "a b"} and texts[0] == "te\u200bxt 0"
+    assert numbered(PATH, labels, 2, None)[1] == ("a b", "café")
+    assert numbered(PATH, labels, 2, ("cafe\u0301", "a  b"))[0][:2] == (0, 0)
+    assert read(content, columns=("label", "text"))[0] == labels
+
+
 BAD: dict[str, tuple[str | bytes, str]] = {
     "empty": (b"", "is empty"),
     "one column": ("1\n" * 20, "has 1 column: a label and a text were expected"),
@@ -76,6 +86,8 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "no label": (f"label,text\n{PLAIN},nobody judged it\n", "has no label in row 42"),
     "blank label": (f"{PLAIN}  ,nobody judged it\n", "has no label in row 41"),
     "no text": (f"label,text\n{PLAIN}bad, \n", "has no text in row 42"),
+    "a text that is not seen": (f"label,text\n{PLAIN}bad, \u200b\u2060 \ufe0f\n", "has no text in row 42"),
+    "a label that is not seen": (f"label,text\n{PLAIN}\u200b,one\n", "has no label in row 42"),
     "a missing value": (f"label,text\n{PLAIN}NaN,nobody\n", "has the label 'NaN' in row 42"),
     "a long label": (f"label,text\n{PLAIN}{'9' * 5000},nobody\n", "has the label '99999"),
     "texts first": (REVERSED, "has 37 different values in its first column, 2 in its second"),
@@ -126,6 +138,8 @@ PATH = Path("texts.csv")
         (["Good", "bad"], ("BAD", "GOOD", "FAIR"), (1, 0), ("BAD", "GOOD", "FAIR")),
         (["1", "0"], ("bad", "good"), (1, 0), ("bad", "good")),
         (["2", "1"], ("1", "2"), (1, 0), ("1", "2")),
+        (["-1", "0", "1.5"] * 3, None, (0, 1, 2) * 3, ("-1", "0", "1.5")),
+        (["1", "2", "3+"], ("1", "2", "3+"), (0, 1, 2), ("1", "2", "3+")),
         (["4 stars", "5 stars"], ("4 stars", "5 stars"), (0, 1), ("4 stars", "5 stars")),
     ],
 )
@@ -141,6 +155,8 @@ def test_labels_become_numbers(
         (["0", "1", "None", "1", "0", "0"], None, "has the label 'None' in row 4: the others are numbers"),
         (["0.1", "0.7", "0.3", "0.7"], None, "has 3 different labels in 4 rows"),
         (["1", "5000000", "1", "5000000"], None, "has labels up to 5000000, and 2 different ones"),
+        (["pos", "neg", "1", "0"] * 3, None, "'pos' in row 2 and '1' in row 4: they are names"),
+        (["1", "2", "3+"] * 3, None, "'3+' in row 4 and '1' in row 2"),
         (["Good", "good", "bad", "Good", "good", "bad"], None, "differ in upper and lower case only"),
         (["bad", "awful"], ("bad", "good"), "has the label 'awful' in row 3: the model's classes are bad, good"),
         (["0", "2"], ("bad", "good"), "has the label 2 in row 3: the model knows 2 classes"),

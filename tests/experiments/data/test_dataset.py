@@ -137,6 +137,7 @@ def test_splits_by_hand() -> None:
     assert len(share_of("test", 100, 0)) == 20  # as where every sample has several classes
 
 
+@pytest.mark.filterwarnings("ignore:the .* set has no samples")
 def test_halves_lack_no_class() -> None:
     def read(part: str) -> ArrayDataset:
         return ArrayDataset(torch.arange(len(labels)).view(-1, 1, 1, 1) / 100, labels, mean=(0.0,), std=(1.0,))
@@ -167,6 +168,22 @@ def test_classes_that_are_rare_are_said(tmp_path: Path) -> None:
     assert set(splits.train.labels.tolist()) == {0, 1, 2}  # the rarest are learnt first
     with pytest.raises(DataError, match="has 9 samples: three splits need at least 10"):
         shared(read, labels[:9], ("a",), 0, place=tmp_path)
+
+
+def test_classes_without_held_out_samples_are_said() -> None:
+    def read(part: str) -> ArrayDataset:
+        return ArrayDataset(torch.zeros(len(labels), 3, 2, 2), labels)
+
+    labels = torch.tensor([0] * 4 + [1] * 4 + [2])
+    splits = halved(read, tuple("abcd"), 0)
+    said = []
+    for name in ("calibration", "test"):
+        with pytest.warns(UserWarning, match=rf"the {name} set has no samples of [12] of 4 classes, .*'d'") as caught:
+            splits.get(name)
+        said.append("'c'" in str(caught[0].message))
+    assert sorted(said) == [False, True]  # the only sample of it is in one half
+    labels = torch.tensor([0, 0, 1, 1])
+    assert len(halved(read, ("a", "b"), 0).test) == 2
 
 
 def test_digits_are_shared_out_without_overlap() -> None:

@@ -125,6 +125,15 @@ def test_what_is_not_read_is_said(tmp_path: Path) -> None:
     assert f"data folder {root} has files that are not read: 30 .heic" in other
 
 
+@pytest.mark.parametrize("pair", [("café", "cafe\u0301"), ("cat", "cat\u200b"), ("a b", "a  b"), ("Cat", "cat")])
+def test_folders_that_look_alike_are_no_two_classes(tmp_path: Path, pair: tuple[str, str]) -> None:
+    root = write_classes(tmp_path, "dog", *pair)
+    if len(list(root.iterdir())) < 3:
+        pytest.skip("the file system takes both names for one")
+    with pytest.raises(DataError, match=r"has the folders .* look alike"):
+        load_image_folder(root)
+
+
 def test_parts_of_a_data_set_are_no_classes(tmp_path: Path) -> None:
     root = write_classes(tmp_path, "train/cat", "train/dog", "val/cat", "val/dog")
     with pytest.raises(DataError, match=r"has the folders train, val: these are parts of a data set, not classes"):

@@ -165,7 +165,12 @@ def test_photos_in_deeper_folders_have_their_masks_there(tmp_path: Path) -> None
 
 def test_refuses_masks_of_unknown_classes_and_missing_ones(tmp_path: Path) -> None:
     root = write_masks(tmp_path)
-    for names, count in (("sky\n", 1), ("sky\nsky\n", 2), ("\n".join(map(str, range(256))), 256)):
+    for names, count in (
+        ("sky\n", 1),
+        ("sky\nsky\n", 2),
+        ("sky\nSky\u200b\n", 2),
+        ("\n".join(map(str, range(256))), 256),
+    ):
         (root / "classes.txt").write_text(names)
         with pytest.raises(DataError, match=rf"classes\.txt names {count} classes: 2 to 255 are needed"):
             load_mask_folder(root)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from eenet.errors import DataError
 from eenet.experiments.data.files import bad_file, read_rows
+from eenet.experiments.data.names import is_blank, key, tidy, twins
 
 LABEL = "label"
 _SEPARATORS = (",", ";", "\t", "|")  # of .csv files, tried in this order
@@ -23,12 +24,15 @@ _TEXTS = {
 _MISSING = {"nan", "null", "n/a", "<na>", "none", "na", "?", "-"}  # of numbers; the first four are never classes
 _NO_CLASS = {"", "nan", "null", "n/a", "<na>"}
 _LONGEST_LABEL = 200
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE)
 _WHOLE = re.compile(r"0*([0-9]{1,9})(\.0*)?")
 _OTHER_CLASSES = "Rename the labels; or pass --num-classes, for a model that learns other classes."
 
 
 def read_columns(path: Path, columns: tuple[str, str] | None = None) -> tuple[list[str], list[str], int]:
     """Return the labels and the texts of a file, all of them there, and the row of the first.
+
+    Labels and names of columns are read as they look, see `tidy`; texts as they stand.
 
     Args:
         path: ``.csv``, quoted as usual, with commas, semicolons, tabs or bars between columns; else with tabs between
@@ -42,7 +46,8 @@ def read_columns(path: Path, columns: tuple[str, str] | None = None) -> tuple[li
     rows = _rows(path, columns)
     found = _columns(path, rows[0], columns)
     places, first = found or (0, 1), 0 if found is None else 1
-    labels, texts = ([row[column].strip() for row in rows[first:]] for column in places)
+    labels = [tidy(row[places[0]]) for row in rows[first:]]
+    texts = [row[places[1]].strip() for row in rows[first:]]
     if not labels:
         raise bad_file(path, "has no row after the names of its columns: texts were expected", "Add them.")
     if found is None:
@@ -50,8 +55,8 @@ def read_columns(path: Path, columns: tuple[str, str] | None = None) -> tuple[li
     elif columns is None:
         _check_heading(path, rows[0], places, labels)
     for row, (label, text) in enumerate(zip(labels, texts, strict=True), first + 1):
-        if label.casefold() in _NO_CLASS or len(label) > _LONGEST_LABEL or not text:
-            what = "no text" if not text else f"the label {label[:50]!r}" if label else "no label"
+        if label.casefold() in _NO_CLASS or len(label) > _LONGEST_LABEL or is_blank(text):
+            what = "no text" if is_blank(text) else f"the label {label[:50]!r}" if label else "no label"
             raise bad_file(path, f"has {what} in row {row}: every text has a class", "Complete the row, or remove it.")
     return labels, texts, first + 1
 
@@ -70,7 +75,7 @@ def _rows(path: Path, columns: tuple[str, str] | None) -> list[list[str]]:
             continue
         if len(rows[0]) > 1:
             found[separator] = rows
-    wanted = None if columns is None else set(columns)
+    wanted = None if columns is None else set(_heading(columns))
     named = [rows for rows in found.values() if (wanted or _LABELS | _TEXTS) & set(_heading(rows[0]))]
     if len(named or found) > 1:
         divided = " or ".join(map(repr, found))
@@ -81,13 +86,15 @@ def _rows(path: Path, columns: tuple[str, str] | None) -> list[list[str]]:
 
 
 def _heading(row: Sequence[str]) -> list[str]:
-    return [cell.strip().casefold().replace(" ", "_") for cell in row]
+    return [key(cell).replace(" ", "_") for cell in row]
 
 
 def _columns(path: Path, row: Sequence[str], wanted: tuple[str, str] | None) -> tuple[int, int] | None:
     """Return where labels and texts are, by the names in the first row; None where it names none."""
-    cells, listed = [cell.strip() for cell in row], ", ".join(cell.strip() for cell in row)
+    cells = [tidy(cell) for cell in row]
+    listed = ", ".join(cells)
     if wanted is not None:
+        wanted = (tidy(wanted[0]), tidy(wanted[1]))
         odd = next((name for name in wanted if cells.count(name) != 1), None)
         if odd is not None or wanted[0] == wanted[1]:
             fact = f"has not one column {wanted[0]!r} and another one {wanted[1]!r}: its first row is {listed:.200}"
@@ -109,12 +116,12 @@ def _columns(path: Path, row: Sequence[str], wanted: tuple[str, str] | None) -> 
 
 def _check_heading(path: Path, row: Sequence[str], places: tuple[int, int], labels: Sequence[str]) -> None:
     """Refuse a first row that may be no names of columns, and say which columns are not read."""
-    if row[places[0]].strip() in labels:
-        fact = f"begins with {row[places[0]].strip()!r}, which may be the name of its column, and is a label below"
+    if tidy(row[places[0]]) in labels:
+        fact = f"begins with {tidy(row[places[0]])!r}, which may be the name of its column, and is a label below"
         raise bad_file(path, fact, f"Name the columns {LABEL} and text.")
-    unread = [cell.strip() for place, cell in enumerate(row) if place not in places]
+    unread = [tidy(cell) for place, cell in enumerate(row) if place not in places]
     if named := [name for name in unread if name.casefold() not in ("", "id", "idx", "index", "unnamed: 0")]:
-        both = " and ".join(repr(row[place].strip()) for place in places)
+        both = " and ".join(repr(tidy(row[place])) for place in places)
         warnings.warn(f"data file {path}: of its columns {both} are read, {', '.join(named)} not.", stacklevel=4)
 
 
@@ -136,23 +143,28 @@ def numbered(
 
     Args:
         path: their file, for messages.
-        labels: whole numbers from 0 on, or names, which are numbered in alphabetical order.
+        labels: whole numbers from 0 on, or names, which are numbered in alphabetical order; tidy.
         first: row of the first label in the file.
         classes: names of the classes, in the order of their numbers, where they are known already.
 
     Raises:
         DataError: a label is none of the classes, or the labels are no classes: nearly all differ, or numbers are
-            missing between them, or names differ in upper and lower case only.
+            missing between them, some are names and some numbers, or names differ in upper and lower case only.
     """
     rows = {label: row for row, label in reversed(list(enumerate(labels, first)))}  # where each occurs first
     odd = [label for label in rows if not _WHOLE.fullmatch(label)]
     if odd and len(odd) < len(rows) and all(label.casefold() in _MISSING for label in odd):
         fact = f"has the label {odd[0]!r} in row {rows[odd[0]]}: the others are numbers"
         raise bad_file(path, fact, "Complete the row, or remove it.")
+    kinds = {bool(_NUMBER.fullmatch(label)): label for label in rows} if classes is None else {}
+    if len(kinds) > 1:
+        both = " and ".join(f"{label!r} in row {rows[label]}" for label in (kinds[False], kinds[True]))
+        fact = f"has the labels {both}: they are names, or numbers of classes, but not both"
+        raise bad_file(path, fact, "Write all as one kind.")
     if classes is None and 2 * len(rows) > len(labels):
         fact = f"has {len(rows)} different labels in {len(labels)} rows: they are no classes"
         raise bad_file(path, fact, "Name the columns in a first row, or keep classes of several texts.")
-    named = odd or (classes is not None and rows.keys() <= set(classes))  # classes may be called 1, 2, 3
+    named = odd or (classes is not None and rows.keys() <= set(map(tidy, classes)))  # classes may be called 1, 2, 3
     numbers = _by_name(path, rows, classes) if named else _by_number(path, rows, classes)
     if classes is None:
         classes = sorted(rows) if odd else [str(number) for number in range(max(numbers.values()) + 1)]
@@ -174,15 +186,15 @@ def _by_number(path: Path, rows: dict[str, int], classes: Sequence[str] | None) 
 
 def _by_name(path: Path, rows: dict[str, int], classes: Sequence[str] | None) -> dict[str, int]:
     """Return the numbers of labels that are names, in alphabetical order if the classes are not known."""
-    known: dict[str, int] = {}
-    for number, name in enumerate(sorted(rows) if classes is None else classes):
-        if known.setdefault(name.casefold(), number) != number:
-            fact = f"has classes that differ in upper and lower case only, such as {name!r}: they may be one"
-            raise bad_file(path, fact, "Write them alike, or as numbers.")
-    strange = next((label for label in sorted(rows, key=rows.__getitem__) if label.casefold() not in known), None)
+    names = sorted(rows) if classes is None else list(classes)
+    if pair := twins(names):
+        fact = f"has classes that differ in upper and lower case only, {pair[0]!r} and {pair[1]!r}: they may be one"
+        raise bad_file(path, fact, "Write them alike, or as numbers.")
+    known = {key(name): number for number, name in enumerate(names)}
+    strange = next((label for label in sorted(rows, key=rows.__getitem__) if key(label) not in known), None)
     if strange is not None:
         fact = (
             f"has the label {strange!r} in row {rows[strange]}: the model's classes are {', '.join(classes or ()):.200}"
         )
         raise bad_file(path, fact, _OTHER_CLASSES)
-    return {label: known[label.casefold()] for label in rows}
+    return {label: known[key(label)] for label in rows}

@@ -246,7 +246,10 @@ def halved(read: Callable[[Part], LabelledDataset], classes: tuple[str, ...], se
             if bool(((counts > 1) & ((here == 0) | (here == counts))).any()):
                 order = order[labels[order].argsort(stable=True)]
                 chosen, others = order[1::2], order[::2]
-        return part("held_out").select((chosen if split == "calibration" else others).sort().values)
+        rows = (chosen if split == "calibration" else others).sort().values
+        if labels is not None:
+            _warn_of_absent(labels[rows], classes, split)
+        return part("held_out").select(rows)
 
     return DataSplits(load=load, classes=classes)
 
@@ -284,15 +287,31 @@ def shared(
     return DataSplits(load=lambda split: read(share_of(split, labels, seed), split), classes=classes)
 
 
+def _warn_of_absent(labels: Int[Tensor, " sample"], classes: tuple[str, ...], split: Split) -> None:
+    """Warn of classes that are not in the half of a published held-out part."""
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    absent = [repr(name) for name, count in zip(classes, counts, strict=False) if not count]
+    if absent:
+        warnings.warn(
+            f"the {split} set has no samples of {len(absent)} of {len(classes)} classes, {_some(absent)}: the held-out "
+            "part of the data has fewer than 2 of each. Nothing is known about these classes from it.",
+            stacklevel=4,
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
 def _warn_of_rare(labels: Int[Tensor, " sample"], classes: tuple[str, ...], place: Path) -> None:
     """Warn of classes that cannot be in every split."""
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
     rare = [f"{name!r} ({count})" for name, count in zip(classes, counts, strict=True) if count < len(_SPLITS)]
     if rare:
-        more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
         warnings.warn(
-            f"data {place} has fewer than {len(_SPLITS)} samples of the classes {', '.join(rare[:5])}{more}: each is "
-            "missing from a split. Add samples, or remove the class.",
+            f"data {place} has fewer than {len(_SPLITS)} samples of the classes {_some(rare)}: each is missing from a "
+            "split. Add samples, or remove the class.",
             stacklevel=4,
         )
 

@@ -29,6 +29,7 @@ from eenet.experiments.data.dataset import (
     shared,
 )
 from eenet.experiments.data.files import ImageFiles, bad_file, data_folder, read_rows, read_text
+from eenet.experiments.data.names import twins
 from eenet.running.pictures import SUFFIXES, content, images_in, is_hidden
 
 Listed: TypeAlias = tuple[list[Path], Int[Tensor, " sample"]]
@@ -79,6 +80,11 @@ def _classes(root: Path) -> tuple[str, ...]:
         raise DataError(
             f"data folder {root} has {len(names)} classes: a folder per class was expected, at least 2, found "
             f"{content(root)}. Pass the folder that holds them."
+        )
+    if pair := twins(names):
+        raise DataError(
+            f"data folder {root} has the folders {pair[0]!a} and {pair[1]!a}: their names look alike, or "
+            "differ in upper and lower case only, so they may be one class. Join or rename them."
         )
     if not _TRAINING.isdisjoint(names) and not _HELD_OUT.isdisjoint(names):
         raise DataError(

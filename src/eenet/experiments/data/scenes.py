@@ -26,6 +26,7 @@ from eenet.experiments.data.files import (
     read_text,
     require_same_size,
 )
+from eenet.experiments.data.names import tidy, twins
 from eenet.running.pictures import content, images_in, is_hidden
 
 _LOOKED_AT = 1000  # masks, to see which classes occur
@@ -61,8 +62,8 @@ def load_mask_folder(root: Path, *, seed: int = 0, size: tuple[int, int] = (256,
 
 def _named(path: Path) -> tuple[str, ...]:
     """Return the names of the classes in a file, one per line."""
-    names = [line.strip() for line in re.split(r"[\r\n]+", read_text(path)) if line.strip()]
-    if not 2 <= len(names) <= UNLABELLED or len(set(names)) < len(names):
+    names = [name for line in re.split(r"[\r\n]+", read_text(path)) if (name := tidy(line))]
+    if not 2 <= len(names) <= UNLABELLED or twins(names):
         fact = f"names {len(names)} classes: 2 to {UNLABELLED} are needed, a line with another name for each"
         raise bad_file(path, fact, "Correct it; the first line is class 0.")
     return tuple(names)
