@@ -86,6 +86,9 @@ class Counting(EngineAround):
     def misfit(self, state, count):
         return self.inner.misfit(state, count)
 
+    def constants(self, state):
+        return self.inner.constants(state)
+
 
 def _leaves(state):
     return [state] if isinstance(state, torch.Tensor) else list(state)

@@ -140,5 +140,5 @@ def test_sizes_of_batches_are_whole_numbers(size, tiny, images):
 @pytest.mark.parametrize("exit_index", [0.5, True, "0", 2, -1])
 def test_exits_that_are_left_out_are_whole_numbers(exit_index, tiny):
     assert tiny.without([np.int64(1)]).num_exits == 2
-    with pytest.raises(InputError, match="exits .* from 0 to 1"):
+    with pytest.raises(InputError, match=r"exits .* from 0 to 1"):
         tiny.without([exit_index])
