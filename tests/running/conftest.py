@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config
 from replaying import POLICIES, policies, quantile_policy
 from torch import Tensor, nn
 
@@ -69,6 +70,14 @@ def tiny() -> MultiExitModel:
 def images() -> Tensor:
     """96 small images."""
     return torch.randn(96, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def unchecked():
+    """Leave out the checks of types, which refuse what they know to be wrong before the library does."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

@@ -228,3 +228,68 @@ def test_the_fingerprint_of_a_copy_is_not_that_of_a_model_changed_since(tiny):
 def test_running_knows_no_torch():
     code = "import sys, eenet.running.adaptive, eenet.running.recording; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)).relu()
+
+
+class Tap:
+    """A hook that belongs to somebody: it doubles, and counts."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def before(self, module, args):
+        self.sizes.append(len(args[0]))
+        return (2 * args[0],)
+
+    def after(self, module, args, output):
+        self.sizes.append(len(output))
+        return 2 * output + 1
+
+
+def hooked_model(where: str, tap: Tap | None) -> MultiExitModel:
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    blocks = nn.Sequential(nn.Sequential(Block()), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    model = shaken(MultiExitModel([blocks, nn.Conv2d(3, 3, 1)], [head, head])).eval()
+    if tap is not None and where == "own forward":
+        plain = blocks[0][0].norm.forward
+        blocks[0][0].norm.forward = lambda x: tap.after(None, None, plain(x))
+    elif tap is not None:
+        module = model.get_submodule(where)
+        module.register_forward_hook(tap.after)
+        module.register_forward_pre_hook(tap.before)
+    return model
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["stages.0", "stages.0.0", "stages.0.0.0", "stages.0.0.0.conv", "stages.0.0.0.norm", "heads.0.2", "own forward"],
+)
+def test_hooks_are_called_in_the_copy_as_in_the_model(where, images):
+    tap = Tap()
+    model = hooked_model(where, tap)
+    with torch.no_grad():
+        expected = torch.stack(model(images), dim=1).numpy()
+        unhooked = torch.stack(hooked_model(where, None)(images), dim=1).numpy()
+    assert np.abs(expected - unhooked).max() > 0.01
+    engine = EagerEngine(model)
+    for _ in range(2):
+        tap.sizes.clear()
+        np.testing.assert_allclose(outputs(engine, images), expected, atol=1e-4)
+        assert len(images) in tap.sizes  # of the caller's tap, and not of a copy
+    assert norms(engine.model) < norms(model) or where == "stages.0.0.0.norm"  # the rest is folded all the same
+
+
+def test_hooks_of_the_whole_model_are_said_to_be_left_out(tiny, images):
+    tiny.register_forward_hook(lambda *_: None)
+    for optimise in (True, False):
+        with pytest.warns(UserWarning, match="hooks"):
+            EagerEngine(tiny, optimise=optimise)

@@ -595,7 +595,7 @@ def test_engines_that_know_no_torch_read_the_same_forms(logits):
     wanted = adaptive(rows).exit_index
     for data in (rows, np.split(rows, 6), Table(lambda i: rows[i], 120), [(rows, rows[:, 0])]):
         assert np.array_equal(adaptive.predict_all(data, batch_size=50).exit_index, wanted)
-    with pytest.raises(InputError, match="batch_size 0 is too small"):
+    with pytest.raises(InputError, match=r"batch_size 0 .* at least 1"):
         adaptive.predict_all(rows, batch_size=0)
     with pytest.raises(EenetError, match="yields no batches"):
         adaptive.predict_all(5)

@@ -86,6 +86,9 @@ class Counting(EngineAround):
     def misfit(self, state, count):
         return self.inner.misfit(state, count)
 
+    def constants(self, state):
+        return self.inner.constants(state)
+
 
 def _leaves(state):
     return [state] if isinstance(state, torch.Tensor) else list(state)
@@ -102,6 +105,7 @@ def test_short_and_long_texts_are_run_apart_in_full_batches(model, policy):
     assert np.array_equal(found.exit_index, wanted.exit_index)
     assert np.allclose(found.log_probs, wanted.log_probs, atol=1e-5)
     first = [(count, length) for stage, count, length in engine.asked if stage == 0 and count > 1]
+    assert first.pop(0)[0] == 2  # of finding out that samples can be dropped
     assert {length for _, length in first} == {5, 30}
     assert all(count >= 4 for count, _ in first)  # batches of two waited for others of their length
     later = [length for stage, _, length in engine.asked if stage > 0]

@@ -32,7 +32,7 @@ def test_stages_wait_for_full_batches_by_hand():
     assert found.exit_index.tolist() == [1, 0] * 3
     assert found.cost.tolist() == [2, 1] * 3
     assert np.array_equal(found.log_probs, log_softmax(logits[np.arange(6), found.exit_index]))
-    assert engine.asked == [[2, 2, 2], [2, 1]]  # the last one did not fill a batch
+    assert engine.asked == [[1, 2, 2, 2, 2], [1, 2, 2, 1]]  # the last one did not fill a batch; 1 and 2 are probes
     engine = ReplayEngine(logits)
     AdaptiveModel(engine, policy).predict_all(parts, regroup=False)
     assert engine.asked == [[2, 2, 2], [1, 1, 1]]

@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, final
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from eenet.errors import InputError, ShapeError
 from eenet.models.inputs import Inputs, State, plain
+from eenet.tables.checks import number
 
 CUT = "eenet cut"
 """Marks, in the ``meta`` of a graph module, a stage that was cut from a recording of the whole model."""
@@ -48,6 +51,7 @@ class MultiExitModel(nn.Module):
         reads: maps what ``whole`` returns to what every head reads, where that differs.
 
     Raises:
+        InputError: a batch norm without running statistics.
         ShapeError: fewer than two stages, or another number of heads than of stages.
 
     Example:
@@ -83,6 +87,7 @@ class MultiExitModel(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.entry = nn.Identity() if start is None else start
         self.reads = reads
+        _require_running_statistics(self)
         self._parents: tuple[MultiExitModel, ...] = ()  # in a tuple, so that its tensors are not counted as own
 
     @property
@@ -109,9 +114,15 @@ class MultiExitModel(nn.Module):
     def join(self, states: Sequence[State]) -> State:
         """Return the states of several batches after one stage as one: every tensor is joined along its first axis.
 
-        The shapes are the same apart from the number of samples; what is no tensor is taken from the first.
+        The shapes are the same apart from the number of samples; what is no tensor is the same in all.
+
+        Raises:
+            ShapeError: It is not.
         """
-        return tree_map(lambda leaf, *more: torch.cat((leaf, *more)) if isinstance(leaf, Tensor) else leaf, *states)
+        try:
+            return tree_map(_joined, *states)
+        except ValueError as error:  # of trees of different forms
+            raise _no_join("collections of different lengths") from error
 
     def without(self, exits: Sequence[int]) -> MultiExitModel:
         """Return a model that cannot leave at some exits: their stages join the next ones, weights are shared.
@@ -120,9 +131,7 @@ class MultiExitModel(nn.Module):
             InputError: there is no such early exit.
         """
         last = self.num_exits - 1
-        strange = [k for k in exits if not 0 <= k < last]
-        if strange:
-            raise InputError(f"exits {strange} cannot be dropped: early exits are 0 to {last - 1}. Name some of these.")
+        exits = [int(number(k, "exits", 0, last - 1, whole=True)) for k in exits]
         kept = [k for k in range(self.num_exits) if k not in exits]
         runs = [range(first, k + 1) for first, k in zip([0, *(k + 1 for k in kept)], kept, strict=False)]
         stages = [
@@ -159,7 +168,8 @@ class MultiExitModel(nn.Module):
         state = self.entry(state)
         for stage, head in zip(self.stages, self.heads, strict=True):
             state = stage(state)
-            outputs.append(head(state))
+            output = head(state)
+            outputs.append(output if head is self.heads[-1] else _apart(output, state))
         return outputs
 
     def _takes_inputs_by_name(self, value: object) -> bool:
@@ -292,6 +302,48 @@ def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
     if rows.dtype == torch.int64 and tensor.is_contiguous():  # twice as fast, but always answers in channels first
         return tensor.index_select(0, rows)
     return tensor[rows]
+
+
+def _joined(leaf: Any, *more: Any) -> Any:  # noqa: ANN401 - a leaf of a state
+    if isinstance(leaf, Tensor):
+        return torch.cat((leaf, *more))
+    if any(other is not leaf and not np.array_equal(leaf, other) for other in more):
+        raise _no_join(f"a {type(leaf).__name__}")
+    return leaf
+
+
+def _no_join(what: str) -> ShapeError:
+    return ShapeError(
+        f"states of several batches hold {what}, which differ: only tensors with the samples first can be joined. Pass "
+        "tensors, or regroup=False to predict_all."
+    )
+
+
+def _apart(output: Any, state: State) -> Any:  # noqa: ANN401 - what a head returns
+    """Return a head's output, copied where it is a view of the state, into which the next stage may write."""
+    if torch.compiler.is_compiling():  # memory is not known yet; what need not be copied is not, once compiled
+        return tree_map_only(Tensor, Tensor.clone, output)
+    shared = {_memory(leaf) for leaf in tree_leaves(state) if isinstance(leaf, Tensor)}
+    return tree_map_only(Tensor, lambda leaf: leaf.clone() if _memory(leaf) in shared else leaf, output)
+
+
+def _memory(tensor: Tensor) -> object:
+    """Return a key of the memory that a tensor lies in; None where that is not known."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except NotImplementedError:  # in torch.func and torch.vmap
+        return None
+
+
+def _require_running_statistics(model: nn.Module) -> None:
+    """Refuse batch norms that normalise by the batch in evaluation mode too."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise InputError(
+                f"module {name!r} mixes the samples of a batch: a {type(module).__name__} without running statistics "
+                "normalises by the batch in evaluation mode too, so none can be dropped. Use track_running_stats=True, "
+                "or a norm of single samples such as GroupNorm."
+            )
 
 
 def _picked(

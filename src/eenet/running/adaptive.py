@@ -13,11 +13,11 @@ from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
 from eenet.running.engines import DenseEngine, Engine, as_engine, suited
 from eenet.running.engines.base import check_states
-from eenet.running.inputs import Data, Inputs, batch_of, batches_of, rows_of
+from eenet.running.inputs import Data, Inputs, batch_of, batches_of
 from eenet.running.loop import Loop, Prediction
 from eenet.tables.arrays import as_array
 from eenet.tables.arrays import batch_size as size_of
-from eenet.tables.checks import instance
+from eenet.tables.checks import instance, number
 from eenet.tables.costs import Budget, BudgetLike, CostTable
 
 SampleIds: TypeAlias = Any
@@ -97,10 +97,12 @@ class AdaptiveModel:
 
         Raises:
             DataError: Samples in a list that differ in shape.
-            InputError: No batch or an empty one, inputs that the model does not take, or ids that are no whole numbers.
+            InputError: No batch or an empty one, inputs that the model does not take, ids that are no whole numbers, or
+                a model that mixes the samples of a batch.
             RunError: An exit returns NaN or infinity; minus infinity is taken, as the logit of an impossible class.
             ShapeError: Another number of ids than of samples, exits that do not return one row per sample, a policy
-                fitted for another number of classes, or states without the samples in their first axis.
+                fitted for another number of classes, or states that hold anything but constants and tensors with the
+                samples in their first axis.
         """
         inputs = batch_of(inputs)
         count = size_of(inputs)
@@ -136,15 +138,14 @@ class AdaptiveModel:
             batch_size: Samples per batch, where that is left open.
 
         Raises:
-            InputError: There is no batch, which of its values are the inputs is not clear, or ids are no whole numbers;
-                else as of a call.
+            InputError: There is no batch, which of its values are the inputs is not clear, or ids or ``batch_size`` are
+                no whole numbers; else as of a call.
             ShapeError: Another number of ids than of samples; else as of a call.
         """
         names = None if sample_ids is None else _whole(sample_ids)
         loop: Loop | None = None
         fed = 0
-        if batch_size < 1:
-            raise InputError(f"batch_size {batch_size} is too small: a batch has samples. Pass at least 1.")
+        batch_size = int(number(batch_size, "batch_size", 1, whole=True))
         for inputs, _ in batches_of(batches, batch_size):
             count = size_of(inputs)
             if names is not None:
@@ -199,7 +200,7 @@ class AdaptiveModel:
             self.engine = suited(self.engine, inputs)
             self._recognised = True
         if not self._checked and count > 1:
-            check_states(self.engine, rows_of(inputs, slice(0, 1)))
+            check_states(self.engine, inputs)
             self._checked = True
 
 

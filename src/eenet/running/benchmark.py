@@ -21,6 +21,7 @@ from eenet.running.latency import Seconds, Spread, summarise, threads_of, time_s
 from eenet.running.measuring import FlopReport, measure_flops
 from eenet.running.progress import track
 from eenet.tables.arrays import batch_size
+from eenet.tables.checks import number
 
 _LEAST_SAVING = 1.05  # below this ideal speed-up, the efficiency would be a ratio of noise
 _OTHER_SIZES = (64, 48, 96, 24)
@@ -140,13 +141,15 @@ def bench(
             require_source(policy, engine)
     inputs = gathered(inputs)
     count = batch_size(inputs)
+    batch_sizes = [int(number(size, "batch_sizes", whole=True)) for size in batch_sizes]
+    passes = int(number(passes, "passes", whole=True))
     if passes < 1 or not batch_sizes or min(batch_sizes) < 1 or max(batch_sizes) > count:
         raise InputError(
             f"batch_sizes {list(batch_sizes)} with {passes} passes cannot be timed: sizes must lie in 1 to {count} "
             "(the number of samples) and passes be at least 1. Pass other sizes or more samples."
         )
     engines = [suited(engine, inputs) for engine in engines]
-    flops = measure_flops(model, rows_of(inputs, slice(0, 2)))
+    flops = measure_flops(model, rows_of(inputs, np.arange(min(2, count))))  # a copy, for models that write into it
     expected = _decisions(model, policy, inputs, _other_size(count, batch_sizes))
     rows = []
     for engine in engines:

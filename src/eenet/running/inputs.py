@@ -187,7 +187,7 @@ def gathered(data: Data, least: int | None = None) -> Inputs:
         return batch_of(data)
     parts: list[Inputs] = []
     for inputs, _ in batches_of(data, _AT_ONCE):
-        parts.append(inputs)
+        parts.append(rows_of(inputs, np.arange(batch_size(inputs))))  # a copy: the next batch may overwrite it
         if least is not None and sum(map(batch_size, parts)) >= least:
             break
     if not parts:

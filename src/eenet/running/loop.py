@@ -72,6 +72,7 @@ class Group:
         policy: Which they follow.
         shapes: Of their inputs: samples of other shapes cannot join.
         seen: The outputs of the exits so far, with room for those of all later exits; None before stage 0.
+        borrowed: The state may be what was fed, which its owner may overwrite before the next batch.
     """
 
     state: State
@@ -80,6 +81,7 @@ class Group:
     policy: Policy
     shapes: _Shapes = ()
     seen: np.ndarray | None = None
+    borrowed: bool = False
 
 
 class Loop:
@@ -118,8 +120,10 @@ class Loop:
             if self.full == 1:
                 self._down(Group(state, sample_ids, places, self.policy.following(sample_ids)))
                 return
-            self._put(0, Group(state, sample_ids, places, self.policy, _shapes(inputs)))
+            require_samples_first(self.engine, state, -1, len(sample_ids))
+            self._put(0, Group(state, sample_ids, places, self.policy, _shapes(inputs), borrowed=True))
             self._run(self.full)
+            self._keep()
 
     def finish(self, costs: Float64[np.ndarray, " exit"] | None = None) -> Prediction:
         """Run all that still waits, and return what came out for all samples, which is one at least.
@@ -152,6 +156,13 @@ class Loop:
 
     def _put(self, k: int, group: Group) -> None:
         self._queues[k].setdefault(group.shapes, []).append(group)
+
+    def _keep(self) -> None:
+        """Copy what still waits of the batch that was fed last: a loader may use its memory again."""
+        for group in (group for queues in self._queues for queue in queues.values() for group in queue):
+            if group.borrowed:
+                group.state = self.engine.select(group.state, np.arange(len(group.ids)))
+                group.borrowed = False
 
     def _joined(self, groups: list[Group]) -> Group:
         """Return groups that wait for the same stage as one."""

@@ -22,7 +22,7 @@ from eenet.running.inputs import Data, Inputs, batches_of, samples_in
 from eenet.running.progress import track
 from eenet.tables.arrays import as_array, axes_of
 from eenet.tables.atomic import atomic_path
-from eenet.tables.checks import checked
+from eenet.tables.checks import checked, number
 from eenet.tables.costs import CostTable
 from eenet.tables.files import check_free, seal
 from eenet.tables.storage import FORMAT, cost_arrays
@@ -80,8 +80,9 @@ def record(
         The table, as `ExitTable.load` reads it back. It carries the fingerprint of the model as `source`.
 
     Raises:
-        InputError: A batch size below 1, an unknown utility, a data set without samples or labels, or where it is not
-            clear which these are; a device for an engine, or ``path`` is a folder that holds something else.
+        InputError: A batch size that is no whole number from 1, an unknown utility, a data set without samples or
+            labels, or where it is not clear which these are; a device for an engine, or ``path`` is a folder that holds
+            something else.
         ShapeError: Costs of another number of exits; labels that are not one per sample; heads or targets that are no
             maps where maps are wanted.
         DataError: Samples that differ in shape or are no numbers, labels that are no whole numbers, or a mask that
@@ -94,10 +95,9 @@ def record(
     count = samples_in(dataset, with_labels=True)
     if batch_size is None:
         batch_size = 8 if count and (utility or _holds_masks(dataset)) else 128
-    if batch_size < 1 or count == 0:
-        raise InputError(
-            f"batch_size {batch_size} over {count} samples records nothing: both must be at least 1. Pass more."
-        )
+    batch_size = int(number(batch_size, "batch_size", 1, whole=True))
+    if count == 0:
+        raise InputError("dataset of 0 samples cannot be recorded: a table has at least 1. Pass some.")
     model = model if isinstance(model, Engine) else plain_model(model)
     exits = model.num_exits
     if costs is not None and costs.num_exits != exits:
@@ -139,14 +139,23 @@ def outputs(engine: Engine, inputs: Inputs) -> Float32[np.ndarray, "sample exit 
         ShapeError: An exit returns something else than one row per sample.
     """
     with engine.session():
-        found = [seen for seen, _ in each_exit(engine, inputs)]
-    for k, seen in enumerate(found):
-        if seen.ndim != 2:
-            raise ShapeError(
-                f"logits of exit {k} of shape {tuple(seen.shape)} do not fit: a policy reads one row per sample, and "
-                "maps are recorded with masks for labels. Use heads that return [sample, class], or pass masks."
-            )
-    return np.stack(found, axis=1)
+        found: np.ndarray | None = None
+        for k, (seen, _) in enumerate(each_exit(engine, inputs)):
+            if seen.ndim != 2:
+                raise ShapeError(
+                    f"logits of exit {k} of shape {tuple(seen.shape)} do not fit: a policy reads one row per sample, "
+                    "and maps are recorded with masks for labels. Use heads that return [sample, class], or pass masks."
+                )
+            if found is None:
+                found = np.empty((len(seen), engine.num_exits, seen.shape[1]), dtype=seen.dtype)
+            if seen.shape != found[:, k].shape:
+                raise ShapeError(
+                    f"logits of exit {k} of shape {seen.shape} do not fit: those of exit 0 are {found[:, 0].shape}. "
+                    "Use heads that return rows of one length, one row per sample."
+                )
+            found[:, k] = seen  # at once: it may be a view of a state that the next stage writes into
+    assert found is not None
+    return found
 
 
 def _holds_masks(dataset: Data) -> bool:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Int
 
-from eenet.errors import ShapeError
+from eenet.errors import InputError, ShapeError
+from eenet.running.inputs import rows_of
+
+_ROUNDING = 1e-2  # of the largest number: other batch sizes are rounded in other ways
 
 State: TypeAlias = Any
 """What travels between stages, in a form of the engine's own; batch first."""
@@ -87,6 +91,13 @@ class Engine(ABC):
         """
         return None
 
+    def constants(self, state: State) -> Mapping[str, object]:
+        """Return by place what `select` does not cut: what is no tensor, and None for the tensors.
+
+        Engines whose states are always lists of arrays need not look.
+        """
+        return {}
+
     @abstractmethod
     def join(self, states: Sequence[State]) -> State:
         """Return the states of several batches, all before the same stage, as one, in that order."""
@@ -114,24 +125,38 @@ def each_exit(engine: Engine, inputs: Any) -> Iterator[ExitOutput]:  # noqa: ANN
 
 
 def check_states(engine: Engine, inputs: Any) -> None:  # noqa: ANN401 - as of `Engine.start`
-    """Refuse an engine whose states hold tensors without the samples in their first axis, of which rows cannot be kept.
+    """Refuse an engine from whose states samples cannot be dropped without a change for those that stay.
+
+    The first sample is run alone, so that as many rows as samples are no coincidence, and beside the second.
 
     Args:
         engine: Runs its stages.
-        inputs: A batch of one sample: as many rows as a larger batch has are then no coincidence.
+        inputs: A batch of at least two samples.
 
     Raises:
-        ShapeError: As of `require_samples_first`.
+        InputError: The first sample is answered otherwise beside the second than alone.
+        ShapeError: As of `require_samples_first`, or something that is no tensor differs between the two.
     """
     with engine.session():
-        state = engine.start(inputs)
-        for k in range(engine.num_exits - 1):
-            state = engine.stage(k, state)
-            require_samples_first(engine, state, k, 1)
+        states = [engine.start(rows_of(inputs, slice(0, count))) for count in (1, 2)]
+        for k in range(engine.num_exits):
+            states = [engine.stage(k, state) for state in states]
+            if k < engine.num_exits - 1:
+                require_samples_first(engine, states[0], k, 1)
+                _require_constants(engine.constants(states[0]), engine.constants(states[1]), k)
+            alone, beside = (engine.head(k, state)[0] for state in states)
+            if not _answered_alike(alone, beside, engine.dtype):
+                _require_random(engine, inputs, k, alone)
 
 
 def require_samples_first(engine: Engine, state: State, index: int, count: int) -> None:
     """Refuse a state after stage ``index`` that holds anything else than ``count`` samples in the first axis.
+
+    Args:
+        engine: Whose state it is.
+        state: What travels between stages.
+        index: -1: the state is that before stage 0.
+        count: Samples in the batch.
 
     Raises:
         ShapeError: With the stage, and the shape of the tensor.
@@ -139,9 +164,60 @@ def require_samples_first(engine: Engine, state: State, index: int, count: int) 
     shape = engine.misfit(state, count)
     if shape is not None:
         raise ShapeError(
-            f"state after stage {index} holds a tensor of shape {shape}: samples are dropped along the first axis, and "
-            f"the batch holds {count}. Let the stages pass tensors with the samples first, and keep others in the "
-            "modules."
+            f"{_state_after(index)} holds a tensor of shape {shape}: samples are dropped and joined along the first "
+            f"axis, and the batch holds {count}. Let the stages pass tensors with the samples first, and keep others "
+            "in the modules."
+        )
+
+
+def _state_after(index: int) -> str:
+    return f"state after stage {index}" if index >= 0 else "state before stage 0"
+
+
+def _require_constants(alone: Mapping[str, object], beside: Mapping[str, object], index: int) -> None:
+    """Refuse what is no tensor and depends on the batch."""
+    for place in sorted(alone.keys() | beside.keys()):
+        if place not in alone or place not in beside or not _same(alone[place], beside[place]):
+            kind = type(alone.get(place, beside.get(place))).__name__
+            what = f"a value of type {kind}" if place in alone and place in beside else "a collection of a length"
+            raise ShapeError(
+                f"{_state_after(index)} holds {what} that depends on the batch, at {place or 'its root'}: only tensors "
+                "are cut to the samples that stay. Pass it as a tensor with the samples first, or compute it in the "
+                "stage that needs it."
+            )
+
+
+def _same(one: Any, other: Any) -> bool:  # noqa: ANN401
+    """Return whether two constants are equal."""
+    try:
+        return one is other or (type(one) is type(other) and np.array_equal(one, other))
+    except (TypeError, ValueError, RuntimeError):  # of somebody's own comparison
+        return False
+
+
+def _answered_alike(alone: Any, beside: Any, dtype: str) -> bool:  # noqa: ANN401 - whatever a head returns
+    """Return whether the first rows of two outputs are the same up to rounding; other shapes are judged elsewhere."""
+    if not all(isinstance(one, np.ndarray) and one.ndim == 2 for one in (alone, beside)):
+        return True
+    if alone.shape[1] != beside.shape[1] or not (len(alone) and len(beside)):
+        return True
+    first, second = alone[0], beside[0]
+    usable = np.isfinite(first) & np.isfinite(second)
+    if not usable.any():
+        return True
+    first, second = first[usable].astype(np.float64), second[usable].astype(np.float64)
+    tolerance = _ROUNDING if dtype in ("float32", "float64") else 10 * _ROUNDING
+    return bool(np.abs(first - second).max() <= tolerance * np.abs(first).max() + 1e-5)
+
+
+def _require_random(engine: Engine, inputs: Any, index: int, alone: np.ndarray) -> None:  # noqa: ANN401
+    """Refuse an exit that mixes samples; one that answers the same batch in different ways is merely random."""
+    again = next(islice(each_exit(engine, rows_of(inputs, slice(0, 1))), index, None))[0]
+    if _answered_alike(alone, again, engine.dtype):
+        raise InputError(
+            f"model mixes the samples of a batch: exit {index} answers the first one otherwise beside the second than "
+            "alone, so samples that leave would change the answers of those that stay. Take out what is computed over "
+            "the batch, such as batch norms without running statistics."
         )
 
 
@@ -176,6 +252,9 @@ class EngineAround(Engine):
 
     def misfit(self, state: Carried, count: int) -> tuple[int, ...] | None:
         return self.inner.misfit(state.state, count)
+
+    def constants(self, state: Carried) -> Mapping[str, object]:
+        return self.inner.constants(state.state)
 
     def join(self, states: Sequence[Carried]) -> Carried:
         return Carried(self.inner.join([state.state for state in states]), states[0].extra)

@@ -52,6 +52,8 @@ class CompiledEngine(EngineAround):
         _require_compiler()
         model = plain_model(model)
         self._eager = EagerEngine(model)
+        with self._eager.session():
+            self._eager.placed(example_inputs)  # what it finds out is compiled in
         super().__init__(self._eager)
         self.name = "compiled"
         self._parts = [_compiled(_part(self._eager, k, k), f"stage_{k}") for k in range(model.num_exits)]

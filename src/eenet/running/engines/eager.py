@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -21,10 +23,11 @@ from eenet.models.model import MultiExitModel
 from eenet.models.processor import warn_of_emulation
 from eenet.running.engines import plain_model
 from eenet.running.engines.base import Engine
-from eenet.running.engines.fold import fold_batch_norms
-from eenet.running.inputs import Inputs
+from eenet.running.engines.fold import copied, fold_batch_norms, hooked
+from eenet.running.inputs import Inputs, rows_of
 from eenet.tables.arrays import as_array, axes_of
 
+_SETTLING = threading.RLock()
 # what modules raise on inputs that they were not made for
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -71,10 +74,18 @@ class EagerEngine(Engine):
         self.dtype = str(dtype or weight.dtype).removeprefix("torch.")
         self.optimised, self._original, self._dtype = optimise, model, dtype
         self._versions = _versions(model)
-        self.channels_last = optimise and any(isinstance(module, nn.Conv2d) for module in model.modules())
+        self._images = optimise and any(isinstance(module, nn.Conv2d) for module in model.modules())
+        self.channels_last = self._images
         self.model = _optimised(model, dtype, channels_last=self.channels_last) if optimise else model
         self._stages, self._heads = list(self.model.stages), list(self.model.heads)
         self._weight = _first_weight(self.model) if optimise else weight  # gives the device and the format of inputs
+        self._writing: dict[object, bool] = {}  # by the types of inputs: does the copy write into them?
+        if hooked(model):
+            warnings.warn(
+                "model has hooks or a forward of its own as a whole: stages are run one by one, so these are not "
+                "called. Register hooks on its stages, heads or entry.",
+                stacklevel=3,
+            )
 
     @cached_property
     def source(self) -> str:
@@ -90,24 +101,77 @@ class EagerEngine(Engine):
         return _run(lambda batch: self.model.start(self.placed(batch)), inputs, "start")
 
     def placed(self, inputs: Inputs) -> Inputs:
-        """Return a batch as tensors on the model's device, floating point numbers in its format."""
+        """Return a batch as tensors on the model's device, floating point numbers in its format.
+
+        What the model writes into is a copy: the numbers of the caller stay as they are.
+        """
+        placed = self._placed(inputs)
+        if not self.optimised:  # copied without a look: the very model is to run once per batch
+            return copied(placed)
+        writes = self._writing.get(kind := _kind(placed))
+        if writes is None:
+            writes = self._settled(kind, inputs)
+            placed = self._placed(inputs)
+        return copied(placed) if writes else placed
+
+    def _settled(self, kind: object, inputs: Inputs) -> bool:
+        """Find out on one sample whether the copy writes into its inputs, and whether it bears channels last."""
+        with _SETTLING:
+            if kind in self._writing:  # another thread was first
+                return self._writing[kind]
+            sample = rows_of(inputs, slice(0, 1))
+            for channels_last in (True, False) if self.channels_last else (False,):
+                self._lay_out(channels_last=channels_last)
+                try:
+                    self._writing[kind] = self._writes_into(self._placed(sample))
+                except EenetError:  # a view of another memory order, perhaps; else the run itself will say it
+                    continue
+                return self._writing[kind]
+            self._lay_out(channels_last=self._images)
+            return True
+
+    def _lay_out(self, *, channels_last: bool) -> None:
+        """Bring the weights of the copy into a memory order, and all inputs from now on."""
+        if channels_last != self.channels_last:
+            with torch.inference_mode(False), torch.no_grad():
+                self.model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+            self.channels_last = channels_last
+
+    def _writes_into(self, sample: Inputs) -> bool:
+        """Run all stages and heads on a copy of a sample; return whether they change it."""
+        with torch.inference_mode(False):  # else changes are not counted
+            given = copied(sample)
+        leaves = [(one, one._version) for one in pytree.tree_leaves(given) if isinstance(one, Tensor)]
+        state = _run(self.model.start, given, "start")
+        for k in range(self.num_exits):
+            state = self.stage(k, state)
+            self.head(k, state)
+        values = (one for one in pytree.tree_leaves(sample) if isinstance(one, Tensor))
+        return any(
+            one._version != version or not torch.equal(one, value)
+            for (one, version), value in zip(leaves, values, strict=True)
+        )
+
+    def _placed(self, inputs: Inputs) -> Inputs:
         if isinstance(inputs, Tensor):  # the usual case first: this runs once per batch
             weight = self._weight
             if inputs.device != weight.device or (inputs.dtype != weight.dtype and inputs.is_floating_point()):
                 dtype = weight.dtype if inputs.is_floating_point() else inputs.dtype
                 inputs = inputs.to(weight.device, dtype, non_blocking=True)
-            if self.channels_last and inputs.dim() == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            if self._images and inputs.dim() == 4:
+                inputs = inputs.contiguous(
+                    memory_format=torch.channels_last if self.channels_last else torch.contiguous_format
+                )
             return inputs
         if isinstance(inputs, Mapping):
-            return {name: self.placed(value) for name, value in inputs.items()}
+            return {name: self._placed(value) for name, value in inputs.items()}
         if isinstance(inputs, tuple):
-            return tuple(self.placed(value) for value in inputs)
+            return tuple(self._placed(value) for value in inputs)
         if axes_of(inputs):  # texts stay what they are
             array = as_array(inputs)
             if array.dtype.kind in "fiub":
                 array = array.copy() if min(array.strides, default=0) < 0 else array  # torch knows no reversed views
-                return self.placed(torch.from_numpy(np.require(array, requirements=["W", "A"])))
+                return self._placed(torch.from_numpy(np.require(array, requirements=["W", "A"])))
         return inputs
 
     def stage(self, index: int, state: State) -> State:
@@ -128,6 +192,12 @@ class EagerEngine(Engine):
         leaves = [state] if isinstance(state, Tensor) else pytree.tree_leaves(state)
         shapes = (tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
         return next((shape for shape in shapes if shape[:1] != (count,)), None)
+
+    def constants(self, state: State) -> Mapping[str, object]:
+        if isinstance(state, Tensor):
+            return {"": None}
+        leaves, _ = pytree.tree_flatten_with_path(state)
+        return {pytree.keystr(path): None if isinstance(leaf, Tensor) else leaf for path, leaf in leaves}
 
     def join(self, states: Sequence[State]) -> State:
         return self.model.join(states)
@@ -213,13 +283,33 @@ def _optimised(model: MultiExitModel, dtype: torch.dtype | None, *, channels_las
     with torch.no_grad():
         # a copy of the parts: what runs all of them in one call is not needed
         stages = MultiExitModel(list(model.stages), list(model.heads), start=model.entry)
-        frozen = copy.deepcopy(stages).eval().requires_grad_(False)
+        frozen = copy.deepcopy(stages, _foreign_hooks(stages)).eval().requires_grad_(False)
         if channels_last:
             frozen = frozen.to(memory_format=torch.channels_last)
         frozen.entry = fold_batch_norms(frozen.entry)
         frozen.stages = nn.ModuleList(fold_batch_norms(stage) for stage in frozen.stages)
         frozen.heads = nn.ModuleList(fold_batch_norms(head) for head in frozen.heads)
     return frozen if dtype is None else frozen.to(dtype)
+
+
+def _foreign_hooks(model: nn.Module) -> dict[int, Any]:
+    """Return the hooks that are no methods of the model's own modules: copies of them would report to nobody."""
+    own = set(map(id, model.modules()))
+    found = [
+        hook
+        for module in model.modules()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for hook in hooks.values()
+    ]
+    return {id(hook): hook for hook in found if id(getattr(hook, "__self__", None)) not in own}
+
+
+def _kind(placed: Inputs) -> object:
+    """Return the types of the tensors in a batch: others may be converted, and so copied, by the model itself."""
+    if isinstance(placed, Tensor):
+        return placed.dtype
+    values = placed.values() if isinstance(placed, Mapping) else placed if isinstance(placed, tuple) else ()
+    return tuple(getattr(value, "dtype", None) for value in values)
 
 
 def _kept(tensor: Tensor, rows: Int[Tensor, " kept"]) -> Tensor:

@@ -24,7 +24,8 @@ _Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 def fold_batch_norms(module: nn.Module) -> nn.Module:
     """Return a module that computes the same with its batch norms folded away.
 
-    A pair is folded only where a trace proves that nothing but the batch norm reads the convolution, and both are
+    What has hooks, or a ``forward`` set on the instance, stays as it is, and so does what these are called around. A
+    pair is folded only where a trace proves that nothing but the batch norm reads the convolution, and both are
     called once. A module that cannot be traced (control flow on values, no plain tensors) is returned unchanged; of a
     sequence only the members that cannot be traced. A trace of user code may take another path than real inputs do: so
     the folded module is compared with the original on the first batch, and discarded if they differ.
@@ -35,17 +36,46 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     if isinstance(module, fx.GraphModule):
         return _folded(module, _fold_operators)
     if isinstance(module, nn.Sequential) and any(isinstance(child, fx.GraphModule) for child in module):
-        return nn.Sequential(*map(fold_batch_norms, module))
+        return _each_folded(module)
+    if hooked(module):
+        return _each_folded(module) if type(module) is nn.Sequential else module
     if not any(isinstance(child, _Norm) for child in module.modules()):
         return module
     parameters = inspect.signature(module.forward).parameters.items()
     defaults = {name: one.default for name, one in parameters if one.default is not one.empty}
     try:
-        traced = fx.symbolic_trace(module, concrete_args=defaults)
+        tracer = _Tracer()
+        graph = tracer.trace(module, defaults)
+        traced = fx.GraphModule(tracer.root, graph, type(module).__name__)
     except Exception:  # noqa: BLE001 - whatever somebody's module raises: what cannot be traced runs unfolded
-        return nn.Sequential(*map(fold_batch_norms, module)) if type(module) is nn.Sequential else module
+        return _each_folded(module) if type(module) is nn.Sequential else module
     folded = _folded(traced, _fold_modules)
     return folded if all(map(_is_torchs, module.modules())) else Folded(folded, module)
+
+
+class _Tracer(fx.Tracer):
+    """Calls modules with hooks as a whole, at each run."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return hooked(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Return whether calling a module does more than its class says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def copied(state: State) -> State:
+    """Return a batch or a state with all its tensors copied, for modules that write into what they are given."""
+    return state.clone() if isinstance(state, Tensor) else pytree.tree_map_only(Tensor, Tensor.clone, state)
+
+
+def _each_folded(module: nn.Sequential) -> nn.Sequential:
+    """Fold the members of a sequence one by one; the sequence keeps its hooks."""
+    for name, child in list(module._modules.items()):
+        assert child is not None
+        module._modules[name] = fold_batch_norms(child)
+    return module
 
 
 def _is_torchs(module: nn.Module) -> bool:
@@ -76,9 +106,9 @@ class Folded(nn.Module):
         return self.chosen(state)
 
     def _agree(self, state: State) -> bool:
-        leaves = pytree.tree_leaves(self.module(state))
+        leaves = pytree.tree_leaves(self.module(copied(state)))
         try:
-            others = pytree.tree_leaves(self.folded(state))
+            others = pytree.tree_leaves(self.folded(copied(state)))
         except Exception:  # noqa: BLE001 - the trace took another path than the state does
             return False
         return len(leaves) == len(others) and all(map(_alike, leaves, others))
@@ -116,6 +146,8 @@ def _fold_modules(traced: fx.GraphModule) -> None:
         if not isinstance(convolution, _Convolution) or not isinstance(norm, _Norm) or norm.running_mean is None:
             continue
         if "weight" not in convolution._parameters:  # computed from others at every call
+            continue
+        if hooked(convolution) or hooked(norm):  # they would see other numbers, or nothing
             continue
         fused = fuse_conv_bn_eval(convolution, norm)
         parent, _, leaf = str(source.target).rpartition(".")

@@ -215,10 +215,10 @@ def specs_of(model: MultiExitModel, inputs: Inputs, first: bytes) -> tuple[Tenso
 
 
 def example_tensors(inputs: Any) -> Inputs:  # noqa: ANN401 - as of `input_specs`
-    """Return example inputs as a tensor, or a plain dictionary of tensors, on the CPU; refuse a single sample."""
+    """Return copies of example inputs as a tensor, or a plain dictionary of tensors, on the CPU; refuse one sample."""
 
     def tensor(value: Any) -> Tensor:  # noqa: ANN401
-        return value.detach().cpu() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+        return value.detach().cpu().clone() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
 
     if isinstance(inputs, Mapping):
         found: Inputs = {str(name): tensor(value) for name, value in inputs.items()}
