@@ -98,9 +98,15 @@ def test_a_trained_run_is_a_run_like_any_other(data, eenet, here):
     np.savez(here / "mine.npz", images=images, labels=labels)
     words = (*OWN, "--exits", "1,3", "--data", data, "--epochs", "0.5", "--out", "run", "-q")
     assert eenet(*words).code == 0
-    before = (here / "run" / "model.safetensors").read_bytes()
-    assert eenet(*words).code == 0  # goes on with what is done
-    assert (here / "run" / "model.safetensors").read_bytes() == before
+    before = (here / "run" / "model.safetensors").stat().st_mtime_ns
+    again = eenet(*words[:-1])
+    assert again.code == 0 and "run is trained already, with these settings: nothing is done" in again.stdout
+    assert "Attaching" not in again.stderr and (here / "run" / "model.safetensors").stat().st_mtime_ns == before
+    for changed in (("--epochs", "0.25"), ("--freeze",)):
+        other = eenet(*words[:-1], *changed)
+        said = "it holds a run with " + ("epochs 0.5, not 0.25." if len(changed) == 2 else "heads share 0.0, not 1.0.")
+        refused(other, said)
+        assert other.stderr.count("\n") == 1  # nothing else was printed
     described = json.loads((here / "run" / "recipe.json").read_text())
     assert (described["recipe"], described["model"], described["exits"]) == ("attached", "users_own:make", ["1", "3"])
     assert eenet("record", "run", "--split", "val", "--out", "val.npz", "-q").code == 0
@@ -127,14 +133,38 @@ def test_a_folder_of_images_per_class_is_data(eenet, here):
             pixels = (rng.integers(80, size=(9, 12, 3)) + 150 * number).astype(np.uint8)
             Image.fromarray(pixels).save(here / "photos" / name / f"{i}.png")
     words = ("attach", "users_own:colour", "--input", "3,8,8", "--exits", "1,3", "--data", "photos", "--epochs", "0.5")
+    (here / "val.csv").write_text("text\nwords\n")
+    bad = [here / "photos" / "dark" / "bad.png", here / "photos" / "light" / "moves.gif"]
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(bad[0])
+    frames = [Image.new("L", (9, 9), k) for k in (0, 255)]
+    frames[0].save(bad[1], save_all=True, append_images=frames[1:])
+    refused(eenet(*words, "--out", "run", "-q"), "has", "1 others cannot be used either: ")
+    os.remove(bad[0])
+    refused(eenet(*words, "--out", "run", "-q"), "moves.gif has several frames")
+    assert not (here / "run").exists()
+    os.remove(bad[1])
     ran = eenet(*words, "--batch-size", 4, "--out", "run", "-q")
     assert ran.code == 0, ran.stderr
+    assert [line.split() for line in ran.stdout.splitlines() if "dark" in line or "together" in line] == [
+        ["dark", "6", "2", "2"],
+        ["together", "12", "4", "4"],
+    ]
+    assert "4 samples of the calibration set" in ran.stdout
     opened = open_run(here / "run")
     assert opened.splits.classes[:2] == ("dark", "light")
     assert [len(opened.splits.get(side)) for side in ("train", "val", "test")] == [12, 4, 4]
     assert all(opened.splits.get(side).inputs(slice(0, 2)).shape[1:] == (3, 8, 8) for side in ("train", "test"))
+    assert eenet("record", "run", "--split", "val", "--out", "val.npz", "-q").code == 0
+    assert eenet("fit", "val.npz", "-b", "60%", "-p", "max_prob", "--out", "policy", "-q").code == 0
     os.rename(here / "photos", here / "run" / "photos")  # the folder may lie elsewhere later
-    assert eenet("record", "run", "--split", "test", "--out", "test.npz", "-q").code == 2
+    lost = eenet("record", "run", "--split", "test", "--out", "test.npz", "-q")
+    refused(
+        lost, "photos are gone", "the run run was trained on them", "--data-root with the folder that contains photos"
+    )
+    shown = eenet("run", "run", "--policy", "policy", here / "run" / "photos" / "light" / "0.png", "--json", "-q")
+    assert shown.value["samples"][0]["class"] in opened.splits.classes  # the run folder says how it is read
+    refused(eenet("run", "run", "--policy", "policy", "val.csv", "-q"), "file of texts")
+    assert eenet("profile", "run", "--batch-size", 2, "--passes", 1, "-q").code == 0
     assert eenet("record", "run", "--split", "test", "--data-root", "run", "--out", "test.npz", "-q").code == 0
 
 
@@ -226,6 +256,53 @@ def test_texts_are_data(eenet, bert):
     assert value["num_samples"] == 24 and value["utility"][-1] > 0.9
     assert eenet("fit", "val.npz", "-b", "80%", "-p", "max_prob", "--out", "policy", "-q").code == 0
     assert eenet("run", "run", "--policy", "policy", "split:test", "--json", "-q").value["accuracy"] > 0.9
+    new_texts_are_answered(eenet, bert, test, [sample["probability"] for sample in _samples(eenet, "split:test")])
+
+
+def _samples(eenet, *inputs):
+    return eenet("run", "run", "--policy", "policy", *inputs, "--json", "-q").value["samples"]
+
+
+def new_texts_are_answered(eenet, bert, test, wanted):
+    """The same texts in every form, after the file of the training and the folder of the tokenizer are gone."""
+    words = list(json.loads((bert / "run" / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"])
+    texts = [
+        " ".join(words[k] for k in row[mask] if k > 3)
+        for row, mask in zip(test.tokens.numpy(), test.mask.numpy(), strict=True)
+    ]
+    tones = [("good", "bad")[label] for label in test.labels.tolist()]
+    (bert / "plain.txt").write_text("\n".join(texts) + "\n")
+    (bert / "one.csv").write_text("\n".join(["text", *texts]) + "\n")
+    (bert / "both.csv").write_text("\n".join(["text,verdict", *map(",".join, zip(texts, tones, strict=True))]) + "\n")
+    (bert / "both.tsv").write_text(
+        "\n".join(["id\tlabel\tsentence", *(f"7\t{b}\t{a}" for a, b in zip(texts, tones, strict=True))])
+    )
+    inputs = test.inputs(slice(None))
+    np.savez(bert / "tokens.npz", labels=test.labels.numpy(), **{name: one.numpy() for name, one in inputs.items()})
+    os.rename(bert / "texts.csv", bert / "elsewhere.csv")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        os.remove(bert / "bert" / name)
+    for name in ("plain.txt", "one.csv", "both.csv", "both.tsv", "tokens.npz"):
+        samples = _samples(eenet, name)
+        np.testing.assert_allclose([sample["probability"] for sample in samples], wanted, atol=1e-5)
+        assert ("right" in samples[0]) == (name not in ("plain.txt", "one.csv"))
+        assert samples[0]["input"] == ("tokens.npz:0" if name == "tokens.npz" else texts[0])
+    shown = eenet("run", "run", "--policy", "policy", "plain.txt", "--out", "answers.csv", "-q")
+    assert max(texts, key=len) not in shown.stdout or len(max(texts, key=len)) <= 60
+    assert (bert / "answers.csv").read_text().count("\n") == len(texts) + 1
+    (bert / "odd.csv").write_text("label,text\nawful,the film was fine\nbad,the film was dull\n")
+    with pytest.warns(UserWarning, match="labels are left out, they are none of the model's"):
+        assert "right" not in _samples(eenet, "odd.csv")[0]
+    Image.new("RGB", (4, 4)).save(bert / "photo.png")
+    np.savez(bert / "odd.npz", input_ids=np.zeros((2, 5), int))
+    for name, said in (("photo.png", "the model reads texts"), ("odd.npz", "input_ids and attention_mask")):
+        refused(eenet("run", "run", "--policy", "policy", name, "-q"), said)
+    words = ("run", "--policy", "policy", "--batch-size", 4, "--passes", 1)
+    said = eenet("profile", *words)
+    assert said.code == 0 and "texts.csv are gone" in said.stderr and "made up" in said.stderr
+    refused(eenet("bench", *words, "-q"), "texts.csv are gone", "the run run was trained on them", "--data-root")
+    (bert / "run" / "tokenizer" / "tokenizer.json").write_text("{}")
+    refused(eenet("run", "run", "--policy", "policy", "plain.txt", "-q"), "was changed since the run was made")
 
 
 @pytest.mark.parametrize(

@@ -40,21 +40,24 @@ def export(
     names.known("engine", engine, GRAPH_ENGINES)
     require("torch", "onnx", "onnxscript", engine)
     from eenet import running
+    from eenet.running.preparation import Preparation
 
     opened = loading.open_run(run, data_root)
     saved, model = loading.open_policy(policy, opened, output, force=force)
-    samples = opened.splits.test
+    examples, gone = opened.example(_SAMPLES)
+    if gone:
+        output.note(f"Note: {gone}")
     output.note(f"Exporting {model.num_exits} stages for {engine}.")
     exported = running.export(
         model,
         saved.policy,
-        samples.inputs(slice(0, _SAMPLES)),
+        examples,
         out,
         engine="openvino" if engine == "openvino" else "onnxruntime",
         costs=saved.costs,
         dial=saved.dial,
-        classes=opened.splits.classes,
-        preparation=getattr(samples, "preparation", None),  # of images
+        classes=opened.classes,
+        preparation=opened.preparation if isinstance(opened.preparation, Preparation) else None,
         check_source=False,  # done by now
     )
     manifest, size, error = exported.manifest, exported.size, exported.error

@@ -182,7 +182,7 @@ def open_policy(path: Path, opened: Run, output: Output, *, force: bool) -> tupl
     from eenet.running.adaptive import require_source
     from eenet.running.engines import as_engine
 
-    model, classes = opened.model, len(opened.splits.classes)
+    model, classes = opened.model, len(opened.classes)
     saved = load_policy(path)
     exits = tuple(range(saved.policy.num_exits)) if saved.exits is None else saved.exits
     needed = {"exits": exits[-1] + 1, "classes": saved.info.get("num_classes", classes)}
