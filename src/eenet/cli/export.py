@@ -20,6 +20,7 @@ def export(
     engine: Annotated[str, options.word("E", "What shall run it: onnxruntime or openvino.")],
     out: Annotated[Path, options.folder_out("Write the export here.")],
     force: options.ForceOption = False,
+    parts: options.PartsOption = None,
     data_root: options.DataRootOption = None,
     output: Output,
 ) -> Result:
@@ -43,7 +44,7 @@ def export(
     from eenet.running.preparation import Preparation
 
     opened = loading.open_run(run, data_root)
-    saved, model = loading.open_policy(policy, opened, output, force=force)
+    saved, model = loading.open_policy(policy, opened, output, force=force, parts=parts)
     examples, gone = opened.example(_SAMPLES)
     if gone:
         output.note(f"Note: {gone}")

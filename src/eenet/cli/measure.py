@@ -33,6 +33,7 @@ class Timing:
     data_root: options.DataRootOption = None
     seed: options.SeedOption = 0
     force: options.ForceOption = False
+    parts: options.PartsOption = None
 
     def open(self, policy: Path | None, output: Output, *, real: bool) -> tuple[Run, dict[str, Any]]:
         """Return the run, its data ``real`` or replaced where they are gone, and what `measure` and `bench` take."""
@@ -43,9 +44,9 @@ class Timing:
             raise InputError(
                 f"--batch-size {max(sizes)} cannot be filled: there are {count} test samples. Pass smaller sizes."
             )
-        saved, model = (
-            (None, opened.model) if policy is None else loading.open_policy(policy, opened, output, force=self.force)
-        )
+        saved, model = None, opened.model
+        if policy is not None:
+            saved, model = loading.open_policy(policy, opened, output, force=self.force, parts=self.parts)
         decides = None if saved is None else saved.policy
         example, gone = opened.example()
         if gone:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from eenet.experiments.recipes import Run
     from eenet.models.model import MultiExitModel
     from eenet.policies import SavedPolicy
+    from eenet.policies.scorers import Part
     from eenet.running import AdaptiveModel, Prediction
     from eenet.running.engines.graphs import TensorSpec
 
@@ -85,6 +86,7 @@ def run(
     ] = True,
     threads: options.ThreadsOption = None,
     force: options.ForceOption = False,
+    parts: options.PartsOption = None,
     out: Annotated[Path | None, options.file_out("Per-sample rows, .csv or .json.", ".csv", ".json")] = None,
     data_root: options.DataRootOption = None,
     output: Output,
@@ -107,7 +109,7 @@ def run(
 
         eenet run exported inputs.npz --json
     """
-    opened = _open(target, policy, data_root, threads, output, force=force)
+    opened = _open(target, policy, data_root, threads, output, force=force, parts=parts)
     sources = opened.read(inputs)
     adaptive = opened.adaptive
     if budget is not None:
@@ -132,7 +134,14 @@ def run(
 
 
 def _open(
-    target: Path, policy: Path | None, data_root: Path | None, threads: int | None, output: Output, *, force: bool
+    target: Path,
+    policy: Path | None,
+    data_root: Path | None,
+    threads: int | None,
+    output: Output,
+    *,
+    force: bool,
+    parts: Sequence[str] | None,
 ) -> Opened:
     """Open a run with a policy, a bundle or an export, whichever a folder is."""
     manifest = target / "manifest.json"
@@ -141,12 +150,12 @@ def _open(
         if policy is None:
             raise InputError(f"--policy is missing: the run {str(target)!r} has none. Pass what `eenet fit` wrote.")
         opened = loading.open_run(target, data_root)
-        return _of_run(opened, *loading.open_policy(policy, opened, output, force=force), threads)
+        return _of_run(opened, *loading.open_policy(policy, opened, output, force=force, parts=parts), threads)
     if policy is not None:
         raise InputError(f"--policy {str(policy)!r} is one too many: {str(target)!r} has its own. Leave it out.")
     if kind == "eenet bundle":
-        return _of_bundle(target, data_root, threads, force=force)
-    return _of_export(target, threads)
+        return _of_bundle(target, data_root, threads, force=force, parts=names.parts(parts))
+    return _of_export(target, threads, names.parts(parts))
 
 
 def _of_run(
@@ -180,7 +189,9 @@ def _of_run(
     )
 
 
-def _of_bundle(target: Path, data_root: Path | None, threads: int | None, *, force: bool) -> Opened:
+def _of_bundle(
+    target: Path, data_root: Path | None, threads: int | None, *, force: bool, parts: Sequence[type[Part]]
+) -> Opened:
     require("torch")
     from eenet.experiments.recipes import RECIPES, Run
     from eenet.policies import SavedPolicy
@@ -193,16 +204,16 @@ def _of_bundle(target: Path, data_root: Path | None, threads: int | None, *, for
             "Python, with Bundle.load and what makes it."
         )
     recipe = RECIPES[names.known("recipe", str(info["recipe"]), RECIPES)].with_seed(info.get("seed", 0))
-    bundle = Bundle.load(target, build=lambda _: recipe.build())
+    bundle = Bundle.load(target, build=lambda _: recipe.build(), parts=parts)
     opened = Run(recipe=recipe, model=bundle.model, path=target, data_root=data_root)
     saved = SavedPolicy(bundle.policy, bundle.costs, dial=bundle.dial)
     return _of_run(opened, saved, bundle.model, threads, check_source=not force)
 
 
-def _of_export(target: Path, threads: int | None) -> Opened:
+def _of_export(target: Path, threads: int | None, parts: Sequence[type[Part]]) -> Opened:
     from eenet.running import AdaptiveModel, open_export
 
-    opened = open_export(target, threads)
+    opened = open_export(target, threads, parts=parts)
     preparation = opened.manifest.preparation
 
     def split(name: str) -> Source:
