@@ -133,7 +133,6 @@ def test_a_folder_of_images_per_class_is_data(eenet, here):
             pixels = (rng.integers(80, size=(9, 12, 3)) + 150 * number).astype(np.uint8)
             Image.fromarray(pixels).save(here / "photos" / name / f"{i}.png")
     words = ("attach", "users_own:colour", "--input", "3,8,8", "--exits", "1,3", "--data", "photos", "--epochs", "0.5")
-    (here / "val.csv").write_text("text\nwords\n")
     bad = [here / "photos" / "dark" / "bad.png", here / "photos" / "light" / "moves.gif"]
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(bad[0])
     frames = [Image.new("L", (9, 9), k) for k in (0, 255)]
@@ -154,20 +153,15 @@ def test_a_folder_of_images_per_class_is_data(eenet, here):
     assert opened.splits.classes[:2] == ("dark", "light")
     assert [len(opened.splits.get(side)) for side in ("train", "val", "test")] == [12, 4, 4]
     assert all(opened.splits.get(side).inputs(slice(0, 2)).shape[1:] == (3, 8, 8) for side in ("train", "test"))
-    assert eenet("record", "run", "--split", "val", "--out", "val.npz", "-q").code == 0
-    assert eenet("fit", "val.npz", "-b", "60%", "-p", "max_prob", "--out", "policy", "-q").code == 0
     os.rename(here / "photos", here / "run" / "photos")  # the folder may lie elsewhere later
     lost = eenet("record", "run", "--split", "test", "--out", "test.npz", "-q")
     refused(
         lost, "photos are gone", "the run run was trained on them", "--data-root with the folder that contains photos"
     )
-    shown = eenet("run", "run", "--policy", "policy", here / "run" / "photos" / "light" / "0.png", "--json", "-q")
-    assert shown.value["samples"][0]["class"] in opened.splits.classes  # the run folder says how it is read
-    refused(eenet("run", "run", "--policy", "policy", "val.csv", "-q"), "file of texts")
-    words = ("run", "--batch-size", 2, "--passes", 1)
-    said = eenet("profile", *words)
-    assert said.code == 0 and "photos are gone" in said.stderr and "made up" in said.stderr
-    refused(eenet("bench", *words, "--policy", "policy", "-q"), "photos are gone", "--data-root")
+    moved = open_run(here / "run")  # the run folder says how images are read
+    assert (moved.classes, moved.preparation) == (opened.classes, opened.splits.test.preparation)
+    made_up, why = moved.example(3)
+    assert made_up.shape == (3, 3, 8, 8) and "photos are gone" in why and opened.example(3)[1] == ""
     assert eenet("record", "run", "--split", "test", "--data-root", "run", "--out", "test.npz", "-q").code == 0
 
 
