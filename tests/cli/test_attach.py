@@ -298,7 +298,7 @@ def test_other_classes_are_learnt_by_a_new_last_layer(eenet, bert):
     refused(eenet(*TEXTS, "--columns", "verdict,text"), said, "--num-classes")
     with pytest.warns(UserWarning, match=r"has no weights for classifier.out_proj.bias, .*: they begin at random"):
         ran = eenet(*TEXTS, "--columns", "verdict,text", "--num-classes", "3", "--epochs", "0.5")
-    assert ran.code == 0
+    assert ran.code == 0 and "The last layer is made for 3 classes." in ran.stdout
     assert open_run(bert / "run").splits.classes == ("awful", "good", "2")  # said once, before the training
 
 
