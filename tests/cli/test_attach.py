@@ -98,9 +98,15 @@ def test_a_trained_run_is_a_run_like_any_other(data, eenet, here):
     np.savez(here / "mine.npz", images=images, labels=labels)
     words = (*OWN, "--exits", "1,3", "--data", data, "--epochs", "0.5", "--out", "run", "-q")
     assert eenet(*words).code == 0
-    before = (here / "run" / "model.safetensors").read_bytes()
-    assert eenet(*words).code == 0  # goes on with what is done
-    assert (here / "run" / "model.safetensors").read_bytes() == before
+    before = (here / "run" / "model.safetensors").stat().st_mtime_ns
+    again = eenet(*words[:-1])
+    assert again.code == 0 and "run is trained already, with these settings: nothing is done" in again.stdout
+    assert "Attaching" not in again.stderr and (here / "run" / "model.safetensors").stat().st_mtime_ns == before
+    for changed in (("--batch-size", "8"), ("--freeze",)):
+        other = eenet(*words[:-1], *changed)
+        said = "it holds a run with " + ("batch size 32, not 8." if len(changed) == 2 else "heads share 0.0, not 1.0.")
+        refused(other, said)
+        assert other.stderr.count("\n") == 1  # nothing else was printed
     described = json.loads((here / "run" / "recipe.json").read_text())
     assert (described["recipe"], described["model"], described["exits"]) == ("attached", "users_own:make", ["1", "3"])
     assert eenet("record", "run", "--split", "val", "--out", "val.npz", "-q").code == 0
@@ -127,14 +133,35 @@ def test_a_folder_of_images_per_class_is_data(eenet, here):
             pixels = (rng.integers(80, size=(9, 12, 3)) + 150 * number).astype(np.uint8)
             Image.fromarray(pixels).save(here / "photos" / name / f"{i}.png")
     words = ("attach", "users_own:colour", "--input", "3,8,8", "--exits", "1,3", "--data", "photos", "--epochs", "0.5")
+    bad = [here / "photos" / "dark" / "bad.png", here / "photos" / "light" / "moves.gif"]
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(bad[0])
+    frames = [Image.new("L", (9, 9), k) for k in (0, 255)]
+    frames[0].save(bad[1], save_all=True, append_images=frames[1:])
+    refused(eenet(*words, "--out", "run", "-q"), "has", "1 others cannot be used either: ")
+    os.remove(bad[0])
+    refused(eenet(*words, "--out", "run", "-q"), "moves.gif has several frames")
+    assert not (here / "run").exists()
+    os.remove(bad[1])
     ran = eenet(*words, "--batch-size", 4, "--out", "run", "-q")
     assert ran.code == 0, ran.stderr
+    assert [line.split() for line in ran.stdout.splitlines() if "dark" in line or "together" in line] == [
+        ["dark", "6", "2", "2"],
+        ["together", "12", "4", "4"],
+    ]
+    assert "4 samples of the calibration set" in ran.stdout
     opened = open_run(here / "run")
     assert opened.splits.classes[:2] == ("dark", "light")
     assert [len(opened.splits.get(side)) for side in ("train", "val", "test")] == [12, 4, 4]
     assert all(opened.splits.get(side).inputs(slice(0, 2)).shape[1:] == (3, 8, 8) for side in ("train", "test"))
     os.rename(here / "photos", here / "run" / "photos")  # the folder may lie elsewhere later
-    assert eenet("record", "run", "--split", "test", "--out", "test.npz", "-q").code == 2
+    lost = eenet("record", "run", "--split", "test", "--out", "test.npz", "-q")
+    refused(
+        lost, "photos are gone", "the run run was trained on them", "--data-root with the folder that contains photos"
+    )
+    moved = open_run(here / "run")  # the run folder says how images are read
+    assert (moved.classes, moved.preparation) == (opened.classes, opened.splits.test.preparation)
+    made_up, why = moved.example(3)
+    assert made_up.shape == (3, 3, 8, 8) and "photos are gone" in why and opened.example(3)[1] == ""
     assert eenet("record", "run", "--split", "test", "--data-root", "run", "--out", "test.npz", "-q").code == 0
 
 
@@ -221,11 +248,23 @@ def test_texts_are_data(eenet, bert):
         for row in range(12):
             alone = opened.model(test.inputs(slice(row, row + 1)))
             assert all(torch.allclose(a[row], b[0], atol=1e-5) for a, b in zip(whole, alone, strict=True))
-    for split in ("val", "test"):
-        value = eenet("record", "run", "--split", split, "--out", f"{split}.npz", "--json", "-q").value
+    value = eenet("record", "run", "--split", "val", "--out", "val.npz", "--json", "-q").value
     assert value["num_samples"] == 24 and value["utility"][-1] > 0.9
     assert eenet("fit", "val.npz", "-b", "80%", "-p", "max_prob", "--out", "policy", "-q").code == 0
-    assert eenet("run", "run", "--policy", "policy", "split:test", "--json", "-q").value["accuracy"] > 0.9
+    ran = eenet("run", "run", "--policy", "policy", "split:test", "--json", "-q").value
+    assert ran["accuracy"] > 0.9
+    wanted = ran["samples"]
+    vocabulary = list(json.loads((bert / "run" / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"])
+    rows = [[vocabulary[token] for token in row if token > 3] for row in inputs["input_ids"].tolist()]
+    (bert / "new.txt").write_text("".join(" ".join(row) + "\n" for row in rows))
+    os.remove(bert / "texts.csv")  # the run folder has what is needed, the tokenizer too
+    os.remove(bert / "bert" / "tokenizer.json")
+    samples = eenet("run", "run", "--policy", "policy", "new.txt", "--json", "-q").value["samples"]
+    assert [sample["prediction"] for sample in samples] == [sample["prediction"] for sample in wanted[:12]]
+    assert [sample["probability"] for sample in samples] == pytest.approx(
+        [sample["probability"] for sample in wanted[:12]], abs=1e-5
+    )
+    assert samples[0]["input"] == " ".join(rows[0])
 
 
 @pytest.mark.parametrize(
@@ -259,7 +298,7 @@ def test_other_classes_are_learnt_by_a_new_last_layer(eenet, bert):
     refused(eenet(*TEXTS, "--columns", "verdict,text"), said, "--num-classes")
     with pytest.warns(UserWarning, match=r"has no weights for classifier.out_proj.bias, .*: they begin at random"):
         ran = eenet(*TEXTS, "--columns", "verdict,text", "--num-classes", "3", "--epochs", "0.5")
-    assert ran.code == 0
+    assert ran.code == 0 and "The last layer is made for 3 classes." in ran.stdout
     assert open_run(bert / "run").splits.classes == ("awful", "good", "2")  # said once, before the training
 
 

@@ -59,6 +59,12 @@ def test_an_export_runs_on_arrays_and_images(eenet, made, tmp_path):
     assert one["prediction"] == value["samples"][0]["prediction"]
 
 
+def test_files_that_an_export_cannot_prepare_are_refused_with_what_it_takes(eenet, tmp_path):
+    (tmp_path / "texts.csv").write_text("text\nwords\n")
+    ran = eenet("run", exporting.exported_by_name().path, tmp_path / "texts.csv", "-q")
+    refused(ran, "Pass an .npz with ids int64 [sample, 6], mask int64 [sample, 6].")
+
+
 def test_a_budget_turns_what_was_fitted(eenet, made, tmp_path):
     np.save(tmp_path / "x.npy", exporting.digits().inputs(slice(None)).contiguous().numpy())
     for words in (

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.cli.conftest import refused
+from written_data import write_tokenizer
 
-from eenet.cli.samples import Images
+from eenet.cli.samples import Images, TextFiles
 from eenet.errors import DataError, InputError
-from eenet.experiments.data import load_image_folder
+from eenet.experiments.data import load_image_folder, load_text_file, load_tokenizer
 from eenet.experiments.recipes import open_run
 from eenet.running.preparation import Preparation
+from eenet.running.texts import TextPreparation
 
 MODULE = """
 import torch
@@ -136,3 +138,74 @@ def test_images_of_other_channels_come_in_arrays_only(tmp_path):
         images.files([str(photos(tmp_path))])
     np.save(tmp_path / "a.npy", np.zeros((2, 4, 4, 4), np.uint8))
     assert len(images.array(tmp_path / "a.npy").names) == 2
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """What reads texts of two classes, with a tokenizer of words."""
+    pytest.importorskip("transformers")
+    how = TextPreparation(tokenizer=load_tokenizer(write_tokenizer(tmp_path / "tokenizer")), max_tokens=8, named=True)
+    return TextFiles(preparation=how, classes=("bad", "good"), columns=("verdict", "comment"))
+
+
+def test_texts_are_read_with_labels_and_without(texts, tmp_path):
+    lines, tones = ["goal, match", "war vote war vote war vote", "goal"], ["good", "bad", "good"]
+    pairs = list(zip(lines, tones, strict=True))
+    for name, rows, known in (
+        ("plain.txt", lines, False),
+        ("one.csv", ["text", *lines], False),
+        ("bare.csv", [f'"{line}"' for line in lines], False),
+        ("own.csv", ["comment", *lines], False),
+        ("ids.tsv", ["id\tsentence", *(f"{k}\t{line}" for k, line in enumerate(lines))], False),
+        ("both.tsv", ["id\tlabel\tsentence", *(f"7\t{tone}\t{line}" for line, tone in pairs)], True),
+        ("named.csv", ["verdict;text;comment", *(f"{tone};no;{line}" for line, tone in pairs)], True),
+    ):
+        (tmp_path / name).write_text("\n".join(rows) + "\n")
+        source = texts.files([str(tmp_path / name)])
+        assert list(source.names) == lines, name
+        assert (source.labels is None) != known and source.texts
+        assert not known or source.labels.tolist() == [1, 0, 1]
+        wide, narrow = source.read(slice(0, 2)), source.read(slice(2, 3))
+        assert wide["input_ids"].shape == (2, 8) and narrow["attention_mask"].sum() == narrow["input_ids"].size
+    both = texts.files([str(tmp_path / name) for name in ("both.tsv", "plain.txt")])
+    assert len(both.names) == 6 and both.labels is None
+
+
+def test_texts_are_prepared_as_the_data_set_prepares_them(texts, tmp_path):
+    lines = [f"{('war', 'goal')[row % 2]} {'vote ' * (row % 5)}" for row in range(30)]
+    (tmp_path / "all.csv").write_text("label,text\n" + "".join(f"{k % 2},{line}\n" for k, line in enumerate(lines)))
+    test = load_text_file(tmp_path / "all.csv", tmp_path / "tokenizer", max_tokens=8).test.prepared(texts.preparation)
+    (tmp_path / "plain.txt").write_text("\n".join(lines))
+    every = {tuple(row) for row in texts.files([str(tmp_path / "plain.txt")]).read(slice(0, 30))["input_ids"].tolist()}
+    inputs = test.inputs(slice(None))
+    assert all((*row, *[0] * 8)[: len(next(iter(every)))] in every for row in inputs["input_ids"].tolist())
+    np.savez(tmp_path / "tokens.npz", labels=test.labels.numpy(), **{k: one.numpy() for k, one in inputs.items()})
+    source = texts.array(tmp_path / "tokens.npz")
+    for name, tensor in inputs.items():
+        np.testing.assert_array_equal(source.read(slice(1, 4))[name], tensor[1:4])
+    assert source.labels.tolist() == test.labels.tolist()
+
+
+def test_what_are_no_texts_is_refused_and_strange_labels_are_left_out(texts, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
+    (tmp_path / "odd.csv").write_text("label,text\nawful,goal\nbad,war\n")
+    (tmp_path / "gap.csv").write_text("label,text\nbad,goal\nbad,\n")
+    (tmp_path / "commas.csv").write_text("goal, match\nwar\n")
+    np.savez(tmp_path / "odd.npz", input_ids=np.zeros((2, 5), int))
+    np.savez(tmp_path / "real.npz", input_ids=np.zeros((2, 5)), attention_mask=np.zeros((2, 5)))
+    with pytest.warns(UserWarning, match=r"labels are left out, they are none of the model's: .* the label 'awful'"):
+        assert texts.files([str(tmp_path / "odd.csv")]).labels is None
+    for name, said in (
+        ("photo.png", "the model reads texts"),
+        ("none.csv", "does not exist"),
+        ("gap.csv", "has no text in row 3"),
+        ("commas.csv", "1 columns in row 2"),
+    ):
+        with pytest.raises(InputError, match=said):
+            texts.files([str(tmp_path / name)])
+    for name in ("odd.npz", "real.npz"):
+        with pytest.raises(InputError, match="reads input_ids and attention_mask, whole numbers"):
+            texts.array(tmp_path / name)
+    images = Images(Preparation(mean=(0.5,), std=(0.5,), size=(4, 4)))
+    with pytest.raises(InputError, match="is a file of texts: the model reads images"):
+        images.files([str(tmp_path / "odd.csv")])

@@ -35,11 +35,13 @@ def test_a_run_is_opened_as_it_was_trained(quick: Recipe, tmp_path: Path) -> Non
     assert opened.recipe.settings.seed == 4 and not opened.model.training
     assert torch.equal(opened.splits.test.labels, trained.splits.test.labels)
     described = read_object(tmp_path / "run" / "recipe.json", "run")
-    assert described == {"recipe": "digits_tiny", "seed": 4, "data_root": None}
+    assert described.items() >= {"recipe": "digits_tiny", "seed": 4, "data_root": None}.items()
+    assert described["class_names"] == list("0123456789") == list(opened.classes)
+    assert opened.preparation == trained.splits.test.preparation
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
     train(quick.with_seed(4), tmp_path / "run", progress=False)  # again: nothing changes
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
-    with pytest.raises(InputError, match="holds a run with seed 4, this one has 1"):
+    with pytest.raises(InputError, match="holds a run with seed 4, not 1"):
         train(quick.with_seed(1), tmp_path / "run", progress=False)
     (tmp_path / "run" / "recipe.json").write_text('{"recipe": "cifar10_resnet56_3"}')
     with pytest.raises(InputError, match="do not fit: the file lacks stages"):

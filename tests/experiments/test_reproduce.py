@@ -88,10 +88,10 @@ def test_what_is_done_is_not_done_again(done):
 def test_a_folder_belongs_to_one_experiment(done):
     out, _, _ = done
     other = replace(DIGITS, recipes={"small": QUICK.with_seed(1)})
-    with pytest.raises(InputError, match="is taken: it holds a run with seed 0, this one has 1"):
+    with pytest.raises(InputError, match="is taken: it holds a run with seed 0, not 1"):
         reproduce(other, out, seed=1)
     longer = replace(QUICK, settings=replace(QUICK.settings, epochs=2))
-    with pytest.raises(InputError, match="is taken: it holds a run with epochs 1, this one has 2"):
+    with pytest.raises(InputError, match="is taken: it holds a run with epochs 1, not 2"):
         reproduce(replace(DIGITS, recipes={"small": longer}), out)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from eenet.policies import (
     save_policy,
     static_policy,
 )
+from eenet.policies.store import own_parts
 from eenet.schedulers import GeometricScheduler, StoppingScheduler
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_json, sha256, write_json
@@ -250,13 +252,46 @@ def test_what_could_not_be_read_again_is_not_saved(tmp_path, info):
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
-def test_other_formats_and_foreign_classes_are_refused(tmp_path):
+class Scaled(Scorer):
+    """A scorer of the user's own: the first class's log-probability, scaled."""
+
+    parameters = ("scale", "shifts")
+
+    def __init__(self, scale, shifts):
+        self.scale, self.shifts = scale, shifts
+
+    def __call__(self, seen):
+        return seen[:, -1, 0] * np.float32(self.scale) + self.shifts[seen.shape[1] - 1]
+
+
+def test_classes_of_ones_own_are_named_when_they_are_loaded(tmp_path, monkeypatch):
+    scorer = Scaled(2.0, np.array([0.5, 0.0, 0.0, 0.0], dtype=np.float32))
+    policy = MixedPolicy(
+        ScorePolicy(scorer, np.array([-4.0, -3.0, -2.0, -np.inf])), static_policy(scorer, 1, 4), 0.5, seed=3
+    )
+    save_policy(policy, tmp_path / "p", info={"x": 1})
+    loaded = load_policy(tmp_path / "p", parts=[Scaled])
+    table = synthetic_table(200)
+    assert np.array_equal(replay(loaded.policy, table).exit_index, replay(policy, table).exit_index)
+    assert own_parts(policy) == [Scaled] and own_parts(static_policy(ConfidenceScorer("max_prob"), 0, 3)) == []
+    monkeypatch.setattr("importlib.import_module", None)  # nothing is imported by a name from a file
+    spec = re.escape(f"{__name__}:Scaled")
+    for parts in ([], [ConfidenceScorer]):
+        with pytest.raises(InputError, match=rf"a class of yours: .*parts=\[Scaled\], .* --parts {spec},") as refused:
+            load_policy(tmp_path / "p", parts=parts)
+        assert not isinstance(refused.value, BundleError)
+
+
+def test_other_formats_and_parts_that_cannot_be_made_again_are_refused(tmp_path):
     class Own(Scorer):
+        def __init__(self, scale):
+            self.scale = scale
+
         def __call__(self, seen):
             return seen[:, -1, 0]
 
-    with pytest.raises(InputError, match="Own is a class of yours"):
-        save_policy(ScorePolicy(Own(), np.array([0.0, -np.inf])), tmp_path / "p")
+    with pytest.raises(InputError, match=r"Own cannot be made again .* in its parameters"):
+        save_policy(ScorePolicy(Own(1.0), np.array([0.0, -np.inf])), tmp_path / "p")
     assert not (tmp_path / "p").exists()
     save_policy(GeometricScheduler().fit(synthetic_table(50), budget=2.0), tmp_path / "p")
     stored = read_json(tmp_path / "p" / "policy.json", "policy")

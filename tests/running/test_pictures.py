@@ -1,6 +1,7 @@
 """Image files: what a person sees is what is read, by every route; what cannot be read rightly is refused by name."""
 
 import re
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 from written_data import png
 
 from eenet.errors import DataError, EenetError
-from eenet.running.pictures import check_picture, images_in, picture_size, read_image, read_picture
+from eenet.running.pictures import check_each, check_picture, images_in, picture_size, read_image, read_picture
 
 SMOOTH = np.clip(np.add.outer(np.arange(40) * 2, np.arange(60) * 2)[..., None] + [0, 20, 40], 0, 255).astype(np.uint8)
 GREY = SMOOTH[..., 0]
@@ -214,24 +215,41 @@ def test_a_line_is_not_blown_up(tmp_path: Path) -> None:
 def test_folders_are_searched_and_hidden_files_passed_over(tmp_path: Path) -> None:
     names = ["a.png", "b.JPG", "deep/er/c.tif", "d.gif"]
     hidden = [".e.png", "._a.png", ".ipynb_checkpoints/a.png", "deep/.f/a.png", "__MACOSX/deep/a.png", "@eaDir/a.jpg"]
-    for name in [*names, *hidden, "Thumbs.db", "notes.txt", "deep/README.md"]:
+    for name in [*names, *hidden, "Thumbs.db"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert images_in(tmp_path) == [[tmp_path / name for name in ("a.png", "b.JPG", "d.gif", "deep/er/c.tif")]]
 
 
-def test_what_is_left_out_is_said_with_numbers(tmp_path: Path) -> None:
-    for folder, names in (("a", ["1.png", "2.HEIC", "3.heic", "raw"]), ("b", ["1.png", "4.heic"])):
+def test_what_is_left_out_is_said_with_numbers_of_every_kind(tmp_path: Path) -> None:
+    notes = ["notes.txt", ".DS_Store"]
+    for folder, names in (
+        ("a", ["1.png", "2.HEIC", "3.heic", "raw", *notes]),
+        ("b", ["1.png", "4.heic", "._1.png"]),
+        ("", ["stray.png", "stray.JPG", "README.md", *notes]),
+    ):
         for name in names:
             (tmp_path / folder / name).parent.mkdir(exist_ok=True)
             (tmp_path / folder / name).touch()
     (tmp_path / "b" / "more").symlink_to(tmp_path / "a", target_is_directory=True)
     with pytest.warns(UserWarning) as said:
-        found = images_in(tmp_path / "a", tmp_path / "b")
+        found = images_in(tmp_path / "a", tmp_path / "b", root=tmp_path)
     assert [[path.name for path in paths] for paths in found] == [["1.png"], ["1.png"]]
     (warning,) = said
-    for fact in (f"data folder {tmp_path} ", "3 .heic", "1 without a suffix", "1 linked folders"):
+    kinds = ("3 .heic", "1 without a suffix", "1 linked folders", "2 .txt", "1 .md", "3 hidden")
+    for fact in (f"data folder {tmp_path} ", *kinds, "2 images outside the folders of classes"):
         assert fact in str(warning.message)
+
+
+def test_bad_files_are_found_by_their_headers_and_named_together(tmp_path: Path) -> None:
+    good = [written(tmp_path / f"{k}.png", np.zeros((4, 4), np.uint8)) for k in range(20)]
+    check_each([(check_picture, path) for path in good])
+    deep = written(tmp_path / "deep.png", np.zeros((4, 4), np.uint16))
+    line = written(tmp_path / "line.png", np.zeros((1, 60_000), np.uint8))
+    (tmp_path / "cut.png").write_bytes(b"no image")
+    paths = [*good[:9], deep, tmp_path / "cut.png", *good[9:], line]
+    with pytest.raises(DataError, match=r"deep\.png has pixels of mode I.*2 others .*cut\.png, .*line\.png\.$"):
+        check_each([(partial(check_picture, short_side=256), path) for path in paths])
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:

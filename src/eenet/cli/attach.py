@@ -10,16 +10,18 @@ import typer
 
 from eenet.cli import options
 from eenet.cli.interrupt import require
-from eenet.cli.output import Output, Result
+from eenet.cli.output import Output, Result, percent
 from eenet.cli.train import train_run
 from eenet.errors import InputError
 from eenet.report.sections import Block, Table
 
 if TYPE_CHECKING:
-    from eenet.experiments.recipes import Attachment, Source
+    from eenet.experiments.recipes import Attachment, Run, Source
     from eenet.models.inputs import Inputs
     from eenet.models.model import MultiExitModel
     from eenet.training.settings import TrainSettings
+
+_LISTED = 20  # classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +87,12 @@ class Data:
     def described(
         self, spec: str, source: Source, settings: TrainSettings, num_classes: int | None, weights: Path | None
     ) -> Attachment | None:
-        """Return what is written down about a run on the data, which fit the model; None without data."""
+        """Return what is written down about a run on the data, which are of the model's kind; None without data."""
         from eenet.experiments.recipes import attached
 
         if self.data is None:
             return None
-        attachment = attached.describe(
+        return attached.describe(
             spec,
             source,
             data=self.data,
@@ -101,8 +103,6 @@ class Data:
             tokenizer=self.tokenizer,
             columns=self.named_columns,
         )
-        attached.load_attached_data(attachment, self.data_root, settings.seed)
-        return attachment
 
 
 def attach(
@@ -153,18 +153,58 @@ def attach(
     if num_classes is None and samples.data is not None:
         num_classes = attached.wanted_classes(spec, samples.data, samples.data_root)
     source = load_source(spec, shape=shape, num_classes=num_classes, seed=seed)
-    attachment = samples.described(spec, source, settings, num_classes, weights)
+    attachment, parts = samples.described(spec, source, settings, num_classes, weights), list[Block]()
+    facts = {"run": None if out is None else str(out), "data": samples.data, "seed": seed}
+    if attachment is not None and out is not None:
+        if attached.is_trained(attachment, wanted, out):
+            return {"model": spec, **facts}, [f"{out} is trained already, with these settings: nothing is done."]
+        counts, table = _counted(attachment, samples, output)
+        facts, parts = facts | counts, [table]
+        if num_classes is not None:
+            parts.append(f"The last layer is made for {num_classes} classes.")
     output.note(f"Attaching exits to {spec}, for inputs of {','.join(map(str, source.shape))}.")
     model = attach_source(source, wanted, weights=weights, seed=seed)
-    value, parts = _described(spec, source, model)
+    value, described = _described(spec, source, model)
+    parts += described
     if attachment is not None and out is not None:
         recipe = attached.attached_recipe(attachment.at(model, source.example_inputs), model)
         output.note(f"Training {recipe.summary}.")
-        train_run(recipe, out, samples.data_root, output, "The same command goes on from there.")
-        parts.append(f"Trained {spec} with {model.num_exits} exits: {out}")
+        run = train_run(recipe, out, samples.data_root, output, "The same command goes on from there.")
+        value["accuracy"], shown = _judged(run, output)
+        parts += [shown, f"Trained {spec} with {model.num_exits} exits: {out}"]
     else:
         parts.append("The heads have learnt nothing yet: pass --data and --out to train them.")
-    return {**value, "run": None if out is None else str(out), "data": samples.data, "seed": seed}, parts
+    return {**value, **facts}, parts
+
+
+def _counted(attachment: Attachment, samples: Data, output: Output) -> tuple[dict[str, Any], Table]:
+    """Return how many samples of each class the splits have, once their files are checked."""
+    from eenet.experiments.recipes import attached
+
+    splits = attached.load_attached_data(attachment, samples.data_root, attachment.settings.seed)
+    attached.check_files(splits, progress=not output.quiet)
+    counts = attached.class_counts(splits)
+    sizes = {name: len(splits.get(name)) for name in ("train", "calibration", "test")}
+    used = [k for k in range(len(splits.classes)) if any(split[k] for split in counts.values())] if counts else []
+    rows = [(splits.classes[k], *(str(split[k]) for split in counts.values())) for k in used[:_LISTED]]
+    if len(used) > _LISTED:
+        rows.append((f"and {len(used) - _LISTED} more", "", "", ""))
+    rows.append(("together", *map(str, sizes.values())))
+    named = {name: dict(zip(splits.classes, split, strict=True)) for name, split in counts.items()}
+    return {"samples": sizes, "classes": named}, Table(("class", *sizes), rows, f"Samples of {samples.data}")
+
+
+def _judged(run: Run, output: Output) -> tuple[list[float] | None, Block]:
+    """Return how often every exit is right on the calibration set; the test set is left for the end."""
+    from eenet import running
+    from eenet.experiments.recipes import attached
+
+    if attached.class_counts(run.splits) == {}:
+        return None, "What the exits are worth, eenet record says."
+    table = running.record(run.model, run.splits.calibration, progress=not output.quiet)
+    accuracy = table.require_utility("attach").mean(axis=0).tolist()
+    rows = [(str(k), percent(value)) for k, value in enumerate(accuracy)]
+    return accuracy, Table(("exit", "accuracy"), rows, f"On {table.num_samples} samples of the calibration set")
 
 
 def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[str, Any], list[Block]]:

@@ -26,7 +26,10 @@ def compare(
     test: Annotated[Path, options.place("TEST", "Exit table to judge on.")],
     *,
     budget: options.BudgetsOption = None,
-    policy: Annotated[list[str] | None, options.word("NAME", "Name of a policy. Repeatable.", *options.POLICY)] = None,
+    policy: Annotated[
+        list[str] | None,
+        options.word("NAME", "A policy, or package.module:Class of yours. Repeatable.", *options.POLICY),
+    ] = None,
     confidence: options.ConfidenceOption = None,
     costs: Costs,
     splits: Annotated[int, options.count("Pool VAL and TEST and split them anew this often.")] = 1,

@@ -20,6 +20,7 @@ def export(
     engine: Annotated[str, options.word("E", "What shall run it: onnxruntime or openvino.")],
     out: Annotated[Path, options.folder_out("Write the export here.")],
     force: options.ForceOption = False,
+    parts: options.PartsOption = None,
     data_root: options.DataRootOption = None,
     output: Output,
 ) -> Result:
@@ -40,21 +41,24 @@ def export(
     names.known("engine", engine, GRAPH_ENGINES)
     require("torch", "onnx", "onnxscript", engine)
     from eenet import running
+    from eenet.running.preparation import Preparation
 
     opened = loading.open_run(run, data_root)
-    saved, model = loading.open_policy(policy, opened, output, force=force)
-    samples = opened.splits.test
+    saved, model = loading.open_policy(policy, opened, output, force=force, parts=parts)
+    examples, gone = opened.example(_SAMPLES)
+    if gone:
+        output.note(f"Note: {gone}")
     output.note(f"Exporting {model.num_exits} stages for {engine}.")
     exported = running.export(
         model,
         saved.policy,
-        samples.inputs(slice(0, _SAMPLES)),
+        examples,
         out,
         engine="openvino" if engine == "openvino" else "onnxruntime",
         costs=saved.costs,
         dial=saved.dial,
-        classes=opened.splits.classes,
-        preparation=getattr(samples, "preparation", None),  # of images
+        classes=opened.classes,
+        preparation=opened.preparation if isinstance(opened.preparation, Preparation) else None,
         check_source=False,  # done by now
     )
     manifest, size, error = exported.manifest, exported.size, exported.error

@@ -68,7 +68,9 @@ def fit(
         options.word("B", "Mean cost per sample: 3.2, 2.5ms, 60%; not needed for accuracy.", *options.BUDGET),
     ] = None,
     out: Annotated[Path, options.folder_out("Folder for the policy.", "POLICY", replaces=FILES)],
-    policy: Annotated[str, options.word("NAME", "Which policy to fit.", *options.POLICY)] = "auto",
+    policy: Annotated[
+        str, options.word("NAME", "Which policy to fit, or package.module:Class of yours.", *options.POLICY)
+    ] = "auto",
     confidence: options.ConfidenceOption = None,
     promise: Promise,
     deadline: Annotated[str | None, options.word("D", "Cost no sample may exceed: 4, 3ms or 80%.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from eenet.cli import names
 from eenet.cli.interrupt import require
 from eenet.cli.options import count, existing, file_in, output_folder, word
 from eenet.cli.output import Output
@@ -171,8 +173,17 @@ def open_run(path: Path, data_root: Path | None = None) -> Run:
     return recipes.open_run(path, data_root=data_root)
 
 
-def open_policy(path: Path, opened: Run, output: Output, *, force: bool) -> tuple[SavedPolicy, MultiExitModel]:
+def open_policy(
+    path: Path, opened: Run, output: Output, *, force: bool, parts: Sequence[str] | None = None
+) -> tuple[SavedPolicy, MultiExitModel]:
     """Return a fitted policy and the model that it decides for: the run's, without the exits it was not fitted for.
+
+    Args:
+        path: Its folder.
+        opened: The run.
+        output: For notes.
+        force: Take a policy of another model.
+        parts: Classes of the user's own that it consists of, as the user wrote them.
 
     Raises:
         InputError: It is missing, damaged, was fitted for another number of exits or classes, or, without ``force``, on
@@ -182,8 +193,8 @@ def open_policy(path: Path, opened: Run, output: Output, *, force: bool) -> tupl
     from eenet.running.adaptive import require_source
     from eenet.running.engines import as_engine
 
-    model, classes = opened.model, len(opened.splits.classes)
-    saved = load_policy(path)
+    model, classes = opened.model, len(opened.classes)
+    saved = load_policy(path, names.parts(parts))
     exits = tuple(range(saved.policy.num_exits)) if saved.exits is None else saved.exits
     needed = {"exits": exits[-1] + 1, "classes": saved.info.get("num_classes", classes)}
     for what, there in (("exits", model.num_exits), ("classes", classes)):

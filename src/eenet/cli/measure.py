@@ -12,7 +12,7 @@ from eenet.errors import InputError
 from eenet.report import bench_section, costs_section
 
 if TYPE_CHECKING:
-    from eenet.training.dataset import LabelledDataset
+    from eenet.experiments.recipes import Run
 
 PassesOption = Annotated[int, options.count("How often everything is timed.")]
 
@@ -33,20 +33,27 @@ class Timing:
     data_root: options.DataRootOption = None
     seed: options.SeedOption = 0
     force: options.ForceOption = False
+    parts: options.PartsOption = None
 
-    def open(self, policy: Path | None, output: Output) -> tuple[LabelledDataset, dict[str, Any]]:
-        """Return the test samples, and what `measure` and `bench` take by name."""
+    def open(self, policy: Path | None, output: Output, *, real: bool) -> tuple[Run, dict[str, Any]]:
+        """Return the run, its data ``real`` or replaced where they are gone, and what `measure` and `bench` take."""
         sizes = list(dict.fromkeys(options.whole_numbers(self.batch_size, "--batch-size")))
         chosen = names.engines(self.engine, self.dtype)
         opened = loading.open_run(self.run, self.data_root)
-        saved, model = (
-            (None, opened.model) if policy is None else loading.open_policy(policy, opened, output, force=self.force)
-        )
+        if real and max(sizes) > (count := len(opened.splits.test)):
+            raise InputError(
+                f"--batch-size {max(sizes)} cannot be filled: there are {count} test samples. Pass smaller sizes."
+            )
+        saved, model = None, opened.model
+        if policy is not None:
+            saved, model = loading.open_policy(policy, opened, output, force=self.force, parts=self.parts)
         decides = None if saved is None else saved.policy
-        example = opened.splits.test.inputs(slice(0, 2))
+        example, gone = opened.example()
+        if gone:
+            output.note(f"Note: {gone}")
         engines = [names.engine(name, model, example, dtype) for name, dtype in chosen]
         settings = {"model": model, "policy": decides, "batch_sizes": sizes, "engines": engines, "seed": self.seed}
-        return opened.splits.test, settings
+        return opened, settings
 
 
 def profile(
@@ -67,8 +74,8 @@ def profile(
 
         eenet profile run --engine eager --engine openvino --dtype float32 --out costs.json
     """
-    test, settings = timing.open(policy, output)
-    inputs = test.inputs(slice(0, max(settings["batch_sizes"])))
+    opened, settings = timing.open(policy, output, real=False)
+    inputs, _ = opened.example(max(settings["batch_sizes"]))
 
     from eenet.running import measure
     from eenet.running.measuring import tokens_in
@@ -101,12 +108,8 @@ def bench(
 
         eenet bench run --policy policy --batch-size 1,32,128
     """
-    test, settings = timing.open(policy, output)
-    largest = max(settings["batch_sizes"])
-    if largest > len(test):
-        raise InputError(
-            f"--batch-size {largest} cannot be filled: there are {len(test)} test samples. Pass smaller sizes."
-        )
+    opened, settings = timing.open(policy, output, real=True)
+    test, largest = opened.splits.test, max(settings["batch_sizes"])
     inputs = test.inputs(slice(0, max(samples, largest)))
 
     from eenet import running

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eenet.errors import InputError
+from eenet.imports import imported
 
 if TYPE_CHECKING:
     from eenet.models.inputs import Inputs
     from eenet.models.model import MultiExitModel
+    from eenet.policies.scorers import Part
     from eenet.running.engines.base import Engine
     from eenet.schedulers import Scheduler
     from eenet.tables.table import ExitTable
@@ -78,7 +78,7 @@ def scheduler(
     """Return the scheduler of a policy's name.
 
     Args:
-        name: A key of `POLICIES`.
+        name: A key of `POLICIES`; or ``package.module:Class``, of the user's own.
         seed: Of everything random.
         progress: Called with what is done, where fitting takes long enough for that to matter.
         confidence: What samples leave by, for those policies that leave by any confidence.
@@ -94,9 +94,9 @@ def scheduler(
             f"policy {name!r} is a bound: it is computed on tables and cannot decide for new samples. "
             f"Pass one of {', '.join(POLICIES)}."
         )
-    path, *settings = POLICIES[known("policy", name, POLICIES)].split()
-    module, _, attribute = path.partition(":")
-    make = attrgetter(attribute)(importlib.import_module(module))
+    own = ":" in name
+    path, *settings = (name,) if own else POLICIES[known("policy", name, POLICIES)].split()
+    make = users_own(name, "--policy") if own else imported(path, "policy", "Install eenet again.")
     options: dict[str, Any] = dict(setting.split("=", 1) for setting in settings)
     if confidence is not None:
         if name not in _CHOOSING:
@@ -105,10 +105,61 @@ def scheduler(
                 "Pass one of these as --policy, or leave it out."
             )
         options["confidence"] = confidence
-    made: Scheduler = make(seed=seed, **options)
+    made: Scheduler = _own_scheduler(name, make, seed) if own else make(seed=seed, **options)
     if progress is not None and "progress" in {field.name for field in fields(made)}:
         return replace(made, progress=progress)  # type: ignore[call-arg]  # looked up in the line above
     return made
+
+
+def users_own(spec: str, option: str) -> Any:  # noqa: ANN401
+    """Return the object of the user's own that an option names.
+
+    Raises:
+        InputError: It is not there, or its module cannot be imported.
+    """
+    try:
+        return imported(spec, option, "Run eenet in the folder of that module, and write package.module:Class.")
+    except InputError:
+        raise
+    except Exception as error:  # whatever the code of others raises
+        reason = f"{type(error).__name__}: {str(error).rstrip('.')}"
+        raise InputError(f"{option} {spec!r} cannot be imported: {reason}. Correct it and try again.") from error
+
+
+def _own_scheduler(spec: str, make: Any, seed: int) -> Scheduler:  # noqa: ANN401
+    """Return the scheduler of the user's own, made with the seed."""
+    from eenet.schedulers import Scheduler
+
+    made = make if isinstance(make, Scheduler) else None
+    try:
+        made = replace(made, seed=seed) if made is not None else make(seed=seed)
+    except Exception as error:  # whatever the code of others raises
+        reason = f"{type(error).__name__}: {str(error).rstrip('.')}"
+        raise InputError(
+            f"--policy {spec!r} makes no scheduler: called with seed={seed} it fails ({reason}). Name a subclass of "
+            "eenet.Scheduler."
+        ) from error
+    if not isinstance(made, Scheduler):
+        raise InputError(
+            f"--policy {spec!r} makes no scheduler: it returned {type(made).__name__}. Name a subclass of "
+            "eenet.Scheduler."
+        )
+    return made
+
+
+def parts(specs: Sequence[str] | None) -> list[type[Part]]:
+    """Return the classes of the user's own that a saved policy may consist of.
+
+    Raises:
+        InputError: One is not there, or is no part of a policy.
+    """
+    from eenet.policies.scorers import Part
+
+    found = [(spec, users_own(spec, "--parts")) for spec in specs or ()]
+    for spec, one in found:
+        if not (isinstance(one, type) and issubclass(one, Part)):
+            raise InputError(f"--parts {spec!r} is no part of a policy: it is no Scorer or Transform. Name its class.")
+    return [one for _, one in found]
 
 
 def schedulers(names: Sequence[str] | None, seed: int, confidence: str | None = None) -> dict[str, Scheduler]:
@@ -124,7 +175,9 @@ def schedulers(names: Sequence[str] | None, seed: int, confidence: str | None = 
 
     left_out = _LEFT_OUT if confidence is None else _LEFT_OUT[:1]
     default = [name for name in POLICIES if name not in left_out]
-    asked = [name for name in names or default if known("policy", name, (*POLICIES, *BOUNDS)) not in BOUNDS]
+    asked = [
+        name for name in names or default if ":" in name or known("policy", name, (*POLICIES, *BOUNDS)) not in BOUNDS
+    ]
     choosing = [name for name in asked if name in _CHOOSING] or asked[:1]  # at least one of them must
     return {name: scheduler(name, seed, confidence=confidence if name in choosing else None) for name in asked}
 

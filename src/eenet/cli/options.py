@@ -174,6 +174,10 @@ POLICY = ("--policy", "-p")
 POLICY_OPTION = _path(
     POLICY, "POLICY", "Folder written by `eenet fit`.", lambda path: existing(path, "--policy", folder=True)
 )
+PartsOption = Annotated[
+    list[str] | None,
+    word("MODULE:CLASS", "Class of yours that the policy consists of. Repeatable.", "--parts"),
+]
 DataRootOption = Annotated[
     Path | None,
     _path(

@@ -15,7 +15,7 @@ import typer
 from eenet.cli import loading, names, options
 from eenet.cli.interrupt import require
 from eenet.cli.output import Output, Result, facts_table, percent, plain
-from eenet.cli.samples import ARRAY_SUFFIXES, Images, Source
+from eenet.cli.samples import ARRAY_SUFFIXES, Images, Source, TextFiles
 from eenet.errors import InputError
 from eenet.report.sections import Block, Table, exit_shares
 from eenet.tables.atomic import atomic_path
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from eenet.experiments.recipes import Run
     from eenet.models.model import MultiExitModel
     from eenet.policies import SavedPolicy
+    from eenet.policies.scorers import Part
     from eenet.running import AdaptiveModel, Prediction
+    from eenet.running.engines.graphs import TensorSpec
 
 LISTED_SAMPLES = 50
+_LONGEST_SHOWN = 60  # characters of a text
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet calculates what begins so
 
 
@@ -39,7 +42,7 @@ class Opened:
         adaptive: The model with its policy.
         split: Returns a split of its own data by name.
         array: Returns the samples of an array file.
-        images: Returns how images become inputs; None where that is not known.
+        files: Returns how files of images or texts become inputs.
         classes: Names of the classes, where known.
         exits: What the exits are called, where the model has some of the original's only.
     """
@@ -47,24 +50,19 @@ class Opened:
     adaptive: AdaptiveModel
     split: Callable[[str], Source]
     array: Callable[[Path], Source]
-    images: Callable[[], Images | None]
+    files: Callable[[], Images | TextFiles]
     classes: Sequence[str] | None
     exits: tuple[int, ...] | None = None
 
     def read(self, words: Sequence[str]) -> list[Source]:
-        """Return the inputs that the user named: splits, then array files, then all images."""
+        """Return the inputs that the user named: splits, then array files, then all images or texts."""
         splits = [word for word in words if word.startswith("split:")]
         arrays = [word for word in words if Path(word).suffix.lower() in ARRAY_SUFFIXES and word not in splits]
         files = [word for word in words if word not in (*splits, *arrays)]
         sources = [self.split(word.removeprefix("split:")) for word in splits]
         sources += [self.array(Path(word)) for word in arrays]
         if files:
-            images = self.images()
-            if images is None:
-                raise InputError(
-                    f"input {files[0]!r} cannot be read: the export does not say how images are prepared. Pass arrays."
-                )
-            sources.append(images.files(files))
+            sources.append(self.files().files(files))
         return sources
 
 
@@ -75,7 +73,9 @@ def run(
     ],
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUTS...", help="Images, folders of images, .npy or .npz arrays, or split:test."),
+        typer.Argument(
+            metavar="INPUTS...", help="Images, folders of them, .csv .tsv .txt of texts, arrays, or split:test."
+        ),
     ],
     *,
     policy: Annotated[Path | None, options.POLICY_OPTION] = None,
@@ -86,15 +86,18 @@ def run(
     ] = True,
     threads: options.ThreadsOption = None,
     force: options.ForceOption = False,
+    parts: options.PartsOption = None,
     out: Annotated[Path | None, options.file_out("Per-sample rows, .csv or .json.", ".csv", ".json")] = None,
     data_root: options.DataRootOption = None,
     output: Output,
 ) -> Result:
     """Run a model with a policy: every sample stops where the policy lets it.
 
-    Arrays hold images as (sample, channel, height, width): uint8 from 0 to 255 or floats from 0 to 1; an .npz has them
-    under `images`, and the true classes, if known, under `labels`. An export takes arrays by the names of its inputs,
-    as the model reads them; uint8 images are prepared as the export says.
+    Texts are read as in training; columns of labels may be missing, and a .txt have one text per line. Arrays hold
+    images as (sample, channel, height, width): uint8 from 0 to 255 or floats from 0 to 1; an .npz has them under
+    `images`, and the true classes, if known, under `labels`. Token numbers are under `input_ids` and `attention_mask`.
+    An export takes arrays by the names of its inputs, as the model reads them; uint8 images are prepared as the export
+    says.
 
     Examples:
 
@@ -102,9 +105,11 @@ def run(
 
         eenet run run --policy policy split:test --budget 40% --out rows.csv
 
+        eenet run run --policy policy reviews.csv --out answers.csv
+
         eenet run exported inputs.npz --json
     """
-    opened = _open(target, policy, data_root, threads, output, force=force)
+    opened = _open(target, policy, data_root, threads, output, force=force, parts=parts)
     sources = opened.read(inputs)
     adaptive = opened.adaptive
     if budget is not None:
@@ -124,11 +129,19 @@ def run(
     if out is not None:
         _write_rows(samples, out)
         output.note(f"wrote {len(samples)} rows to {out}")
-    return {**value, "samples": samples}, _tables(value, samples)
+    texts = {name for source in sources if source.texts for name in source.names}
+    return {**value, "samples": samples}, _tables(value, samples, texts)
 
 
 def _open(
-    target: Path, policy: Path | None, data_root: Path | None, threads: int | None, output: Output, *, force: bool
+    target: Path,
+    policy: Path | None,
+    data_root: Path | None,
+    threads: int | None,
+    output: Output,
+    *,
+    force: bool,
+    parts: Sequence[str] | None,
 ) -> Opened:
     """Open a run with a policy, a bundle or an export, whichever a folder is."""
     manifest = target / "manifest.json"
@@ -137,12 +150,12 @@ def _open(
         if policy is None:
             raise InputError(f"--policy is missing: the run {str(target)!r} has none. Pass what `eenet fit` wrote.")
         opened = loading.open_run(target, data_root)
-        return _of_run(opened, *loading.open_policy(policy, opened, output, force=force), threads)
+        return _of_run(opened, *loading.open_policy(policy, opened, output, force=force, parts=parts), threads)
     if policy is not None:
         raise InputError(f"--policy {str(policy)!r} is one too many: {str(target)!r} has its own. Leave it out.")
     if kind == "eenet bundle":
-        return _of_bundle(target, data_root, threads, force=force)
-    return _of_export(target, threads)
+        return _of_bundle(target, data_root, threads, force=force, parts=names.parts(parts))
+    return _of_export(target, threads, names.parts(parts))
 
 
 def _of_run(
@@ -150,26 +163,35 @@ def _of_run(
 ) -> Opened:
     import torch
 
-    from eenet.experiments.data.dataset import as_images
     from eenet.running import AdaptiveModel
+    from eenet.running.texts import TextPreparation
 
     if threads is not None:
         torch.set_num_threads(threads)
 
-    def images() -> Images:
-        return Images(as_images(opened.splits.test).preparation)
+    def files() -> Images | TextFiles:
+        match opened.preparation:
+            case None:
+                raise InputError("files cannot be read: the run does not say how they become inputs. Pass split:test.")
+            case TextPreparation() as how:
+                columns = opened.stored.get("columns")
+                return TextFiles(preparation=how, classes=opened.classes, columns=columns and tuple(columns))
+            case how:
+                return Images(how)
 
     return Opened(
         adaptive=AdaptiveModel(model, saved.policy, saved.costs, dial=saved.dial, check_source=check_source),
         split=partial(_split, opened),
-        array=lambda path: images().array(path),
-        images=images,
-        classes=opened.splits.classes,
+        array=lambda path: files().array(path),
+        files=files,
+        classes=opened.classes,
         exits=saved.exits,
     )
 
 
-def _of_bundle(target: Path, data_root: Path | None, threads: int | None, *, force: bool) -> Opened:
+def _of_bundle(
+    target: Path, data_root: Path | None, threads: int | None, *, force: bool, parts: Sequence[type[Part]]
+) -> Opened:
     require("torch")
     from eenet.experiments.recipes import RECIPES, Run
     from eenet.policies import SavedPolicy
@@ -182,16 +204,16 @@ def _of_bundle(target: Path, data_root: Path | None, threads: int | None, *, for
             "Python, with Bundle.load and what makes it."
         )
     recipe = RECIPES[names.known("recipe", str(info["recipe"]), RECIPES)].with_seed(info.get("seed", 0))
-    bundle = Bundle.load(target, build=lambda _: recipe.build())
+    bundle = Bundle.load(target, build=lambda _: recipe.build(), parts=parts)
     opened = Run(recipe=recipe, model=bundle.model, path=target, data_root=data_root)
     saved = SavedPolicy(bundle.policy, bundle.costs, dial=bundle.dial)
     return _of_run(opened, saved, bundle.model, threads, check_source=not force)
 
 
-def _of_export(target: Path, threads: int | None) -> Opened:
+def _of_export(target: Path, threads: int | None, parts: Sequence[type[Part]]) -> Opened:
     from eenet.running import AdaptiveModel, open_export
 
-    opened = open_export(target, threads)
+    opened = open_export(target, threads, parts=parts)
     preparation = opened.manifest.preparation
 
     def split(name: str) -> Source:
@@ -206,13 +228,28 @@ def _of_export(target: Path, threads: int | None) -> Opened:
 
         return Source([f"{path.name}:{row}" for row in range(count)], read, labels)
 
+    def files() -> Images:
+        if preparation is None:
+            taken = ", ".join(f"{one.name} {one.dtype} {_sizes(one)}" for one in opened.manifest.inputs)
+            raise InputError(
+                f"files cannot be read: the export does not say how they become inputs. Pass an .npz with {taken}."
+            )
+        return Images(preparation)
+
     return Opened(
         adaptive=AdaptiveModel(opened.engine, opened.policy, opened.costs, dial=opened.dial),
         split=split,
         array=array,
-        images=lambda: None if preparation is None else Images(preparation),
+        files=files,
         classes=opened.manifest.classes,
     )
+
+
+def _sizes(one: TensorSpec) -> str:
+    """Return the shape of an input in words, a free size as its limits."""
+    limits = {size.axis: f"{size.low} to {size.high or 'any'}" for size in one.free}
+    sizes = (limits.get(axis, str(size)) for axis, size in enumerate(one.shape, 1))
+    return f"[{', '.join(('sample', *sizes))}]"
 
 
 def _split(opened: Run, name: str) -> Source:
@@ -272,7 +309,13 @@ def _write_rows(samples: Sequence[dict[str, Any]], out: Path) -> None:
             writer.writerow(sample | {key: name for key, name in names.items() if isinstance(sample[key], str)})
 
 
-def _tables(summary: dict[str, Any], samples: Sequence[dict[str, Any]]) -> list[Block]:
+def _shortened(text: str) -> str:
+    """Return a text in one line that fits into a table."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_SHOWN else f"{line[: _LONGEST_SHOWN - 3].rstrip()}..."
+
+
+def _tables(summary: dict[str, Any], samples: Sequence[dict[str, Any]], texts: set[str]) -> list[Block]:
     unit, known, mean = summary["unit"] or "cost", summary["num_labelled"], summary["mean_cost"]
     facts = {
         "samples": summary["num_samples"],
@@ -282,7 +325,7 @@ def _tables(summary: dict[str, Any], samples: Sequence[dict[str, Any]]) -> list[
     }
     rows = [
         (
-            sample["input"],
+            _shortened(sample["input"]) if sample["input"] in texts else sample["input"],
             sample.get("class", "-"),
             percent(sample.get("probability")),
             str(sample["exit"]),

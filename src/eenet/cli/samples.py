@@ -1,4 +1,4 @@
-"""What `eenet run` reads: images, folders of images, arrays, or a split of the run's own data."""
+"""What `eenet run` reads: images, folders of images, texts, arrays, or a split of the run's own data."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from eenet.cli.options import existing
 from eenet.errors import InputError
 from eenet.running.pictures import check_picture, images_in
 from eenet.running.preparation import Preparation
+from eenet.running.texts import NAMES, TextPreparation
+from eenet.tables.checks import check_labels
 from eenet.tables.files import read_arrays
 
 ARRAY_SUFFIXES = (".npy", ".npz")
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 IMAGE_KEYS = ("images", "inputs")
 LABELS = "labels"
 
@@ -29,11 +32,13 @@ class Source:
         names: One name per sample.
         read: Returns what the model takes for a slice of the samples.
         labels: True classes `[sample]`, where they are known.
+        texts: Whether the names are the texts themselves.
     """
 
     names: Sequence[str]
     read: Callable[[slice], Any]
     labels: np.ndarray | None = None
+    texts: bool = False
 
     def named(self) -> Iterator[tuple[str, int | None]]:
         """Yield every sample's name, with its class where that is known."""
@@ -59,6 +64,10 @@ class Images:
         """Return the images that the user named, as files or folders of files."""
         self.preparation.require_files()
         places = [existing(Path(word), "input") for word in words]
+        if texts := [word for word in words if Path(word).suffix.lower() in TEXT_SUFFIXES]:
+            raise InputError(
+                f"input {texts[0]!r} is a file of texts: the model reads images. Pass image files or arrays."
+            )
         paths = [path for place in places for path in (images_in(place)[0] if place.is_dir() else [place])]
         for path in paths:
             check_picture(path)
@@ -102,3 +111,71 @@ class Images:
                 f"{', '.join(map(str, shape))}). Bring it to that, channels before height and width."
             )
         return array
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles:
+    """Texts in files and token numbers in arrays, brought to the form in which the model read them in training.
+
+    Attributes:
+        preparation: How.
+        classes: Names of the classes, in label order.
+        columns: Names of the columns of labels and texts in the run's own file, where they were given.
+    """
+
+    preparation: TextPreparation
+    classes: Sequence[str]
+    columns: tuple[str, str] | None = None
+
+    def files(self, words: Sequence[str]) -> Source:
+        """Return the texts of the files that the user named, with their classes where all files have them."""
+        from eenet.experiments.data.columns import read_texts
+
+        texts: list[str] = []
+        labels: list[int] = []
+        for word in words:
+            if Path(word).suffix.lower() not in TEXT_SUFFIXES:
+                raise InputError(
+                    f"input {word!r} cannot be read: the model reads texts. Pass files {' '.join(TEXT_SUFFIXES)}, or "
+                    "token numbers in an .npz."
+                )
+            found, numbers = read_texts(existing(Path(word), "input"), self.columns, self.classes)
+            texts += found
+            labels += numbers or ()
+        self.preparation(texts[:1])  # a tokenizer that fails does so before any work starts
+        known = np.array(labels) if len(labels) == len(texts) else None
+        return Source(texts, lambda rows: self.preparation(texts[rows]), known, texts=True)
+
+    def array(self, path: Path) -> Source:
+        """Return the token numbers of an array file, by the names of Hugging Face where the model takes these."""
+        arrays = read_arrays(path, "input")
+        labels = arrays.pop(LABELS, None)
+        names = list(NAMES) if self.preparation.named else list(arrays)[:1]
+        tokens = {name: arrays.get(name, np.zeros(0)) for name in names}
+        shapes = {
+            array.shape for array in tokens.values() if array.ndim == 2 and array.dtype.kind in "iu" and len(array)
+        }
+        if set(arrays) != set(names) or len(shapes) != 1 or any(not array.size for array in tokens.values()):
+            wanted = " and ".join(NAMES if self.preparation.named else ("one array",))
+            there = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
+            raise InputError(
+                f"input {str(path)!r} does not fit: it has {there}, the model reads {wanted}, whole numbers (sample, "
+                "token). Store these, as the tokenizer returns them."
+            )
+        [(count, width)] = shapes
+        if self.preparation.width not in (None, width):
+            raise InputError(
+                f"input {str(path)!r} has texts of {width} tokens: the model takes {self.preparation.width}. Pad them "
+                "to that."
+            )
+        if labels is not None:
+            check_labels(labels, len(self.classes))
+            if labels.shape != (count,):
+                raise InputError(f"input {str(path)!r} has labels of shape {labels.shape}: there are {count} texts.")
+        whole = {name: array.astype(np.int64) for name, array in tokens.items()}
+
+        def read(rows: slice) -> Any:  # noqa: ANN401 - whatever the model takes
+            found = {name: array[rows] for name, array in whole.items()}
+            return found if self.preparation.named else next(iter(found.values()))
+
+        return Source([f"{path.name}:{row}" for row in range(count)], read, labels)

@@ -28,7 +28,7 @@ _PARTS: dict[str, type[Part]] = {
     part.__name__: part
     for part in (ColumnScorer, ConfidenceScorer, EENetScorer, Ensemble, PceeScorer, StoppingScorer, VoteScorer)
 }
-"""What a saved policy may consist of: the only list of its kind."""
+"""What a saved policy may consist of without more ado; classes of the user's own are passed when it is loaded."""
 
 _FORMAT = 3
 _JSON, _TENSORS = "policy.json", "policy.safetensors"
@@ -37,6 +37,10 @@ FILES = (_JSON, _TENSORS)
 
 _Arrays: TypeAlias = dict[str, np.ndarray]
 _Kind = TypeVar("_Kind")
+
+
+class NeedsParts(InputError):
+    """A saved policy consists of a class of the user's own that was not passed."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,14 @@ def save_policy(
         save_arrays(draft / _TENSORS, writer.arrays)
         try:
             write_json(draft / _JSON, stored | {"sha256": sha256(draft / _TENSORS)}, sealed=True)
-            _read(draft)
+            _read(draft, writer.own)
         except (TypeError, ValueError, RecursionError) as error:  # what cannot be read again replaces nothing
+            if writer.own and isinstance(error, BundleError):
+                names = ", ".join(part.__qualname__ for part in writer.own)
+                raise InputError(
+                    f"policy cannot be saved: {names} cannot be made again from what is stored of it ({error}). List "
+                    "all arguments of its class in its parameters."
+                ) from error
             raise InputError(
                 f"policy cannot be saved, its info or settings are no plain JSON: {str(error).rstrip('.')}. Use plain "
                 "values."
@@ -110,19 +120,37 @@ def save_policy(
 
 
 @steady
-def load_policy(path: str | os.PathLike[str]) -> SavedPolicy:
+def load_policy(path: str | os.PathLike[str], parts: Sequence[type[Part]] = ()) -> SavedPolicy:
     """Read a policy written by `save_policy`.
 
+    Args:
+        path: The folder.
+        parts: Classes of yours that it consists of. Nothing is imported by a name from the file.
+
     Raises:
+        InputError: It consists of a class of yours that is not among ``parts``.
         BundleError: It is missing, incomplete, damaged, was changed since it was written, or is of another format.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise BundleError(f"policy {path} is missing: there is no such folder. Pass what 'eenet fit --out' wrote.")
-    return _read(folder)
+    return _read(folder, parts)
 
 
-def _read(path: Path) -> SavedPolicy:
+def own_parts(policy: Policy, dial: Dial | None = None) -> list[type[Part]]:
+    """Return the classes of the user's own that a policy and its dial consist of.
+
+    Raises:
+        InputError: They cannot be saved.
+    """
+    writer = _Writer()
+    writer.rule(policy)
+    if dial is not None:
+        writer.dial(dial)
+    return writer.own
+
+
+def _read(path: Path, parts: Sequence[type[Part]] = ()) -> SavedPolicy:
     try:
         stored, arrays = read_object(path / _JSON, "policy", sealed=True), load_arrays(path / _TENSORS, "policy")
     except InputError as error:
@@ -137,8 +165,12 @@ def _read(path: Path) -> SavedPolicy:
             f"policy {path} was changed since it was written: {_JSON} belongs to another {_TENSORS}. Fit it again."
         )
     _require_known(stored, path)
+    known = {part.__qualname__: part for part in parts}
     try:
-        return _rebuilt(stored, arrays)
+        _require_own(stored["parts"], known, path)
+        return _rebuilt(stored, arrays, known)
+    except NeedsParts:
+        raise
     except (EenetError, LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise BundleError(f"policy {path} is incomplete or damaged: {fault(error)}. Fit it again.") from error
 
@@ -148,11 +180,21 @@ def _require_known(stored: dict[str, Any], path: Path) -> None:
     parts = stored.get("parts")
     for part in parts if isinstance(parts, list) else ():
         name = part.get("class") if isinstance(part, dict) else None
-        if isinstance(name, str) and name not in _PARTS:
+        if isinstance(name, str) and name not in _PARTS and "module" not in part:
             raise BundleError(
-                f"policy {path} has the part {name!r}, a class that this eenet does not know: it belongs to another "
-                "package, or another version of eenet. Load it where that class is among the parts that can be saved "
-                "(docs/extend.md), or fit a policy of eenet's own."
+                f"policy {path} has the part {name!r}: this version of eenet knows no such class. Use the version that "
+                "wrote it, or fit it again."
+            )
+
+
+def _require_own(parts: list[dict[str, Any]], known: dict[str, type[Part]], path: Path) -> None:
+    """Refuse parts of the user's own that were not passed."""
+    for part in parts:
+        if "module" in part and part["class"] not in known:
+            name, spec = part["class"], f"{part['module']}:{part['class']}"
+            raise NeedsParts(
+                f"policy {path} consists of {name}, a class of yours: nothing is imported by a name from a file. Pass "
+                f"parts=[{name}], on the command line --parts {spec}, if you trust that module."
             )
 
 
@@ -179,6 +221,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.parts: list[dict[str, Any]] = []
+        self.own: list[type[Part]] = []
         self.arrays: _Arrays = {}
         self._places: dict[Part, int] = {}
         self._thresholds = 0
@@ -187,7 +230,7 @@ class _Writer:
         """Describe a policy.
 
         Raises:
-            InputError: The policy or a part of it is of a class of yours.
+            InputError: The policy itself is of a class of yours.
         """
         match policy:
             case MixedPolicy(a=a, b=b):
@@ -210,10 +253,12 @@ class _Writer:
     def _place(self, part: Part) -> int:
         """Return the number of a part in the list, where it is put if it is new."""
         if part not in self._places:
-            if _PARTS.get(type(part).__name__) is not type(part):
-                raise _unsavable(part)
+            kind, described = type(part), {"class": type(part).__qualname__, "settings": part.settings()}
+            if _PARTS.get(kind.__name__) is not kind:
+                self.own += [] if kind in self.own else [kind]
+                described["module"] = kind.__module__
             i = self._places[part] = len(self.parts)
-            self.parts.append({"class": type(part).__name__, "settings": part.settings()})
+            self.parts.append(described)
             self.arrays |= {f"part{i}.{name}": value for name, value in part.arrays().items()}
         return self._places[part]
 
@@ -224,19 +269,23 @@ def _unsavable(part: object) -> InputError:
     )
 
 
-def _rebuilt(stored: dict[str, Any], arrays: _Arrays) -> SavedPolicy:
-    """Return a saved policy from what stands in its files; every value is checked by what it becomes part of."""
+def _rebuilt(stored: dict[str, Any], arrays: _Arrays, known: dict[str, type[Part]]) -> SavedPolicy:
+    """Return a saved policy from what stands in its files; every value is checked by what it becomes part of.
+
+    Its parts are eenet's, or ``known`` classes of the user's own.
+    """
     parts = []
     for i, described in enumerate(stored["parts"]):
         prefix = f"part{i}."
         own = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-        parts.append(_PARTS[described["class"]](**described["settings"], **own))
+        kinds = known if "module" in described else _PARTS
+        parts.append(kinds[described["class"]](**described["settings"], **own))
     source, exits = _is(str, stored["source"], "source"), stored["exits"]
     policy = _policy(stored["rule"], parts, arrays).from_source(source)
     costs = None if stored["costs"] is None else CostTable.from_dict(stored["costs"])
     dial = None if stored["dial"] is None else _dial(stored["dial"], parts, arrays).from_source(source)
-    for known in () if costs is None else (costs,):
-        known.require(policy.num_exits, "the policy")
+    if costs is not None:
+        costs.require(policy.num_exits, "the policy")
     for other in () if dial is None else dial.policies:
         other.require(policy.num_exits, policy.num_columns)
     return SavedPolicy(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,8 @@ from eenet.models.model import MultiExitModel
 from eenet.models.weights import load_tensors, save_tensors
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
-from eenet.policies.store import FILES, load_policy, save_policy
+from eenet.policies.scorers import Part
+from eenet.policies.store import FILES, NeedsParts, load_policy, save_policy
 from eenet.running.adaptive import AdaptiveModel, require_parts
 from eenet.running.engines import plain_model
 from eenet.tables.atomic import atomic_path, steady
@@ -78,27 +79,38 @@ class Bundle:
             seal(draft, "bundle", _VERSION)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], build: Callable[[dict[str, Any]], MultiExitModel]) -> Bundle:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        build: Callable[[dict[str, Any]], MultiExitModel],
+        *,
+        parts: Sequence[type[Part]] = (),
+    ) -> Bundle:
         """Read a bundle, in evaluation mode.
 
         Args:
             path: The folder.
             build: Makes the (untrained) model from the bundle's ``info``; its weights are then filled in, in the number
                 format that they were saved in.
+            parts: Classes of yours that its policy consists of.
 
         Raises:
             BundleError: A file is missing, truncated or was changed, or the weights do not fit the model built.
         """
-        return _read(path, build)
+        return _read(path, build, parts)
 
 
 @steady
-def _read(path: str | os.PathLike[str], build: Callable[[dict[str, Any]], MultiExitModel]) -> Bundle:
+def _read(
+    path: str | os.PathLike[str], build: Callable[[dict[str, Any]], MultiExitModel], parts: Sequence[type[Part]]
+) -> Bundle:
     folder = Path(path)
     read_manifest(folder, "bundle", _VERSION, (_MODEL, _INFO, *(f"{_POLICY}/{name}" for name in FILES)))
     try:
         info = read_json(folder / _INFO, "bundle file")
-        saved = load_policy(folder / _POLICY)
+        saved = load_policy(folder / _POLICY, parts)
+    except NeedsParts:
+        raise
     except InputError as error:
         raise BundleError(f"bundle {folder} cannot be used: {error}") from error
     model = plain_model(build(info))

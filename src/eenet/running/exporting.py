@@ -21,7 +21,7 @@ from eenet.models.inputs import Inputs, evaluating
 from eenet.models.model import MultiExitModel
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
-from eenet.policies.store import save_policy
+from eenet.policies.store import own_parts, save_policy
 from eenet.running.adaptive import require_parts, require_source
 from eenet.running.engines import Engine, as_engine, plain_model
 from eenet.running.engines.graphs import GraphEngineName, input_specs
@@ -139,7 +139,7 @@ def export(
             files=checksums(draft),
         )
         write_json(draft / MANIFEST, manifest.to_dict(), sealed=True)
-        opened = open_export(draft).engine
+        opened = open_export(draft, parts=own_parts(policy, dial)).engine
         error = _error(opened, inputs, logits)
         if isinstance(model.entry, SameForm) and any(spec.free for spec in specs):
             for other in model.entry.others(inputs):

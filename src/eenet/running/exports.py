@@ -14,7 +14,8 @@ from jaxtyping import Float32
 from eenet.errors import BundleError, EenetError, InputError, ShapeError
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
-from eenet.policies.store import load_policy
+from eenet.policies.scorers import Part
+from eenet.policies.store import NeedsParts, load_policy
 from eenet.running.adaptive import require_parts
 from eenet.running.engines.base import Engine
 from eenet.running.engines.graphs import (
@@ -147,12 +148,15 @@ class OpenedExport:
 
 
 @steady
-def open_export(path: str | os.PathLike[str], threads: int | None = None) -> OpenedExport:
+def open_export(
+    path: str | os.PathLike[str], threads: int | None = None, *, parts: Sequence[type[Part]] = ()
+) -> OpenedExport:
     """Open an export; everything is checked before anything runs.
 
     Args:
         path: The folder that `eenet.running.exporting` or ``eenet export --out`` wrote.
         threads: How many threads the engine may use, None for its own choice.
+        parts: Classes of yours that its policy consists of.
 
     Raises:
         BundleError: It is missing, incomplete, was changed since it was written, is of another version, or its parts
@@ -165,10 +169,12 @@ def open_export(path: str | os.PathLike[str], threads: int | None = None) -> Ope
     folder = Path(path)
     manifest = Manifest.read(folder)
     try:
-        saved = load_policy(folder / POLICY)
+        saved = load_policy(folder / POLICY, parts)
         require_parts(manifest.num_exits, saved.policy, saved.costs, saved.dial, num_classes=manifest.num_classes)
         if saved.costs != manifest.costs:
             raise InputError(f"costs {saved.costs} of the policy are not those of the manifest, {manifest.costs}.")
+    except NeedsParts:
+        raise
     except EenetError as error:
         raise BundleError(f"export {folder} is damaged: {reason(error)} Export the model again.") from error
     engine = GraphEngine(

@@ -90,7 +90,7 @@ class Manifest:
         try:
             inputs = [{"free": []} | one | {"shape": _without_batch(one["shape"])} for one in stored["inputs"]]
             values = {"inputs": inputs, "stages": [one["file"] for one in stored["stages"]], "files": stored["sha256"]}
-            manifest: Manifest = _decoded(Manifest, {"source": "", **stored, **values}, "")
+            manifest: Manifest = decoded(Manifest, {"source": "", **stored, **values}, "")
             manifest.require_consistent()
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(
@@ -122,19 +122,19 @@ def _without_batch(shape: Any) -> Any:  # noqa: ANN401 - of JSON
     return shape[1:]
 
 
-def _decoded(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - from JSON, by the annotations of dataclasses
+def decoded(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - from JSON, by the annotations of dataclasses
     """Return a value of JSON as one of a type, or raise what `Manifest.read` expects where a part is of another."""
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         named = {one.name: f"{where}.{one.name}".removeprefix(".") for one in fields(kind)}
-        return kind(**{name: _decoded(hints[name], value[name], place) for name, place in named.items()})  # type: ignore[operator]
+        return kind(**{name: decoded(hints[name], value[name], place) for name, place in named.items()})  # type: ignore[operator]
     origin, inside = get_origin(kind), get_args(kind)
     if origin is UnionType:  # of something and None
-        return None if value is None else _decoded(inside[0], value, where)
+        return None if value is None else decoded(inside[0], value, where)
     if origin is tuple:
         if not isinstance(value, list):
             raise ValueError(f"{where} {value!r} is no list")
-        return tuple(_decoded(inside[0], one, f"{where}[{i}]") for i, one in enumerate(value))
+        return tuple(decoded(inside[0], one, f"{where}[{i}]") for i, one in enumerate(value))
     if origin is Literal:
         if value not in inside:
             raise ValueError(f"{where} {value!r} is none of {', '.join(inside)}")

@@ -7,7 +7,8 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -26,7 +27,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 File: TypeAlias = str | os.PathLike[str] | BytesIO | BufferedReader
 """A path, or an open file of bytes."""
 
-_NOTES = (".csv", ".db", ".html", ".ini", ".json", ".log", ".md", ".txt", ".xml", ".yaml", ".yml")  # beside images
+_HIDDEN = "hidden"
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of 8 bits per channel, or fewer
 _DEEP = re.compile(r";1[0-6][BLN]")  # how Pillow unpacks channels of more than 8 bits
 _ORIENTATION = 0x0112  # in EXIF
@@ -84,14 +85,45 @@ def require_single(image: Image.Image, name: object) -> None:
         raise bad_image(name, "has several frames or pages: one image per file is read", "Save the one you mean.")
 
 
-def check_picture(file: File, name: object = None) -> None:
-    """Refuse a file that `read_picture` would not read, as far as its header says.
+def check_picture(file: File, name: object = None, *, short_side: int | None = None) -> None:
+    """Refuse a file that `read_image` would not read, as far as its header says.
 
     Raises:
-        DataError: As `read_picture` does.
+        DataError: As `read_image` does.
     """
+    name = file if name is None else name
     with opening(file, name) as image:
-        _check(image, file if name is None else name)
+        _check(image, name)
+        _resized(image.height, image.width, short_side, name)
+
+
+def check_each(checks: Sequence[tuple[Callable[[Path], object], Path]], *, progress: bool = True) -> None:
+    """Check files in several threads, with a progress bar where that takes a while, and refuse all bad ones together.
+
+    Args:
+        checks: What raises a `DataError` for a file that cannot be used, and the file.
+        progress: Whether a bar may be shown.
+
+    Raises:
+        DataError: Some cannot be used: what is wrong with the first of them, and the names of others.
+    """
+    from eenet.running.progress import track
+
+    def fault(check: tuple[Callable[[Path], object], Path]) -> DataError | None:
+        try:
+            check[0](check[1])
+        except DataError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        tracked = track(pool.map(fault, checks), len(checks), "checking files", enabled=progress)
+        found = {path: error for (_, path), error in zip(checks, tracked, strict=True) if error is not None}
+    if found:
+        first, *others = found
+        more = ", ".join(map(str, others[:3])) + (", ..." if len(others) > 3 else "")
+        also = f" {len(others)} others cannot be used either: {more}." if others else ""
+        raise DataError(f"{found[first]}{also}") from found[first]
 
 
 def _check(image: Image.Image, name: object) -> None:
@@ -191,13 +223,7 @@ def read_image(
     from PIL import Image
 
     (high, wide), (height, width) = pixels.shape[:2], size
-    wanted = width, height
-    if short_side is not None:
-        short = min(high, wide)
-        wanted = short_side * wide // short, short_side * high // short
-        if math.prod(wanted) > _MOST_PIXELS:
-            fact = f"has {high} x {wide} pixels: with a short side of {short_side} it would have {math.prod(wanted)}"
-            raise bad_image(name, fact, "Cut out what matters.")
+    wanted = _resized(high, wide, short_side, name) or (width, height)
     if (wide, high) != wanted:
         image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
         pixels = np.asarray(image.resize(wanted, Image.Resampling.BILINEAR)).reshape(wanted[1], wanted[0], channels)
@@ -205,39 +231,68 @@ def read_image(
     return pixels[top : top + height, left : left + width].transpose(2, 0, 1)
 
 
+def _resized(high: int, wide: int, short_side: int | None, name: object) -> tuple[int, int] | None:
+    """Return the width and height that an image of a size gets by its short side, refusing one that becomes huge."""
+    if short_side is None or not min(high, wide):
+        return None
+    wanted = short_side * wide // min(high, wide), short_side * high // min(high, wide)
+    if math.prod(wanted) > _MOST_PIXELS:
+        fact = f"has {high} x {wide} pixels: with a short side of {short_side} it would have {math.prod(wanted)}"
+        raise bad_image(name, fact, "Cut out what matters.")
+    return wanted
+
+
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
 def is_hidden(path: Path) -> bool:
     """Return whether a file or folder is one that systems and tools put beside data, by its name."""
-    return path.name.startswith(".") or path.name in ("__MACOSX", "@eaDir")
+    return path.name.startswith(".") or path.name in ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
 
 
-def images_in(*folders: Path) -> list[list[Path]]:
+def images_in(*folders: Path, root: Path | None = None) -> list[list[Path]]:
     """Return the image files in each of some folders and in folders within it, by name.
 
-    Hidden files and folders, whose names begin with a dot, are passed over. Other files that are left out are said with
-    their number, in one warning.
+    Whatever else is there is left out, and one warning says how much of each kind. What systems and tools put there is
+    counted in it, and by itself gives no warning.
+
+    Args:
+        *folders: Where images are.
+        root: The folder that these are in, where what is beside them is left out too.
 
     Raises:
         DataError: A folder has no images, or cannot be read.
     """
     left_out: Counter[str] = Counter()
     found = [sorted(_walked(folder, left_out)) for folder in folders]
+    if root is not None:
+        beside = [path for path in root.iterdir() if path not in folders]
+        left_out.update("images outside the folders of classes" if _is_image(path) else _kind(path) for path in beside)
     empty = next((folder for folder, paths in zip(folders, found, strict=True) if not paths), None)
     if empty is not None:
         raise DataError(
             f"data folder {empty} has no images: files {' '.join(SUFFIXES)} were expected, found {content(empty)}. Put "
             "them there."
         )
-    if left_out:
-        what = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common())
+    if left_out.keys() - {_HIDDEN}:
+        what = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common())
         warnings.warn(
-            f"data folder {os.path.commonpath(folders)} has files that are not read: {what}. Images end in "
-            f"{' '.join(SUFFIXES)}; convert or rename the others.",
+            f"data folder {root or os.path.commonpath(folders)} has files that are not read: {what}. Images end in "
+            f"{' '.join(SUFFIXES)}; convert or move the others.",
             stacklevel=3,
         )
     return found
+
+
+def _is_image(path: Path) -> bool:
+    return not is_hidden(path) and path.suffix.lower() in SUFFIXES
+
+
+def _kind(path: Path) -> str:
+    """Return what a file that is left out is called."""
+    if is_hidden(path):
+        return _HIDDEN
+    return path.suffix.lower() or "without a suffix"
 
 
 def _walked(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
@@ -245,15 +300,14 @@ def _walked(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
         raise DataError(f"data folder {error.filename} cannot be read: {error.strerror}. Check it.") from error
 
     for place, folders, names in os.walk(folder, onerror=refuse):
+        left_out.update(_HIDDEN for name in folders if is_hidden(Path(name)))
         folders[:] = [name for name in folders if not is_hidden(Path(name))]
-        links = sum(os.path.islink(os.path.join(place, name)) for name in folders)
-        left_out.update({"linked folders": links} if links else {})
-        for path in (Path(place, name) for name in names if not is_hidden(Path(name))):
-            suffix = path.suffix.lower()
-            if suffix in SUFFIXES:
+        left_out.update("linked folders" for name in folders if os.path.islink(os.path.join(place, name)))
+        for path in (Path(place, name) for name in names):
+            if _is_image(path):
                 yield path
-            elif suffix not in _NOTES:
-                left_out[suffix or "without a suffix"] += 1
+            else:
+                left_out[_kind(path)] += 1
 
 
 def content(folder: Path) -> str:

@@ -15,7 +15,7 @@ from eenet.errors import BudgetError, InputError, TableError
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer, exit_distribution, replay
-from eenet.policies.store import load_policy, save_policy
+from eenet.policies.store import load_policy, own_parts, save_policy
 from eenet.schedulers.base import Scheduler
 from eenet.schedulers.bounds import static_mix
 from eenet.tables.costs import CostTable, standard_budgets
@@ -184,7 +184,7 @@ def _check_saved(policy: Policy, dial: Dial, on_test: Replayer) -> None:
             save_policy(policy, path, costs=dial.costs, dial=dial)
         except InputError:
             return
-        saved = load_policy(path)
+        saved = load_policy(path, own_parts(policy, dial))
     _require(saved.dial is not None and saved.costs == dial.costs, "the dial or its costs are lost by saving")
     assert saved.dial is not None
     budget = standard_budgets(dial.costs)[3]

@@ -9,6 +9,7 @@ from written_data import write_tokenizer
 
 from eenet.errors import DataError, InputError
 from eenet.experiments.data import TextDataset, Texts, load_text_file, load_tokenizer, masked, random_flip, tokenised
+from eenet.running.texts import TextPreparation
 
 TOKENS = torch.tensor([[3, 7, 9, 4, 8], [5, 6, 0, 0, 0], [2, 2, 2, 0, 0]], dtype=torch.int32)
 LABELS = torch.tensor([0, 1, 1])
@@ -44,7 +45,7 @@ def test_a_mask_of_its_own_says_what_is_real() -> None:
     tokens = TOKENS.masked_fill(TOKENS == 0, 1)  # padded as RoBERTa does it
     data = TextDataset(tokens, LABELS, mask=mask).select(torch.tensor([2, 1]))
     assert data.inputs(slice(None)).tolist() == [[2, 2, 2], [5, 6, 1]]
-    inputs = data.formed(masked).inputs(slice(None))
+    inputs = data.prepared(TextPreparation(tokenizer=None, max_tokens=3, named=True)).inputs(slice(None))
     assert inputs["input_ids"].tolist() == [[2, 2, 2], [5, 6, 1]]
     assert inputs["attention_mask"].tolist() == [[1, 0, 1], [1, 1, 0]]
     left = TextDataset(tokens.flip(1), LABELS, mask=(TOKENS != 0).flip(1)).select(slice(1, 3))

@@ -61,11 +61,61 @@ def read_columns(path: Path, columns: tuple[str, str] | None = None) -> tuple[li
     return labels, texts, first + 1
 
 
-def _rows(path: Path, columns: tuple[str, str] | None) -> list[list[str]]:
-    """Return the rows of a file, its columns divided by what gives all rows the same number of them."""
+def read_texts(
+    path: Path, columns: tuple[str, str] | None = None, classes: Sequence[str] | None = None
+) -> tuple[list[str], tuple[int, ...] | None]:
+    """Return the texts of a file that a model is to answer about, and their classes where the file has them.
+
+    Args:
+        path: as `read_columns` takes it; labels may be missing, and a file of one column is one of texts.
+        columns: as there; those that the file has not are left out.
+        classes: names of the classes; a warning says where the labels are none of these.
+
+    Raises:
+        DataError: the file cannot be read, which column has the texts is not clear, or a row has no text.
+    """
+    rows = _rows(path, columns, single=True)
+    label, text, first = _text_column(path, rows[0], columns)
+    texts = [row[text].strip() for row in rows[first:]]
+    if not all(texts) or not texts:
+        where = f"in row {texts.index('') + first + 1}" if texts else "below the names of its columns"
+        raise bad_file(path, f"has no text {where}: there is nothing to answer about", "Add it, or remove the row.")
+    if label is None:
+        return texts, None
+    labels = [row[label].strip() for row in rows[first:]]
+    if first == 0:
+        _check_order(path, labels, texts)
+    try:
+        return texts, numbered(path, labels, first + 1, classes)[0]
+    except DataError as error:
+        warnings.warn(f"labels are left out, they are none of the model's: {error}", stacklevel=2)
+        return texts, None
+
+
+def _text_column(path: Path, row: Sequence[str], columns: tuple[str, str] | None) -> tuple[int | None, int, int]:
+    """Return where labels, if there are any, and texts are, and which row is the first of them."""
+    cells, heading = [cell.strip() for cell in row], _heading(row)
+    wanted = next((name for name in (columns or ())[1:] if cells.count(name) == 1), None)
+    found = [place for place, name in enumerate(heading) if name in _TEXTS] if wanted is None else [cells.index(wanted)]
+    if len(found) == 1 and len(row) > 1:
+        named = {columns[0]} if columns is not None and columns[0] in cells else None
+        labels = [k for k, name in enumerate(heading) if (cells[k] in named if named else name in _LABELS)]
+        return labels[0] if len(labels) == 1 else None, found[0], 1
+    if len(row) == 1:
+        return None, 0, 0 if path.suffix.lower() == ".txt" else len(found)
+    known = _columns(path, row, None)
+    return (0, 1, 0) if known is None else (*known, 1)
+
+
+def _rows(path: Path, columns: tuple[str, str] | None, *, single: bool = False) -> list[list[str]]:
+    """Return the rows of a file, its columns divided by what gives all rows the same number of them.
+
+    A ``single`` column will do, if that is asked for.
+    """
     if path.suffix.lower() != ".csv":
         return read_rows(path)
     found: dict[str, list[list[str]]] = {}
+    alone: list[list[str]] = []
     faults: list[DataError] = []
     for separator in _SEPARATORS:
         try:
@@ -75,11 +125,19 @@ def _rows(path: Path, columns: tuple[str, str] | None) -> list[list[str]]:
             continue
         if len(rows[0]) > 1:
             found[separator] = rows
+        alone = alone or rows
     wanted = None if columns is None else set(_heading(columns))
     named = [rows for rows in found.values() if (wanted or _LABELS | _TEXTS) & set(_heading(rows[0]))]
     if len(named or found) > 1:
         divided = " or ".join(map(repr, found))
         raise bad_file(path, f"may be divided by {divided}: both fit", "Name the columns in a first row.")
+    if (
+        single
+        and not found
+        and alone
+        and (not faults or {alone[0][0].strip(), *_heading(alone[0])} & (_TEXTS | set(columns or ())))
+    ):
+        return alone
     if not found:
         raise faults[0] if faults else bad_file(path, "has 1 column: a label and a text were expected", "Keep two.")
     return named[0] if named else next(iter(found.values()))

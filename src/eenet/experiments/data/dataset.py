@@ -98,6 +98,11 @@ class ArrayDataset(LabelledDataset):
             raise InputError("labels are not there: these images have a class per pixel. Ask for targets(rows).")
         return self._labels
 
+    @property
+    def files(self) -> list[Files]:
+        """The images and masks that are files."""
+        return [one for one in (self.images, self._labels) if isinstance(one, Files)]
+
     def prepare(self, images: Shaped[Tensor, "sample channel _ _"]) -> Float[Tensor, "sample channel height width"]:
         """Return raw images as normalised ``float32`` of the wanted size, in channels-last memory order."""
         prepared = torch.from_numpy(self.preparation.normalised(as_array(images)))
@@ -222,7 +227,7 @@ class DataSplits:
         return self.load(SPLIT_NAMES[name])
 
 
-_SPLITS: tuple[Split, ...] = ("train", "test", "calibration")
+SPLITS: tuple[Split, ...] = ("train", "test", "calibration")
 """The splits; a class with fewer samples than splits is in the first ones."""
 Part: TypeAlias = Literal["train", "held_out"]
 """The two parts that a data set is published in."""
@@ -307,10 +312,10 @@ def _some(names: list[str]) -> str:
 def _warn_of_rare(labels: Int[Tensor, " sample"], classes: tuple[str, ...], place: Path) -> None:
     """Warn of classes that cannot be in every split."""
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
-    rare = [f"{name!r} ({count})" for name, count in zip(classes, counts, strict=True) if count < len(_SPLITS)]
+    rare = [f"{name!r} ({count})" for name, count in zip(classes, counts, strict=True) if count < len(SPLITS)]
     if rare:
         warnings.warn(
-            f"data {place} has fewer than {len(_SPLITS)} samples of the classes {_some(rare)}: each is missing from a "
+            f"data {place} has fewer than {len(SPLITS)} samples of the classes {_some(rare)}: each is missing from a "
             "split. Add samples, or remove the class.",
             stacklevel=4,
         )
@@ -332,15 +337,15 @@ def share_of(split: Split, labels: Int[Tensor, " sample"] | int, seed: int) -> I
     order = order[labels[order].argsort(stable=True)]  # class by class, within each at random
     sizes = torch.bincount(labels)
     rank = torch.arange(count) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    found = rank.clamp_max(len(_SPLITS) - 1)  # the first sample of a class goes to the first split, and so on
-    rest = (rank >= len(_SPLITS)).nonzero()[:, 0]
+    found = rank.clamp_max(len(SPLITS) - 1)  # the first sample of a class goes to the first split, and so on
+    rest = (rank >= len(SPLITS)).nonzero()[:, 0]
     found[rest] = 0
     wanted = [count - round(0.8 * count), round(0.8 * count) - round(0.6 * count)]
     for number, total in enumerate(wanted, 1):  # those that are left, evenly over the classes
         free = rest[found[rest] == 0]
-        more = min(max(0, total - int((found == number).sum())), len(rest) // len(_SPLITS))
+        more = min(max(0, total - int((found == number).sum())), len(rest) // len(SPLITS))
         found[free[((torch.arange(more) + 0.5) * (len(free) / max(1, more))).long()]] = number
-    return order[found == _SPLITS.index(split)].sort().values
+    return order[found == SPLITS.index(split)].sort().values
 
 
 def shuffled(count: int, seed: int) -> Int[Tensor, " row"]:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, final
 
 import numpy as np
 import torch
@@ -18,9 +18,21 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from eenet.errors import DataError
-from eenet.running.pictures import content, opening, packing, picture_size, read_image, require_single, upright
+from eenet.running.pictures import (
+    check_picture,
+    content,
+    opening,
+    packing,
+    picture_size,
+    read_image,
+    require_single,
+    upright,
+)
 from eenet.running.preparation import check_size
 from eenet.tables import files
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Chosen = TypeVar("Chosen", bound="Files")
 UNLABELLED = 255
@@ -160,6 +172,10 @@ class Files(ABC):
         return kept
 
     @abstractmethod
+    def check(self, path: Path) -> None:
+        """Refuse a file that cannot be read, as far as its header says."""
+
+    @abstractmethod
     def _read(self, path: Path) -> np.ndarray:
         """Return the content of a file at the one size."""
 
@@ -181,6 +197,9 @@ class ImageFiles(Files):
         check_size(size, short_side)
         super().__init__(paths, size, (3,), short_side)
         self.short_side = short_side
+
+    def check(self, path: Path) -> None:
+        check_picture(path, short_side=self.short_side)
 
     def _read(self, path: Path) -> np.ndarray:
         return read_image(path, self.size, short_side=self.short_side)
@@ -204,6 +223,10 @@ class MaskFiles(Files):
         self._classes[list(numbers)] = list(numbers.values())
         super().__init__(paths, size, (), self._classes.tolist())
 
+    def check(self, path: Path) -> None:
+        with opening(path) as image:
+            _require_mask(image, path)
+
     def _read(self, path: Path) -> np.ndarray:
         from PIL import Image
 
@@ -225,12 +248,16 @@ class MaskFiles(Files):
 def _numbers(path: Path) -> Int[np.ndarray, "height width"]:
     """Return the numbers in a mask, as they were written, upright."""
     with opening(path) as image:
-        require_single(image, path)
-        if image.format in _LOSSY or image.mode.partition(";")[0] not in ("1", "L", "P", "I"):
-            fact = f"is no mask: it is a {image.format} of kind {image.mode!r}, one channel of class numbers is needed"
-            raise bad_file(path, fact, "Pass masks of class numbers as .png, not their coloured form.")
+        _require_mask(image, path)
         spread = _SPREAD.get(packing(image), 1)
         return np.asarray(upright(image)).astype(np.int32) // spread
+
+
+def _require_mask(image: Image.Image, path: Path) -> None:
+    require_single(image, path)
+    if image.format in _LOSSY or image.mode.partition(";")[0] not in ("1", "L", "P", "I"):
+        fact = f"is no mask: it is a {image.format} of kind {image.mode!r}, one channel of class numbers is needed"
+        raise bad_file(path, fact, "Pass masks of class numbers as .png, not their coloured form.")
 
 
 def require_same_size(images: Sequence[Path], masks: Sequence[Path]) -> None:

@@ -6,7 +6,6 @@ ImageNet visual recognition challenge*, Stanford CS 231N, 2015.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -30,7 +29,7 @@ from eenet.experiments.data.dataset import (
 )
 from eenet.experiments.data.files import ImageFiles, bad_file, data_folder, read_rows, read_text
 from eenet.experiments.data.names import twins
-from eenet.running.pictures import SUFFIXES, content, images_in, is_hidden
+from eenet.running.pictures import content, images_in, is_hidden
 
 Listed: TypeAlias = tuple[list[Path], Int[Tensor, " sample"]]
 """Image files and the numbers of their classes."""
@@ -50,7 +49,7 @@ def load_image_folder(
 
     Classes are the folders in ``root``, in alphabetical order. Images are decoded when they are asked for; training
     images have a margin that `framed` explains. Folders within the folder of a class are searched too, hidden files and
-    folders are passed over, and a warning says how many files are not read.
+    folders are passed over, and one warning says how many files of which kind are not read.
 
     Args:
         root: a folder with a folder per class, each with image files.
@@ -63,7 +62,7 @@ def load_image_folder(
             ``train`` and ``val``.
     """
     classes = _classes(Path(root))
-    paths, labels = _by_class([Path(root) / name for name in classes])
+    paths, labels = _by_class([Path(root) / name for name in classes], Path(root))
 
     def read(rows: Int[Tensor, " row"], split: Split) -> ArrayDataset:
         chosen = [paths[row] for row in rows.tolist()]
@@ -91,18 +90,12 @@ def _classes(root: Path) -> tuple[str, ...]:
             f"data folder {root} has the folders {', '.join(names)}: these are parts of a data set, not classes. Pass "
             "one of them, or use load_imagenet for parts of your own."
         )
-    if loose := sum(path.suffix.lower() in SUFFIXES for path in inside if not path.is_dir()):
-        warnings.warn(
-            f"data folder {root} has {loose} images that are in no folder of a class: they are not read. Move them "
-            "into one.",
-            stacklevel=3,
-        )
     return tuple(names)
 
 
-def _by_class(folders: Sequence[Path]) -> Listed:
-    """Return the images of some folders, and for each the number of its folder."""
-    found = images_in(*folders)
+def _by_class(folders: Sequence[Path], root: Path | None = None) -> Listed:
+    """Return the images of some folders, which are those in ``root``, and for each the number of its folder."""
+    found = images_in(*folders, root=root)
     labels = torch.arange(len(found)).repeat_interleave(torch.tensor([len(paths) for paths in found]))
     return [path for paths in found for path in paths], labels
 
@@ -154,7 +147,7 @@ def load_imagenet(root: Path, *, seed: int = 0, size: int = 224) -> DataSplits:
     @cache
     def listed(part: Part) -> Listed:
         if part == "train":
-            return _by_class([folder / "train" / name for name in classes])
+            return _by_class([folder / "train" / name for name in classes], folder / "train")
         if any(path.is_dir() for path in (folder / "val").iterdir() if not is_hidden(path)):
             return _val_by_class(folder / "val", classes)
         solution = _solution(folder, Path(root))
@@ -171,7 +164,7 @@ def _val_by_class(folder: Path, classes: tuple[str, ...]) -> Listed:
         raise DataError(
             f"data folder {folder} has other classes than train: {odd[0]} is in one of them only. Complete both."
         )
-    return _by_class([folder / name for name in classes])
+    return _by_class([folder / name for name in classes], folder)
 
 
 def _solution(folder: Path, root: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -18,6 +18,7 @@ from eenet.experiments.data.columns import numbered, read_columns
 from eenet.experiments.data.dataset import DataSplits, digest, shared
 from eenet.experiments.libraries import pretrained
 from eenet.models.inputs import Inputs
+from eenet.running.texts import TextPreparation, formed
 from eenet.training.dataset import Augment, LabelledDataset
 
 
@@ -55,7 +56,8 @@ def trimmed(tokens: Int[Tensor, "row longest"], mask: Bool[Tensor, "row longest"
         tokens: padded token numbers.
         mask: which of them are real; default: those that are not 0.
     """
-    return tokens[:, : _end(_real(tokens, mask))].long()
+    found: Any = formed(tokens.numpy(), _real(tokens, mask).numpy(), named=False)
+    return torch.from_numpy(found)
 
 
 def masked(
@@ -73,19 +75,12 @@ def masked(
         width: tokens per text; default: up to where the last text among the rows ends.
         least: fewest tokens per text that are left by default.
     """
-    real = _real(tokens, mask)
-    width = max(least, _end(real)) if width is None else width
-    return {"input_ids": tokens[:, :width].long(), "attention_mask": real[:, :width].long()}
+    found: Any = formed(tokens.numpy(), _real(tokens, mask).numpy(), named=True, width=width, least=least)
+    return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
 def _real(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    return tokens != 0 if mask is None else mask
-
-
-def _end(real: Tensor) -> int:
-    """Return up to which column there are real tokens."""
-    columns = real.any(dim=0).nonzero()
-    return int(columns[-1]) + 1 if len(columns) else 1
+    return tokens != 0 if mask is None else mask.bool()
 
 
 @final
@@ -98,6 +93,7 @@ class TextDataset(LabelledDataset):
         mask: ``[sample, token]``, which tokens are real; default: those that are not 0.
         form: makes what the model takes of some rows of ``tokens`` and ``mask``; `trimmed`, or `masked` for Hugging
             Face models.
+        preparation: how texts become tokens, where that is known; it comes with a ``form`` of its own, see `prepared`.
 
     Raises:
         DataError: no samples, or another number of labels than of texts.
@@ -110,6 +106,7 @@ class TextDataset(LabelledDataset):
         *,
         mask: Tensor | None = None,
         form: Callable[[Tensor, Tensor], Inputs] = trimmed,
+        preparation: TextPreparation | None = None,
     ) -> None:
         if tokens.ndim != 2 or not tokens.numel():
             raise DataError(
@@ -126,7 +123,8 @@ class TextDataset(LabelledDataset):
                 f"mask of shape {tuple(mask.shape)} does not fit: the tokens have {tuple(tokens.shape)}. Pass one "
                 "number per token."
             )
-        self.tokens, self.mask, self.form, self._labels = tokens, _real(tokens, mask).bool(), form, labels
+        self.tokens, self.mask, self.form, self._labels = tokens, _real(tokens, mask), form, labels
+        self.preparation = preparation
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -150,11 +148,13 @@ class TextDataset(LabelledDataset):
         return self.inputs(rows), self.targets(rows)
 
     def select(self, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> TextDataset:
-        return TextDataset(self.tokens[rows], self._labels[rows], mask=self.mask[rows], form=self.form)
+        tokens, mask = self.tokens[rows], self.mask[rows]
+        return TextDataset(tokens, self._labels[rows], mask=mask, form=self.form, preparation=self.preparation)
 
-    def formed(self, form: Callable[[Tensor, Tensor], Inputs]) -> TextDataset:
-        """Return the same texts in another form."""
-        return TextDataset(self.tokens, self._labels, mask=self.mask, form=form)
+    def prepared(self, preparation: TextPreparation) -> TextDataset:
+        """Return the same texts in the form of a preparation, which new texts are brought to as well."""
+        form = partial(masked, width=preparation.width, least=preparation.least) if preparation.named else trimmed
+        return TextDataset(self.tokens, self._labels, mask=self.mask, form=form, preparation=preparation)
 
     def fingerprint(self) -> str:
         return digest(self._labels, self.tokens, self.mask)
@@ -174,22 +174,9 @@ def tokenised(part: Texts, tokenizer: Path | Any, *, max_tokens: int = 128) -> T
     """
     if not len(part):
         raise DataError("texts are empty: a data set needs at least 1. Pass some.")
-    made = _opened(tokenizer)
-    if max_tokens <= (added := made.num_special_tokens_to_add()):
-        raise DataError(
-            f"max_tokens {max_tokens} leave no room for texts: the tokenizer adds {added} of its own to each. Allow "
-            "more (--input on the command line)."
-        )
-    asked = {"padding": "max_length", "truncation": True, "max_length": max_tokens, "return_attention_mask": True}
-    try:
-        found = made(list(part.texts), **asked)
-        tokens, mask = (torch.tensor(found[name], dtype=torch.int32) for name in ("input_ids", "attention_mask"))
-    except Exception as error:  # libraries in other languages raise what they like
-        raise DataError(
-            f"texts cannot be cut into at most {max_tokens} tokens: the tokenizer fails on them ({error}). Allow more "
-            "tokens, or pass another tokenizer."
-        ) from error
-    return TextDataset(tokens, torch.tensor(part.labels), mask=mask.bool())
+    preparation = TextPreparation(tokenizer=_opened(tokenizer), max_tokens=max_tokens)
+    tokens, mask = map(torch.from_numpy, preparation.cut(part.texts))
+    return TextDataset(tokens, torch.tensor(part.labels), mask=mask, preparation=preparation)
 
 
 def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401

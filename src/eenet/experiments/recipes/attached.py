@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,18 @@ from torch import Tensor
 from eenet.errors import DataError, InputError
 from eenet.experiments.data.arrays import load_digits, load_image_arrays
 from eenet.experiments.data.cifar import load_cifar10
-from eenet.experiments.data.dataset import IMAGENET, ArrayDataset, DataSplits, Normalisation, Split, as_images
+from eenet.experiments.data.dataset import IMAGENET, SPLITS, ArrayDataset, DataSplits, Normalisation, Split, as_images
 from eenet.experiments.data.imagenet import load_image_folder
 from eenet.experiments.data.scenes import load_mask_folder
-from eenet.experiments.data.texts import SUFFIXES, TextDataset, load_text_file, load_tokenizer, masked
+from eenet.experiments.data.texts import SUFFIXES, TextDataset, load_text_file, load_tokenizer
 from eenet.experiments.libraries import pretrained
-from eenet.experiments.recipes.recipe import Recipe
+from eenet.experiments.recipes.recipe import RECIPE_FILE, Recipe, require_same
 from eenet.experiments.recipes.sources import Source, attach_source, known_classes, load_source
 from eenet.models.inputs import Inputs, evaluating
 from eenet.models.model import MultiExitModel
-from eenet.tables.files import sha256
+from eenet.running.pictures import check_each
+from eenet.tables.files import read_object, sha256
+from eenet.training.fit import FINAL_WEIGHTS
 from eenet.training.losses import uniform_weights
 from eenet.training.schedule import adamw
 from eenet.training.settings import TrainSettings
@@ -176,8 +178,16 @@ def describe(
     )
 
 
-def attached_recipe(attachment: Attachment, model: MultiExitModel | None = None) -> Recipe:
-    """Return a recipe that makes a model with attached exits, or continues with one that is made already."""
+def attached_recipe(
+    attachment: Attachment, model: MultiExitModel | None = None, *, opened: Path | None = None
+) -> Recipe:
+    """Return a recipe that makes a model with attached exits, or continues with one that is made already.
+
+    Args:
+        attachment: What is known about it.
+        model: The model, where it is made already.
+        opened: The folder of the run, where it is opened again.
+    """
 
     def make() -> MultiExitModel:
         if model is not None:
@@ -190,11 +200,31 @@ def attached_recipe(attachment: Attachment, model: MultiExitModel | None = None)
         name=ATTACHED,
         summary=f"{attachment.model} with {len(attachment.exits) + 1} exits",
         make=make,
-        data=partial(load_attached_data, attachment),
+        data=partial(load_attached_data, attachment, opened=opened),
         settings=attachment.settings,
         needs_root=attachment.data == "cifar10",
         details=attachment.to_dict(),
     )
+
+
+def is_trained(attachment: Attachment, exits: int | Sequence[str], out: Path) -> bool:
+    """Return whether a folder has the finished run of an attachment, before its exits are attached.
+
+    Raises:
+        InputError: It has a run with other settings; these are listed.
+    """
+    if not (out / RECIPE_FILE).exists():
+        return False
+    found, seed = read_object(out / RECIPE_FILE, "run"), attachment.settings.seed
+    wanted = {"recipe": ATTACHED, **attachment.to_dict(), "seed": seed}
+    kept: Any = found.get("exits") if isinstance(found.get("exits"), list) else []
+    if isinstance(exits, int):  # modules are known once exits are attached
+        found["exits"], wanted["exits"] = f"{len(kept) + 1} exits", f"{exits} exits"
+    else:
+        wanted["exits"] = list(exits)
+    wanted.pop("shortest")
+    require_same(found, wanted, out)
+    return (out / FINAL_WEIGHTS).is_file()
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -234,13 +264,22 @@ def _place(data: str, root: Path | None) -> Path:
     return moved if moved is not None and moved.exists() else path
 
 
-def load_attached_data(attachment: Attachment, root: Path | None, seed: int) -> DataSplits:
+def load_attached_data(
+    attachment: Attachment, root: Path | None, seed: int, *, opened: Path | None = None
+) -> DataSplits:
     """Return an attached run's data as the model takes it; data of one's own may have moved to ``root``.
+
+    ``opened`` is the folder of the run, where it is opened again: messages then say where the data were.
 
     Raises:
         DataError: The data are missing or damaged, or do not fit the model.
     """
     data, scale = attachment.data, attachment.normalisation
+    if opened is not None and data not in DATA_SETS and not _place(data, root).exists():
+        raise DataError(
+            f"data {data} are gone: the run {opened} was trained on them, and its samples are needed here. Put them "
+            f"back, or pass --data-root with the folder that contains {Path(data).name} now."
+        )
     if data_kind(data, root)[0] == "text":
         splits = _texts(attachment, _place(data, root), seed)
     else:
@@ -254,6 +293,26 @@ def load_attached_data(attachment: Attachment, root: Path | None, seed: int) -> 
         )
     more = tuple(str(k) for k in range(known, attachment.classes))
     return replace(splits, classes=(*splits.classes, *more))
+
+
+def class_counts(splits: DataSplits) -> dict[str, list[int]]:
+    """Return how many samples of each class every split has; empty where a sample has several classes."""
+    try:
+        labels = {name: splits.load(name).labels for name in ("train", "calibration", "test")}
+    except InputError:
+        return {}
+    return {name: torch.bincount(one, minlength=len(splits.classes)).tolist() for name, one in labels.items()}
+
+
+def check_files(splits: DataSplits, *, progress: bool = True) -> None:
+    """Refuse data with image files that cannot be read, as far as their headers say.
+
+    Raises:
+        DataError: They cannot.
+    """
+    parts = [splits.load(split) for split in SPLITS]
+    held = [files for part in parts if isinstance(part, ArrayDataset) for files in part.files]
+    check_each([(files.check, path) for files in held for path in files.paths], progress=progress)
 
 
 def _images(
@@ -324,8 +383,8 @@ def _texts(attachment: Attachment, path: Path, seed: int) -> DataSplits:
                 f"tokenizer {place} makes the token {largest} of a text, the model {folder} knows {config.vocab_size}: "
                 "they do not belong together. Pass the tokenizer of the model."
             )
-        if attachment.shortest is None:
-            return texts.formed(partial(masked, width=width))
-        return texts.formed(partial(masked, least=attachment.shortest))
+        assert texts.preparation is not None  # a tokenizer made them
+        least, fixed = attachment.shortest or 1, width if attachment.shortest is None else None
+        return texts.prepared(replace(texts.preparation, named=True, width=fixed, least=least))
 
     return DataSplits(load=load, classes=splits.classes)

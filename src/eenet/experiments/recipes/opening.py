@@ -46,7 +46,8 @@ def open_run(path: Path, *, data_root: Path | None = None) -> Run:
     check_weights(model.state_dict(), state, path / FINAL_WEIGHTS)
     model.load_state_dict(state)
     root = data_root if data_root is not None else described.get("data_root")
-    return Run(recipe=recipe, model=model.eval(), path=path, data_root=None if root is None else Path(str(root)))
+    place = None if root is None else Path(str(root))
+    return Run(recipe=recipe, model=model.eval(), path=path, data_root=place, stored=described)
 
 
 def _recipe(path: Path, described: dict[str, Any]) -> Recipe:
@@ -58,7 +59,7 @@ def _recipe(path: Path, described: dict[str, Any]) -> Recipe:
         )
     try:
         if name == ATTACHED:
-            return attached_recipe(Attachment.from_dict(described))
+            return attached_recipe(Attachment.from_dict(described), opened=path)
         return RECIPES[name].with_seed(described.get("seed", 0))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(

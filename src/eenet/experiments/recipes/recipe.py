@@ -8,11 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
 from eenet.errors import DataError, InputError
 from eenet.experiments.data.dataset import DataSplits
+from eenet.experiments.recipes.stored import Prepares, preparation_of, store, stored_classes, stored_preparation
+from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
+from eenet.running.preparation import Preparation
 from eenet.tables.checks import number
 from eenet.tables.files import read_object, write_json
 from eenet.training.checkpoint import unmoved
@@ -96,17 +101,50 @@ class Run:
         model: the trained model, in evaluation mode.
         path: the folder.
         data_root: folder with the data, where the recipe needs one.
+        stored: what the folder says about the run, as JSON values.
     """
 
     recipe: Recipe
     model: MultiExitModel
     path: Path
     data_root: Path | None
+    stored: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def splits(self) -> DataSplits:
         """The splits of the run's data, the same as in training."""
         return self.recipe.load_data(self.data_root)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; the data are opened only where the folder does not say."""
+        return stored_classes(self.stored) or self.splits.classes
+
+    @cached_property
+    def preparation(self) -> Prepares | None:
+        """How image files or texts become inputs; the data are opened only where the folder does not say."""
+        return stored_preparation(self.stored, self.path) or preparation_of(self.splits)
+
+    def example(self, count: int = 2) -> tuple[Inputs, str]:
+        """Return test inputs, or, where the data are gone, made-up ones of the same form, and the reason why."""
+        try:
+            return self.splits.test.inputs(slice(0, count)), ""
+        except DataError as error:
+            how = stored_preparation(self.stored, self.path)
+            if how is None:
+                raise
+            made = _made_up(how, count)
+            return made, f"{error} Inputs of the same form are made up here."
+
+
+def _made_up(how: Prepares, count: int) -> Inputs:
+    """Return inputs of random pixels, or of words without meaning."""
+    if isinstance(how, Preparation):
+        pixels = np.random.default_rng(0).integers(0, 256, (count, *how.shape), dtype=np.uint8)
+        return torch.from_numpy(how.normalised(pixels)).contiguous(memory_format=torch.channels_last)
+    made: Any = how([" ".join(["word"] * (how.max_tokens >> row % 2)) for row in range(count)])
+    inputs: Inputs = pytree.tree_map(torch.from_numpy, made)
+    return inputs
 
 
 def train(recipe: Recipe, out: Path, *, data_root: Path | None = None, progress: bool = True) -> Run:
@@ -134,18 +172,38 @@ def train(recipe: Recipe, out: Path, *, data_root: Path | None = None, progress:
     }
     samples = splits.train  # files that cannot be read are reported before anything is written
     claim(out / RECIPE_FILE, described)
+    described |= store(splits, out)
+    write_json(out / RECIPE_FILE, described, sealed=True)
     fit_exits(model, samples, recipe.settings, out=out, progress=progress)
-    return Run(recipe=recipe, model=model, path=out, data_root=data_root)
+    return Run(recipe=recipe, model=model, path=out, data_root=data_root, stored=described)
 
 
 def claim(path: Path, described: Mapping[str, Any]) -> None:
     """Write into a file what its folder is for, or refuse a folder of something else; the data may have moved."""
-    if path.exists():
-        found = read_object(path, "run")
-        for key, value in described.items():
-            if key != "data_root" and unmoved(found.get(key)) != unmoved(value):
-                raise InputError(
-                    f"out {path.parent} is taken: it holds a run with {key} {found.get(key)}, this one has {value}. "
-                    "Choose another folder."
-                )
-    write_json(path, dict(described), sealed=True)
+    found = read_object(path, "run") if path.exists() else {}
+    if found:
+        require_same(found, {key: value for key, value in described.items() if key != "data_root"}, path.parent)
+    write_json(path, {**found, **described}, sealed=True)
+
+
+def require_same(found: Mapping[str, Any], described: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a folder with a run of other settings, and list those that differ.
+
+    Raises:
+        InputError: They differ.
+    """
+    there, here = _flat(found), _flat(described)
+    keys = [key for key in here if unmoved(there.get(key)) != unmoved(here[key])]
+    if keys:
+        listed = "; ".join(f"{key.replace('_', ' ')} {there.get(key)}, not {here[key]}" for key in keys)
+        raise InputError(
+            f"out {folder} is taken: it holds a run with {listed}. Choose another folder, or the settings of that run."
+        )
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of which none is a mapping: its own stand in its place."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {key: value}
+    return flat

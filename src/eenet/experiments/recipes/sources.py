@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import os
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +18,7 @@ from eenet.errors import AttachError, InputError
 from eenet.experiments.data.dataset import IMAGENET, Normalisation
 from eenet.experiments.libraries import first_line, library, pretrained
 from eenet.experiments.recipes.weights import load_weights
+from eenet.imports import current_directory, imported
 from eenet.models.attach import attach
 from eenet.models.inputs import Inputs, evaluating
 from eenet.models.model import MultiExitModel
@@ -160,14 +158,8 @@ def _torchvision(spec: str, shape: tuple[int, ...] | None, num_classes: int | No
 
 
 def _factory(spec: str, shape: tuple[int, ...] | None, num_classes: int | None) -> Found:
-    place, _, name = spec.partition(":")
-    with _current_directory(), _made(spec):
-        found: Any = _imported(place, spec)
-        for part in name.split("."):
-            if not hasattr(found, part):
-                near = [one for one in vars(found) if callable(getattr(found, one)) and not one.startswith("_")]
-                raise _unknown(f"function of {place}", part, near)
-            found = getattr(found, part)
+    with current_directory(), _made(spec):
+        found = imported(spec, "model", f"Run eenet in the folder of that module, or write {KINDS}.")
         if isinstance(found, nn.Module) or not callable(found):
             advice = "Name a function without arguments that returns the module."
             raise _unusable(spec, f"is no function: it is a {type(found).__name__}", advice)
@@ -175,20 +167,6 @@ def _factory(spec: str, shape: tuple[int, ...] | None, num_classes: int | None) 
     if not isinstance(model, nn.Module):
         raise _unusable(spec, f"returns no module: it returned {type(model).__name__}", "Return a torch.nn.Module.")
     return model, shape or IMAGE, None
-
-
-def _imported(place: str, spec: str) -> Any:  # noqa: ANN401
-    importlib.invalidate_caches()  # the file may have been written a moment ago
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (place == error.name or place.startswith(f"{error.name}.")):
-            raise  # the module is there and misses another one
-        raise _unusable(
-            spec,
-            f"is not found: no module {error.name!r} in {os.getcwd()} or among the installed ones",
-            f"Run eenet in the folder of that module, or write {KINDS}.",
-        ) from error
 
 
 def _transformers(
@@ -278,14 +256,3 @@ def _running(spec: str, shape: tuple[int, ...]) -> Iterator[None]:
             f"input {','.join(map(str, shape))} does not fit: {spec} fails on it ({first_line(error)}). Pass the shape "
             "of one sample, such as --input 3,224,224, or its number of tokens."
         ) from error
-
-
-@contextmanager
-def _current_directory() -> Iterator[None]:
-    """Let modules be imported from the current directory for the block."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
