@@ -12,7 +12,7 @@ from eenet.schedulers import (
     StoppingScheduler,
     TransformedScheduler,
 )
-from eenet.schedulers.auto import _contribution
+from eenet.schedulers.choosing import _contribution
 from eenet.tables import CostTable, ExitTable, log_softmax, standard_budgets
 from eenet.testing import check_policy, classwise_table, synthetic_table
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int
@@ -13,11 +13,14 @@ from jaxtyping import Float64, Int
 from eenet.policies.dial import Dial
 from eenet.policies.replay import Replayer
 from eenet.schedulers.base import LEAST_SAMPLES, Scheduler, folds_of, sampled
+from eenet.schedulers.choosing import contributions
 from eenet.schedulers.ensemble import fit_ensemble, transformed_dial
 from eenet.schedulers.stopping import StoppingScheduler
 from eenet.schedulers.thresholds import GeometricScheduler, JointScheduler
 from eenet.tables.costs import CostTable, standard_budgets
 from eenet.tables.table import ExitTable
+
+_Trial: TypeAlias = tuple[str, Int[np.ndarray, " row"], Replayer, Dial]
 
 _ROWS = 10_000  # samples the choice is made on at most
 _ENTRIES = 10_000_000  # numbers in their outputs at most
@@ -119,23 +122,16 @@ class AutoScheduler(Scheduler):
         table = sampled(table, min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_columns))), self.seed)
         costs = table.require_costs()
         budgets = standard_budgets(costs)
-        found: dict[str, np.ndarray] = {}
-        tries = len(self._schedulers(table)) * self.folds * (2 if table.combinable else 1)
-        for i, (name, rows, replayer, dial) in enumerate(self._trials(table, budgets)):
-            # costs that differ from sample to sample are those of the fold in a dial: its least may be above a budget
-            policies = [dial.at(max(budget, dial.costs.low)) for budget in budgets]
-            replayer.prepare(policies)
-            outcome = found.setdefault(name, np.empty((2, len(budgets), table.num_samples)))
-            for row, policy in enumerate(policies):
-                outcome[:, row, rows] = replayer.per_sample(policy)
-            if self.progress is not None:
-                self.progress(name, i + 1, tries)
-        anchor = (costs.low, float(table.require_utility("fitting AutoScheduler")[:, 0].mean()))
-        return {name: _contribution(spent, earned, budgets, anchor) for name, (spent, earned) in found.items()}
+        return contributions(table, self._reported(self._trials(table, budgets), table), budgets)
 
-    def _trials(
-        self, table: ExitTable, budgets: tuple[float, ...]
-    ) -> Iterator[tuple[str, Int[np.ndarray, " row"], Replayer, Dial]]:
+    def _reported(self, trials: Iterable[_Trial], table: ExitTable) -> Iterator[_Trial]:
+        tries = len(self._schedulers(table)) * self.folds * (2 if table.combinable else 1)
+        for i, trial in enumerate(trials):
+            yield trial
+            if self.progress is not None:
+                self.progress(trial[0], i + 1, tries)
+
+    def _trials(self, table: ExitTable, budgets: tuple[float, ...]) -> Iterator[_Trial]:
         """Yield every fold's contenders: name, held-out rows, their replayer, and the dial fitted on the other rows."""
         fold = folds_of(table.num_samples, self.folds, self.seed)
         for f in range(self.folds):
@@ -148,27 +144,6 @@ class AutoScheduler(Scheduler):
             for suffix, part, judge in views:
                 for name, scheduler in self._schedulers(table).items():
                     yield name + suffix, rows, judge, scheduler.dial(part, budgets)
-
-
-def _contribution(
-    spent: Float64[np.ndarray, "budget sample"],
-    earned: Float64[np.ndarray, "budget sample"],
-    budgets: Sequence[float],
-    anchor: tuple[float, float],
-) -> Float64[np.ndarray, " sample"]:
-    """Return each sample's part in the area under the curve, to first order.
-
-    The mean of the parts is the area: the utility at a budget is what the policy for it earned, less the curve's slope
-    times what it spent too much.
-    """
-    cost, gain, asked = spent.mean(axis=1), earned.mean(axis=1), np.array(budgets)
-    x, y = np.append(anchor[0], cost), np.append(anchor[1], gain)
-    order = np.argsort(x, kind="stable")
-    room = asked - cost
-    missing = np.interp(asked, x[order], y[order]) - gain
-    slope = np.divide(missing, room, out=np.zeros_like(room), where=np.abs(room) > 1e-9 * cost)
-    parts: np.ndarray = earned + slope[:, None] * (asked[:, None] - spent)
-    return np.asarray(parts.mean(axis=0))
 
 
 def _reason(chosen: Contender, contenders: Sequence[Contender], best: str) -> str:
