@@ -43,7 +43,7 @@ COMBINED = ("ztw", "stopping", "auto")  # several exits together may beat the or
 )
 def test_every_policy_is_above_random_by_more_than_its_interval(names):
     schedulers = {name: SCHEDULERS[name] for name in names}
-    val, test = synthetic_table(3000, num_exits=6, seed=0), synthetic_table(3000, num_exits=6, seed=1)
+    val, test = synthetic_table(2000, num_exits=6, seed=0), synthetic_table(3000, num_exits=6, seed=1)
     result = compare(val, test, schedulers, ["40%", "60%", "80%"], resamples=300)
     above = {pair.a: pair for pair in result.pairs if pair.b == "random"}
     assert above.keys() == schedulers.keys()

@@ -72,7 +72,7 @@ def test_what_a_user_saved_meanwhile_stays(kind: str, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.usefixtures("_exchange")
-@pytest.mark.parametrize("kind", ["policy", "table"])
+@pytest.mark.parametrize("kind", ["policy", pytest.param("table", marks=pytest.mark.slow)])
 def test_and_stays_whatever_stops_the_writer(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "result"
     write = saved(kind, target, monkeypatch)

@@ -13,7 +13,7 @@ from eenet.models.form import SameForm, moving_axes
 from eenet.running.engines import EagerEngine
 from eenet.training import TrainSettings, fit_exits
 
-FAST = ("DistilBERT", "RoBERTa")
+FAST = ("RoBERTa",)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in TEXTS])

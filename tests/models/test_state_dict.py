@@ -16,7 +16,10 @@ from eenet.models.weights import load_tensors, save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:free sizes stay")  # the windows of `Tokens` need even lengths
 
-FOREIGN = ("conv", "tokens", "gated", "timm mobilenetv4_conv_small", "transformers BERT")
+FOREIGN = [
+    pytest.param(name, marks=() if name in ("conv", "gated", "transformers BERT") else pytest.mark.slow)
+    for name in ("conv", "tokens", "gated", "timm mobilenetv4_conv_small", "transformers BERT")
+]
 
 
 def original_names(model):
@@ -100,7 +103,7 @@ def test_any_saver_brings_it_back_into_a_model_attached_anew(name, tmp_path):
         check_same(attached, other, inputs)
 
 
-@pytest.mark.parametrize("name", ["conv", "tokens"])
+@pytest.mark.parametrize("name", ["conv", pytest.param("tokens", marks=pytest.mark.slow)])
 def test_assigned_tensors_stay_shared(name):
     model, inputs = FAMILIES[name]()
     attached = scramble(attach(model.eval(), inputs, exits=3).eval())
@@ -154,8 +157,10 @@ def masked_bert():
     return transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=50, **sizes))
 
 
-@pytest.mark.parametrize("make", [Tied, masked_bert])
-@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize(
+    ("make", "assign"),
+    [(Tied, False), (Tied, True), (masked_bert, True), pytest.param(masked_bert, False, marks=pytest.mark.slow)],
+)
 def test_tied_weights_are_saved_once_and_tied_again(make, assign, tmp_path):
     _, inputs = FAMILIES["tokens"]()
     attached = scramble(attach(make().eval(), inputs, exits=3).eval())
@@ -212,7 +217,10 @@ def test_partial_dictionaries():
     assert "stages" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "form", "assign"), [("conv", "all", False), ("tokens", "safetensors", True)])
+@pytest.mark.parametrize(
+    ("name", "form", "assign"),
+    [("conv", "all", False), pytest.param("tokens", "safetensors", True, marks=pytest.mark.slow)],
+)
 def test_files_of_version_0_1_load(name, form, assign):
     model, inputs = FAMILIES[name]()
     attached = scramble(attach(model.eval(), inputs, exits=3).eval())

@@ -61,9 +61,9 @@ def test_every_promise_is_kept(name):
 @pytest.mark.parametrize("num_samples", [50, 3000])
 def test_geometric_schedulers_spend_the_budget_within_one_percent(name, num_samples):
     table = synthetic_table(num_samples, seed=3)
+    dial = SCHEDULERS[name].sweep(table)
     for budget in standard_budgets(table.costs):
-        policy = SCHEDULERS[name].fit(table, budget=budget)
-        cost, _ = Replayer(table).expected(policy)
+        cost, _ = Replayer(table).expected(dial.at(budget))
         assert 0.99 * budget <= cost <= budget
 
 
@@ -74,9 +74,9 @@ def test_geometric_schedulers_spend_the_budget_within_one_percent(name, num_samp
 )
 def test_the_best_policy_of_a_planted_table_is_found(name, make, optimum, budgets):
     val, test = make(6000, seed=0), make(40000, seed=1)
+    dial = SCHEDULERS[name].sweep(val, budgets=budgets)
     for budget in budgets:
-        policy = SCHEDULERS[name].fit(val, budget=budget)
-        cost, reached = Replayer(test).expected(policy)
+        cost, reached = Replayer(test).expected(dial.at(budget))
         static = static_mix(val, test, test.costs, cost).utility
         possible = optimum(cost) - static
         assert possible > 0.02  # else the table could not tell a good policy from a bad one

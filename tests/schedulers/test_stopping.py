@@ -208,7 +208,7 @@ def shares(scheduler, name, num_samples, seeds, fresh=60_000):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "classwise" else []) for name in PLANTED]
+    "name", [pytest.param(name, marks=[] if name == "typed" else [pytest.mark.slow]) for name in PLANTED]
 )
 def test_the_planted_optimum_is_reached(name):
     found = shares(ALONE, name, 5000, [0], 150_000)  # with 60,000 fresh samples their noise is a whole point

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eenet.errors import AttachError, ShapeError
-from eenet.models.form import Axes, Free, SameForm, free_axes, resized
+from eenet.models.form import Axes, Free, SameForm, fault_next_to, free_axes
 from eenet.models.heads import HeadFactory, TokenHead
 from eenet.models.inputs import Inputs, evaluating, plain, renew, unwrapped
 from eenet.models.model import MultiExitModel
@@ -126,7 +126,7 @@ _Parts: TypeAlias = tuple[list[nn.Module], SameForm]
 
 def _cut_freely(whole: Whole, example: Inputs, axes: Axes, seed: int) -> tuple[_Parts, str | None]:
     """Return the stages and what they take, and why no size is free although some should be."""
-    fault = _fault_next_to(whole, example, axes)
+    fault = fault_next_to(whole, example, axes)
     if fault is None:
         try:
             return _cut(whole, example, axes, seed), None
@@ -135,32 +135,6 @@ def _cut_freely(whole: Whole, example: Inputs, axes: Axes, seed: int) -> tuple[_
                 raise
             fault = str(error).split(". ")[0]
     return _cut(whole, example, {}, seed), fault
-
-
-def _fault_next_to(whole: Whole, example: Inputs, axes: Axes) -> str | None:
-    """Return why an axis cannot be free: the model runs at neither size next to the example's. None where it does.
-
-    One run tells in milliseconds what recording with free sizes would find out in many seconds.
-    """
-    sizes = SameForm(example, axes).example
-    for name, size in sizes.items():
-        others = [
-            changed
-            for step in (1, -1)
-            for changed in (sizes | {name: size + step}, {one: length + step for one, length in sizes.items()})
-        ]
-        if not any(_runs(whole, resized(example, axes, one)) for one in others):
-            return f"the model takes {name} {size}, and no size next to it"
-    return None
-
-
-def _runs(whole: Whole, inputs: Inputs) -> bool:
-    try:
-        with evaluating(whole.model), torch.no_grad():
-            whole(_copied(inputs))
-    except Exception:  # noqa: BLE001 - whatever a foreign model raises at a size that it does not take
-        return False
-    return True
 
 
 def _cut(whole: Whole, example: Inputs, axes: Axes, seed: int) -> _Parts:

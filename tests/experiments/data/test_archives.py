@@ -110,10 +110,10 @@ SHARED = b")" + b"".join(b"q%ch%c\x86" % (k, k) for k in range(200))
 @pytest.mark.parametrize(
     "content",
     [
-        b"\x80\x02}" + tuples(300_000) + b"K\x01s.",  # as a key: Python's hash would use up the stack
+        b"\x80\x02}" + tuples(100_000) + b"K\x01s.",  # as a key: Python's hash would use up the stack
         b"\x80\x02}" + SHARED + b"K\x01s.",  # or take for ever
         b"\x80\x02}U\x01a" + SHARED + b"s.",
-        b"\x80\x02}U\x01a" + tuples(300_000) + b"s.",
+        b"\x80\x02}U\x01a" + tuples(100_000) + b"s.",
         b"\x80\x02" + b"K\x01" * 100_000 + b"(t" * 100_000 + b".",
         b"\x80\x02}U\x01a]" + b"K\x01a" * 100_000 + b"K\x01as.",
         b"\x80\x02" + b"N" * 2_000_000 + b".",
