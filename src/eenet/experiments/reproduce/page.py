@@ -99,7 +99,7 @@ def speed_section(report: Mapping[str, Any]) -> str:
 
 
 def published_section(published: Mapping[str, Any]) -> str:
-    """Return how the paper's rule does, converged and as published, on one split and ten budgets, or why it is left out."""
+    """Return how the paper's rule does, converged and as published, on one split, or why it is left out."""
     if "left_out" in published:
         return f"Left out: {published['left_out']}.\n"
     area = published["area"]
