@@ -47,7 +47,7 @@ def test_compare_prints_the_json_of_the_contract(eenet, tables):
 
 def test_compare_by_default_leaves_out_the_published_form_only(eenet, tables):
     area = eenet("compare", *tables, "-b", "60%", "--json").value["area"]
-    names = {"auto", "stopping", "eenet", "max_prob", "certainty", "margin", "joint", "patience", "vote"}
+    names = {"auto", "stopping", "eenet", "eenet_paper", "max_prob", "certainty", "margin", "joint", "patience", "vote"}
     assert set(area) == names | {"pcee", "eero", "ztw", "random", "oracle"}
 
 

@@ -12,7 +12,7 @@ from eenet.schedulers import (
     StoppingScheduler,
     TransformedScheduler,
 )
-from eenet.schedulers.auto import _contribution
+from eenet.schedulers.choosing import _contribution
 from eenet.tables import CostTable, ExitTable, log_softmax, standard_budgets
 from eenet.testing import check_policy, classwise_table, synthetic_table
 
@@ -245,3 +245,33 @@ def test_odd_tables_are_chosen_for(case):
     odd = ExitTable(logits=logits, labels=labels, utility=utility, costs=table.costs)
     policy = SHORT.fit(odd, budget=1.5)
     assert Replayer(odd).expected(policy)[0] <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("count", "lead", "chosen"),
+    [
+        (1000, 1.5, "stopping+ensemble"),  # in standard errors: not enough to leave what is best on most tables
+        (1000, 2.5, "joint"),
+        (999, 1.5, "joint"),  # the best, and below it nothing simpler within one standard error
+        (999, 0.5, "joint"),  # simpler than stopping, and better
+        (999, -0.5, "joint"),  # simpler than stopping, and within one
+        (1000, -0.5, "stopping+ensemble"),
+    ],
+)
+def test_stopping_is_the_start_from_1000_samples_on(count, lead, chosen, monkeypatch):
+    noise = np.random.default_rng(0).normal(size=count)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    base = 0.5 + 0.1 * np.sin(np.arange(count))
+    scores = {
+        "max_prob": base - 0.4,
+        "joint": base + 0.01 * (noise + lead / np.sqrt(count)),
+        "stopping": base - 0.2,
+        "stopping+ensemble": base,
+    }
+    monkeypatch.setattr(AutoScheduler, "_held_out", lambda *_: scores)
+    choice = AutoScheduler().choose(synthetic_table(count, num_exits=2))
+    assert choice.name == chosen
+    best = max(choice.contenders, key=lambda one: one.area).name
+    if best != chosen:
+        words = "best on most tables, and joint is not better" if chosen.startswith("stopping") else "simpler than"
+        assert words in choice.reason

@@ -129,7 +129,9 @@ def test_scores_stay_where_there_is_a_choice_and_the_policy_can_be_saved(name, t
 
 
 def test_policies_go_on_sharing_their_scorer():
-    dial = DeadlineScheduler(scheduler=EENetScheduler(epochs=2), deadline=3.0).sweep(synthetic_table(200))
+    dial = DeadlineScheduler(scheduler=EENetScheduler(epochs=2, thresholds="joint"), deadline=3.0).sweep(
+        synthetic_table(200)
+    )
     assert len({policy.scorer for policy in dial.policies}) == 1
 
 

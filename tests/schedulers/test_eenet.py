@@ -1,4 +1,7 @@
-"""EENet's functions and losses against torch's gradients; each known fault of the public code has its test."""
+"""EENet's functions, losses and training against a slow twin from the paper (section 3.2), with gradients of torch.
+
+Each known fault of the public code has its test.
+"""
 
 import dataclasses
 import itertools
@@ -11,31 +14,29 @@ import torch
 from eenet.policies import EENetScorer, Replayer
 from eenet.policies.learned import exit_features
 from eenet.schedulers import EENetScheduler, StoppingScheduler
-from eenet.schedulers.eenet import _fit, _start, _train
+from eenet.schedulers.eenet import KINDS, _fit, _start, _train
 from eenet.schedulers.eenet_fit import AssignmentNetworks, score_gradient, score_members
 from eenet.tables import CostTable, ExitTable
 from eenet.testing import check_policy, synthetic_table
 
 SHORT = dataclasses.replace(EENetScheduler.published(), epochs=4, alternate_every=1, learning_rate=1e-2)
-BOTH = pytest.mark.parametrize("assignment", ["sum", "softmax"])
 
 
 def inputs(table):
     return exit_features(table.seen()).astype(np.float32)
 
 
-def networks(x, goals, assignment="sum", *, pulls=(1e-3, 1e-2, 1.0), hidden_ratio=0.5, seed=0):
+def networks(x, goals, *, pulls=(1e-3, 1e-2, 1.0), hidden_ratio=0.5, seed=0):
     return AssignmentNetworks(
         np.array(goals, dtype=np.float32),
         x.shape[1:],
         hidden_ratio=hidden_ratio,
-        assignment=assignment,
         pulls=pulls,
         generator=np.random.default_rng(seed),
     )
 
 
-def random_case(assignment="sum", seed=0, *, pulls=(0.3, 0.7, 1.3), members=3):
+def random_case(seed=0, *, pulls=(0.3, 0.7, 1.3), members=3):
     """Everything training looks at, at random: many scores clip, at both ends."""
     generator = np.random.default_rng(seed)
     x = generator.normal(size=(7, 4, 5)).astype(np.float32)
@@ -43,7 +44,7 @@ def random_case(assignment="sum", seed=0, *, pulls=(0.3, 0.7, 1.3), members=3):
     utility = (generator.random((7, 4)) < 0.5).astype(np.float32)
     costs = generator.random((7, 4)).cumsum(axis=1).astype(np.float32)
     goals = np.linspace(0.8, 1.7, members)
-    return x, weight, utility, costs, networks(x, goals, assignment, pulls=pulls, hidden_ratio=1.5, seed=seed)
+    return x, weight, utility, costs, networks(x, goals, pulls=pulls, hidden_ratio=1.5, seed=seed)
 
 
 # --- the slow twin: the same in torch, samples first ------------------------------------------------------------------
@@ -59,7 +60,7 @@ def twin_scores(weight, x):
     return torch.stack(scores, dim=2)
 
 
-def twin_shares(parameters, x, scores, assignment):
+def twin_shares(parameters, x, scores):
     """Shares ``[member, sample, exit]`` of the assignment networks."""
     own, earlier, bias, second, second_bias = parameters
     raw = []
@@ -68,15 +69,11 @@ def twin_shares(parameters, x, scores, assignment):
         first = torch.cat([own[k], earlier[k, :, :, :k]], dim=2)
         hidden = torch.relu(seen @ first.transpose(1, 2) + bias[k, :, None])
         raw.append((hidden @ second[k, :, :, None]).squeeze(2) + second_bias[k, :, None])
-    stacked = torch.stack(raw, dim=2)
-    if assignment == "softmax":
-        return torch.softmax(torch.sigmoid(stacked), dim=2)
-    positive = torch.nn.functional.softplus(stacked)
-    return positive / positive.sum(dim=2, keepdim=True)
+    return torch.softmax(torch.stack(raw, dim=2), dim=2)
 
 
 def twin_score_loss(scores, utility, shares):
-    """``L_q``: cross-entropy of score against utility, samples weighted by how likely they are to leave there."""
+    """``L_g``: cross-entropy of score against utility, samples weighted by how likely they are to leave there."""
     clipped = scores.clamp(1e-6, 1 - 1e-6)
     loss = torch.nn.functional.binary_cross_entropy(clipped, utility.expand_as(clipped), reduction="none")
     omega = 1 / scores.shape[1] if shares is None else (shares / shares.sum(dim=1, keepdim=True)).detach()
@@ -84,11 +81,11 @@ def twin_score_loss(scores, utility, shares):
 
 
 def twin_assignment_loss(shares, scores, costs, goals, pulls):
-    """``L_r``: pull towards the exits with the larger scores, and towards the budget."""
+    """``L_h``: pull towards the exits with the larger scores, and towards the budget."""
     alpha_kl, alpha_cost, beta = pulls
-    target = (scores.detach() + 1e-6) ** beta
+    target = (scores.detach() + 1e-6) ** (1 / beta)
     target = target / target.sum(dim=2, keepdim=True)
-    divergence = (target * (target / shares).log()).sum(dim=2).mean(dim=1)
+    divergence = (target * (target / shares).log()).mean(dim=(1, 2))
     distance = ((shares * costs).sum(dim=2).mean(dim=1) - goals).abs() / goals
     return (alpha_kl * divergence + alpha_cost * distance).sum()
 
@@ -105,16 +102,15 @@ def flat(parameters):
     return torch.cat([p.grad.flatten() for p in parameters]).numpy()
 
 
-@BOTH
-def test_scores_and_shares_equal_the_slow_twin(assignment):
-    x, weight, _, _, net = random_case(assignment)
+def test_scores_and_shares_equal_the_slow_twin():
+    x, weight, _, _, net = random_case()
     scores = score_members(weight, x)
     slow = twin_scores(*tensors(weight, x))
     assert ((scores == 0) | (scores == 1)).mean() > 0.2
     assert np.allclose(scores.swapaxes(1, 2), slow.numpy(), atol=1e-6)
     shares = net.assign(x, scores).shares
     assert shares.shape == (3, 4, 7)  # no silent broadcast over samples
-    twin = twin_shares(twin_parameters(net), torch.from_numpy(x), slow, assignment).detach().numpy()
+    twin = twin_shares(twin_parameters(net), torch.from_numpy(x), slow).detach().numpy()
     assert np.allclose(shares.swapaxes(1, 2), twin, atol=1e-6)
 
 
@@ -132,15 +128,14 @@ def test_the_gradient_of_the_score_loss_equals_torchs(weighted, seed):
     assert np.allclose(found, twin_weight.grad.numpy(), rtol=1e-4, atol=1e-5)
 
 
-@BOTH
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("pulls", [(0.3, 0.7, 1.3), (1.0, 0.0, 1.0), (0.0, 1.0, 2.0)])
-def test_the_gradient_of_the_assignment_loss_equals_torchs(assignment, seed, pulls):
-    x, weight, _, costs, net = random_case(assignment, seed, pulls=pulls)
+def test_the_gradient_of_the_assignment_loss_equals_torchs(seed, pulls):
+    x, weight, _, costs, net = random_case(seed, pulls=pulls)
     scores = score_members(weight, x)
     parameters, (twin_x, twin_costs, goals) = twin_parameters(net), tensors(x, costs, net.goals)
     slow = torch.from_numpy(scores.swapaxes(1, 2).copy())
-    twin_assignment_loss(twin_shares(parameters, twin_x, slow, assignment), slow, twin_costs, goals, pulls).backward()
+    twin_assignment_loss(twin_shares(parameters, twin_x, slow), slow, twin_costs, goals, pulls).backward()
     found = net.gradient(x, scores, costs)
     assert np.abs(found).max() > 1e-3
     assert np.allclose(found, flat(parameters), rtol=1e-4, atol=1e-6)
@@ -152,36 +147,45 @@ def twin_train(weight, net, data, settings, generator):
     weight = torch.from_numpy(weight.copy()).requires_grad_()
     rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     scoring = torch.optim.Adam([weight], **rates)
-    if net is None:
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(scoring, settings.epochs)
-    else:
+    optimizers = [scoring]
+    if net is not None:
         parameters, goals = twin_parameters(net), torch.from_numpy(net.goals)
         assigning = torch.optim.Adam(parameters, **rates)
+        optimizers.append(assigning)
     for epoch in range(settings.epochs):
+        for optimizer in optimizers if settings.anneal else ():
+            optimizer.param_groups[0]["lr"] = (
+                settings.learning_rate * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
+            )
         for rows in torch.split(torch.from_numpy(generator.permutation(len(x))), settings.batch_size):
-            scores = twin_scores(weight, x[rows])
-            shares = None if net is None else twin_shares(parameters, x[rows], scores, net.assignment)
-            if net is None or epoch // settings.alternate_every % 2 == 0:
-                optimizer, loss = scoring, twin_score_loss(scores, utility[rows], shares)
-            else:
-                optimizer = assigning
-                loss = twin_assignment_loss(shares, scores, costs[rows], goals, net.pulls)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        if net is None:
-            schedule.step()
+            both = not settings.alternate_every
+            turn = 0 if both else epoch // settings.alternate_every % 2
+            if net is None or turn == 0:
+                scores = twin_scores(weight, x[rows])
+                shares = None if net is None else twin_shares(parameters, x[rows], scores)
+                scoring.zero_grad()
+                twin_score_loss(scores, utility[rows], shares).backward()
+                scoring.step()
+            if net is not None and (both or turn == 1):
+                scores = twin_scores(weight, x[rows])
+                assigning.zero_grad()
+                shares = twin_shares(parameters, x[rows], scores)
+                twin_assignment_loss(shares, scores, costs[rows], goals, net.pulls).backward()
+                assigning.step()
     return weight.detach().numpy(), None if net is None else [p.detach().numpy() for p in parameters]
 
 
-@pytest.mark.parametrize("assignment", [None, "sum", "softmax"])
-def test_training_equals_torchs(assignment):
+@pytest.mark.parametrize("anneal", [False, True])
+@pytest.mark.parametrize(("assigned", "alternate_every"), [(False, 0), (True, 0), (True, 1), (True, 2)])
+def test_training_equals_torchs(assigned, alternate_every, anneal):
     table = synthetic_table(150, num_exits=3)
-    settings = dataclasses.replace(SHORT, batch_size=64, weight_decay=0.01)
-    x, members = inputs(table), 1 if assignment is None else 4
+    settings = dataclasses.replace(
+        SHORT, batch_size=64, weight_decay=0.01, alternate_every=alternate_every, anneal=anneal
+    )
+    x, members = inputs(table), 4 if assigned else 1
     data = (x, table.utility.astype(np.float32), table.leaving_costs.astype(np.float32))
     weight = np.repeat(_start(table, *data[:2])[:, None], members, axis=1)
-    net = None if assignment is None else networks(x, [1.2, 1.8, 2.2, 2.9], assignment)
+    net = networks(x, [1.2, 1.8, 2.2, 2.9]) if assigned else None
     slow_weight, parameters = twin_train(weight, net, data, settings, np.random.default_rng(1))
     start = weight.copy()
     _train(weight, net, data, settings, np.random.default_rng(1))
@@ -195,12 +199,15 @@ def test_training_equals_torchs(assignment):
 # --- by hand ----------------------------------------------------------------------------------------------------------
 
 
-def test_published_settings_are_the_papers():
+def test_published_settings_are_those_of_the_public_code():
     published = EENetScheduler.published()
     assert (published.learning_rate, published.weight_decay, published.epochs) == (3e-5, 1e-2, 1000)
-    assert (published.batch_size, published.alternate_every) == (512, 10)
+    assert (published.batch_size, published.alternate_every, published.anneal) == (512, 10, False)
     assert (published.alpha_kl, published.alpha_cost, published.beta) == (1e-3, 1e-2, 1.0)
-    assert (published.hidden_ratio, published.assignment, published.thresholds) == (0.5, "sum", "assigned")
+    assert (published.hidden_ratio, published.thresholds) == (0.5, "assigned")
+    paper = EENetScheduler.paper()  # the same rule
+    assert (paper.alpha_kl, paper.alpha_cost, paper.beta) == (1e-3, 1e-2, 1.0)
+    assert (paper.hidden_ratio, paper.thresholds, paper.alternate_every) == (0.5, "assigned", 0)
 
 
 def test_the_score_loss_by_hand():
@@ -229,14 +236,11 @@ def test_training_and_inference_compute_the_same_scores():
             assert (score[trained[member, k] == 0] <= 0).all()
 
 
-def test_softmax_assignment_cannot_reach_tight_budgets():
-    x, reach = inputs(synthetic_table(200)), {}
-    for assignment in ("sum", "softmax"):
-        net = networks(x, [1.0], assignment)
-        net.second_bias[0], net.second_bias[1:] = 50.0, -50.0  # all its weight on exit 0
-        reach[assignment] = net.assign(x, np.zeros((1, 4, 200), dtype=np.float32)).shares[0, 0].mean()
-    assert reach["sum"] > 0.99
-    assert reach["softmax"] == pytest.approx(math.e / (math.e + 3), abs=0.01)
+def test_any_share_can_be_reached():
+    x = inputs(synthetic_table(200))
+    net = networks(x, [1.0])
+    net.second_bias[0], net.second_bias[1:] = 50.0, -50.0  # all its weight on exit 0
+    assert net.assign(x, np.zeros((1, 4, 200), dtype=np.float32)).shares[0, 0].min() > 0.999
 
 
 def test_extreme_outputs_leave_shares_and_gradients_finite():
@@ -285,13 +289,15 @@ def test_saturated_and_hopeless_outputs_train_without_nan(scheduler):
     assert math.isfinite(utility)
 
 
-@pytest.mark.parametrize("scheduler", [EENetScheduler(epochs=5), EENetScheduler(epochs=5, thresholds="assigned")])
-def test_slow_fits_report_how_far_they_are(scheduler, monkeypatch):
+@pytest.mark.parametrize(("thresholds", "fits"), [("chosen", 7), ("joint", 1), ("assigned", 1)])
+def test_slow_fits_report_how_far_they_are(thresholds, fits, monkeypatch):
     clock = itertools.count(step=1.5)  # an epoch seems to take this long: every other one is reported
     monkeypatch.setattr("eenet.schedulers.eenet.monotonic", lambda: next(clock))
     news = []
-    dataclasses.replace(scheduler, progress=lambda *one: news.append(one[1:])).fit(synthetic_table(60), budget=2.0)
-    assert news and all(total == 5 for _, total in news) and [done for done, _ in news] == sorted({d for d, _ in news})
+    scheduler = EENetScheduler(epochs=5, thresholds=thresholds, progress=lambda *one: news.append(one[1:]))
+    scheduler.fit(synthetic_table(60), budget=2.0)
+    assert {total for _, total in news} == {5 * fits}
+    assert [done for done, _ in news] == sorted({done for done, _ in news})
 
 
 # --- features and costs of the user's own -----------------------------------------------------------------------------
@@ -333,3 +339,43 @@ def test_costs_of_each_sample_decide_what_the_assignment_plans():
     scores = score_members(weight, x)
     even = np.broadcast_to(costs.mean(axis=0), costs.shape).astype(np.float32)
     assert not np.allclose(net.gradient(x, scores, costs), net.gradient(x, scores, even), atol=1e-4)
+
+
+# --- which restart, which thresholds ----------------------------------------------------------------------------------
+
+
+def test_of_the_starts_near_the_budget_the_most_useful_is_kept_and_else_the_nearest(monkeypatch):
+    table = synthetic_table(600, num_exits=2, num_classes=3)  # costs 1 and 2
+    plain = _fit(table, None, EENetScheduler(epochs=1))[0][0]
+    noise = plain.copy()
+    noise[0, :3] = [1.0, 0.0, 0.0]
+    noise[0, 3:] = 0.0  # a score that says nothing
+    shares = np.array([[0.55, 0.45], [0.5, 0.5], [1.0, 0.0]])  # plan 1.45, 1.5, 1.0
+
+    def found(*weights):
+        monkeypatch.setattr("eenet.schedulers.eenet._fit", lambda *_: (np.stack(weights), shares))
+        return dataclasses.replace(EENetScheduler.paper(), restarts=3).sweep(table, budgets=[1.5])
+
+    for weights, kept in (
+        ((plain, noise, noise), plain),
+        ((noise, plain, noise), plain),
+        ((noise, noise, plain), noise),
+    ):
+        dial = found(*weights)
+        assert dial.reason == ""
+        assert any(np.array_equal(part.scorer.weight, kept) for _, part in dial.at(1.5).components())
+    shares = np.array([[1.0, 0.0], [0.0, 1.0], [0.7, 0.3]])  # none is near 1.5; the last is nearest
+    dial = found(plain, plain, noise)
+    assert "within 10% of the budget at 1 of 1 budgets: the nearest" in dial.reason
+    assert any(np.array_equal(part.scorer.weight, noise) for _, part in dial.at(1.5).components())
+    assert Replayer(table).expected(dial.at(1.5))[0] == pytest.approx(1.5, rel=1e-6)
+
+
+def test_the_best_thresholds_on_held_out_samples_are_chosen():
+    table = synthetic_table(400)
+    dial = EENetScheduler(epochs=5).sweep(table)
+    areas = EENetScheduler(epochs=5)._held_out(table)
+    best = max(areas, key=lambda name: areas[name])
+    assert dial.reason.startswith(f"thresholds: {best}, ") and all(name in dial.reason for name in KINDS)
+    alone = EENetScheduler(epochs=5, thresholds=best).sweep(table)
+    assert dial.fit_costs == alone.fit_costs and dial.fit_utilities == alone.fit_utilities

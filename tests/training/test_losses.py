@@ -23,6 +23,7 @@ from eenet.training import (
     expected_exit_weights,
     fit_exits,
     increasing_weights,
+    paper_loss,
     plain_gradients,
     rescaled_gradients,
     uniform_weights,
@@ -55,6 +56,28 @@ def test_distillation_is_the_formula() -> None:
             total += sum((p[c] * (p[c] / q[c]).log()).item() for c in range(5))
     wanted = temperature**2 * total / (4 * 2)
     assert distillation_loss(logits, temperature).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_papers_loss_is_the_formula() -> None:
+    logits, labels, (alpha, tau), exits = (
+        [torch.randn(4, 5) for _ in range(3)],
+        torch.tensor([0, 4, 2, 2]),
+        (0.7, 2.0),
+        3,
+    )
+    total = 0.0
+    for k, one in enumerate(logits, 1):
+        total += k / (exits * (exits + 1)) * -sum(one[n].log_softmax(0)[labels[n]].item() for n in range(4)) / 4
+        if k < exits:
+            for n in range(4):
+                p, q = (logits[-1][n] / tau).softmax(0), (one[n] / tau).softmax(0)
+                total += alpha * tau**2 * (p * (p / q).log()).sum().item() / 4
+    settings = paper_loss(TrainSettings(epochs=1, weighting=uniform_weights), alpha=alpha, temperature=tau)
+    weights = torch.tensor(settings.weighting(exits))
+    pull = distillation_loss(logits, settings.temperature, summed=settings.distillation_summed)
+    found = (exit_losses(logits, labels) * weights).sum() + settings.distillation * pull
+    assert found.item() == pytest.approx(total, rel=1e-5)
+    assert settings.distillation_from == 0.0
 
 
 def test_distillation_is_zero_for_equal_exits_and_teaches_the_early_ones_only() -> None:

@@ -25,6 +25,7 @@ POLICIES = {
     "auto": "eenet.schedulers:AutoScheduler",
     "stopping": "eenet.schedulers:StoppingScheduler",
     "eenet": "eenet.schedulers:EENetScheduler",
+    "eenet_paper": "eenet.schedulers:EENetScheduler.paper",
     "eenet_published": "eenet.schedulers:EENetScheduler.published",
     "max_prob": "eenet.schedulers:GeometricScheduler confidence=max_prob",
     "certainty": "eenet.schedulers:GeometricScheduler confidence=certainty",

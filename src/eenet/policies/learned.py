@@ -120,10 +120,10 @@ def exit_features(seen: Float32[np.ndarray, "sample seen class"]) -> Float64[np.
     """Return EENet's features of every exit seen: the probabilities and three confidences.
 
     The confidences are the largest probability, one minus the normalised entropy, and the share of the exits up to
-    here that voted for the most popular class.
+    here that voted for the most popular class; at exit 0 that is always 1, and fitting gives it no weight.
 
     Source:
-        EENet (arXiv 2301.07099), section on exit scoring.
+        EENet (WACV 2024), section 3.2.
     """
     p, log_p = probabilities(seen)
     classes = p.shape[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from operator import length_hint
@@ -32,6 +32,7 @@ _NAMES = "feature_names"  # the only array that is not by sample
 
 
 _Arrays: TypeAlias = dict[str, np.ndarray]
+_Utility: TypeAlias = str | Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _UTILITIES = {"accuracy": pixel_accuracy, "miou": mean_iou}  # of a map, from its confusion counts
 
@@ -41,7 +42,7 @@ def record(
     dataset: Data,
     path: str | os.PathLike[str] | None = None,
     *,
-    utility: str | None = None,
+    utility: _Utility | None = None,
     batch_size: int | None = None,
     split: str = "",
     costs: CostTable | None = None,
@@ -69,7 +70,9 @@ def record(
         path: An ``.npz`` file if the name ends so, else a folder of ``.npy`` files (read memory-mapped); None: the
             table is kept in memory only, without confusion counts.
         utility: Of maps: ``"accuracy"`` (default), the share of the pixels that are right, or ``"miou"``, the mean IoU
-            over the classes that occur in the image. Where it is given, anything but maps is refused.
+            over the classes that occur in the image. Where one of these is given, anything but maps is refused. For
+            answers that are no classes: a function of outputs ``[sample, exit, column]`` and targets ``[sample, ...]``
+            that returns ``[sample, exit]``, such as a partial `regression_utility`; outputs then become ``features``.
         batch_size: Samples per forward pass, where the data set leaves that open; default: 128, of maps 8.
         split: Name of the split, stored in the table.
         costs: What leaving at each exit costs, stored in the table.
@@ -90,11 +93,13 @@ def record(
         TableError: A label is no class of the model, or the model returns NaN or infinity.
         RunError: The disk is full or refuses, or the data set yields another number of rows than its length.
     """
-    if utility is not None and utility not in _UTILITIES:
-        raise InputError(f"utility {utility!r} is unknown: there are {' and '.join(_UTILITIES)}. Pass one of them.")
+    if utility is not None and not callable(utility) and utility not in _UTILITIES:
+        known = " and ".join(_UTILITIES)
+        raise InputError(f"utility {utility!r} is unknown: there are {known}. Pass one of them, or a function.")
     count = samples_in(dataset, with_labels=True)
     if batch_size is None:
-        batch_size = 8 if count and (utility or _holds_masks(dataset)) else 128
+        maps = not callable(utility) and count and (utility or _holds_masks(dataset))
+        batch_size = 8 if maps else 128
     batch_size = int(number(batch_size, "batch_size", 1, whole=True))
     if count == 0:
         raise InputError("dataset of 0 samples cannot be recorded: a table has at least 1. Pass some.")
@@ -164,11 +169,15 @@ def _holds_masks(dataset: Data) -> bool:
     return axes_of(targets) == 3
 
 
-def _rows(engine: Engine, inputs: Inputs, labels: np.ndarray, utility: str | None) -> _Arrays:
-    """Return what is recorded of a batch; of maps where the labels are masks or there is a utility."""
+def _rows(engine: Engine, inputs: Inputs, targets: object, utility: _Utility | None) -> _Arrays:
+    """Return what is recorded of a batch; of maps where the targets are masks or a utility of maps is named."""
+    inner = engine.inner if isinstance(engine, DenseEngine) else engine
+    if callable(utility):
+        features = outputs(inner, inputs)
+        return {"features": features, "utility": as_array(utility(features, as_array(targets))).astype(np.float32)}
+    labels = _whole_numbers(targets)
     if labels.ndim == 3 or utility:
         return _rows_of_maps(engine, inputs, labels, utility or "accuracy")
-    inner = engine.inner if isinstance(engine, DenseEngine) else engine
     return {"logits": outputs(inner, inputs), "labels": labels}
 
 
@@ -212,13 +221,12 @@ def _whole_numbers(labels: object) -> np.ndarray:
     return found.astype(np.int64)
 
 
-def _parts(engine: Engine, batches: Iterable[Any], utility: str | None, count: int | None) -> Iterator[_Arrays]:
+def _parts(engine: Engine, batches: Iterable[Any], utility: _Utility | None, count: int | None) -> Iterator[_Arrays]:
     """Yield every batch's rows of every array; refuse batches that do not fit together or add up to the length."""
     rows = 0
     shapes: dict[str, tuple[int, ...]] = {}
     for inputs, targets in batches:
-        labels = _whole_numbers(targets)
-        part = _rows(engine, inputs, labels, utility)
+        part = _rows(engine, inputs, targets, utility)
         for key, array in part.items():
             if array.shape[1:] != shapes.setdefault(key, array.shape[1:]):
                 raise ShapeError(
@@ -227,7 +235,7 @@ def _parts(engine: Engine, batches: Iterable[Any], utility: str | None, count: i
                 )
         checked(_table_arrays(part), part[_NAMES].tolist() if _NAMES in part else (), rows)
         yield part
-        rows += len(labels)
+        rows += len(next(iter(part.values())))
     if not rows:
         raise InputError(
             "dataset yields no batch: there is nothing to record, or it is an iterator that was read before. Pass at "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int
@@ -13,12 +13,16 @@ from jaxtyping import Float64, Int
 from eenet.policies.dial import Dial
 from eenet.policies.replay import Replayer
 from eenet.schedulers.base import LEAST_SAMPLES, Scheduler, folds_of, sampled
+from eenet.schedulers.choosing import contributions
 from eenet.schedulers.ensemble import fit_ensemble, transformed_dial
 from eenet.schedulers.stopping import StoppingScheduler
 from eenet.schedulers.thresholds import GeometricScheduler, JointScheduler
 from eenet.tables.costs import CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
+_Trial: TypeAlias = tuple[str, Int[np.ndarray, " row"], Replayer, Dial]
+
+_MANY = 1000  # samples from which on optimal stopping does not overfit
 _ROWS = 10_000  # samples the choice is made on at most
 _ENTRIES = 10_000_000  # numbers in their outputs at most
 
@@ -60,21 +64,28 @@ class AutoScheduler(Scheduler):
     """Chooses between confidence, margin, joint thresholds and optimal stopping, each with and without an ensemble.
 
     All are fitted on part of the table and judged on the rest, in turn (cross-validation), at the ten standard budgets
-    and at equal realised cost. Of those that are within ``tolerance`` standard errors of the best, the simplest is
-    taken and fitted on the whole table; the dial's ``reason`` says why. With fewer than 50 samples there is nothing to
-    choose by, and the simplest is taken. Where labels are unknown, or a transform is there already, there are no
-    ensembles. On tables of features, confidences are tried that are the names of columns, and optimal stopping.
+    and at equal realised cost; the one chosen is fitted on the whole table, and the dial's ``reason`` says why.
+
+    From 1,000 samples on, optimal stopping is taken, with or without the ensemble, whichever did better, unless
+    another is better by more than ``margin`` standard errors of the difference. With fewer samples it overfits: of
+    those within ``tolerance`` standard errors of the best, the simplest is taken. With fewer than 50 there is nothing
+    to choose by, and the simplest is taken.
+
+    Where labels are unknown, or a transform is there already, there are no ensembles. On tables of features,
+    confidences are tried that are the names of columns, and optimal stopping.
 
     Attributes:
         folds: Of the cross-validation.
-        tolerance: Standard errors within which a simpler scheduler is preferred.
+        tolerance: Standard errors within which a simpler scheduler is preferred, below 1,000 samples.
+        margin: Standard errors by which another must be better than optimal stopping, from 1,000 samples on.
         progress: Called with what was just tried, how many trials are done and how many there are.
     """
 
     folds: int = 5
     tolerance: float = 1.0
+    margin: float = 2.0
     progress: Callable[[str, int, int], None] | None = field(default=None, repr=False, compare=False)
-    at_least: ClassVar[dict[str, float]] = {"folds": 2, "tolerance": 0}
+    at_least: ClassVar[dict[str, float]] = {"folds": 2, "tolerance": 0, "margin": 0}
 
     def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
         choice = self.choose(table)
@@ -96,13 +107,17 @@ class AutoScheduler(Scheduler):
         scores = self._held_out(table)
         areas = {name: float(score.mean()) for name, score in scores.items()}
         best = max(areas, key=lambda name: areas[name])
-        losses = {name: scores[best] - score for name, score in scores.items()}
-        contenders = [
-            Contender(name, areas[name], float(lost.mean()), float(lost.std(ddof=1)) / math.sqrt(len(lost)))
-            for name, lost in losses.items()
-        ]
-        chosen = next(one for one in contenders if one.deficit <= self.tolerance * one.noise or one.name == best)
-        return Choice(chosen.name, tuple(contenders), _reason(chosen, contenders, best))
+        contenders = [Contender(name, area, *_behind(scores[best], scores[name])) for name, area in areas.items()]
+        start = max((name for name in areas if name.startswith("stopping")), key=lambda name: areas[name], default="")
+        if start and table.num_samples >= _MANY:
+            lead, noise = _behind(scores[best], scores[start])
+            name = best if lead > self.margin * noise else start
+        else:
+            known = {one.name: one for one in contenders}
+            name = next(
+                name for name in areas if known[name].deficit <= self.tolerance * known[name].noise or name == best
+            )
+        return Choice(name, tuple(contenders), _reason(name, contenders, best))
 
     def _schedulers(self, table: ExitTable) -> dict[str, Scheduler]:
         """Return what can be fitted on a table, the simplest first."""
@@ -119,23 +134,16 @@ class AutoScheduler(Scheduler):
         table = sampled(table, min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_columns))), self.seed)
         costs = table.require_costs()
         budgets = standard_budgets(costs)
-        found: dict[str, np.ndarray] = {}
-        tries = len(self._schedulers(table)) * self.folds * (2 if table.combinable else 1)
-        for i, (name, rows, replayer, dial) in enumerate(self._trials(table, budgets)):
-            # costs that differ from sample to sample are those of the fold in a dial: its least may be above a budget
-            policies = [dial.at(max(budget, dial.costs.low)) for budget in budgets]
-            replayer.prepare(policies)
-            outcome = found.setdefault(name, np.empty((2, len(budgets), table.num_samples)))
-            for row, policy in enumerate(policies):
-                outcome[:, row, rows] = replayer.per_sample(policy)
-            if self.progress is not None:
-                self.progress(name, i + 1, tries)
-        anchor = (costs.low, float(table.require_utility("fitting AutoScheduler")[:, 0].mean()))
-        return {name: _contribution(spent, earned, budgets, anchor) for name, (spent, earned) in found.items()}
+        return contributions(table, self._reported(self._trials(table, budgets), table), budgets)
 
-    def _trials(
-        self, table: ExitTable, budgets: tuple[float, ...]
-    ) -> Iterator[tuple[str, Int[np.ndarray, " row"], Replayer, Dial]]:
+    def _reported(self, trials: Iterable[_Trial], table: ExitTable) -> Iterator[_Trial]:
+        tries = len(self._schedulers(table)) * self.folds * (2 if table.combinable else 1)
+        for i, trial in enumerate(trials):
+            yield trial
+            if self.progress is not None:
+                self.progress(trial[0], i + 1, tries)
+
+    def _trials(self, table: ExitTable, budgets: tuple[float, ...]) -> Iterator[_Trial]:
         """Yield every fold's contenders: name, held-out rows, their replayer, and the dial fitted on the other rows."""
         fold = folds_of(table.num_samples, self.folds, self.seed)
         for f in range(self.folds):
@@ -150,32 +158,20 @@ class AutoScheduler(Scheduler):
                     yield name + suffix, rows, judge, scheduler.dial(part, budgets)
 
 
-def _contribution(
-    spent: Float64[np.ndarray, "budget sample"],
-    earned: Float64[np.ndarray, "budget sample"],
-    budgets: Sequence[float],
-    anchor: tuple[float, float],
-) -> Float64[np.ndarray, " sample"]:
-    """Return each sample's part in the area under the curve, to first order.
-
-    The mean of the parts is the area: the utility at a budget is what the policy for it earned, less the curve's slope
-    times what it spent too much.
-    """
-    cost, gain, asked = spent.mean(axis=1), earned.mean(axis=1), np.array(budgets)
-    x, y = np.append(anchor[0], cost), np.append(anchor[1], gain)
-    order = np.argsort(x, kind="stable")
-    room = asked - cost
-    missing = np.interp(asked, x[order], y[order]) - gain
-    slope = np.divide(missing, room, out=np.zeros_like(room), where=np.abs(room) > 1e-9 * cost)
-    parts: np.ndarray = earned + slope[:, None] * (asked[:, None] - spent)
-    return np.asarray(parts.mean(axis=0))
+def _behind(first: Float64[np.ndarray, " sample"], second: Float64[np.ndarray, " sample"]) -> tuple[float, float]:
+    """Return by how much the second is behind in the mean, and the standard error of that."""
+    lost = first - second
+    return float(lost.mean()), float(lost.std(ddof=1)) / math.sqrt(len(lost))
 
 
-def _reason(chosen: Contender, contenders: Sequence[Contender], best: str) -> str:
+def _reason(name: str, contenders: Sequence[Contender], best: str) -> str:
     """Say in a sentence why."""
     listed = ", ".join(f"{one.name} {100 * one.area:.2f}" for one in sorted(contenders, key=lambda one: -one.area))
     why = "the best on held-out samples"
-    if chosen.name != best:
+    if name != best:
+        chosen = next(one for one in contenders if one.name == name)
         gap = f"{100 * chosen.deficit:.2f} ± {100 * chosen.noise:.2f} points"
         why = f"simpler than {best} and within noise of it ({gap})"
-    return f"{chosen.name}: {why}. Held-out utility over the standard budgets, in percent: {listed}."
+        if name.startswith("stopping"):
+            why = f"the best on most tables, and {best} is not better by more than noise ({gap})"
+    return f"{name}: {why}. Held-out utility over the standard budgets, in percent: {listed}."

@@ -7,7 +7,7 @@ same matrix products. Samples stand last in every intermediate array.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
@@ -19,7 +19,7 @@ Weights: TypeAlias = Float32[np.ndarray, "exit member input"]
 
 _LOG_EPSILON = 1e-6  # keeps the cross-entropy finite where a score is exactly 0 or 1
 _SCORE_EPSILON = 1e-6  # keeps the assignment's target positive where all scores are clipped to 0
-_LEAST_RAW = -60.0  # keeps shares positive in float32
+_LEAST_RAW = -60.0  # below the largest output: keeps shares positive in float32
 _BETAS = (0.9, 0.999)  # of Adam
 
 
@@ -36,7 +36,7 @@ def score_members(weight: Weights, x: Own) -> PerMember:
 
 
 def score_gradient(x: Own, scores: PerMember, utility: PerExit, shares: PerMember | None) -> Weights:
-    """Return the gradient by the weights of ``L_q``: cross-entropy of score against utility, averaged over exits.
+    """Return the gradient by the weights of ``L_g``: cross-entropy of score against utility, averaged over exits.
 
     Earlier scores enter later ones as constants. ``shares`` says how likely each sample is to leave at each exit, by
     which samples are weighted; None: all alike.
@@ -56,24 +56,19 @@ def score_gradient(x: Own, scores: PerMember, utility: PerExit, shares: PerMembe
 
 
 class Assigned(NamedTuple):
-    """Each sample's shares over the exits, with what their gradient needs.
-
-    ``slope`` is the derivative of the logarithm of each unnormalised share by the network's output.
-    """
+    """Each sample's shares over the exits, with what their gradient needs."""
 
     shares: PerMember
-    slope: PerMember
     hidden: list[Float32[np.ndarray, "member hidden sample"]]
 
 
 class AssignmentNetworks:
-    """Networks of one hidden layer, one per member and exit, whose outputs become shares over the exits.
+    """Networks of one hidden layer, one per member and exit; the softmax of their outputs are shares over the exits.
 
     Args:
         goals: Budget of each member.
         shape: Of the samples: exits, and own features of each.
         hidden_ratio: Width of the hidden layer relative to the inputs.
-        assignment: How outputs become shares; see `EENetScheduler`.
         pulls: ``alpha_kl``, ``alpha_cost`` and ``beta`` of the loss.
         generator: Of the start.
 
@@ -86,7 +81,6 @@ class AssignmentNetworks:
         shape: tuple[int, int],
         *,
         hidden_ratio: float,
-        assignment: Literal["sum", "softmax"],
         pulls: tuple[float, float, float],
         generator: np.random.Generator,
     ) -> None:
@@ -95,7 +89,7 @@ class AssignmentNetworks:
         hidden = max(1, math.ceil(hidden_ratio * width))
         each = (exits, len(goals))
         self._shapes = ((*each, hidden, own), (*each, hidden, exits - 1), (*each, hidden), (*each, hidden), each)
-        self.goals, self.assignment, self.pulls = goals, assignment, pulls
+        self.goals, self.pulls = goals, pulls
         self.parameters = np.zeros(sum(map(math.prod, self._shapes)), dtype=np.float32)
         self.own, self.earlier, self.bias, self.second, self.second_bias = self._views(self.parameters)
         for weights, inputs in ((self.own, width), (self.earlier, width), (self.second, hidden)):
@@ -117,31 +111,25 @@ class AssignmentNetworks:
             np.maximum(hidden, 0.0, out=hidden)
             raw[:, k] = (self.second[k, :, None] @ hidden)[:, 0] + self.second_bias[k, :, None]
             layers.append(hidden)
-        np.maximum(raw, _LEAST_RAW, out=raw)
-        small = np.exp(-np.abs(raw))
-        sigmoid = np.where(raw >= 0, np.float32(1), small) / (1 + small)
-        if self.assignment == "softmax":
-            positive, slope = np.exp(sigmoid), sigmoid * (1 - sigmoid)
-        else:
-            positive = np.maximum(raw, 0.0) + np.log1p(small)  # softplus
-            slope = sigmoid / positive
-        return Assigned(positive / positive.sum(axis=1, keepdims=True), slope, layers)
+        raw -= raw.max(axis=1, keepdims=True)
+        positive = np.exp(np.maximum(raw, np.float32(_LEAST_RAW), out=raw))
+        return Assigned(positive / positive.sum(axis=1, keepdims=True), layers)
 
     def gradient(self, x: Own, scores: PerMember, costs: PerExit) -> Float32[np.ndarray, " value"]:
-        """Return the gradient of ``L_r``: pulls towards the exits with the larger scores, and towards the budget.
+        """Return the gradient of ``L_h``: pulls towards the exits with the larger scores, and towards the budget.
 
-        Scores are constants here; costs are those of leaving at each exit.
+        The divergence is averaged over samples and exits. Scores are constants here; costs are those of leaving at
+        each exit.
         """
         alpha_kl, alpha_cost, beta = self.pulls
-        assigned, samples = self.assign(x, scores), len(x)
-        target = (scores + np.float32(_SCORE_EPSILON)) ** np.float32(beta)
+        assigned, samples, exits = self.assign(x, scores), len(x), x.shape[1]
+        target = (scores + np.float32(_SCORE_EPSILON)) ** np.float32(1 / beta)
         target /= target.sum(axis=1, keepdims=True)
         spent = assigned.shares * costs.T
         pull = np.float32(alpha_cost) * np.sign(spent.sum(axis=1).mean(axis=1) - self.goals) / self.goals
-        # by the logarithm of each share, then of each unnormalised share, then by the output
-        slope = (spent * pull[:, None, None] - np.float32(alpha_kl) * target) / np.float32(samples)
+        # by the logarithm of each share, then by the output
+        slope = (spent * pull[:, None, None] - np.float32(alpha_kl / exits) * target) / np.float32(samples)
         slope -= assigned.shares * slope.sum(axis=1, keepdims=True)
-        slope *= assigned.slope
         gradient = np.zeros_like(self.parameters)
         own, earlier, bias, second, second_bias = self._views(gradient)
         second_bias[:] = slope.sum(axis=2).T

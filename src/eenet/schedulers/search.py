@@ -120,15 +120,15 @@ def geometric_shares(
 def thresholds_for_shares(scores: PerExit, shares: Float[np.ndarray, "candidate exit"]) -> Thresholds:
     """Return thresholds that let the given shares of all samples leave, exit by exit.
 
-    At each exit, of the samples still inside, the ``floor(P_k N)`` with the largest score leave; fewer where the last
+    At each exit, of the samples still inside, the ``round(P_k N)`` with the largest score leave; fewer where the last
     of them and the next have equal scores.
 
     Source:
-        EENet (arXiv 2301.07099), algorithm for the exit thresholds; method of MSDNet.
+        EENet (WACV 2024), algorithm 1; method of MSDNet.
     """
     n, exits = scores.shape
     thresholds = np.full((len(shares), exits), -math.inf, dtype=np.float32)
-    leaving = np.floor(shares * n + 1e-9).astype(np.int64)
+    leaving = np.floor(shares * n + 0.5).astype(np.int64)
     cuts = [Cuts(scores[:, k]) for k in range(exits - 1)]
     for rows in _blocks(len(shares), n):
         inside = np.ones((len(shares[rows]), n), dtype=np.bool_)

@@ -2,6 +2,7 @@
 
 from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
+from eenet.tables.regression import regression_utility
 from eenet.tables.table import ExitTable
 
-__all__ = ["Budget", "BudgetLike", "CostTable", "ExitTable", "log_softmax", "standard_budgets"]
+__all__ = ["Budget", "BudgetLike", "CostTable", "ExitTable", "log_softmax", "regression_utility", "standard_budgets"]

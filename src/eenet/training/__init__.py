@@ -9,16 +9,18 @@ from eenet.training.losses import (
     exit_losses,
     expected_exit_weights,
     increasing_weights,
+    paper_weights,
     plain_gradients,
     rescaled_gradients,
     uniform_weights,
 )
 from eenet.training.schedule import LearningRate, Optimiser, adamw, constant, cosine_decay, sgd, step_decay
-from eenet.training.settings import TrainSettings
+from eenet.training.settings import TrainSettings, paper_loss
 
 __all__ = [
     "fit_exits",
     "TrainSettings",
+    "paper_loss",
     "History",
     "Optimiser",
     "sgd",
@@ -32,6 +34,7 @@ __all__ = [
     "rescaled_gradients",
     "Weighting",
     "increasing_weights",
+    "paper_weights",
     "uniform_weights",
     "SampleWeighting",
     "expected_exit_weights",

@@ -211,7 +211,7 @@ class _Trainer:
             loss = (losses * self.weights).sum()
             if self.schedule.distils(step):
                 share = len(targets) / batch.samples
-                loss = loss + share * settings.distillation * distillation_loss(logits, settings.temperature)
+                loss = loss + share * settings.distillation * _distilled(logits, settings)
             loss.backward()  # type: ignore[no-untyped-call]
         return done
 
@@ -225,6 +225,10 @@ class _Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.follow(step)
+
+
+def _distilled(logits: list[Tensor], settings: TrainSettings) -> Tensor:
+    return distillation_loss(logits, settings.temperature, summed=settings.distillation_summed)
 
 
 def _weights(settings: TrainSettings, num_exits: int) -> Float[Tensor, " exit"]:

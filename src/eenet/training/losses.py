@@ -29,7 +29,7 @@ Weighting: TypeAlias = Callable[[int], tuple[float, ...]]
 
 
 def increasing_weights(num_exits: int) -> tuple[float, ...]:
-    """Return weights proportional to 1, 2, ..., K that sum to 1: later exits weigh more (the paper's choice).
+    """Return weights proportional to 1, 2, ..., K that sum to 1: later exits weigh more.
 
     Example:
         >>> [round(weight, 3) for weight in increasing_weights(3)]
@@ -37,6 +37,15 @@ def increasing_weights(num_exits: int) -> tuple[float, ...]:
     """
     total = num_exits * (num_exits + 1) / 2
     return tuple((k + 1) / total for k in range(num_exits))
+
+
+def paper_weights(num_exits: int) -> tuple[float, ...]:
+    """Return the paper's weights ``k / (K (K + 1))``, k from 1: half of `increasing_weights`, so they sum to 1/2.
+
+    Source:
+        EENet (WACV 2024), section 3.1.
+    """
+    return tuple(weight / 2 for weight in increasing_weights(num_exits))
 
 
 def uniform_weights(num_exits: int) -> tuple[float, ...]:
@@ -106,7 +115,7 @@ def log_shares(labels: Int[Tensor, " sample"], num_classes: int) -> Float[Tensor
 
 
 def distillation_loss(
-    logits: Sequence[Float[Tensor, "sample class ..."]], temperature: float = 3.0
+    logits: Sequence[Float[Tensor, "sample class ..."]], temperature: float = 3.0, *, summed: bool = False
 ) -> Float[Tensor, ""]:
     """Return how far the early exits are from the last: ``T^2 mean_k KL(softmax(z_last / T) || softmax(z_k / T))``.
 
@@ -116,6 +125,7 @@ def distillation_loss(
     Args:
         logits: one tensor per exit, at least two.
         temperature: the T that softens both distributions.
+        summed: over the early exits, as in the paper, and not their mean.
 
     Raises:
         ShapeError: fewer than two exits.
@@ -131,7 +141,8 @@ def distillation_loss(
     for exit_logits in logits[:-1]:
         pupil = F.log_softmax(_at_size(exit_logits, teacher.shape[2:]) / temperature, dim=1)
         gaps.append(F.kl_div(pupil, teacher, reduction="sum", log_target=True) / answers)
-    return temperature**2 * torch.stack(gaps).mean()
+    together = torch.stack(gaps)
+    return temperature**2 * (together.sum() if summed else together.mean())
 
 
 def _at_size(logits: Tensor, size: Sequence[int]) -> Tensor:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from types import CodeType
 from typing import Any, Literal, get_args
 
 from eenet.errors import InputError
 from eenet.training.dataset import Augment
-from eenet.training.losses import Forward, SampleWeighting, Weighting, increasing_weights, plain_gradients
+from eenet.training.losses import (
+    Forward,
+    SampleWeighting,
+    Weighting,
+    increasing_weights,
+    paper_weights,
+    plain_gradients,
+)
 from eenet.training.schedule import LearningRate, Optimiser, Phase, cosine_decay, sgd
 
 _COMPARABLE = (bool, int, float, str, bytes, tuple, list, type(None))  # closed-over values that identify it
@@ -69,6 +76,7 @@ class TrainSettings:
             is added to its logits in the losses, so that the logits themselves need not know it (logit adjustment).
         distillation: factor alpha on the self-distillation loss.
         temperature: T of the self-distillation loss.
+        distillation_summed: whether that loss is summed over the early exits, as in the paper, and not averaged.
         distillation_from: share of the steps after which self-distillation is on.
         augment: changes raw training images; none when not given.
         seed: decides data order, augmentation and dropout, each a function of (seed, epoch, step).
@@ -99,6 +107,7 @@ class TrainSettings:
     balanced: bool = False
     distillation: float = 0.01
     temperature: float = 3.0
+    distillation_summed: bool = False
     distillation_from: float = 0.75
     augment: Augment | None = None
     seed: int = 0
@@ -127,6 +136,30 @@ class TrainSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values, functions by their names."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+def paper_loss(settings: TrainSettings, *, alpha: float = 0.01, temperature: float = 3.0) -> TrainSettings:
+    """Return the same settings with the paper's loss, for runs at parity with it.
+
+    ``L = sum_k gamma_k CE_k + alpha sum_{k<K} tau^2 KL(y_K || y_k)`` with ``gamma_k = k / (K (K + 1))``, from the first
+    step on. Beside our own loss, exits weigh half as much, and the pull to the last exit grows with their number.
+
+    Args:
+        settings: all else.
+        alpha: factor on the divergences.
+        temperature: tau, which softens both distributions.
+
+    Source:
+        EENet (WACV 2024), section 3.1. It does not give the values of ``alpha`` and ``tau``.
+    """
+    return replace(
+        settings,
+        weighting=paper_weights,
+        distillation=alpha,
+        temperature=temperature,
+        distillation_summed=True,
+        distillation_from=0.0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

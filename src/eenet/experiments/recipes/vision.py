@@ -31,16 +31,18 @@ from eenet.models.heads import HeadFactory, branch_head, conv_head, mixed_linear
 from eenet.models.model import MultiExitModel
 from eenet.training.losses import uniform_weights
 from eenet.training.schedule import step_decay
-from eenet.training.settings import TrainSettings
+from eenet.training.settings import TrainSettings, paper_loss
 
 CIFAR_WEIGHTS = Path("weights", "cifar10_resnet", "resnet56.safetensors")
-PAPER_CIFAR = TrainSettings(
-    epochs=150,
-    batch_size=128,
-    lr=0.1,
-    warmup=0.0,
-    schedule=partial(step_decay, milestones=(1 / 3, 2 / 3)),
-    augment=random_crop_flip,
+PAPER_CIFAR = paper_loss(
+    TrainSettings(
+        epochs=150,
+        batch_size=128,
+        lr=0.1,
+        warmup=0.0,
+        schedule=partial(step_decay, milestones=(1 / 3, 2 / 3)),
+        augment=random_crop_flip,
+    )
 )
 PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's public code
 
@@ -173,7 +175,7 @@ _RECIPES = (
         "MSDNet of 35 layers with 5 exits on ImageNet, from scratch",
         msdnet_imagenet,
         load_imagenet,
-        replace(_IMAGENET, epochs=200, warmup=0.0, schedule=_LONG),
+        paper_loss(replace(_IMAGENET, epochs=200, warmup=0.0, schedule=_LONG)),
     ),
     _recipe(
         "tinyimagenet-msdnet",
@@ -204,7 +206,7 @@ _RECIPES = (
         "HRNet-W48 with 4 exits on CamVid at 360x480, from scratch",
         partial(hrnet_segmenter, "hrnet_w48", 11),
         load_camvid,
-        replace(SEGMENTATION, epochs=480, lr=0.01),
+        paper_loss(replace(SEGMENTATION, epochs=480, lr=0.01)),
         size=(360, 480),
     ),
     _recipe(
@@ -220,7 +222,7 @@ _RECIPES = (
         "HRNet-W48 with 4 exits on Cityscapes at 1024x2048, from scratch",
         partial(hrnet_segmenter, "hrnet_w48", 19),
         load_cityscapes,
-        replace(SEGMENTATION, epochs=484, batch_size=12, lr=0.01, augment=random_resized_crop_flip),
+        paper_loss(replace(SEGMENTATION, epochs=484, batch_size=12, lr=0.01, augment=random_resized_crop_flip)),
         size=(1024, 2048),
     ),
 )

@@ -11,6 +11,7 @@ from eenet.errors import InputError
 from eenet.lazy import lazy
 from eenet.running.engines.base import Engine
 from eenet.running.engines.dense import DenseEngine, suited
+from eenet.running.engines.features import FeatureEngine
 
 if TYPE_CHECKING:
     from eenet.models.model import MultiExitModel
@@ -23,6 +24,7 @@ __all__ = [
     "EagerEngine",
     "CompiledEngine",
     "DenseEngine",
+    "FeatureEngine",
     "OnnxEngine",
     "OpenVinoEngine",
     "as_engine",
