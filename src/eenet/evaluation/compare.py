@@ -8,24 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from eenet.errors import InputError, TableError
 from eenet.evaluation.groups import GroupsLike, GroupStats, PolicyGroups, group_rows, group_stats, groupings
-from eenet.evaluation.results import Budgets, Comparison, PolicyRun, SplitRun, summarise
+from eenet.evaluation.results import BOUNDS, Budgets, Comparison, Family, PolicyRun, SplitRun, summarise
 from eenet.evaluation.segmentation import Confusion, check_confusion, iou_of_marginals, marginals
 from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
-from eenet.policies.replay import Replayer, exit_distribution
+from eenet.policies.policy import Policy
+from eenet.policies.replay import Replayer
 from eenet.schedulers.base import Scheduler, warn_if_small
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
 from eenet.tables.checks import number
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
-
-BOUNDS = ("random", "oracle")
-"""Rows that are no policies: the lower and the upper bound."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what was just finished, how many steps are done and how many there are."""
@@ -50,7 +48,7 @@ def compare(
     splits: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
-    resamples: int = 1000,
+    resamples: int = 4000,
     check_source: bool = True,
 ) -> Comparison:
     """Compare schedulers, fitted on one table and judged on the other, at equal realised cost.
@@ -199,6 +197,17 @@ def counter(progress: Progress | None, steps: int, splits: int = 1) -> Callable[
     return step
 
 
+class _Expected(NamedTuple):
+    """What one policy does, in expectation over its coin: mean costs, and of every TEST sample the rest."""
+
+    val_cost: float
+    test_cost: float
+    cost: np.ndarray
+    utility: np.ndarray
+    gained: np.ndarray
+    leaving: np.ndarray
+
+
 class _Split:
     """Fits on VAL and judges on TEST; keeps single samples only for the bootstrap, groups only at the asked budgets."""
 
@@ -244,25 +253,38 @@ class _Split:
         dial = scheduler.sweep(self.val, budgets=self.values)
         policies = [dial.at(value) for value in self.values]
         seconds = time.perf_counter() - started
-        on_val, on_test = self.replayers
-        on_val.prepare(policies)
-        on_test.prepare(policies)
+        for replayer in self.replayers:
+            replayer.prepare(policies)
         asked = {budget.value for budget in self.budgets.asked}
         points, kept = [], []
         groups: dict[tuple[str, float], GroupStats] = {}
         for budget, policy in zip(self.budgets.values, policies, strict=True):
-            exit_index = on_test.exit_index(policy)
-            utility = on_test.utility(policy, exit_index)
-            gained = self.gained[np.arange(len(exit_index)), exit_index] if self.maps else utility
-            expected = sum(share * on_val.mean_cost(on_val.exit_index(part)) for share, part in policy.components())
-            shares = exit_distribution(exit_index, self.test.num_exits)
-            points.append((expected, on_test.mean_cost(exit_index), float(self.measure(gained.mean(axis=0))), shares))
+            found = self._expected(policy)
+            shares = found.leaving.mean(axis=0)
+            points.append((found.val_cost, found.test_cost, float(self.measure(found.gained.mean(axis=0))), shares))
             if self.keep:
-                kept.append((on_test.cost(exit_index).astype(np.float32), gained.astype(np.float32)))
+                kept.append((found.cost.astype(np.float32), found.gained.astype(np.float32)))
             for known in self.groupings if budget in asked else ():
-                groups[known.by, budget] = group_stats(known, self.test, exit_index, utility)
+                groups[known.by, budget] = group_stats(known, self.test, found.leaving, found.utility)
         sampled = self._sampled(*(np.stack(each) for each in zip(*kept, strict=True))) if kept else None
         return self._judged(*zip(*points, strict=True), seconds=seconds, sampled=sampled, groups=groups)
+
+    def _expected(self, policy: Policy) -> _Expected:
+        """Return what a policy does in expectation over its coin: each component is replayed once on each table."""
+        on_val, on_test = self.replayers
+        rows, cost, utility = np.arange(self.test.num_samples), *np.zeros((2, self.test.num_samples))
+        leaving, gained = np.zeros((len(rows), self.test.num_exits)), np.zeros(self.gained[:, 0].shape)
+        val_cost = test_cost = 0.0
+        for share, part in policy.components():
+            stops = on_test.exit_index(part)
+            earned = on_test.utility(part, stops)
+            val_cost += share * on_val.mean_cost(on_val.exit_index(part))
+            test_cost += share * on_test.mean_cost(stops)
+            cost += share * on_test.cost(stops)
+            utility += share * earned
+            gained += share * (self.gained[rows, stops] if self.maps else earned)
+            leaving[rows, stops] += share
+        return _Expected(val_cost, test_cost, cost, utility, gained, leaving)
 
     def _bound(self, reached: Callable[[ExitTable, CostTable, float], BoundPoint], *, is_mix: bool) -> PolicyRun:
         """Return the points of a bound at every budget; a static mix is judged in expectation over its coin."""
@@ -305,7 +327,13 @@ def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: B
         yield "Intervals cover the chance in the test samples, not that in fitting: the policies were fitted once."
     else:
         yield f"VAL and TEST were pooled and split anew {len(runs)} times: fair only if training saw neither of them."
-    yield "Significance is per pair and not corrected for the number of pairs."
+    family = Family.of(list(runs[0].runs))
+    if family.against:
+        yield (
+            f"Tested is {family.policy} against each other policy, corrected for their number (Holm): with 95 % "
+            "confidence none of these differences is wrongly called significant. The intervals, and all other "
+            "differences, are not corrected."
+        )
     if not (val.source and test.source):
         yield "VAL, TEST or both do not name their source: that they come from the same model was not checked."
     if val.num_samples == test.num_samples and np.array_equal(val.outputs[:16], test.outputs[:16]):
