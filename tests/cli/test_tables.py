@@ -48,7 +48,15 @@ def test_compare_prints_the_json_of_the_contract(eenet, tables):
 def test_compare_by_default_leaves_out_the_published_form_only(eenet, tables):
     area = eenet("compare", *tables, "-b", "60%", "--json").value["area"]
     names = {"auto", "stopping", "eenet", "max_prob", "certainty", "margin", "joint", "patience", "vote"}
-    assert set(area) == names | {"pcee", "eero", "ztw", "random", "oracle"}
+    assert set(area) == names | {"pcee", "eero", "ztw", "max_prob+ensemble", "joint+ensemble", "random", "oracle"}
+
+
+def test_compare_holds_policies_to_what_pays_on_request(eenet, tables):
+    free, held = (eenet("compare", *tables, *QUICK, *more, "--json").value for more in ((), ("--cap",)))
+    assert set(free["area"]) == set(held["area"])
+    costs = [[row["val_cost"] for row in value["rows"]] for value in (free, held)]
+    assert all(after <= before + 1e-9 for before, after in zip(*costs, strict=True))
+    assert any("spends at most" in note for note in held["notes"]) == (costs[0] != costs[1])
 
 
 def test_compare_by_default_leaves_out_what_a_utility_of_ones_own_does_not_suit(eenet, write_table):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.evaluation.tables import Coins, Fixed, Tossing, by_hand, planted, read, walk
+from tests.evaluation.tables import Coins, Fixed, Tossing, by_hand, planted, read, walk, worse_at_the_end
 
 from eenet.errors import BudgetError, InputError, ShapeError, TableError
 from eenet.evaluation import compare
@@ -13,6 +13,7 @@ from eenet.evaluation.compare import random_splits
 from eenet.policies.replay import Replayer
 from eenet.schedulers import GeometricScheduler, PatienceScheduler
 from eenet.schedulers.bounds import oracle
+from eenet.schedulers.paying import most_that_pays
 from eenet.tables.costs import CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
@@ -187,13 +188,13 @@ def test_one_policy_alone_is_no_family():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("splits", [1, 5])
-def test_policies_that_differ_in_nothing_are_told_apart_in_one_comparison_of_twenty_at_most(splits):
-    draws, wrong = 300, 0
+@pytest.mark.parametrize(("splits", "draws"), [(1, 300), (5, 100)])
+def test_policies_that_differ_in_nothing_are_told_apart_in_one_comparison_of_twenty_at_most(splits, draws):
+    wrong = 0
     for draw in range(draws):
-        val, test = planted(40, 2 * draw, exits=2), planted(150, 2 * draw + 1, exits=2)
+        val, test = planted(60, 2 * draw, exits=2), planted(150, 2 * draw + 1, exits=2)
         seeds = {("auto" if i == 0 else str(i)): Tossing(seed=100 * draw + i) for i in range(7)}
-        found = compare(val, test, seeds, [1.5], splits=splits, seed=draw, resamples=2000)
+        found = compare(val, test, seeds, [1.5], splits=splits, seed=draw, resamples=1000)
         wrong += any(pair.significant for pair in found.pairs)
     assert wrong / draws <= 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
 
@@ -237,6 +238,34 @@ def test_every_split_uses_every_sample_once_and_depends_on_the_seed():
     assert not np.array_equal(splits[0], splits[1])
     again = next(iter(random_splits(val, test, 2, 0)))
     assert np.array_equal(np.concatenate([table.logits for table in again]), splits[0])
+
+
+# no more than pays
+
+
+def test_a_capped_comparison_stops_where_held_out_utility_peaks_and_says_so():
+    val, test = worse_at_the_end(400, 1), worse_at_the_end(400, 2)
+    free = compare(val, test, MAX_PROB, resamples=10)
+    held = compare(val, test, MAX_PROB, resamples=10, cap=True)
+    most = most_that_pays(MAX_PROB["max_prob"], val)
+    assert 1.0 < most < standard_budgets(val.costs)[-1]
+    for before, after in zip(free.rows, held.rows, strict=True):
+        if before.policy != "max_prob" or before.budget <= most:
+            same = ("val_cost", "test_cost", "test_utility", "exit_distribution")
+            assert all(getattr(before, key) == pytest.approx(getattr(after, key)) for key in same)
+        else:
+            assert after.val_cost <= most < before.val_cost
+    assert free.rows[-3].test_cost > held.rows[-3].test_cost and held.area["max_prob"] >= free.area["max_prob"]
+    assert any(f"max_prob spends at most {most:.4g} MFLOPs" in note for note in held.notes)
+    assert not any("at most" in note for note in free.notes)
+
+
+def test_caps_are_found_anew_on_every_split():
+    val, test = worse_at_the_end(300, 1), worse_at_the_end(300, 2)
+    found = compare(val, test, MAX_PROB, splits=2, cap=True)
+    assert any("on average, in 2 of 2 splits" in note for note in found.notes)
+    caps = [most_that_pays(MAX_PROB["max_prob"], one) for one, _ in random_splits(val, test, 2, 0)]
+    assert max(row.val_cost for row in found.rows if row.policy == "max_prob") <= max(caps)
 
 
 # contract

@@ -28,6 +28,10 @@ def compare(
     confidence: options.ConfidenceOption = None,
     costs: Costs,
     splits: Annotated[int, options.count("Pool VAL and TEST and split them anew this often.")] = 1,
+    cap: Annotated[
+        bool,
+        typer.Option("--cap", help="Spend no more than pays on held-out parts of VAL; takes several times longer."),
+    ] = False,
     groups: Annotated[
         Path | None,
         options.file_in(
@@ -79,6 +83,7 @@ def compare(
         confusion=find_confusion(test),
         groups=grouping,
         splits=splits,
+        cap=cap,
         seed=seed,
         progress=output.step,
         check_source=not force,

@@ -21,6 +21,7 @@ from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
 from eenet.schedulers.base import Scheduler, warn_if_small
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
+from eenet.schedulers.paying import most_that_pays
 from eenet.tables.checks import number
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
@@ -46,6 +47,7 @@ def compare(
     confusion: Confusion | None = None,
     groups: GroupsLike | None = None,
     splits: int = 1,
+    cap: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
     resamples: int = 4000,
@@ -78,6 +80,8 @@ def compare(
         confusion: Of ``test``, for tables of maps (`load_confusion`).
         groups: Group of every sample of ``test``, a whole number or a name.
         splits: How many random splits; 1 = the tables as given, and needed with groups or confusion.
+        cap: Let every policy spend no more than pays on held-out samples of ``val`` (`most_that_pays`); that fits each
+            scheduler five times more.
         seed: Of the splits and of the bootstrap; the schedulers have their own.
         progress: Called with what was finished, steps done and steps in all.
         resamples: Of the bootstrap.
@@ -107,7 +111,7 @@ def compare(
     step = counter(progress, len(schedulers) + 1, splits)
     with warn_if_small(val, test):
         runs = [
-            _Split(tables, asked, groups, confusion, keep=splits == 1).run(schedulers, step)
+            _Split(tables, asked, groups, confusion, keep=splits == 1, cap=cap).run(schedulers, step)
             for tables in random_splits(val, test, splits, seed)
         ]
     resampled = {}
@@ -219,9 +223,10 @@ class _Split:
         confusion: Confusion | None,
         *,
         keep: bool,
+        cap: bool,
     ) -> None:
         self.val, self.test = val, test = tables
-        self.budgets, self.keep = budgets, keep
+        self.budgets, self.keep, self.cap = budgets, keep, cap
         self.costs, self.groupings = val.require_costs(), groupings(test, groups)
         # the mean cost of exit 0 of a random split may be above a budget, where costs differ from sample to sample
         self.values = [max(value, self.costs.low) for value in budgets.values]
@@ -251,6 +256,9 @@ class _Split:
     def _fitted(self, scheduler: Scheduler) -> PolicyRun:
         started = time.perf_counter()
         dial = scheduler.sweep(self.val, budgets=self.values)
+        most = most_that_pays(scheduler, self.val) if self.cap else math.inf
+        if math.isfinite(most):
+            dial = dial.capped(most)
         policies = [dial.at(value) for value in self.values]
         seconds = time.perf_counter() - started
         for replayer in self.replayers:
@@ -267,7 +275,7 @@ class _Split:
             for known in self.groupings if budget in asked else ():
                 groups[known.by, budget] = group_stats(known, self.test, found.leaving, found.utility)
         sampled = self._sampled(*(np.stack(each) for each in zip(*kept, strict=True))) if kept else None
-        return self._judged(*zip(*points, strict=True), seconds=seconds, sampled=sampled, groups=groups)
+        return self._judged(*zip(*points, strict=True), seconds=seconds, sampled=sampled, groups=groups, cap=most)
 
     def _expected(self, policy: Policy) -> _Expected:
         """Return what a policy does in expectation over its coin: each component is replayed once on each table."""
@@ -347,7 +355,17 @@ def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: B
             yield (
                 f"Costs of exit {k} are {first[k]:.4g} on VAL and {second[k]:.4g} on TEST: were both measured alike?"
             )
+    yield from _spending_notes(runs, budgets)
+
+
+def _spending_notes(runs: Sequence[SplitRun], budgets: Budgets) -> Iterator[str]:
+    """Yield who spends less than was asked on purpose, who more, and which budgets limit nothing."""
     unit, asked = budgets.costs.unit, np.array(budgets.values)
+    for name in runs[0].runs:
+        caps = [split.runs[name].cap for split in runs if math.isfinite(split.runs[name].cap)]
+        if caps:
+            where = "" if len(runs) == 1 else f" on average, in {len(caps)} of {len(runs)} splits"
+            yield f"{name} spends at most {np.mean(caps):.4g} {unit}{where}: more brought nothing on held-out samples."
     for name, run in runs[0].runs.items():
         cost = run.points["val_cost"]
         over = cost / asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -62,10 +63,12 @@ class PolicyRun:
         area: Mean of its curve over the standard budgets.
         sampled: The samples of TEST at every point, for the bootstrap; None over several splits, and for the oracle.
         groups: By kind of group and budget; empty for bounds.
+        cap: The budget beyond which nothing is spent.
     """
 
     points: dict[str, np.ndarray]
     area: float
+    cap: float = math.inf
     sampled: SampledCurve | None = None
     groups: dict[tuple[str, float], GroupStats] = field(default_factory=dict)
 

@@ -102,8 +102,25 @@ def bootstrap(
             costs, utilities = (np.concatenate(parts, axis=1) for parts in points)
             order = costs.argsort(axis=1, kind="stable")
             ordered = (np.take_along_axis(each, order, axis=1) for each in (costs, utilities))
-            found[name] += [np.interp(where, *one) for one in zip(*ordered, strict=True)]
-    return {name: np.array(rows) for name, rows in found.items()}
+            found[name].append(_read(where, *ordered))
+    return {name: np.concatenate(rows) for name, rows in found.items()}
+
+
+def _read(
+    where: Float[np.ndarray, " budget"],
+    costs: Float[np.ndarray, "resample point"],
+    utilities: Float[np.ndarray, "resample point"],
+) -> Float[np.ndarray, "resample budget"]:
+    """Return what `np.interp` reads off each row's curve, of rising costs, for all rows at once."""
+    place = (costs[:, None, :] <= where[:, None]).sum(axis=2) - 1
+    last = costs.shape[1] - 1
+    left, right = (
+        [np.take_along_axis(each, index.clip(0, last), axis=1) for each in (costs, utilities)]
+        for index in (place, place + 1)
+    )
+    run = right[0] - left[0]  # 0 outside the curve, which is flat there
+    share = np.divide(where - left[0], run, out=np.zeros_like(run), where=run > 0)
+    return np.asarray(left[1] + share * (right[1] - left[1]))
 
 
 def _weights(num_samples: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resample sample"]]:
