@@ -48,9 +48,10 @@ def compare(
     """Compare policies at equal cost: fitted on VAL, judged on TEST.
 
     Without --budget the ten standard budgets are listed. Without --policy all but the slow eenet_published, and those
-    that cannot be fitted on VAL, are compared; the bounds random and oracle always are. With --splits, VAL and TEST are
-    pooled and split anew: training must have seen neither. What early exit costs each class is reported, and other
-    groups with --groups. Tables recorded from maps are judged by the mean IoU of TEST.
+    that cannot be fitted on VAL, are compared; the bounds random and oracle always are. Only auto (else the first
+    policy named) against each other policy is tested. With --splits, VAL and TEST are pooled and split anew: training
+    must have seen neither. What early exit costs each class is reported, and other groups with --groups. Tables
+    recorded from maps are judged by the mean IoU of TEST.
 
     Examples:
 
