@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import sst2
 
-from eenet.evaluation.compare import BOUNDS
+from eenet.evaluation.results import BOUNDS
 from eenet.experiments.pages import again, bullets, machine, write_page
 from eenet.experiments.reproduce import EXPERIMENTS
-from eenet.report import markdown_table, save_figure, utility_cost
+from eenet.report import markdown_table, save_figure, utility_cost, verdict
 
 DRAWN = ("max_prob", "joint", "stopping", "auto", "random", "oracle")
 SIMPLE = ("max_prob", "certainty", "margin", "joint", "patience", "vote")
@@ -49,7 +49,8 @@ def intro(results: Results) -> str:
     said = (
         "All policies on the same tables, compared at equal realised cost: `area` is the mean utility over ten "
         "budgets, see [how comparisons are made](how.md). `random` and `oracle` are bounds. Differences are in points "
-        "with a 95 % interval; *significant* is said per pair and not corrected for the number of pairs. Then three "
+        "with a 95 % interval; *significant* is said only of `auto` against each other policy, corrected for their "
+        "number (Holm). Then three "
         "experiments on planted data, where the truth is known: how near policies come to the best possible one, how "
         "often certificates are wrong, and what the controller does when inputs become harder."
     )
@@ -152,9 +153,9 @@ def difference(comparison: Results, a: str, b: str) -> str:
     found = pair(comparison, a, b)
     if found is None:
         return "-"
-    verdict = "significant" if found["significant"] else "not significant"
+    said = verdict(found)
     middle, low, high = (f"{round(found[key], 2) + 0.0:+.2f}" for key in ("difference", "low", "high"))  # no -0.00
-    return f"{middle} ({low} to {high}), {verdict}"
+    return f"{middle} ({low} to {high})" + (f", {said}" if said else "")
 
 
 def aims(name: str, result: Results) -> list[str]:

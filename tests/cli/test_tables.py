@@ -48,7 +48,15 @@ def test_compare_prints_the_json_of_the_contract(eenet, tables):
 def test_compare_by_default_leaves_out_the_published_form_only(eenet, tables):
     area = eenet("compare", *tables, "-b", "60%", "--json").value["area"]
     names = {"auto", "stopping", "eenet", "eenet_paper", "max_prob", "certainty", "margin", "joint", "patience", "vote"}
-    assert set(area) == names | {"pcee", "eero", "ztw", "random", "oracle"}
+    assert set(area) == names | {"pcee", "eero", "ztw", "max_prob+ensemble", "joint+ensemble", "random", "oracle"}
+
+
+def test_compare_holds_policies_to_what_pays_on_request(eenet, tables):
+    free, held = (eenet("compare", *tables, *QUICK, *more, "--json").value for more in ((), ("--cap",)))
+    assert set(free["area"]) == set(held["area"])
+    costs = [[row["val_cost"] for row in value["rows"]] for value in (free, held)]
+    assert all(after <= before + 1e-9 for before, after in zip(*costs, strict=True))
+    assert any("spends at most" in note for note in held["notes"]) == (costs[0] != costs[1])
 
 
 def test_compare_by_default_leaves_out_what_a_utility_of_ones_own_does_not_suit(eenet, write_table):
@@ -147,9 +155,8 @@ def test_compare_prints_costs_asked_and_realised_differences_and_who_pays(eenet,
     shown, value = eenet(*words).stdout, eenet(*words, "--json").value
     for heading in ("asked [ms]", "val cost [ms]", "test cost [ms]", "fit [s]", "95 % interval", "significant"):
         assert heading in shown
-    best = max((name for name in value["area"] if name not in ("random", "oracle")), key=value["area"].__getitem__)
     for pair in value["pairs"]:
-        sign = -1 if pair["b"] == best else 1
+        sign = -1 if pair["b"] == value["family"]["policy"] else 1
         low, high = sorted((sign * pair["low"], sign * pair["high"]))
         assert f"{sign * pair['difference']:+.2f}" in shown and f"{low:+.2f} to {high:+.2f}" in shown
     assert value["pairs"][0]["method"] in shown and ("±" in shown) == (splits > 1)

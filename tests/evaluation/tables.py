@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 
 from eenet.policies.dial import Dial
-from eenet.policies.policy import ScorePolicy
+from eenet.policies.mixture import MixedPolicy, coin
+from eenet.policies.policy import Policy, ScorePolicy
 from eenet.policies.scorers import ConfidenceScorer
 from eenet.schedulers.base import Scheduler
 from eenet.tables.arrays import log_softmax
@@ -26,6 +27,43 @@ class Fixed(Scheduler):
     def dial(self, table, budgets):
         policy = ScorePolicy(ConfidenceScorer("max_prob"), np.array([*self.thresholds, -NEVER]))
         return Dial((policy,), (self.fit_cost,), (0.0,), table.require_costs())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coins(Scheduler):
+    """Answers with the first exit for one share of the samples and with the last for the others, by a mixed policy."""
+
+    share: float
+
+    def dial(self, table, budgets):
+        now, later = (
+            ScorePolicy(ConfidenceScorer("max_prob"), [at] * (table.num_exits - 1) + [-NEVER]) for at in (-NEVER, NEVER)
+        )
+        mixed = MixedPolicy(now, later, self.share, self.seed)
+        return Dial((mixed,), (1.0,), (0.0,), table.require_costs(), self.seed)
+
+
+class Tossed(Policy):
+    """Leaves at the first exit by a hash of seed and sample, which it does not call a coin: it is judged as it fell."""
+
+    answers_newest = True
+
+    def __init__(self, num_exits, seed):
+        self.num_exits, self.seed = num_exits, seed
+
+    def leaves(self, seen, sample_ids):
+        return coin(sample_ids, self.seed) < 0.5
+
+    def answers(self, seen, sample_ids):
+        return seen[:, -1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tossing(Scheduler):
+    """Fits nothing: under all seeds it is worth the same, and does something else to each sample."""
+
+    def dial(self, table, budgets):
+        return Dial((Tossed(table.num_exits, self.seed),), (1.5,), (0.0,), table.require_costs())
 
 
 def by_hand(reference=None):
@@ -50,6 +88,15 @@ def planted(samples, seed, exits=3, classes=4):
     signal = np.linspace(0.5, 2.5, exits)[:, None] * np.eye(classes)[labels][:, None]
     costs = CostTable(tuple(float(k + 1) for k in range(exits)), "MFLOPs", reference=float(exits) - 0.2)
     return ExitTable(logits=noise + signal, labels=labels, costs=costs)
+
+
+def worse_at_the_end(samples, seed):
+    """Of four exits the second is best: whoever goes on further is right less often."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(4, size=samples)
+    signal = np.array([1.0, 3.0, 1.5, 0.5])[:, None] * np.eye(4)[labels][:, None]
+    logits = signal + generator.standard_normal((samples, 4, 4))
+    return ExitTable(logits=logits, labels=labels, costs=CostTable((1.0, 2.0, 3.0, 4.0), "MFLOPs"))
 
 
 def dense_table(samples=300, classes=5, seed=0):
@@ -89,14 +136,15 @@ def confusion_of(table, pixels=200, seed=0):
 
 
 def walk(policy, table):
-    """Return realised mean cost and utility, sample by sample and exit by exit."""
+    """Return mean cost and utility, sample by sample and exit by exit, in expectation over the coin."""
     log_probs, cost, right = log_softmax(table.logits), 0.0, 0.0
-    for n in range(table.num_samples):
-        for k in range(table.num_exits):
-            if bool(policy.leaves(log_probs[n : n + 1, : k + 1], np.array([n]))):
-                cost += table.costs.cumulative[k]
-                right += float(int(log_probs[n, k].argmax()) == int(table.labels[n]))
-                break
+    for share, part in policy.components():
+        for n in range(table.num_samples):
+            for k in range(table.num_exits):
+                if k == table.num_exits - 1 or bool(part.leaves(log_probs[n : n + 1, : k + 1], np.array([n]))):
+                    cost += share * table.costs.cumulative[k]
+                    right += share * float(int(log_probs[n, k].argmax()) == int(table.labels[n]))
+                    break
     return cost / table.num_samples, right / table.num_samples
 
 

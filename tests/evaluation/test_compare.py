@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.evaluation.tables import Fixed, by_hand, planted, read, walk
+from tests.evaluation.tables import Coins, Fixed, Tossing, by_hand, planted, read, walk, worse_at_the_end
 
 from eenet.errors import BudgetError, InputError, ShapeError, TableError
 from eenet.evaluation import compare
@@ -13,6 +13,7 @@ from eenet.evaluation.compare import random_splits
 from eenet.policies.replay import Replayer
 from eenet.schedulers import GeometricScheduler, PatienceScheduler
 from eenet.schedulers.bounds import oracle
+from eenet.schedulers.paying import most_that_pays
 from eenet.tables.costs import CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
@@ -60,6 +61,37 @@ def test_asked_budgets_keep_how_they_were_typed_and_percentages_mean_the_origina
     assert found.full["cost"] == 1.6
     every = compare(by_hand(), by_hand(), MAX_PROB).rows
     assert [row.budget for row in every if row.policy == "random"] == list(standard_budgets(by_hand().costs))
+
+
+def test_a_mixture_is_judged_by_the_expectation_over_its_coin():
+    # exit 0 costs 1 and is right on half the samples, exit 1 costs 2 and is always right
+    found = compare(by_hand(), by_hand(), {"coins": Coins(share=0.3)}, [1.5], groups=["x", "x", "x", "y"])
+    row = found.rows[0]
+    assert (row.val_cost, row.test_cost, row.test_utility) == pytest.approx((1.7, 1.7, 0.85))
+    assert row.exit_distribution == pytest.approx((0.3, 0.7))
+    by = {group.name: group for entry in found.groups for group in entry.groups}
+    assert (by["0"].cost, by["0"].utility, by["1"].cost, by["1"].utility) == pytest.approx((1.7, 1.0, 1.7, 0.7))
+    assert by["y"].exit_distribution == pytest.approx((0.3, 0.7))
+    assert by["y"].loss == pytest.approx(30.0)
+
+
+def test_no_seed_of_the_coin_makes_a_difference():
+    coins = {str(seed): Coins(share=0.4, seed=seed) for seed in range(4)}
+    for splits in (1, 3):
+        found = compare(planted(60, 1), planted(60, 2), coins, ["60%"], splits=splits, resamples=100)
+        assert len({found.area[name] for name in coins}) == 1
+        among = [pair for pair in found.pairs if pair.b != "random"]
+        assert all((pair.difference, pair.low, pair.high, pair.p) == (0.0, 0.0, 0.0, 1.0) for pair in among)
+
+
+def test_a_mixture_is_one_of_two_static_exits_as_random_is():
+    # with the share that random takes, a mixed policy of the same two exits is resampled as random is
+    val, test = planted(200, 1, exits=2), planted(200, 2, exits=2)
+    found = compare(val, test, {"coins": Coins(share=0.0)}, [2.0], resamples=100)
+    assert found.rows[0].test_utility == pytest.approx(found.exits[-1]["utility_test"])
+    half = compare(val, test, {"coins": Coins(share=0.5)}, [1.5], resamples=100)
+    coins, random, _ = half.rows
+    assert (coins.test_cost, coins.test_utility) == pytest.approx((random.test_cost, random.test_utility))
 
 
 # slow twin
@@ -111,7 +143,6 @@ def test_pairs_are_all_policies_against_each_other_and_against_random():
     for pair in found.pairs:
         assert pair.difference == pytest.approx(100 * (found.area[pair.a] - found.area[pair.b]))
         assert pair.low <= pair.difference <= pair.high
-        assert pair.significant == (pair.low > 0 or pair.high < 0)
         assert pair.method == "paired bootstrap"
 
 
@@ -120,6 +151,52 @@ def test_the_same_scheduler_under_two_names_differs_by_nothing():
     for splits in (1, 3):
         pair = compare(planted(60, 1), planted(60, 2), twins, splits=splits, resamples=50).pairs[0]
         assert (pair.difference, pair.low, pair.high, pair.significant) == (0.0, 0.0, 0.0, False)
+        assert (pair.p, pair.p_holm) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_only_pairs_of_the_family_are_tested_and_they_are_corrected_for_their_number(splits):
+    tables = planted(300, 1), planted(300, 2)
+    policies = {
+        "patience": PatienceScheduler(),
+        "max_prob": GeometricScheduler(),
+        "never": Fixed(thresholds=(9e9, 9e9)),
+    }
+    renamed = {"max_prob": policies["max_prob"], "auto": policies["patience"], "never": policies["never"]}
+    for schedulers, first in ((policies, "patience"), (renamed, "auto")):
+        found = compare(*tables, schedulers, ["60%"], splits=splits)
+        others = [name for name in schedulers if name != first]
+        assert (found.family.policy, found.family.against) == (first, tuple(others))
+        assert found.to_dict()["family"] == {"policy": first, "against": tuple(others)}
+        tested = [pair for pair in found.pairs if {pair.a, pair.b} in [{first, other} for other in others]]
+        small, large = sorted(pair.p for pair in tested)
+        assert sorted(pair.p_holm for pair in tested) == [2 * small, max(2 * small, large)]
+        for pair in found.pairs:
+            assert pair.significant == (pair in tested and pair.p_holm < 0.05)
+            assert (pair.p_holm is None) == (pair not in tested)
+        assert any(pair.significant for pair in tested)
+        apart = [pair for pair in found.pairs if pair not in tested and (pair.low > 0 or pair.high < 0)]
+        assert apart and not any(pair.significant for pair in apart)  # against random, and among the others
+        assert any(f"Tested is {first} against each other policy" in note for note in found.notes)
+
+
+def test_one_policy_alone_is_no_family():
+    found = compare(planted(60, 1), planted(60, 2), MAX_PROB, ["60%"], resamples=50)
+    assert (found.family.policy, found.family.against) == ("max_prob", ())
+    assert not any(pair.significant or pair.p_holm is not None for pair in found.pairs)
+    assert not any("Tested" in note for note in found.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("splits", "draws"), [(1, 300), (5, 100)])
+def test_policies_that_differ_in_nothing_are_told_apart_in_one_comparison_of_twenty_at_most(splits, draws):
+    wrong = 0
+    for draw in range(draws):
+        val, test = planted(60, 2 * draw, exits=2), planted(150, 2 * draw + 1, exits=2)
+        seeds = {("auto" if i == 0 else str(i)): Tossing(seed=100 * draw + i) for i in range(7)}
+        found = compare(val, test, seeds, [1.5], splits=splits, seed=draw, resamples=1000)
+        wrong += any(pair.significant for pair in found.pairs)
+    assert wrong / draws <= 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
 
 
 def test_pairs_over_splits_carry_the_corrected_interval_of_paired_differences():
@@ -132,7 +209,7 @@ def test_pairs_over_splits_carry_the_corrected_interval_of_paired_differences():
     half = 3.182446 * (variance * (1 / 4 + 30 / 50)) ** 0.5  # t with 3 degrees of freedom; judged on 30, fitted on 50
     assert (pair.a, pair.b) == ("max_prob", "patience")
     assert (pair.difference, pair.low, pair.high) == pytest.approx((mean, mean - half, mean + half), rel=1e-5)
-    assert pair.significant == (not mean - half <= 0 <= mean + half)
+    assert (pair.p < 0.05) == (not mean - half <= 0 <= mean + half)
 
 
 # splits
@@ -163,6 +240,34 @@ def test_every_split_uses_every_sample_once_and_depends_on_the_seed():
     assert np.array_equal(np.concatenate([table.logits for table in again]), splits[0])
 
 
+# no more than pays
+
+
+def test_a_capped_comparison_stops_where_held_out_utility_peaks_and_says_so():
+    val, test = worse_at_the_end(400, 1), worse_at_the_end(400, 2)
+    free = compare(val, test, MAX_PROB, resamples=10)
+    held = compare(val, test, MAX_PROB, resamples=10, cap=True)
+    most = most_that_pays(MAX_PROB["max_prob"], val)
+    assert 1.0 < most < standard_budgets(val.costs)[-1]
+    for before, after in zip(free.rows, held.rows, strict=True):
+        if before.policy != "max_prob" or before.budget <= most:
+            same = ("val_cost", "test_cost", "test_utility", "exit_distribution")
+            assert all(getattr(before, key) == pytest.approx(getattr(after, key)) for key in same)
+        else:
+            assert after.val_cost <= most < before.val_cost
+    assert free.rows[-3].test_cost > held.rows[-3].test_cost and held.area["max_prob"] >= free.area["max_prob"]
+    assert any(f"max_prob spends at most {most:.4g} MFLOPs" in note for note in held.notes)
+    assert not any("at most" in note for note in free.notes)
+
+
+def test_caps_are_found_anew_on_every_split():
+    val, test = worse_at_the_end(300, 1), worse_at_the_end(300, 2)
+    found = compare(val, test, MAX_PROB, splits=2, cap=True)
+    assert any("on average, in 2 of 2 splits" in note for note in found.notes)
+    caps = [most_that_pays(MAX_PROB["max_prob"], one) for one, _ in random_splits(val, test, 2, 0)]
+    assert max(row.val_cost for row in found.rows if row.policy == "max_prob") <= max(caps)
+
+
 # contract
 
 
@@ -183,7 +288,9 @@ def test_the_json_has_the_keys_and_types_of_the_contract(splits):
         assert {key: type(row[key]) for key in row if key != "sd"} == types
         assert ("sd" in row) == (splits > 1)
         assert 0 <= row["test_utility"] <= 1
-    assert set(value["pairs"][0]) == {"a", "b", "difference", "low", "high", "significant", "method"}
+    keys = {"a", "b", "difference", "low", "high", "p", "p_holm", "significant", "method"}
+    assert set(value["pairs"][0]) == keys
+    assert value["family"] == {"policy": "max_prob", "against": ["patience"]}
 
 
 def test_progress_counts_every_policy_and_the_bounds():

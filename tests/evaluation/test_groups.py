@@ -33,7 +33,7 @@ def table_of(utility, full, costs):
 
 def stats_of(exit_index, utility, full, groups, costs=(1.0, 2.0)):
     table = table_of(utility, full, costs)
-    return group_stats(groups, table, np.array(exit_index), np.array(utility, dtype=float))
+    return group_stats(groups, table, np.eye(len(costs))[list(exit_index)], np.array(utility, dtype=float))
 
 
 # by hand
@@ -109,18 +109,22 @@ def test_slow_twin_in_a_comparison():
     sweep = sorted({row.budget for row in found.rows} | set(found.standard_budgets))
     dial = scheduler.sweep(val, val.costs, budgets=sweep)
     for entry in found.groups:
-        policy = dial.at(entry.budget)
+        parts = dial.at(entry.budget).components()
         replayer = Replayer(test)
-        left, earned = replayer.exit_index(policy).tolist(), replayer.utility(policy).tolist()
+        left = [(share, replayer.exit_index(part).tolist()) for share, part in parts]
+        earned = [(share, replayer.utility(part).tolist()) for share, part in parts]
         assert {group.name for group in entry.groups} == {str(label) for label in set(test.labels.tolist())}
         for group in entry.groups:
             own = [n for n in range(50) if int(test.labels[n]) == int(group.name)]
             assert group.num_samples == len(own)
             for k in range(3):
-                assert group.exit_distribution[k] == pytest.approx(sum(left[n] == k for n in own) / len(own))
-            assert group.cost == pytest.approx(sum(test.costs.cumulative[left[n]] for n in own) / len(own))
+                wanted = sum(share * sum(exits[n] == k for n in own) for share, exits in left) / len(own)
+                assert group.exit_distribution[k] == pytest.approx(wanted)
+            spent = sum(share * sum(test.costs.cumulative[exits[n]] for n in own) for share, exits in left)
+            assert group.cost == pytest.approx(spent / len(own))
             full = sum(float(test.utility[n, -1]) for n in own) / len(own)
-            assert group.loss == pytest.approx(100 * (full - sum(earned[n] for n in own) / len(own)))
+            gained = sum(share * sum(one[n] for n in own) for share, one in earned) / len(own)
+            assert group.loss == pytest.approx(100 * (full - gained))
 
 
 def test_groups_add_up_to_the_row_over_splits_too():

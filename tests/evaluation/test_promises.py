@@ -48,7 +48,6 @@ def test_every_policy_is_above_random_by_more_than_its_interval(names):
     above = {pair.a: pair for pair in result.pairs if pair.b == "random"}
     assert above.keys() == schedulers.keys()
     for name, pair in above.items():
-        assert pair.significant, (name, pair)
         assert pair.low > 0, (name, pair)
     for row in result.rows:
         assert row.val_cost <= row.budget

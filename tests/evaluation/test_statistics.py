@@ -5,7 +5,16 @@ from hypothesis import strategies as st
 from tests.evaluation.tables import read
 
 from eenet.errors import InputError
-from eenet.evaluation.statistics import SampledCurve, bootstrap, bootstrap_interval, curve, nadeau_bengio
+from eenet.evaluation.statistics import (
+    SampledCurve,
+    bootstrap,
+    bootstrap_interval,
+    bootstrap_p,
+    curve,
+    holm,
+    nadeau_bengio,
+    nadeau_bengio_p,
+)
 
 # by hand
 
@@ -30,6 +39,37 @@ def test_nadeau_bengio_by_hand():
     assert (low, high) == pytest.approx((0.02 - half, 0.02 + half), rel=1e-6)
     with pytest.raises(InputError, match="splits 1 is not enough"):
         nadeau_bengio(np.array([0.1]), num_fit=1, num_test=1)
+
+
+def test_p_values_by_hand():
+    # t = 0.02 / 0.0091287 = 2.1909; with 2 degrees of freedom p = 1 - t / sqrt(2 + t^2)
+    t = 0.02 / (1e-4 * (1 / 3 + 1 / 2)) ** 0.5
+    found = nadeau_bengio_p(np.array([0.01, 0.02, 0.03]), num_fit=200, num_test=100)
+    assert found == pytest.approx(1 - t / (2 + t * t) ** 0.5)
+    assert nadeau_bengio_p(np.array([-0.01, -0.02, -0.03]), num_fit=200, num_test=100) == pytest.approx(found)
+    assert nadeau_bengio_p(np.zeros(3), num_fit=2, num_test=1) == 1.0
+    assert nadeau_bengio_p(np.ones(3), num_fit=2, num_test=1) == 0.0
+    assert bootstrap_p(np.array([0.1, 0.2, -0.1, 0.3, 0.2, 0.1, 0.1, 0.2, 0.1]), 0.1) == pytest.approx(
+        0.4
+    )  # 2 * 2 / 10
+    assert bootstrap_p(-np.array([0.1, 0.2, 0.0, 0.3, 0.2, 0.1, 0.1, 0.2, 0.1]), -0.1) == pytest.approx(0.4)
+    assert bootstrap_p(np.full(3999, 0.1), 0.1) == pytest.approx(2 / 4000)
+    assert bootstrap_p(np.zeros(9), 0.0) == bootstrap_p(np.zeros(9), 0.1) == 1.0
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([0.03]) == [0.03] and holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_step_by_step(p_values):
+    rejected, order = set(), sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for rank, i in enumerate(order):
+        if (len(p_values) - rank) * p_values[i] >= 0.05:
+            break
+        rejected.add(i)
+    assert {i for i, p in enumerate(holm(p_values)) if p < 0.05} == rejected
 
 
 def test_the_bootstrap_equals_resampling_by_loops():

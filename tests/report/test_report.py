@@ -157,15 +157,34 @@ def test_the_numbers_of_the_json_stand_on_the_page(comparison, text):
     assert "<td>2.5</td><td>2.5</td>" in page and "<td>50%</td><td>1.4</td>" in page  # as typed, and in the unit
 
 
-def test_pairs_are_turned_round_so_that_the_best_policy_stands_first(comparison, text):
-    policies = {name: area for name, area in comparison["area"].items() if name not in ("random", "oracle")}
-    best, other = sorted(policies, key=lambda name: -policies[name])
-    assert f"{best} − {other}" in text
-    assert f"{100 * (policies[best] - policies[other]):+.2f}" in text
-    pair = next(pair for pair in comparison["pairs"] if {pair["a"], pair["b"]} == {best, other})
-    low, high = sorted(pair[end] if pair["a"] == best else -pair[end] for end in ("low", "high"))
-    assert f"{low:+.2f} to {high:+.2f}" in text
+def test_pairs_are_turned_round_so_that_the_tested_policy_stands_first(comparison, text):
+    area, pairs = comparison["area"], comparison["pairs"]
+    pair = next(pair for pair in pairs if {pair["a"], pair["b"]} == {"max_prob", "<b>patience"})
+    for first, other in (("max_prob", "<b>patience"), ("<b>patience", "max_prob")):
+        page = report.comparison_page({**comparison, "family": {"policy": first, "against": [other]}})
+        seen = "".join(Page(page).text)
+        assert f"{first} − {other}" in seen and f"{other} − {first}" not in seen
+        assert f"{100 * (area[first] - area[other]):+.2f}" in seen
+        low, high = sorted(pair[end] if pair["a"] == first else -pair[end] for end in ("low", "high"))
+        assert f"{low:+.2f} to {high:+.2f}" in seen
     assert "significant" in text
+
+
+def test_a_verdict_is_given_on_tested_pairs_only(comparison):
+    tested, *others = comparison["pairs"]
+    for said, verdict, cell in ((True, "significant", "yes"), (False, "not significant", "no")):
+        pairs = [{**tested, "significant": said}, *others]
+        assert [report.verdict(pair) for pair in pairs] == [verdict, "", ""]
+        lines = report.comparison_markdown({**comparison, "pairs": pairs}, title="Results").splitlines()
+        cells = {
+            line.split(" | ")[0].strip("| "): line.rstrip(" |").split(" | ")[3:] for line in lines if " − " in line
+        }
+        assert cells == {
+            "max_prob − <b>patience": [cell],
+            "max_prob − random": ["-"],
+            "<b>patience − random": [],
+        }
+    assert report.verdict({"significant": True}) == ""  # of the first edition: not corrected
 
 
 def test_who_pays_stands_on_the_page_and_in_the_markdown(comparison, text):
@@ -233,7 +252,7 @@ def test_the_markdown_page_has_every_policy_and_ends_with_a_newline(comparison):
     for name, area in comparison["area"].items():
         assert any(line.startswith(f"| {name} |") and f"{100 * area:.2f}" in line for line in text.splitlines())
     for pair in comparison["pairs"]:
-        words = (f"{pair['difference']:+.2f}", "yes" if pair["significant"] else "no")
+        words = (f"{pair['difference']:+.2f}", f"{pair['low']:+.2f} to {pair['high']:+.2f}")
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {pair['a']} − {pair['b']} |")]
         assert all(f"| {word} |" in line for word in words)
     for row in comparison["rows"]:

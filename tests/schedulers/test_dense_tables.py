@@ -19,6 +19,7 @@ from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 
 REFUSED = {"patience": "name no classes", "vote": "name no classes", "ztw": "lacks labels"}
+REFUSED |= dict.fromkeys(("max_prob+ensemble", "joint+ensemble"), "lacks labels")
 SERVED = sorted(set(POLICIES) - set(REFUSED) - {"eenet_published"})
 
 

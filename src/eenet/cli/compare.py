@@ -33,6 +33,10 @@ def compare(
     confidence: options.ConfidenceOption = None,
     costs: Costs,
     splits: Annotated[int, options.count("Pool VAL and TEST and split them anew this often.")] = 1,
+    cap: Annotated[
+        bool,
+        typer.Option("--cap", help="Spend no more than pays on held-out parts of VAL; takes several times longer."),
+    ] = False,
     groups: Annotated[
         Path | None,
         options.file_in(
@@ -50,10 +54,11 @@ def compare(
     """Compare policies at equal cost: fitted on VAL, judged on TEST.
 
     Without --budget the ten standard budgets are listed. Without --policy all but the slow eenet_published, and those
-    that cannot be fitted on VAL, are compared; the bounds random and oracle always are. With --splits, VAL and TEST are
-    pooled and split anew: training must have seen neither. What early exit costs each class is reported, and other
-    groups with --groups. Tables recorded from maps are judged by the mean IoU of TEST. The conclusion and one table are
-    printed; --all adds asked and realised costs, differences and who pays, as in JSON and on the page.
+    that cannot be fitted on VAL, are compared; the bounds random and oracle always are. Only auto (else the first
+    policy named) against each other policy is tested. With --splits, VAL and TEST are pooled and split anew: training
+    must have seen neither. What early exit costs each class is reported, and other groups with --groups. Tables
+    recorded from maps are judged by the mean IoU of TEST. The conclusion and one table are printed; --all adds asked
+    and realised costs, differences and who pays, as in JSON and on the page.
 
     Examples:
 
@@ -86,6 +91,7 @@ def compare(
         confusion=find_confusion(test),
         groups=grouping,
         splits=splits,
+        cap=cap,
         seed=seed,
         progress=output.step,
         check_source=not force,

@@ -37,6 +37,8 @@ POLICIES = {
     "pcee": "eenet.schedulers:PceeScheduler",
     "eero": "eenet.schedulers:EeroScheduler",
     "ztw": "eenet.cli.names:ztw",
+    "max_prob+ensemble": "eenet.cli.names:with_ensemble name=max_prob",
+    "joint+ensemble": "eenet.cli.names:with_ensemble name=joint",
 }
 _LEFT_OUT = ("eenet_published", "geometric")  # of what is compared by default: slow; and max_prob under another name
 _CONFIDENCES = ("max_prob", "certainty", "margin")  # policies whose name says what they leave by
@@ -57,6 +59,13 @@ def ztw(seed: int) -> Scheduler:
 
     inner = GeometricScheduler(seed=seed)
     return TransformedScheduler(scheduler=inner, fit_transform=fit_geometric_ensemble, seed=seed)
+
+
+def with_ensemble(seed: int, name: str) -> Scheduler:
+    """A policy on the answers that `stopping` and `auto` may give: the learnt combination of the exits seen."""
+    from eenet.schedulers import TransformedScheduler, fit_ensemble
+
+    return TransformedScheduler(scheduler=scheduler(name, seed), fit_transform=fit_ensemble, seed=seed)
 
 
 def known(kind: str, name: str, names: Iterable[Name]) -> Name:
@@ -88,7 +97,7 @@ def scheduler(
         InputError: The name is unknown, or belongs to a bound, which is no policy; or the policy has a confidence of
             its own, or none.
     """
-    from eenet.evaluation.compare import BOUNDS
+    from eenet.evaluation.results import BOUNDS
 
     if name in BOUNDS:
         raise InputError(
@@ -172,7 +181,7 @@ def schedulers(names: Sequence[str] | None, seed: int, confidence: str | None = 
     Raises:
         InputError: A name is unknown, or none of the policies leaves by any confidence.
     """
-    from eenet.evaluation.compare import BOUNDS
+    from eenet.evaluation.results import BOUNDS
 
     left_out = _LEFT_OUT if confidence is None else _LEFT_OUT[:1]
     default = [name for name in POLICIES if name not in left_out]

@@ -8,24 +8,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from eenet.errors import InputError, TableError
 from eenet.evaluation.groups import GroupsLike, GroupStats, PolicyGroups, group_rows, group_stats, groupings
-from eenet.evaluation.results import Budgets, Comparison, PolicyRun, SplitRun, same_outputs, summarise
+from eenet.evaluation.results import BOUNDS, Budgets, Comparison, Family, PolicyRun, SplitRun, same_outputs, summarise
 from eenet.evaluation.segmentation import Confusion, check_confusion, iou_of_marginals, marginals
 from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
-from eenet.policies.replay import Replayer, exit_distribution
+from eenet.policies.policy import Policy
+from eenet.policies.replay import Replayer
 from eenet.schedulers.base import Scheduler, warn_if_small
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
+from eenet.schedulers.paying import most_that_pays
 from eenet.tables.checks import instance, number
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
-
-BOUNDS = ("random", "oracle")
-"""Rows that are no policies: the lower and the upper bound."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what was just finished, how many steps are done and how many there are."""
@@ -48,9 +47,10 @@ def compare(
     confusion: Confusion | None = None,
     groups: GroupsLike | None = None,
     splits: int = 1,
+    cap: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
-    resamples: int = 1000,
+    resamples: int = 4000,
     check_source: bool = True,
 ) -> Comparison:
     """Compare schedulers, fitted on one table and judged on the other, at equal realised cost.
@@ -80,6 +80,8 @@ def compare(
         confusion: Of ``test``, for tables of maps (`load_confusion`).
         groups: Group of every sample of ``test``, a whole number or a name.
         splits: How many random splits; 1 = the tables as given, and needed with groups or confusion.
+        cap: Let every policy spend no more than pays on held-out samples of ``val`` (`most_that_pays`); that fits each
+            scheduler five times more.
         seed: Of the splits and of the bootstrap; the schedulers have their own.
         progress: Called with what was finished, steps done and steps in all.
         resamples: Of the bootstrap.
@@ -111,7 +113,7 @@ def compare(
     step = counter(progress, len(schedulers) + 1, splits)
     with warn_if_small(val, test):
         runs = [
-            _Split(tables, asked, groups, confusion, keep=splits == 1).run(schedulers, step)
+            _Split(tables, asked, groups, confusion, keep=splits == 1, cap=cap).run(schedulers, step)
             for tables in random_splits(val, test, splits, seed)
         ]
     resampled = {}
@@ -204,6 +206,17 @@ def counter(progress: Progress | None, steps: int, splits: int = 1) -> Callable[
     return step
 
 
+class _Expected(NamedTuple):
+    """What one policy does, in expectation over its coin: mean costs, and of every TEST sample the rest."""
+
+    val_cost: float
+    test_cost: float
+    cost: np.ndarray
+    utility: np.ndarray
+    gained: np.ndarray
+    leaving: np.ndarray
+
+
 class _Split:
     """Fits on VAL and judges on TEST; keeps single samples only for the bootstrap, groups only at the asked budgets."""
 
@@ -215,9 +228,10 @@ class _Split:
         confusion: Confusion | None,
         *,
         keep: bool,
+        cap: bool,
     ) -> None:
         self.val, self.test = val, test = tables
-        self.budgets, self.keep = budgets, keep
+        self.budgets, self.keep, self.cap = budgets, keep, cap
         self.costs, self.groupings = val.require_costs(), groupings(test, groups)
         # the mean cost of exit 0 of a random split may be above a budget, where costs differ from sample to sample
         self.values = [max(value, self.costs.low) for value in budgets.values]
@@ -247,27 +261,43 @@ class _Split:
     def _fitted(self, scheduler: Scheduler) -> PolicyRun:
         started = time.perf_counter()
         dial = scheduler.sweep(self.val, budgets=self.values)
+        most = most_that_pays(scheduler, self.val) if self.cap else math.inf
+        if math.isfinite(most):
+            dial = dial.capped(most)
         policies = [dial.at(value) for value in self.values]
         seconds = time.perf_counter() - started
-        on_val, on_test = self.replayers
-        on_val.prepare(policies)
-        on_test.prepare(policies)
+        for replayer in self.replayers:
+            replayer.prepare(policies)
         asked = {budget.value for budget in self.budgets.asked}
         points, kept = [], []
         groups: dict[tuple[str, float], GroupStats] = {}
         for budget, policy in zip(self.budgets.values, policies, strict=True):
-            exit_index = on_test.exit_index(policy)
-            utility = on_test.utility(policy, exit_index)
-            gained = self.gained[np.arange(len(exit_index)), exit_index] if self.maps else utility
-            expected = sum(share * on_val.mean_cost(on_val.exit_index(part)) for share, part in policy.components())
-            shares = exit_distribution(exit_index, self.test.num_exits)
-            points.append((expected, on_test.mean_cost(exit_index), float(self.measure(gained.mean(axis=0))), shares))
+            found = self._expected(policy)
+            shares = found.leaving.mean(axis=0)
+            points.append((found.val_cost, found.test_cost, float(self.measure(found.gained.mean(axis=0))), shares))
             if self.keep:
-                kept.append((on_test.cost(exit_index).astype(np.float32), gained.astype(np.float32)))
+                kept.append((found.cost.astype(np.float32), found.gained.astype(np.float32)))
             for known in self.groupings if budget in asked else ():
-                groups[known.by, budget] = group_stats(known, self.test, exit_index, utility)
+                groups[known.by, budget] = group_stats(known, self.test, found.leaving, found.utility)
         sampled = self._sampled(*(np.stack(each) for each in zip(*kept, strict=True))) if kept else None
-        return self._judged(*zip(*points, strict=True), seconds=seconds, sampled=sampled, groups=groups)
+        return self._judged(*zip(*points, strict=True), seconds=seconds, sampled=sampled, groups=groups, cap=most)
+
+    def _expected(self, policy: Policy) -> _Expected:
+        """Return what a policy does in expectation over its coin: each component is replayed once on each table."""
+        on_val, on_test = self.replayers
+        rows, cost, utility = np.arange(self.test.num_samples), *np.zeros((2, self.test.num_samples))
+        leaving, gained = np.zeros((len(rows), self.test.num_exits)), np.zeros(self.gained[:, 0].shape)
+        val_cost = test_cost = 0.0
+        for share, part in policy.components():
+            stops = on_test.exit_index(part)
+            earned = on_test.utility(part, stops)
+            val_cost += share * on_val.mean_cost(on_val.exit_index(part))
+            test_cost += share * on_test.mean_cost(stops)
+            cost += share * on_test.cost(stops)
+            utility += share * earned
+            gained += share * (self.gained[rows, stops] if self.maps else earned)
+            leaving[rows, stops] += share
+        return _Expected(val_cost, test_cost, cost, utility, gained, leaving)
 
     def _bound(self, reached: Callable[[ExitTable, CostTable, float], BoundPoint], *, is_mix: bool) -> PolicyRun:
         """Return the points of a bound at every budget; a static mix is judged in expectation over its coin."""
@@ -314,7 +344,13 @@ def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: B
         yield "Intervals cover the chance in the test samples, not that in fitting: the policies were fitted once."
     else:
         yield f"VAL and TEST were pooled and split anew {len(runs)} times: fair only if training saw neither of them."
-    yield "Significance is per pair and not corrected for the number of pairs."
+    family = Family.of(list(runs[0].runs))
+    if family.against:
+        yield (
+            f"Tested is {family.policy} against each other policy, corrected for their number (Holm): with 95 % "
+            "confidence none of these differences is wrongly called significant. The intervals, and all other "
+            "differences, are not corrected."
+        )
     if not (val.source and test.source):
         yield "VAL, TEST or both do not name their source: that they come from the same model was not checked."
     if val.cost is not None:
@@ -326,7 +362,17 @@ def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: B
             yield (
                 f"Costs of exit {k} are {first[k]:.4g} on VAL and {second[k]:.4g} on TEST: were both measured alike?"
             )
+    yield from _spending_notes(runs, budgets)
+
+
+def _spending_notes(runs: Sequence[SplitRun], budgets: Budgets) -> Iterator[str]:
+    """Yield who spends less than was asked on purpose, who more, and which budgets limit nothing."""
     unit, asked = budgets.costs.unit, np.array(budgets.values)
+    for name in runs[0].runs:
+        caps = [split.runs[name].cap for split in runs if math.isfinite(split.runs[name].cap)]
+        if caps:
+            where = "" if len(runs) == 1 else f" on average, in {len(caps)} of {len(runs)} splits"
+            yield f"{name} spends at most {np.mean(caps):.4g} {unit}{where}: more brought nothing on held-out samples."
     for name, run in runs[0].runs.items():
         cost = run.points["val_cost"]
         over = cost / asked

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from eenet.evaluation.groups import Group, GroupsLike, group_rows, group_stats, groupings
 from eenet.evaluation.segmentation import Confusion, MapReport, check_confusion
 from eenet.policies.policy import Policy
@@ -109,8 +111,9 @@ def evaluate(
     utility = replayer.utility(policy, exit_index)
     expected_cost, expected_utility = replayer.expected(policy)
     left = [exit_index == k for k in range(known.num_exits)]
+    leaving = np.stack(left, axis=1).astype(np.float64)
     grouped = [
-        group_rows(one.names, [group_stats(one, table, exit_index, utility)]) for one in groupings(table, groups)[-1:]
+        group_rows(one.names, [group_stats(one, table, leaving, utility)]) for one in groupings(table, groups)[-1:]
     ]
     return Report(
         num_samples=table.num_samples,

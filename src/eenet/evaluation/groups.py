@@ -145,9 +145,12 @@ def groupings(table: ExitTable, groups: GroupsLike | None = None) -> list[Groupi
 
 
 def group_stats(
-    groups: Grouping, table: ExitTable, exit_index: Int[np.ndarray, " sample"], utility: Float[np.ndarray, " sample"]
+    groups: Grouping, table: ExitTable, leaving: Float[np.ndarray, "sample exit"], utility: Float[np.ndarray, " sample"]
 ) -> GroupStats:
-    """Return exits, utility and the interval of the loss of every group, from where each sample left with what utility.
+    """Return exits, utility and the interval of the loss of every group.
+
+    They follow from the chance of each sample to leave at each exit, which is 0 or 1 without a coin, and from its
+    utility in expectation over that coin.
 
     The loss of a sample is the utility of the last exit minus that of the policy, in [-1, 1]. The interval of its mean
     adds two invented samples to the group, one with loss 1 and one with loss -1, and takes the normal interval of them
@@ -157,18 +160,17 @@ def group_stats(
         Bonett and Price, Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired
         Data, Journal of Educational and Behavioral Statistics 37, 2012.
     """
-    full, number, exits = table.require_utility("groups")[:, -1], len(groups.names), table.num_exits
+    full, number = table.require_utility("groups")[:, -1], len(groups.names)
     sums = partial(np.bincount, groups.index, minlength=number)
     counts, loss = sums().astype(np.float64), full - utility
     sizes = counts.clip(min=1)
-    leaving = np.bincount(groups.index * exits + exit_index, minlength=number * exits).reshape(number, exits)
     mean, square = sums(weights=loss) / (counts + 2), (sums(weights=loss**2) + 2) / (counts + 2)
     quantile = NormalDist().inv_cdf(1 - 0.025 / max(1, int((counts > 0).sum())))
     half = quantile * np.sqrt((square - mean**2) / (counts + 2))
     return {
         "num_samples": counts,
-        "exit_distribution": leaving / sizes[:, None],
-        "cost": sums(weights=table.leaving_costs[np.arange(len(exit_index)), exit_index]) / sizes,
+        "exit_distribution": np.stack([sums(weights=share) for share in leaving.T], axis=1) / sizes[:, None],
+        "cost": sums(weights=(leaving * table.leaving_costs).sum(axis=1)) / sizes,
         "utility": sums(weights=utility) / sizes,
         "full_utility": sums(weights=full) / sizes,
         "low": 100 * (mean - half).clip(min=-1),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -11,10 +12,22 @@ import numpy as np
 from jaxtyping import Float
 
 from eenet.evaluation.groups import GroupStats, PolicyGroups
-from eenet.evaluation.statistics import SampledCurve, bootstrap_interval, nadeau_bengio
+from eenet.evaluation.statistics import (
+    SampledCurve,
+    bootstrap_interval,
+    bootstrap_p,
+    holm,
+    nadeau_bengio,
+    nadeau_bengio_p,
+)
 from eenet.tables.checks import listed
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
+
+BOUNDS = ("random", "oracle")
+"""Rows that are no policies: the lower and the upper bound."""
+
+_LEVEL = 0.05  # chance that anything at all is wrongly called significant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +64,12 @@ class PolicyRun:
         area: Mean of its curve over the standard budgets.
         sampled: The samples of TEST at every point, for the bootstrap; None over several splits, and for the oracle.
         groups: By kind of group and budget; empty for bounds.
+        cap: The budget beyond which nothing is spent.
     """
 
     points: dict[str, np.ndarray]
     area: float
+    cap: float = math.inf
     sampled: SampledCurve | None = None
     groups: dict[tuple[str, float], GroupStats] = field(default_factory=dict)
 
@@ -82,9 +97,9 @@ class Row:
         policy: Name; ``random`` and ``oracle`` are the bounds.
         budget: Mean cost per sample asked for, in the comparison's unit.
         budget_input: The same as it was typed.
-        val_cost: What the policy costs on VAL, in expectation over its coin.
-        test_cost: Realised mean cost on TEST.
-        test_utility: Realised mean utility on TEST, a fraction.
+        val_cost: Mean cost on VAL; this and what follows is in expectation over the coin of a mixed policy.
+        test_cost: Mean cost on TEST.
+        test_utility: Mean utility on TEST, a fraction.
         utility_at_budget: Read off the policy's own curve at the budget: what may be compared between policies.
         exit_distribution: Share of TEST leaving at each exit.
         fit_seconds: Wall time of fitting all budgets at once.
@@ -117,8 +132,10 @@ class Pair:
         difference: Area of ``a`` minus area of ``b``, times 100.
         low: Lower end of the 95 % interval, in points.
         high: Upper end, in points.
-        significant: Whether the interval leaves out 0. Not corrected for the number of pairs.
-        method: How the interval was made.
+        p: Two-sided p-value of this pair alone.
+        p_holm: The same, corrected by Holm for the number of pairs in the family; None for pairs outside it.
+        significant: Whether the corrected p-value is below 0.05; never outside the family.
+        method: How interval and p-value were made.
     """
 
     a: str
@@ -126,8 +143,34 @@ class Pair:
     difference: float
     low: float
     high: float
-    significant: bool
+    p: float
+    p_holm: float | None = None
+    significant: bool = False
     method: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The differences that are tested: one policy against each other, fixed before anything is judged.
+
+    Attributes:
+        policy: ``auto`` where it takes part, else the first policy named; None without policies.
+        against: All other policies; bounds are not among them.
+    """
+
+    policy: str | None
+    against: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Family:
+        """Return the family of a comparison of these policies, which may have bounds among them."""
+        policies = [name for name in names if name not in BOUNDS]
+        first = "auto" if "auto" in policies else next(iter(policies), None)
+        return cls(policy=first, against=tuple(name for name in policies if name != first))
+
+    def has(self, a: str, b: str) -> bool:
+        """Return whether the difference between two rows belongs to the family."""
+        return (a == self.policy and b in self.against) or (b == self.policy and a in self.against)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +190,7 @@ class Comparison:
         area: By policy, mean of its curve over the standard budgets.
         area_sd: Standard deviations of the areas over the splits; empty with one split.
         pairs: Differences between the areas in points, with intervals.
+        family: Which of the pairs are tested together; no other is called significant.
         groups: Who pays: what every policy did to every class or group at every asked budget.
         curves: By policy, the anchor and all realised points by rising cost; means over the splits.
         standard_budgets: The ten budgets the area is taken over.
@@ -166,6 +210,7 @@ class Comparison:
     area: dict[str, float]
     area_sd: dict[str, float] = field(default_factory=dict)
     pairs: tuple[Pair, ...]
+    family: Family
     groups: tuple[PolicyGroups, ...] = ()
     curves: dict[str, tuple[dict[str, float], ...]]
     standard_budgets: tuple[float, ...]
@@ -177,6 +222,7 @@ class Comparison:
         values = vars(self) | {
             "rows": [row.to_dict() for row in self.rows],
             "pairs": [dict(vars(pair)) for pair in self.pairs],
+            "family": dict(vars(self.family)),
             "groups": [groups.to_dict() for groups in self.groups],
         }
         if not self.area_sd:
@@ -213,6 +259,8 @@ def summarise(
         )
     ]
     anchor = np.mean([split.static[:, 0] for split in runs], axis=0)
+    family = Family.of(list(areas))
+    pairs = _pairs(areas, resampled, num_fit=val.num_samples, num_test=test.num_samples)
     return Comparison(
         unit=budgets.costs.unit,
         reference=budgets.costs.reference,
@@ -225,7 +273,8 @@ def summarise(
         rows=tuple(_rows(points, budgets)),
         area={name: float(area.mean()) for name, area in areas.items()},
         area_sd={name: _sd(area) for name, area in areas.items()} if several else {},
-        pairs=tuple(_pairs(areas, resampled, num_fit=val.num_samples, num_test=test.num_samples)),
+        pairs=_corrected(tuple(pairs), family),
+        family=family,
         groups=tuple(groups),
         curves={name: _mean_curve(anchor, own) for name, own in points.items()},
         standard_budgets=budgets.standard,
@@ -266,14 +315,24 @@ def _pairs(
     names = [name for name in areas if name != "oracle"]  # the order of the schedulers, then random
     for a, b in combinations(names, 2):
         differences = 100 * (areas[a] - areas[b])  # in points
+        mean = float(differences.mean())
         if resampled:
-            method = "paired bootstrap"
-            low, high = bootstrap_interval(100 * (resampled[a] - resampled[b]).mean(axis=1))
+            method, drawn = "paired bootstrap", 100 * (resampled[a] - resampled[b]).mean(axis=1)
+            (low, high), p = bootstrap_interval(drawn), bootstrap_p(drawn, mean)
         else:
-            method = "corrected resampled t (Nadeau-Bengio)"
-            low, high = nadeau_bengio(differences, num_fit=num_fit, num_test=num_test)
-        mean, significant = float(differences.mean()), low > 0 or high < 0
-        yield Pair(a=a, b=b, difference=mean, low=low, high=high, significant=significant, method=method)
+            method, sizes = "corrected resampled t (Nadeau-Bengio)", {"num_fit": num_fit, "num_test": num_test}
+            (low, high), p = nadeau_bengio(differences, **sizes), nadeau_bengio_p(differences, **sizes)
+        yield Pair(a=a, b=b, difference=mean, low=low, high=high, p=p, method=method)
+
+
+def _corrected(pairs: Sequence[Pair], family: Family) -> tuple[Pair, ...]:
+    """Return the pairs, those of the family with their corrected p-values and what these say."""
+    inside = [i for i, pair in enumerate(pairs) if family.has(pair.a, pair.b)]
+    corrected = dict(zip(inside, holm([pairs[i].p for i in inside]), strict=True))
+    return tuple(
+        replace(pair, p_holm=corrected[i], significant=corrected[i] < _LEVEL) if i in corrected else pair
+        for i, pair in enumerate(pairs)
+    )
 
 
 def _mean_curve(anchor: Float[np.ndarray, "2"], points: Mapping[str, np.ndarray]) -> tuple[dict[str, float], ...]:

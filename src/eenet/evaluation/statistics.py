@@ -84,7 +84,7 @@ def bootstrap(
     *,
     anchor: SampledCurve,
     budgets: Sequence[float],
-    resamples: int = 1000,
+    resamples: int = 4000,
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, "resample budget"]]:
     """Return the utility of every curve at some budgets, all on the same bootstrap resamples (a paired bootstrap).
@@ -102,8 +102,25 @@ def bootstrap(
             costs, utilities = (np.concatenate(parts, axis=1) for parts in points)
             order = costs.argsort(axis=1, kind="stable")
             ordered = (np.take_along_axis(each, order, axis=1) for each in (costs, utilities))
-            found[name] += [np.interp(where, *one) for one in zip(*ordered, strict=True)]
-    return {name: np.array(rows) for name, rows in found.items()}
+            found[name].append(_read(where, *ordered))
+    return {name: np.concatenate(rows) for name, rows in found.items()}
+
+
+def _read(
+    where: Float[np.ndarray, " budget"],
+    costs: Float[np.ndarray, "resample point"],
+    utilities: Float[np.ndarray, "resample point"],
+) -> Float[np.ndarray, "resample budget"]:
+    """Return what `np.interp` reads off each row's curve, of rising costs, for all rows at once."""
+    place = (costs[:, None, :] <= where[:, None]).sum(axis=2) - 1
+    last = costs.shape[1] - 1
+    left, right = (
+        [np.take_along_axis(each, index.clip(0, last), axis=1) for each in (costs, utilities)]
+        for index in (place, place + 1)
+    )
+    run = right[0] - left[0]  # 0 outside the curve, which is flat there
+    share = np.divide(where - left[0], run, out=np.zeros_like(run), where=run > 0)
+    return np.asarray(left[1] + share * (right[1] - left[1]))
 
 
 def _weights(num_samples: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resample sample"]]:
@@ -121,6 +138,18 @@ def bootstrap_interval(differences: Float[np.ndarray, " resample"]) -> tuple[flo
     return float(low), float(high)
 
 
+def bootstrap_p(differences: Float[np.ndarray, " resample"], difference: float) -> float:
+    """Return the two-sided p-value of a difference, from its values on many paired resamples.
+
+    It is twice the share of resamples on the other side of 0, one more counted than there were, so that it is never 0:
+    with ``R`` resamples at least ``2 / (R + 1)``.
+    """
+    if difference == 0:
+        return 1.0
+    other = int((differences * np.sign(difference) <= 0).sum())
+    return min(1.0, 2 * (1 + other) / (1 + len(differences)))
+
+
 def nadeau_bengio(differences: Float[np.ndarray, " split"], *, num_fit: int, num_test: int) -> tuple[float, float]:
     """Return the corrected resampled t interval (95 %) of a mean difference over random splits.
 
@@ -136,12 +165,42 @@ def nadeau_bengio(differences: Float[np.ndarray, " split"], *, num_fit: int, num
     """
     from scipy.special import stdtrit  # needed here only
 
+    mean, error = _corrected(differences, num_fit=num_fit, num_test=num_test)
+    half = float(stdtrit(len(differences) - 1, 0.975)) * error
+    return mean - half, mean + half
+
+
+def nadeau_bengio_p(differences: Float[np.ndarray, " split"], *, num_fit: int, num_test: int) -> float:
+    """Return the two-sided p-value that belongs to `nadeau_bengio`, whose arguments and errors it has."""
+    from scipy.special import stdtr  # needed here only
+
+    mean, error = _corrected(differences, num_fit=num_fit, num_test=num_test)
+    if mean == 0 or error == 0:
+        return float(mean == 0)
+    return 2 * float(stdtr(len(differences) - 1, -abs(mean) / error))
+
+
+def _corrected(differences: Float[np.ndarray, " split"], *, num_fit: int, num_test: int) -> tuple[float, float]:
+    """Return the mean over splits and its corrected standard error."""
     splits = len(differences)
     if splits < 2:
         raise InputError(
             f"splits {splits} is not enough for an interval: the spread over splits needs 2. Pass splits >= 2."
         )
-    mean = float(differences.mean())
     variance = float(differences.var(ddof=1)) * (1.0 / splits + num_test / num_fit)
-    half = float(stdtrit(splits - 1, 0.975)) * math.sqrt(variance)
-    return mean - half, mean + half
+    return float(differences.mean()), math.sqrt(variance)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values of a family of tests, corrected for their number: what is below 0.05 holds for all at once.
+
+    The chance that any of them is wrongly below 0.05 is at most 5 %, however they depend on each other.
+
+    Source:
+        Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6, 1979.
+    """
+    order, adjusted, largest = sorted(range(len(p_values)), key=p_values.__getitem__), [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted

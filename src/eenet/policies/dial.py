@@ -87,6 +87,22 @@ class Dial:
         weight = (value - low) / (self.fit_costs[above] - low) * (1 - 1e-9)
         return MixedPolicy(self.policies[above], self.policies[below], weight, self.seed)
 
+    def capped(self, budget: BudgetLike) -> Dial:
+        """Return the same dial up to a budget: given more, it spends no more than that.
+
+        Errors are those of `at`.
+        """
+        kept = max(bisect_right(self.fit_costs, self.costs.budget(budget).value), 1)
+        top, policies = self.at(budget), self.policies[:kept]
+        fit_costs, fit_utilities = self.fit_costs[:kept], self.fit_utilities[:kept]
+        if isinstance(top, MixedPolicy) and top is not policies[-1]:
+            cost, utility = (
+                (1 - top.weight) * values[kept - 1] + top.weight * values[kept]
+                for values in (self.fit_costs, self.fit_utilities)
+            )
+            policies, fit_costs, fit_utilities = (*policies, top), (*fit_costs, cost), (*fit_utilities, utility)
+        return replace(self, policies=policies, fit_costs=fit_costs, fit_utilities=fit_utilities)
+
     def map(self, change: Callable[[Policy], Policy], costs: CostTable | None = None) -> Dial:
         """Return the same dial with what ``change`` makes of each policy, of the same cost and utility."""
         return replace(self, policies=tuple(change(policy) for policy in self.policies), costs=costs or self.costs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eenet.lazy import lazy
-from eenet.report.comparison import comparison_page, comparison_sections, groups_section
+from eenet.report.comparison import comparison_page, comparison_sections, groups_section, verdict
 from eenet.report.html import page, write_page
 from eenet.report.markdown import comparison_markdown, markdown_table
 from eenet.report.sections import (
@@ -44,6 +44,7 @@ __all__ = [
     "report_section",
     "save_figure",
     "utility_cost",
+    "verdict",
     "write_page",
 ]
 __getattr__, __dir__, _ = lazy(

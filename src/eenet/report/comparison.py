@@ -108,7 +108,7 @@ def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
 
 def table_sections(comparison: Mapping[str, Any]) -> list[Section]:
     """Return the sections that are tables: all but the pictures."""
-    exits, area = comparison["exits"], comparison["area"]
+    exits = comparison["exits"]
     columns = ("all samples leave at", f"cost [{comparison['unit']}]", "% of full", "utility [%]")
     reached = [_shown(one, "utility_test") for one in exits]
     reached.append(reached[-1])  # of the original model, where that is known
@@ -119,7 +119,7 @@ def table_sections(comparison: Mapping[str, Any]) -> list[Section]:
         Section("Utility at equal cost", [utilities(comparison)]),
         Section("Asked and realised", [_realised(comparison)]),
         Section("Every exit for all samples", [Table(columns, rows)]),
-        Section("Differences of areas", _differences(area, comparison["pairs"])),
+        Section("Differences of areas", _differences(comparison)),
         *([] if who_pays is None else [who_pays]),
     ]
 
@@ -232,30 +232,46 @@ def _realised(comparison: Mapping[str, Any]) -> Table:
     return Table.of(rows, columns, caption, least)
 
 
-def _differences(area: Mapping[str, float], pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """Return the best policy's differences openly and all others folded away."""
-    policies = _policies(area)
+def _differences(comparison: Mapping[str, Any]) -> list[Block]:
+    """Return the differences of the policy that is tested against the others openly, and all others folded away."""
+    policies, pairs = _policies(comparison["area"]), comparison["pairs"]
     if not pairs or not policies:
         return ["Nothing to compare."]
-    best, columns = policies[0], ("pair", "difference [points]", "95 % interval", "significant")
-    first = [_pair_cells(pair, best) for pair in pairs if best in (pair["a"], pair["b"])]
-    others = [_pair_cells(pair, pair["a"]) for pair in pairs if best not in (pair["a"], pair["b"])]
+    base = comparison.get("family", {}).get("policy", policies[0])  # the first edition knew no family
+    columns = ("pair", "difference [points]", "95 % interval")
+    first = [
+        (*_pair_cells(pair, base), {"significant": "yes", "not significant": "no"}.get(verdict(pair), "-"))
+        for pair in pairs
+        if base in (pair["a"], pair["b"])
+    ]
+    others = [_pair_cells(pair, pair["a"]) for pair in pairs if base not in (pair["a"], pair["b"])]
     method = (
-        f"Differences of areas in points of utility, {best} (the largest area) against every other. "
-        f"Significant: the 95 % interval leaves out 0. Method: {pairs[0]['method']}."
+        f"Differences of areas in points of utility, {base} against every other, each with its own interval. Tested is "
+        f"{base} against each other policy; significant: below 5 % after Holm's correction for the number of these "
+        f"tests. Method: {pairs[0]['method']}."
     )
     return [
-        Table(columns, first, method),
-        *([Table(columns, others, "All other pairs", folded=True)] if others else []),
+        Table((*columns, "significant"), first, method),
+        *([Table(columns, others, "All other pairs: not tested", folded=True)] if others else []),
     ]
 
 
+def verdict(pair: Mapping[str, Any]) -> str:
+    """Return ``significant`` or ``not significant`` for a pair that is tested, and nothing for any other.
+
+    Args:
+        pair: Of the JSON of `eenet compare`.
+    """
+    if pair.get("p_holm") is None:
+        return ""
+    return "significant" if pair["significant"] else "not significant"
+
+
 def _pair_cells(pair: Mapping[str, Any], first: str) -> tuple[str, ...]:
-    """Return a pair as cells, turned round so that ``first`` comes first: names, difference, interval, significance."""
+    """Return a pair as cells, turned round so that ``first`` comes first: names, difference, interval."""
     (a, b), sign = ((pair["a"], pair["b"]), 1) if pair["a"] == first else ((pair["b"], pair["a"]), -1)
     low, high = sorted((sign * pair["low"], sign * pair["high"]))
-    significant = "yes" if pair["significant"] else "no"
-    return f"{a} − {b}", f"{sign * pair['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", significant
+    return f"{a} − {b}", f"{sign * pair['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}"
 
 
 def groups_section(comparison: Mapping[str, Any]) -> Section | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from eenet.experiments import pages
 from eenet.experiments.pages import spread
-from eenet.report import comparison_markdown, gain_over_random, markdown_table, save_figure, utility_cost
+from eenet.report import comparison_markdown, gain_over_random, markdown_table, save_figure, utility_cost, verdict
 from eenet.tables.costs import CostTable
 
 
@@ -109,7 +109,7 @@ def published_section(published: Mapping[str, Any]) -> str:
     ]
     lines = [
         f"* {pair['a']} - {pair['b']}: {pair['difference']:+.2f} points, 95 % interval "
-        f"{pair['low']:+.2f} to {pair['high']:+.2f} ({'significant' if pair['significant'] else 'not significant'})"
+        f"{pair['low']:+.2f} to {pair['high']:+.2f}{f' ({said})' if (said := verdict(pair)) else ''}"
         for pair in published["pairs"]
         if pair["a"] in ("eenet_published", "eenet_paper")
     ]
