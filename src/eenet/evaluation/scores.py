@@ -155,8 +155,8 @@ def on_unit_scale(scorer: Scorer, scores: Float32[np.ndarray, " sample"]) -> tup
         return 0.5 + 0.5 * np.tanh(values / 2), "largest probability"
     if name in _FRACTIONS:
         return values.clip(0, 1), str(name)
-    what = "value of leaving minus value of going on" if isinstance(scorer, StoppingScorer) else "score"
-    return (mid_ranks(values) - 0.5) / len(values), f"{what}, as rank among all samples (0: lowest, 1: highest)"
+    what = "value of leaving minus that of going on" if isinstance(scorer, StoppingScorer) else "score"
+    return (mid_ranks(values) - 0.5) / len(values), f"{what}\nby rank among all samples: 0 lowest, 1 highest"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
