@@ -26,7 +26,7 @@ from eenet.tables.table import ExitTable
 _THUMBNAIL = 0.4  # inches
 _POINTS = 72  # per inch
 _HEIGHT = 5.0  # inches of the panels
-_APART = 0.095  # of the height: between two pictures of a class
+_APART = 0.11  # of the height: between two pictures of a class
 _MOST = 80  # points of a class that are drawn
 
 _MARKS: dict[bool, dict[str, Any]] = {
