@@ -151,7 +151,7 @@ def at_equal_cost(first: Dial, second: Dial, table: ExitTable, cost: BudgetLike)
     """
     known, replayer = table.require_costs(), Replayer(table)
     asked = known.budget(cost).value
-    near = [list(_near(dial, replayer, asked)) for dial in (first, second)]
+    near = [list(_near(dial, name, replayer, asked)) for dial, name in ((first, "first"), (second, "second"))]
     pairs = [(abs(a - b) / min(a, b), abs(a - asked) + abs(b - asked), p, q) for a, p in near[0] for b, q in near[1]]
     equal = [pair for pair in pairs if pair[0] <= EQUAL]
     if not equal:
@@ -164,7 +164,7 @@ def at_equal_cost(first: Dial, second: Dial, table: ExitTable, cost: BudgetLike)
     return one, other
 
 
-def _near(dial: Dial, replayer: Replayer, asked: float) -> Iterator[Found]:
+def _near(dial: Dial, name: str, replayer: Replayer, asked: float) -> Iterator[Found]:
     """Yield policies of a dial whose realised mean cost is near to what is asked for, with that cost."""
 
     def realised(budget: float) -> Found:
@@ -178,7 +178,7 @@ def _near(dial: Dial, replayer: Replayer, asked: float) -> Iterator[Found]:
     if not ends[0][0] * (1 - EQUAL) <= asked <= ends[1][0] * (1 + EQUAL):
         unit = replayer.table.require_costs().unit
         raise BudgetError(
-            f"cost {asked:g} {unit} per sample is out of reach: on {replayer.table.name} the dial realises "
+            f"cost {asked:g} {unit} per sample is out of reach: on {replayer.table.name} the {name} dial realises "
             f"{ends[0][0]:g} to {ends[1][0]:g} {unit}. Pass a cost that both dials reach."
         )
     for _ in range(_HALVINGS):

@@ -7,6 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from eenet.errors import visible
 from eenet.evaluation.paired import shares_by_budget
 from eenet.evaluation.scores import Calibration, calibration
 from eenet.plot.samples import RIGHT
@@ -38,7 +39,8 @@ def exits_by_budget(dial: Dial, table: ExitTable) -> Figure:
     for k, (area, colour) in enumerate(zip(areas, colours, strict=True)):
         area.set(label=f"exit {k}", hatch=_HATCHES[k % len(_HATCHES)], edgecolor="white" if is_dark(colour) else GREY)
     axes.set(xlim=(budgets[0], budgets[-1]), ylim=(0, 100))
-    axes.set_xlabel(f"Budget: mean cost per sample on the data fitted on [{dial.costs.unit}]")
+    unit = visible(dial.costs.unit)
+    axes.set_xlabel(f"Budget: mean cost per sample on the data fitted on [{unit}]", parse_math=False)
     axes.set_ylabel("Share of the samples [%]")
     legend(axes, "leaves at", reverse=True)  # as the areas lie, the last exit on top
     return figure
