@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,10 +28,13 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error, "plots need it") or error from error
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+Colour: TypeAlias = tuple[float, float, float, float]
+"""Red, green, blue and opacity, from 0 to 1."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLES = ("-", "--", "-.")
-_GREY = "#666666"
+GREY = "#666666"
 _LOG_SPAN = 12.0  # a cost range wider than this gets a logarithmic axis
 _MOST_BUDGETS = 4  # in one figure: of more, so many spread over their range
 _PAYS, _EVEN = "#D55E00", "#9aa5b1"
@@ -43,7 +46,7 @@ def utility_cost(comparison: Mapping[str, Any]) -> Figure:
     Every policy's realised points have markers at the asked budgets; the bounds ``random`` and ``oracle`` are dashed,
     every static exit is a cross and the full model a line.
     """
-    figure, axes = _canvas()
+    figure, axes = canvas()
     for name, style in _styles(comparison).items():
         costs, utilities = _dense(*_curve(comparison, name))
         label = f"{name}  {100 * comparison['area'][name]:.2f}"
@@ -56,17 +59,17 @@ def utility_cost(comparison: Mapping[str, Any]) -> Figure:
     static = _static(comparison)
     axes.plot(*static, "x", markersize=9, markeredgewidth=2, color="black", label="static exits", zorder=5)
     full = static[1][-1]
-    axes.axhline(full, color=_GREY, linewidth=1, linestyle=(0, (1, 2)), label=f"last exit  {full:.2f}")
+    axes.axhline(full, color=GREY, linewidth=1, linestyle=(0, (1, 2)), label=f"last exit  {full:.2f}")
     axes.set_ylabel("Utility on the test samples [%]")
     _frame(axes, comparison)
     _cost_axis(axes, comparison)
-    _legend(axes, "policy, area [%]")
+    legend(axes, "policy, area [%]")
     return figure
 
 
 def gain_over_random(comparison: Mapping[str, Any]) -> Figure:
     """Return every policy's gain over ``random`` (the best static mix) at equal cost, which separates close curves."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     base_costs, base_utilities = _curve(comparison, "random")
     grid = np.geomspace(base_costs[0], max(_curve(comparison, name)[0][-1] for name in comparison["curves"]), 400)
     base = np.interp(grid, base_costs, base_utilities)
@@ -78,10 +81,10 @@ def gain_over_random(comparison: Mapping[str, Any]) -> Figure:
         axes.plot(grid, 100 * (np.interp(grid, costs, utilities) - base), label=name, **line)
         gains = 100 * (utilities - np.interp(costs, base_costs, base_utilities))
         axes.plot(costs, gains, **(style | {"linestyle": "none", "markersize": 4}))
-    axes.axhline(0, color=_GREY, linewidth=1, linestyle="--", label="random (best static mix)")
+    axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label="random (best static mix)")
     axes.set_ylabel("Gain over the best static mix [points]")
     _cost_axis(axes, comparison)
-    _legend(axes, "policy")
+    legend(axes, "policy")
     return figure
 
 
@@ -89,7 +92,7 @@ def exit_shares(comparison: Mapping[str, Any]) -> Figure:
     """Return where the test samples left, as stacked bars by policy, for up to four of the asked budgets."""
     figure, panels = _panels(comparison["rows"], comparison["unit"], row_height=0.27)
     num_exits = len(comparison["exits"])
-    colours = [colormaps["cividis"](position) for position in np.linspace(0.95, 0.1, num_exits)]
+    colours = exit_colours(num_exits)
     for axes, rows in panels:
         _bars(axes, rows, colours)
     axes = panels[-1][0]
@@ -167,7 +170,18 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 130) ->
         draft.write_bytes(png(figure, dpi))
 
 
-def _canvas() -> tuple[Figure, Axes]:
+def exit_colours(num_exits: int) -> list[Colour]:
+    """Return a colour for each exit, from light to dark, so that they differ in grey print too."""
+    return [colormaps["cividis"](position) for position in np.linspace(0.95, 0.1, num_exits)]
+
+
+def is_dark(colour: Colour) -> bool:
+    """Return whether a colour needs white text on it."""
+    return bool(np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.55)
+
+
+def canvas() -> tuple[Figure, Axes]:
+    """Return a figure with one plain plot."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     axes.grid(color="#dddddd", linewidth=0.6)
@@ -175,22 +189,30 @@ def _canvas() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes, title: str) -> None:
-    axes.legend(title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, alignment="left")
+def legend(axes: Axes, title: str, *, reverse: bool = False) -> None:
+    """Write the legend of a plot to its right."""
+    axes.legend(
+        title=title,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        alignment="left",
+        reverse=reverse,
+    )
 
 
 def _styles(comparison: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return line properties by policy, the best area first, the bounds around; colours follow the order given."""
     names = [name for name in comparison["area"] if name not in ("random", "oracle")]
     styles: dict[str, dict[str, Any]] = {
-        name: {"color": color, "linestyle": _STYLES[i // len(_COLOURS) % len(_STYLES)], "marker": marker}
+        name: {"color": color, "linestyle": _STYLES[i // len(COLOURS) % len(_STYLES)], "marker": marker}
         | {"markersize": 0, "linewidth": 1.6}
-        for i, (name, color, marker) in enumerate(zip(names, cycle(_COLOURS), cycle(_MARKERS), strict=False))
+        for i, (name, color, marker) in enumerate(zip(names, cycle(COLOURS), cycle(_MARKERS), strict=False))
     }
     ordered = dict(sorted(styles.items(), key=lambda item: -comparison["area"][item[0]]))
     dashed = {"linestyle": "--", "linewidth": 1.4, "marker": "", "markersize": 0}
     above = {"oracle": dashed | {"color": "#999999", "linestyle": (0, (6, 2, 1, 2))}}
-    below = {"random": dashed | {"color": _GREY}}
+    below = {"random": dashed | {"color": GREY}}
     return {name: style for name, style in (above | ordered | below).items() if name in comparison["area"]}
 
 
@@ -250,9 +272,8 @@ def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]], colours: Sequence[Any])
     left = np.zeros(len(rows))
     for k, colour in enumerate(colours):
         bars = axes.barh(names, shares[:, k], left=left, color=colour, height=0.8, edgecolor="white", linewidth=0.5)
-        dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.55
         texts = [f"{share:.0f}" if share >= 6 else "" for share in shares[:, k]]
-        axes.bar_label(bars, texts, label_type="center", fontsize=7.5, color="white" if dark else "black")
+        axes.bar_label(bars, texts, label_type="center", fontsize=7.5, color="white" if is_dark(colour) else "black")
         left += shares[:, k]
     axes.set_xlim(0, 100)
     axes.invert_yaxis()
