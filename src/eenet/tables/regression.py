@@ -50,4 +50,4 @@ def regression_utility(
             row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
             raise TableError(f"{name} of row {row} are no finite numbers: nothing can be learnt from them. Remove it.")
     squares = np.square(found - wanted[:, None])
-    return np.exp(squares.reshape(*found.shape[:2], -1).mean(axis=2) / (-2 * scale**2))
+    return np.asarray(np.exp(squares.reshape(*found.shape[:2], -1).mean(axis=2) / (-2 * scale**2)))
