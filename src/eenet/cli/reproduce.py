@@ -36,7 +36,8 @@ def reproduce(
 
     Experiments: cifar10-resnet56-3, cifar10-resnet56-6, cifar100-densenet121, imagenet-msdnet35, cityscapes-hrnet,
     sst2-bert, agnews-bert, camvid-hrnet, tinyimagenet-msdnet. Every step leaves a file in DIR; a command that was
-    stopped continues when it is repeated.
+    stopped continues when it is repeated. NAME paper writes the page of the paper's tables, with ours beside them
+    where --out contains their folders.
 
     Examples:
 
@@ -45,12 +46,19 @@ def reproduce(
         eenet reproduce cifar100-densenet121 --data-root data --download --out out/cifar100-densenet121
 
         eenet reproduce imagenet-msdnet35 --scale paper --data-root imagenet --out out/msdnet
+
+        eenet reproduce paper --out out --pages docs/results
     """
     require("torch", "matplotlib")
     import torch
 
     from eenet.experiments import reproduce as experiments
 
+    if name == "paper":
+        from eenet.experiments.reproduce.parity import write_paper_page
+
+        page = write_paper_page(pages or out, out, f"eenet reproduce paper --out {out}")
+        return {"page": str(page)}, [facts_table("The paper's tables", {"page": str(page)})]
     experiment = experiments.EXPERIMENTS[names.known("experiment", name, experiments.EXPERIMENTS)]
     chosen = names.known("--scale", scale, experiments.SCALES)
     data.prepare(experiment.recipes[chosen])

@@ -18,8 +18,10 @@ from eenet.evaluation.segmentation import find_confusion, mean_iou
 from eenet.experiments.pages import kept
 from eenet.experiments.recipes import Recipe, Run, train
 from eenet.experiments.recipes.recipe import claim
+from eenet.experiments.reproduce import parity
 from eenet.experiments.reproduce.known import Experiment, Scale
 from eenet.experiments.reproduce.page import write_page
+from eenet.experiments.reproduce.paper import PAPER
 from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
 from eenet.policies import Dial, Policy
@@ -27,7 +29,7 @@ from eenet.running.benchmark import bench
 from eenet.running.engines import EagerEngine, Engine, OnnxEngine
 from eenet.running.engines.programs import require_exporter
 from eenet.running.inputs import rows_of
-from eenet.running.measuring import measure_flops
+from eenet.running.measuring import measure, measure_flops
 from eenet.running.recording import record
 from eenet.schedulers import AutoScheduler, EENetScheduler, Scheduler
 from eenet.tables.costs import CostTable
@@ -131,6 +133,8 @@ class Reproduction:
             "training": self.trained(),
             "command": self.command(),
         }
+        if any(one.ours == self.experiment.name for one in PAPER):
+            self.parity()
         page = write_page(pages or self.out, self.experiment.name, found, costs)
         return {
             "name": self.experiment.name,
@@ -259,6 +263,23 @@ class Reproduction:
             seed=self.seed,
             progress=self.progress,
         ).to_dict()
+
+    @step("parity.json", "Comparing at the paper's budgets; nothing else should run now.")
+    def parity(self) -> Results:
+        """Compare at the paper's relative budgets, by operations and by time at batch 1; see `parity.results`."""
+        calibration, test = self.recorded.values()
+        inputs = self.examples(min(TIMED, len(self.run.splits.test)))
+        policy = self.policy(self.smallest_budget()["budget"])
+        return parity.results(
+            next(one for one in PAPER if one.ours == self.experiment.name),
+            (calibration.table, test.table, test.confusion),
+            self.schedulers(calibration.table),
+            measure(self.run.model, inputs, batch_sizes=(1,), passes=PASSES, policy=policy, progress=self.progress),
+            parity.parameters(self.run.model),
+            splits=self.experiment.splits if test.confusion is None else 1,
+            seed=self.seed,
+            progress=self._note_progress,
+        )
 
     def trained(self) -> str:
         """Return how the model was trained and how long that took, in one sentence."""
