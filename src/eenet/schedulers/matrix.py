@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int
+from jaxtyping import Bool, Float32, Float64, Int
 
 from eenet.errors import InputError, TableError
 from eenet.policies.transforms import IMPOSSIBLE, Ensemble, MatrixCombination
@@ -22,9 +24,12 @@ MOST_PRODUCTS = 20_000
 _PENALTIES = (3000.0, 300.0, 30.0, 10.0)  # on the matrices' squares, in units of one sample's likelihood
 _WORK = 40_000_000  # multiply-adds of all exits on all samples above which a part of the samples is fitted on
 _LEAST = 2000  # samples that are fitted on whatever the work
-_BLOCK = 1024  # samples worked on at a time: what is made of them stays in the processor's cache
+_BLOCK = (128, 1024)  # samples worked on at a time, at least and at most: what is made of them stays in the cache
+_PRODUCT = 250_000  # multiply-adds of one product up to which BLAS starts no threads, which cost more than they bring
 _ENOUGH = 1e-7  # relative gain of the loss below which a fit is done; held-out losses differ by far more
 _ITERATIONS = 200
+_REMEMBERED = 10  # steps from which second derivatives are learnt
+_SHORTEST = 1e-3  # part of a step below which the search ends
 
 
 class MatrixFit(NamedTuple):
@@ -144,6 +149,38 @@ def _fit_exit(
     return penalty, *fit.matrices(values)
 
 
+def _descend(
+    value: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    start: Float64[np.ndarray, "input answer"],
+    bends: Float64[np.ndarray, "input 1"],
+) -> Float64[np.ndarray, "input answer"]:
+    """Return about the minimum of a convex function, by L-BFGS from a guess of its second derivatives.
+
+    scipy's takes no such guess, and starts threads for vectors this short: on a busy machine they wait for each other.
+    """
+    at, (loss, slope) = start, value(start)
+    known: deque[tuple[np.ndarray, np.ndarray, float]] = deque(maxlen=_REMEMBERED)
+    for _ in range(_ITERATIONS):
+        step, shares = -slope, []
+        for moved, turned, bend in reversed(known):
+            shares.append(float((moved * step).sum()) / bend)
+            step = step - shares[-1] * turned
+        step = step / bends
+        for (moved, turned, bend), share in zip(known, reversed(shares), strict=True):
+            step += (share - float((turned * step).sum()) / bend) * moved
+        promised, length = float((step * slope).sum()), 1.0
+        while (found := value(at + length * step))[0] > loss + 1e-4 * length * promised:
+            if (length := length / 2) < _SHORTEST:
+                return at  # of single precision, no less is to be had
+        moved, turned, gain = length * step, found[1] - slope, loss - found[0]
+        at, (loss, slope) = at + moved, found
+        if gain <= _ENOUGH * max(1.0, loss):
+            break
+        if (bend := float((moved * turned).sum())) > 0:
+            known.append((moved, turned, bend))
+    return at
+
+
 class _Folds:
     """Penalised likelihoods without each fold in turn, all at once: their sum is least where each of them is.
 
@@ -171,34 +208,23 @@ class _Folds:
         self.spread = np.append(np.maximum(spread, 0.0), samples)
         probs = np.exp(self.alone[0])
         self.doubt = float((probs * (1 - probs)).mean())  # about how much the likelihood bends along an input
-        self.shape = (len(self.inputs), self.alone.shape[0] * self.alone.shape[1])
+        folds, classes = self.alone.shape[:2]
+        self.shape = (len(self.inputs), folds * classes)
+        self.block = int(np.clip(_PRODUCT // (len(self.inputs) * classes), *_BLOCK))
 
     def solve(self, penalty: float, start: Float64[np.ndarray, "input answer"]) -> Float64[np.ndarray, "input answer"]:
         """Return where the penalised loss is least."""
-        from scipy.optimize import minimize  # heavy, and needed here only
-
-        penalties = self._penalties(penalty)
-        scale = 1 / np.sqrt(self.doubt * self.spread[:, None] + 2 * penalties)
-
-        def scaled(values: np.ndarray) -> tuple[float, np.ndarray]:
-            loss, slope = self.value(scale * values.reshape(self.shape), penalties)
-            return loss, (scale * slope).reshape(-1)
-
-        options = {"maxiter": _ITERATIONS, "ftol": _ENOUGH, "gtol": 0.0}
-        best = minimize(scaled, (start / scale).reshape(-1), jac=True, method="L-BFGS-B", options=options)
-        return np.asarray(scale * best.x.reshape(self.shape))
-
-    def _penalties(self, penalty: float) -> Float64[np.ndarray, "input 1"]:
-        return np.append(np.full(len(self.inputs) - 1, penalty), PRIOR_BIAS)[:, None]
+        penalties = np.append(np.full(len(self.inputs) - 1, penalty), PRIOR_BIAS)[:, None]
+        bends = (self.doubt * self.spread[:, None] + 2 * penalties) / len(self.labels)
+        return _descend(lambda values: self.value(values, penalties), start, bends)
 
     def value(
         self, values: Float64[np.ndarray, "input answer"], penalties: Float64[np.ndarray, "input 1"]
     ) -> tuple[float, Float64[np.ndarray, "input answer"]]:
         """Return the summed loss per sample and its gradient."""
-        samples = len(self.labels)
-        loss, slope = 0.0, np.zeros(self.shape)
-        narrow = values.T.astype(np.float32)
-        for rows in blocks(0, samples, _BLOCK):
+        samples, narrow = len(self.labels), self._narrow(values)
+        loss, by_fold = 0.0, np.zeros(narrow.shape)
+        for rows in blocks(0, samples, self.block):
             logits, place = self._logits(narrow, rows), np.arange(rows.stop - rows.start)
             right, counts = logits[:, self.labels[rows], place], self.others[:, rows]
             largest = logits.max(axis=1)
@@ -208,18 +234,23 @@ class _Folds:
             loss += float((np.log(total) + largest - right)[counts].sum(dtype=np.float64))
             probs *= (counts / total)[:, None]
             probs[:, self.labels[rows], place] -= counts
-            slope += self.inputs[:, rows] @ probs.reshape(self.shape[1], -1).T
+            by_fold += probs @ self.inputs[:, rows].T
         loss += float((penalties * values * values).sum())
-        return loss / samples, (slope + 2 * penalties * values) / samples
+        slope = by_fold.reshape(-1, len(values)).T + 2 * penalties * values
+        return loss / samples, slope / samples
 
-    def _logits(self, narrow: Float32[np.ndarray, "answer input"], rows: slice) -> Float[np.ndarray, "fold class row"]:
-        alone = self.alone[:, :, rows]
-        return np.asarray((narrow @ self.inputs[:, rows]).reshape(alone.shape) + alone)
+    def _narrow(self, values: Float64[np.ndarray, "input answer"]) -> Float32[np.ndarray, "fold class input"]:
+        return values.T.astype(np.float32, order="C").reshape(*self.alone.shape[:2], -1)
+
+    def _logits(
+        self, narrow: Float32[np.ndarray, "fold class input"], rows: slice
+    ) -> Float32[np.ndarray, "fold class row"]:
+        return np.asarray(narrow @ self.inputs[:, rows] + self.alone[:, :, rows])
 
     def held_out(self, values: Float64[np.ndarray, "input answer"]) -> Float64[np.ndarray, " sample"]:
         """Return the loss of each sample under the fit without it."""
-        loss, narrow = np.empty(len(self.labels)), values.T.astype(np.float32)
-        for rows in blocks(0, len(self.labels), _BLOCK):
+        loss, narrow = np.empty(len(self.labels)), self._narrow(values)
+        for rows in blocks(0, len(self.labels), self.block):
             place = np.arange(rows.stop - rows.start)
             own = self._logits(narrow, rows)[self.fold[rows], :, place].astype(np.float64)
             own -= own.max(axis=1, keepdims=True)
