@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from eenet.errors import InputError, TableError
-from eenet.policies import Ensemble, Transform
+from eenet.policies import Ensemble, MatrixCombination, Transform
 from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
@@ -127,3 +128,76 @@ def test_an_ensemble_by_hand():
 def test_what_is_no_ensemble_is_refused():
     with pytest.raises(InputError, match="finite"):
         Ensemble(weight=np.full((2, 2), np.nan), bias=np.zeros((2, 4)))
+
+
+def matrices(exits, classes, seed=0):
+    """A combination whose weights are small enough for every class to win somewhere."""
+    rng = np.random.default_rng(seed)
+    return MatrixCombination(
+        weight=rng.random((exits, exits)),
+        bias=rng.standard_normal((exits, classes)),
+        matrix=rng.standard_normal((exits, exits, classes, classes)) / classes,
+    )
+
+
+def test_matrices_by_hand():
+    # log-probabilities -a and 0, nearly: the second exit adds 0.25 times the first exit's second class to the first
+    matrix = np.zeros((2, 2, 2, 2))
+    matrix[1, 0, 1, 0] = 0.25
+    matrix[0, 1] = 9.0  # a later exit does not count
+    combined = MatrixCombination(weight=np.eye(2), bias=np.array([[0.0, 0.0], [1.0, 0.0]]), matrix=matrix)
+    seen = log_softmax(np.array([[[30.0, 0.0], [0.0, 0.0]], [[40.0, 0.0], [0.0, 0.0]], [[4.0, 0.0], [0.0, 2.0]]]))
+    history = combined.history(seen)
+    odds = history[:, 1, 0] - history[:, 1, 1]
+    third = 1.0 - 2.0 - 0.25 * math.log1p(math.exp(4.0))
+    assert odds.tolist() == pytest.approx([1.0 - 0.25 * 12.0, 1.0 - 0.25 * 12.0, third], abs=1e-5)
+    np.testing.assert_allclose(history[:, 0], seen[:, 0], atol=1e-5)  # exit 0 has no matrix
+    np.testing.assert_allclose(np.exp(history).sum(axis=2), 1, rtol=1e-6)
+    assert history.dtype == np.float32
+    assert np.array_equal(combined(np.tile(seen, (1, 2, 1))), np.tile(seen, (1, 2, 1))[:, -1])  # of 4 exits 2 are known
+
+
+def test_matrices_equal_their_slow_twin():
+    combined, seen = matrices(3, 4), synthetic_table(30, num_exits=3, num_classes=4).seen()
+    for k, row in ((k, row) for k in range(3) for row in seen):
+        logits = [
+            combined.bias[k, c]
+            + sum(combined.weight[k, j] * row[j][c] for j in range(k + 1))
+            + sum(combined.matrix[k, j, d, c] * max(row[j][d], -12.0) for j in range(k + 1) for d in range(4))
+            for c in range(4)
+        ]
+        total = math.log(sum(math.exp(v) for v in logits))
+        assert combined(row[None, : k + 1])[0].tolist() == pytest.approx([v - total for v in logits], abs=1e-4)
+
+
+@pytest.mark.parametrize("exits, classes", [(6, 10), (2, 2), (3, 57)])
+def test_matrices_answer_a_sample_alike_in_every_batch(exits, classes):
+    combined = matrices(exits, classes)
+    seen = synthetic_table(600, num_exits=exits, num_classes=classes).seen()
+    seen[::7, :, 0] = -1000.0  # an impossible class
+    other = np.asfortranarray(seen)
+    for k in range(exits):
+        wanted = combined(seen[:, : k + 1]).tobytes()
+        for size in (1, 7, 64):
+            parts = [combined(seen[i : i + size, : k + 1]) for i in range(0, 600, size)]
+            assert np.concatenate(parts).tobytes() == wanted
+        assert combined(other[:, : k + 1]).tobytes() == wanted
+
+
+def test_without_matrices_answers_are_the_ensembles_to_the_bit():
+    full = matrices(3, 4)
+    alone = Ensemble(weight=full.weight, bias=full.bias)
+    none = MatrixCombination(weight=full.weight, bias=full.bias, matrix=np.zeros((3, 3, 4, 4)))
+    seen = synthetic_table(50, num_exits=3, num_classes=4).seen()
+    assert none.history(seen).tobytes() == alone.history(seen).tobytes()
+    again = MatrixCombination(**full.settings(), **full.arrays())
+    assert again.history(seen).tobytes() == full.history(seen).tobytes()
+
+
+def test_what_are_no_matrices_is_refused():
+    plain = {"weight": np.eye(2), "bias": np.zeros((2, 3))}
+    with pytest.raises((InputError, TypeCheckError), match=r"2,\s?3,\s?3,\s?3"):
+        MatrixCombination(**plain, matrix=np.zeros((2, 3, 3, 3)))
+    for wrong in (np.nan, 1e200):
+        with pytest.raises(InputError, match="finite"):
+            MatrixCombination(**plain, matrix=np.full((2, 2, 3, 3), wrong))

@@ -11,6 +11,7 @@ from eenet.policies import (
     ConfidenceScorer,
     EENetScorer,
     Ensemble,
+    MatrixCombination,
     MixedPolicy,
     PceeScorer,
     Policy,
@@ -106,6 +107,9 @@ def policies(logits: Any, seed: int = 0) -> dict[str, Policy]:
     ensemble = Ensemble(weight=rng.random((exits, exits)), bias=rng.standard_normal((exits, classes)))
     behind = TransformedPolicy(ensemble, quantile_policy(logits, "max_prob", 0.4))
     inside = TransformedPolicy(ensemble, MixedPolicy(stopping, vote, 0.4, seed=seed))
+    matrices = MatrixCombination(
+        weight=ensemble.weight, bias=ensemble.bias, matrix=rng.standard_normal((exits, exits, classes, classes)) / 8
+    )
     return {
         "max_prob": a,
         "certainty": quantile_policy(logits, "certainty"),
@@ -121,6 +125,8 @@ def policies(logits: Any, seed: int = 0) -> dict[str, Policy]:
         "of one's own": own,
         "mixed with one's own": MixedPolicy(own, b, 0.5),
         "with an ensemble": behind,
+        "with matrices": TransformedPolicy(matrices, quantile_policy(logits, "max_prob", 0.4)),
+        "mixed inside matrices": TransformedPolicy(matrices, MixedPolicy(stopping, vote, 0.4, seed=seed)),
         "mixed, with an ensemble": MixedPolicy(behind, a, 0.6, seed=seed),
         "mixed inside an ensemble": inside,
         "mixed with mixed inside": MixedPolicy(

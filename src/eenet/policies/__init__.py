@@ -7,7 +7,7 @@ from eenet.policies.policy import Policy, ScorePolicy, static_policy
 from eenet.policies.replay import ExitTrace, Replayer, exit_distribution, replay
 from eenet.policies.scorers import ColumnScorer, ConfidenceScorer, PceeScorer, Scorer, VoteScorer
 from eenet.policies.store import SavedPolicy, load_policy, save_policy
-from eenet.policies.transforms import Ensemble, Transform
+from eenet.policies.transforms import Ensemble, MatrixCombination, Transform
 
 __all__ = [
     "ColumnScorer",
@@ -16,6 +16,7 @@ __all__ = [
     "EENetScorer",
     "Ensemble",
     "ExitTrace",
+    "MatrixCombination",
     "MixedPolicy",
     "PceeScorer",
     "Policy",

@@ -17,7 +17,7 @@ from eenet.policies.learned import EENetScorer, StoppingScorer
 from eenet.policies.mixture import MixedPolicy, TransformedPolicy
 from eenet.policies.policy import Policy, ScorePolicy
 from eenet.policies.scorers import ColumnScorer, ConfidenceScorer, Part, PceeScorer, Scorer, VoteScorer
-from eenet.policies.transforms import Ensemble, Transform
+from eenet.policies.transforms import Ensemble, MatrixCombination, Transform
 from eenet.tables.atomic import atomic_path, steady
 from eenet.tables.checks import instance, listed, number
 from eenet.tables.costs import CostTable
@@ -26,7 +26,16 @@ from eenet.tables.tensors import load_arrays, save_arrays
 
 _PARTS: dict[str, type[Part]] = {
     part.__name__: part
-    for part in (ColumnScorer, ConfidenceScorer, EENetScorer, Ensemble, PceeScorer, StoppingScorer, VoteScorer)
+    for part in (
+        ColumnScorer,
+        ConfidenceScorer,
+        EENetScorer,
+        Ensemble,
+        MatrixCombination,
+        PceeScorer,
+        StoppingScorer,
+        VoteScorer,
+    )
 }
 """What a saved policy may consist of without more ado; classes of the user's own are passed when it is loaded."""
 

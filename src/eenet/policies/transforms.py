@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from typing import final
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
 from eenet.errors import InputError
 from eenet.policies.scorers import Part, require_finite
 from eenet.tables.arrays import FLOOR, history
+
+IMPOSSIBLE = np.float32(-12.0)
+"""Log-probability below which matrices of a `MatrixCombination` see no difference: less likely classes say no more."""
 
 
 class Transform(Part, ABC):
@@ -61,6 +64,65 @@ class Ensemble(Transform):
         # double: rounding a sum to float32 at the end makes it independent of its batch
         together = np.einsum("nkc,k->nc", seen.astype(np.float64, order="C"), self.weight[k, : k + 1])
         together += self.bias[k]
-        together -= np.maximum.reduce(together, axis=1, keepdims=True)
-        together -= np.log(np.add.reduce(np.exp(together), axis=1, keepdims=True))
-        return np.asarray(np.maximum(together, FLOOR), dtype=np.float32)
+        return _normalised(together)
+
+
+@final
+class MatrixCombination(Transform):
+    """Answers of an `Ensemble`, plus a linear map of all log-probabilities of the exits seen so far, normalised.
+
+    One weight per exit cannot say that an exit is good at some classes and confuses others; a matrix per pair of exits
+    can: for ``C`` classes exit ``k`` costs ``(k + 1) C^2`` multiply-adds per sample. Log-probabilities below
+    `IMPOSSIBLE` count as that.
+
+    Args:
+        weight: As of an `Ensemble`.
+        bias: ``[exit, class]``, as of an `Ensemble`.
+        matrix: ``[exit, exit, class, class]``: what the log-probability of a class (third axis) at an exit (second
+            axis) adds to the answer's classes (last axis) at exit ``k`` (first axis); later exits are not used. Where
+            all of an exit's matrices are 0, its answers are those of the `Ensemble`, to the bit.
+
+    Raises:
+        InputError: Weights, biases and matrices are not as many, or are no finite numbers.
+    """
+
+    parameters = ("weight", "bias", "matrix")
+
+    def __init__(
+        self,
+        *,
+        weight: Float[np.ndarray, "exit exit"],
+        bias: Float[np.ndarray, "exit class"],
+        matrix: Float[np.ndarray, "exit exit class class"],
+    ) -> None:
+        self.ensemble = Ensemble(weight=weight, bias=bias)
+        exits, classes = self.num_exits, self.num_columns = bias.shape
+        if matrix.shape != (exits, exits, classes, classes):
+            raise InputError(
+                f"matrix of shape {matrix.shape} does not fit: {exits} exits and {classes} classes need "
+                f"{(exits, exits, classes, classes)}. Fit the policy again."
+            )
+        require_finite(matrix)
+        self.weight, self.bias = self.ensemble.weight, self.ensemble.bias
+        known = np.tri(exits, dtype=np.bool_)[:, :, None, None]
+        self.matrix = np.where(known, matrix, 0.0).astype(np.float64)
+        # the classes answered first: sums run along rows that are in one piece
+        flat = [self.matrix[k, : k + 1].reshape(-1, classes).T for k in range(exits)]
+        self._rows = [np.ascontiguousarray(rows) if rows.any() else None for rows in flat]
+
+    def __call__(self, seen: Float32[np.ndarray, "sample seen class"]) -> Float32[np.ndarray, "sample class"]:
+        k, alone = seen.shape[1] - 1, self.ensemble(seen)
+        rows = self._rows[k] if k < self.num_exits else None
+        if rows is None:
+            return alone
+        possible = np.maximum(seen, IMPOSSIBLE).astype(np.float64, order="C").reshape(len(seen), -1)
+        together = np.einsum("nd,cd->nc", possible, rows)
+        together += alone
+        return _normalised(together)
+
+
+def _normalised(together: Float64[np.ndarray, "sample class"]) -> Float32[np.ndarray, "sample class"]:
+    """Return logits, which are overwritten, as log-probabilities."""
+    together -= np.maximum.reduce(together, axis=1, keepdims=True)
+    together -= np.log(np.add.reduce(np.exp(together), axis=1, keepdims=True))
+    return np.asarray(np.maximum(together, FLOOR), dtype=np.float32)

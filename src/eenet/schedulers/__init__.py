@@ -15,6 +15,7 @@ from eenet.schedulers.ensemble import (
     fit_geometric_ensemble,
     fit_temperatures,
 )
+from eenet.schedulers.matrix import MatrixFit, fit_matrix
 from eenet.schedulers.stopping import StoppingScheduler
 from eenet.schedulers.thresholds import GeometricScheduler, JointScheduler
 
@@ -32,6 +33,7 @@ __all__ = [
     "EeroScheduler",
     "GeometricScheduler",
     "JointScheduler",
+    "MatrixFit",
     "PatienceScheduler",
     "PceeScheduler",
     "Scheduler",
@@ -42,6 +44,7 @@ __all__ = [
     "fit_calibration",
     "fit_ensemble",
     "fit_geometric_ensemble",
+    "fit_matrix",
     "fit_temperatures",
     "oracle",
     "static_mix",

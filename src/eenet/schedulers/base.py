@@ -139,9 +139,12 @@ def folds_of(num_samples: int, folds: int, seed: int) -> Int[np.ndarray, " sampl
 
 def sampled(table: ExitTable, most: int, seed: int) -> ExitTable:
     """Return a random part of a table that has more samples than ``most``, in the table's order."""
-    if table.num_samples <= most:
-        return table
-    return table.select(np.sort(np.random.default_rng(seed).permutation(table.num_samples)[:most]))
+    return table if table.num_samples <= most else table.select(sampled_rows(table.num_samples, most, seed))
+
+
+def sampled_rows(num_samples: int, most: int, seed: int) -> Int[np.ndarray, " row"]:
+    """Return the rows of a random part that has at most ``most`` samples, in order."""
+    return np.sort(np.random.default_rng(seed).permutation(num_samples)[:most])
 
 
 def blocks(start: int, stop: int, size: int) -> Iterator[slice]:

@@ -18,7 +18,7 @@ from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 
 _PRIOR_WEIGHT = 2.0  # pulls the weights towards the newest exit alone, in units of one sample's likelihood
-_PRIOR_BIAS = 5.0  # pulls the class biases towards 0
+PRIOR_BIAS = 5.0  # pulls the class biases towards 0
 _PER_CLASS = 20  # samples of a class on average below which there are no biases
 _ENTRIES = 2_000_000  # samples times classes that are fitted on at most; more would cost time and change little
 _LOWEST, _HIGHEST = 0.05, 20.0  # where every sample is right (or wrong) the best temperature is 0 (or infinity)
@@ -70,10 +70,14 @@ def held_out_ensemble(table: ExitTable, folds: int, seed: int = 0) -> tuple[Exit
     subset = _subset(table, seed)
     fold = folds_of(subset.num_samples, folds, seed)
     together = subset.seen()
-    for f in range(folds):
-        part = fold == f
-        together[part] = _fit(subset.select(~part), positive=False).history(together[part])
+    for f, ensemble in enumerate(fold_ensembles(subset, fold)):
+        together[fold == f] = ensemble.history(together[fold == f])
     return subset, replace(subset, logits=together, utility=None, transform=None)
+
+
+def fold_ensembles(table: ExitTable, fold: Int[np.ndarray, " sample"]) -> list[Ensemble]:
+    """Return the combination fitted without each fold, in their order; ``fold`` says which one a sample is in."""
+    return [_fit(table.select(fold != f), positive=False) for f in range(int(fold.max()) + 1)]
 
 
 def _subset(table: ExitTable, seed: int) -> ExitTable:
@@ -119,7 +123,7 @@ class _Likelihood:
         self.biased = samples >= _PER_CLASS * classes
         biases = classes if self.biased else 0
         self.prior = np.concatenate([np.eye(exits)[-1], np.zeros(biases)])
-        self.penalty = np.repeat([_PRIOR_WEIGHT, _PRIOR_BIAS], [exits, biases])
+        self.penalty = np.repeat([_PRIOR_WEIGHT, PRIOR_BIAS], [exits, biases])
 
     def value(self, values: Float64[np.ndarray, " value"]) -> tuple[float, Float64[np.ndarray, " value"]]:
         """Return the loss and its gradient."""
