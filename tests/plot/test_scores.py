@@ -7,7 +7,13 @@ from eenet.errors import InputError, TableError
 from eenet.evaluation import separation
 from eenet.evaluation.scores import auroc, main_score, on_unit_scale
 from eenet.policies import ConfidenceScorer
-from eenet.schedulers import EENetScheduler, GeometricScheduler, StoppingScheduler
+from eenet.schedulers import (
+    EENetScheduler,
+    GeometricScheduler,
+    StoppingScheduler,
+    TransformedScheduler,
+    fit_ensemble,
+)
 from eenet.testing import synthetic_table
 
 TABLE = synthetic_table(300, seed=1, num_classes=6)
@@ -49,6 +55,18 @@ def test_a_score_that_is_no_probability_is_drawn_by_rank_and_says_so():
     ranks, _ = on_unit_scale(main.scorer, main.at_exits(TABLE)[0][:, 0])
     drawn = [height for kind in ("right", "wrong") for heights in points(right, kind).values() for height in heights]
     assert sorted(drawn) == pytest.approx(sorted(ranks))
+
+
+def test_combined_exits_are_right_where_their_combination_is():
+    ensemble = TransformedScheduler(scheduler=GeometricScheduler(), fit_transform=fit_ensemble)
+    policy = ensemble.fit(TABLE, budget="60%")
+    combined = TABLE.transformed(policy.components()[0][1].transform)
+    left, right = plot.scores_by_class(TABLE, policy, exit=2).axes
+    for axes, table in ((left, TABLE), (right, combined)):
+        assert sum(map(len, points(axes, "right").values())) == table.utility[:, 2].sum()
+        sure = table.seen()[:, 2].max(axis=1)
+        assert axes.get_title(loc="left") == f"exit 2: AUROC {auroc(sure, table.utility[:, 2] == 1):.3f}"
+    assert TABLE.utility[:, 2].sum() != combined.utility[:, 2].sum()
 
 
 def test_pictures_stand_at_their_scores_and_do_not_hide_each_other():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -169,8 +170,10 @@ def attach(
     if attachment is not None and out is not None:
         recipe = attached.attached_recipe(attachment.at(model, source.example_inputs), model)
         output.note(f"Training {recipe.summary}.")
-        run = train_run(recipe, out, samples.data_root, output, "The same command goes on from there.")
-        value["accuracy"], shown = _judged(run, output)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "data ", UserWarning)  # said when the samples were counted
+            run = train_run(recipe, out, samples.data_root, output, "The same command goes on from there.")
+            value["accuracy"], shown = _judged(run, output)
         parts += [shown, f"Trained {spec} with {model.num_exits} exits: {out}"]
     else:
         parts.append("The heads have learnt nothing yet: pass --data and --out to train them.")

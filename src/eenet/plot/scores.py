@@ -51,10 +51,11 @@ def scores_by_class(
     """Return the scores of samples at one exit, by class: the paper's Figure 4.
 
     Classes are on the x axis, those that the full model gets wrong most first; samples are at the height of their
-    score, on the left a confidence, on the right what the policy decides by. A border or a marker says whether the
-    exit is right. A score that is neither a chance nor a share is drawn by its rank among all samples, which the axis
-    says. Above each panel is the area under the ROC curve of its score, right against wrong, over all samples of the
-    table. Both panels draw the same samples; where they are pictures, only those that do not hide each other.
+    score, on the left a confidence, on the right what the policy decides by. A border or a marker says whether the exit
+    is right: on the right as the policy reads it, which may combine exits. A score that is neither a chance nor a share
+    is drawn by its rank among all samples, which the axis says. Above each panel is the area under the ROC curve of its
+    score, right against wrong, over all samples of the table. Both panels draw the same samples; where they are
+    pictures, only those that do not hide each other.
 
     Args:
         table: With logits and labels.

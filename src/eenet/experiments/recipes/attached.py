@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -234,7 +235,9 @@ def wanted_classes(spec: str, data: str, root: Path | None) -> int | None:
     """Return how many classes a library's model must be made with for some data; None where it decides itself."""
     if spec.partition(":")[0] not in ("timm", "torchvision") or data_kind(data, root) != ("image", "sample"):
         return None
-    return len(_images(data, root).classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # they are said when the samples are loaded
+        return len(_images(data, root).classes)
 
 
 def data_kind(data: str, root: Path | None) -> tuple[str, str]:
