@@ -8,11 +8,11 @@ from scipy.optimize import minimize
 
 from eenet.errors import InputError, TableError
 from eenet.policies import Ensemble, Replayer, TransformedPolicy, load_policy, replay, save_policy
-from eenet.schedulers import StoppingScheduler, fit_ensemble, fit_matrix
+from eenet.schedulers import AutoScheduler, StoppingScheduler, fit_ensemble, fit_matrix
 from eenet.schedulers.base import folds_of, sampled_rows
 from eenet.schedulers.ensemble import fold_ensembles, transformed_dial
 from eenet.schedulers.matrix import MOST_PRODUCTS, _descend, _Folds, suits_matrix
-from eenet.tables import CostTable, ExitTable
+from eenet.tables import CostTable, ExitTable, standard_budgets
 from eenet.testing import check_policy, synthetic_table
 
 PENALTIES = (3000.0, 300.0, 30.0, 10.0)
@@ -319,3 +319,20 @@ def test_utility_that_is_not_accuracy_is_unknown_in_held_out_answers():
     worth = np.random.default_rng(0).random((60, 4))
     held_out = fit_matrix(ExitTable(logits=table.logits, labels=table.labels, utility=worth)).held_out
     assert held_out.utility is None and held_out.labels is None
+
+
+def test_auto_takes_matrices_where_exits_are_weak_and_not_where_they_are_strong():
+    weak, strong = confused_table(1000), synthetic_table(1000, num_exits=3, num_classes=5)
+    assert AutoScheduler(folds=2).choose(weak).name == "stopping+matrix"
+    assert not any(one.name.endswith("+matrix") for one in AutoScheduler(folds=2).choose(strong).contenders)
+    few = AutoScheduler(folds=2).choose(weak.select(np.arange(999)))
+    assert not any(one.name.endswith("+matrix") for one in few.contenders)
+    dial, fresh = AutoScheduler(folds=2).sweep(weak), confused_table(4000, seed=1)
+    for budget in standard_budgets(weak.require_costs()):
+        assert Replayer(weak).expected(dial.at(budget))[0] <= budget * (1 + 1e-9)
+    scalar = StoppingScheduler().sweep(weak)
+    matrix, alone = (
+        np.mean([Replayer(fresh).expected(one.at(f"{share}%"))[1] for share in (50, 70, 90)]) for one in (dial, scalar)
+    )
+    assert matrix > alone + 0.03
+    check_policy(dial.at("60%"), fresh.select(np.arange(200)))

@@ -15,6 +15,7 @@ from eenet.policies.replay import Replayer
 from eenet.schedulers.base import LEAST_SAMPLES, Scheduler, folds_of, sampled
 from eenet.schedulers.choosing import contributions
 from eenet.schedulers.ensemble import fit_ensemble, transformed_dial
+from eenet.schedulers.matrix import fit_matrix, suits_matrix
 from eenet.schedulers.stopping import StoppingScheduler
 from eenet.schedulers.thresholds import GeometricScheduler, JointScheduler
 from eenet.tables.costs import CostTable, standard_budgets
@@ -66,10 +67,10 @@ class AutoScheduler(Scheduler):
     All are fitted on part of the table and judged on the rest, in turn (cross-validation), at the ten standard budgets
     and at equal realised cost; the one chosen is fitted on the whole table, and the dial's ``reason`` says why.
 
-    From 1,000 samples on, optimal stopping is taken, with or without the ensemble, whichever did better, unless
-    another is better by more than ``margin`` standard errors of the difference. With fewer samples it overfits: of
-    those within ``tolerance`` standard errors of the best, the simplest is taken. With fewer than 50 there is nothing
-    to choose by, and the simplest is taken.
+    From 1,000 samples on, optimal stopping is taken, alone, with the ensemble, or with the matrices of `fit_matrix`
+    (where classes are few and matrices pay), whichever did best, unless another is better by more than ``margin``
+    standard errors of the difference. With fewer samples it overfits: of those within ``tolerance`` standard errors of
+    the best, the simplest is taken. With fewer than 50 there is nothing to choose by, and the simplest is taken.
 
     Where labels are unknown, or a transform is there already, there are no ensembles. On tables of features,
     confidences are tried that are the names of columns, and optimal stopping.
@@ -89,13 +90,16 @@ class AutoScheduler(Scheduler):
 
     def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
         choice = self.choose(table)
-        name = choice.name.removesuffix("+ensemble")
+        name, _, combined = choice.name.partition("+")
         scheduler = self._schedulers(table)[name]
-        if name == choice.name:
-            return replace(scheduler.dial(table, budgets), reason=choice.reason)
-        together = fit_ensemble(table, self.seed)
-        dial = scheduler.dial(table.transformed(together), budgets)
-        return replace(transformed_dial(together, dial), reason=choice.reason)
+        if combined == "matrix":
+            dial = _matrix_dial(scheduler, table, budgets, self.seed)
+        elif combined:
+            together = fit_ensemble(table, self.seed)
+            dial = transformed_dial(together, scheduler.dial(table.transformed(together), budgets))
+        else:
+            dial = scheduler.dial(table, budgets)
+        return replace(dial, reason=choice.reason)
 
     def choose(self, table: ExitTable, costs: CostTable | None = None) -> Choice:
         """Return which scheduler suits the table, and why; arguments and errors are those of `Scheduler.sweep`."""
@@ -138,6 +142,7 @@ class AutoScheduler(Scheduler):
 
     def _reported(self, trials: Iterable[_Trial], table: ExitTable) -> Iterator[_Trial]:
         tries = len(self._schedulers(table)) * self.folds * (2 if table.combinable else 1)
+        tries += self.folds * self._tries_matrix(table)
         for i, trial in enumerate(trials):
             yield trial
             if self.progress is not None:
@@ -156,6 +161,32 @@ class AutoScheduler(Scheduler):
             for suffix, part, judge in views:
                 for name, scheduler in self._schedulers(table).items():
                     yield name + suffix, rows, judge, scheduler.dial(part, budgets)
+        if not self._tries_matrix(table):
+            return
+        fitted = fit_matrix(table, self.seed)
+        scheduler, known = self._schedulers(table)["stopping"], fitted.held_out
+        for f in range(self.folds if min(fitted.penalties) < math.inf else 0):
+            rows = np.flatnonzero(fold == f)
+            dial = scheduler.dial(known.select(fold != f), budgets)
+            yield "stopping+matrix", rows, Replayer(known.select(rows)), dial
+
+    def _tries_matrix(self, table: ExitTable) -> bool:
+        return table.num_samples >= _MANY and suits_matrix(table) and "stopping" in self._schedulers(table)
+
+
+def _matrix_dial(scheduler: Scheduler, table: ExitTable, budgets: tuple[float, ...], seed: int) -> Dial:
+    """Return a dial on the exits' combination by matrices, fitted on what these say of samples they have not seen.
+
+    The matrices look surer on the table itself, so policies may cost something else there: the larger cost counts.
+    """
+    fitted = fit_matrix(table, seed)
+    dial = scheduler.dial(fitted.held_out, budgets)
+    deployed = Replayer(table.transformed(fitted.transform))
+    found = [
+        (max(cost, deployed.expected(policy)[0]), utility, policy)
+        for cost, utility, policy in zip(dial.fit_costs, dial.fit_utilities, dial.policies, strict=True)
+    ]
+    return transformed_dial(fitted.transform, Dial.of_candidates(found, dial.costs, dial.seed))
 
 
 def _behind(first: Float64[np.ndarray, " sample"], second: Float64[np.ndarray, " sample"]) -> tuple[float, float]:
