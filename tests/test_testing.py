@@ -336,8 +336,8 @@ def test_a_broken_promise_is_found(broken, found):
 def test_what_saving_changes_is_found(monkeypatch):
     check_scheduler(GeometricScheduler())
 
-    def other(path):
-        saved = load_policy(path)
+    def other(path, parts):
+        saved = load_policy(path, parts)
         return dataclasses.replace(saved, policy=static(0, 4))
 
     monkeypatch.setattr("eenet.testing.checks.load_policy", other)

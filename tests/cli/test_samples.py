@@ -111,7 +111,7 @@ def test_folders_are_read_as_those_of_classes_are(tmp_path):
     (tmp_path / ".hidden" / "0.png").touch()
     (tmp_path / "left" / "0.heic").touch()
     images = Images(Preparation(mean=(0.5,), std=(0.5,), size=(4, 4)))
-    with pytest.warns(UserWarning, match=r"files that are not read: 1 \.heic"):
+    with pytest.warns(UserWarning, match=r"files that are not read: 2 hidden, 1 \.heic"):
         source = images.files([str(tmp_path)])
     assert len(source.names) == 20 and source.read(slice(0, 3)).shape == (3, 1, 4, 4)
     for name, fact in (

@@ -140,7 +140,7 @@ def test_without_some_exits():
         for logits, wanted in zip(fewer(inputs), [every[0], every[2], every[3]], strict=True):
             assert torch.equal(logits, wanted)
     check_attached(model, inputs, fewer)
-    with pytest.raises(InputError, match=r"exits \[3\] cannot be dropped"):
+    with pytest.raises(InputError, match=r"exits 3 cannot be used: a whole number from 0 to 2"):
         attached.without([3])
 
 

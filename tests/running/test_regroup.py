@@ -35,7 +35,7 @@ def test_stages_wait_for_full_batches_by_hand():
     assert engine.asked == [[1, 2, 2, 2, 2], [1, 2, 2, 1]]  # the last one did not fill a batch; 1 and 2 are probes
     engine = ReplayEngine(logits)
     AdaptiveModel(engine, policy).predict_all(parts, regroup=False)
-    assert engine.asked == [[2, 2, 2], [1, 1, 1]]
+    assert engine.asked == [[1, 2, 2, 2, 2], [1, 2, 1, 1, 1]]
 
 
 def test_single_samples_wait_before_the_first_stage_too():

@@ -136,29 +136,52 @@ def lead(comparison: Mapping[str, Any]) -> str:
     policies = _policies(area)
     means = "" if comparison["splits"] == 1 else f", means over {comparison['splits']} random splits"
     same = bool(comparison.get("same_data"))
-    summary = "VAL and TEST are the same data: these are fitting numbers, not what to expect of others. " * same
+    warning = "VAL and TEST are the same data: these are fitting numbers, not what to expect of others. " * same
     judged = "the same" if same else f"{comparison['n_test']} others"
-    summary += (
+    summary = (
         f"{len(policies)} policies, fitted on {comparison['n_val']} samples and judged on {judged}"
         f"{means}. Costs are per sample in {unit}, utilities in percent; random (the best static mix) and oracle "
         f"(knows the labels) are bounds. All samples through the last exit: utility {last['utility_test']:.2%} at "
         f"{last['cost']:.4g} {unit}."
     )
-    return f"{_verdict(area, policies, comparison['pairs'])} {summary}" if policies else summary
+    return warning + (f"{_best(comparison, policies[0])}{_tested(comparison)} {summary}" if policies else summary)
 
 
-def _verdict(area: Mapping[str, float], policies: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> str:
-    """Say which policy has the largest area, whether random is surely below it, and which others are not."""
-    best = policies[0]
-    against = {name: pair for pair in pairs for name in (pair["a"], pair["b"]) if best in (pair["a"], pair["b"])}
+def _best(comparison: Mapping[str, Any], best: str) -> str:
+    """Say which policy has the largest area, and how far it is above random."""
+    area = comparison["area"]
+    pair = next((one for one in comparison["pairs"] if {one["a"], one["b"]} == {best, "random"}), None)
+    beside = ""
+    if pair is not None:
+        *_, low, high = _oriented(pair, best)
+        beside = f", {100 * (area[best] - area['random']):+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
     verdict = (
         f"Largest mean utility over the ten standard budgets: {best} with {area[best]:.2%} (best static mix: "
-        f"{area['random']:.2%})."
+        f"{area['random']:.2%}{beside})."
     )
-    if "random" in against and not (against["random"]["significant"] and area[best] > area["random"]):
-        verdict += " That is not surely more than the static mix, which does not look at the samples."
-    close = [name for name in policies[1:] if name in against and not against[name]["significant"]]
-    return verdict + (f" Not surely below it: {', '.join(close)}." if close else "")
+    if pair is not None and low <= 0:
+        verdict += " So it may be no better than the static mix, which does not look at the samples."
+    return verdict
+
+
+def _tested(comparison: Mapping[str, Any]) -> str:
+    """Say what the tested differences show; empty where none was tested."""
+    tested = comparison.get("family", {}).get("policy")
+    found: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
+    for pair in comparison["pairs"]:
+        if tested is None or pair.get("p_holm") is None:
+            continue
+        other, difference, *_ = _oriented(pair, tested)
+        found[("above" if difference > 0 else "below") if pair["significant"] else "not told apart from"].append(other)
+    said = [f"{word} {', '.join(names)}" for word, names in found.items() if names]
+    return f" Tested (Holm): {tested} is {'; '.join(said)}." if said else ""
+
+
+def _oriented(pair: Mapping[str, Any], first: str) -> tuple[str, float, float, float]:
+    """Return the other policy of a pair, and difference and interval as those of ``first`` minus it."""
+    if pair["a"] == first:
+        return pair["b"], pair["difference"], pair["low"], pair["high"]
+    return pair["a"], -pair["difference"], -pair["high"], -pair["low"]
 
 
 def who_pays(comparison: Mapping[str, Any]) -> str:
@@ -269,9 +292,9 @@ def verdict(pair: Mapping[str, Any]) -> str:
 
 def _pair_cells(pair: Mapping[str, Any], first: str) -> tuple[str, ...]:
     """Return a pair as cells, turned round so that ``first`` comes first: names, difference, interval."""
-    (a, b), sign = ((pair["a"], pair["b"]), 1) if pair["a"] == first else ((pair["b"], pair["a"]), -1)
-    low, high = sorted((sign * pair["low"], sign * pair["high"]))
-    return f"{a} − {b}", f"{sign * pair['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}"
+    start = first if first in (pair["a"], pair["b"]) else pair["a"]
+    other, difference, low, high = _oriented(pair, start)
+    return f"{start} − {other}", f"{difference:+.2f}", f"{low:+.2f} to {high:+.2f}"
 
 
 def groups_section(comparison: Mapping[str, Any]) -> Section | None:

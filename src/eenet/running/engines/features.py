@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -42,6 +42,9 @@ class FeatureEngine(EngineAround):
 
     def misfit(self, state: State, count: int) -> tuple[int, ...] | None:
         return self.inner.misfit(state, count)
+
+    def constants(self, state: State) -> Mapping[str, object]:
+        return self.inner.constants(state)
 
     def join(self, states: Sequence[State]) -> State:
         return self.inner.join(states)
