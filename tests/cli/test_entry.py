@@ -74,6 +74,19 @@ sys.exit(main())"""
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "Interrupted.\n")
 
 
+def test_ctrl_c_while_a_string_is_run_ends_with_130_too(tmp_path):
+    # Python notes such an interrupt as unhandled, and a module that is run with -m would end by the signal
+    (tmp_path / "interrupted.py").write_text(
+        """import os, signal, sys
+from eenet.cli import app, entry
+app.run = lambda words: exec("os.kill(os.getpid(), signal.SIGINT)\\nwhile True: pass")
+sys.exit(entry.main())"""
+    )
+    command = [sys.executable, "-m", "interrupted"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "Interrupted.\n")
+
+
 @pytest.mark.parametrize("package", ["eenet", "eenet.cli"])
 def test_the_package_runs_as_a_module(package):
     command = [sys.executable, "-m", package, "fitt"]

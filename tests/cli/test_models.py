@@ -245,6 +245,7 @@ def shorten():
     RECIPES["digits_tiny"] = replace(recipe, settings=replace(recipe.settings, epochs=4))
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch):
     command = ["train", "digits_tiny", "--out", str(tmp_path / "run"), "--quiet"]
     code = f"{inspect.getsource(shorten)}shorten()\nfrom eenet.cli import main\nraise SystemExit(main({command!r}))"

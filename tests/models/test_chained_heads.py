@@ -103,6 +103,7 @@ def test_attached_exits_say_the_same_in_one_go_and_stage_by_stage() -> None:
     assert len(model.without([0])(inputs)) == 2
 
 
+@pytest.mark.slow
 def test_the_engines_run_it() -> None:
     pytest.importorskip("onnxruntime")
     stages = [nn.Conv2d(a, 4, 3, padding=1) for a in (1, 4, 4)]

@@ -129,6 +129,7 @@ class Pair(nn.Module):
         return self.classify(self.blocks(x).mean(1) + numbers)
 
 
+@pytest.mark.slow
 def test_axes_of_one_name_have_one_size_and_others_their_own():
     model = Pair().eval()
     inputs = {"question": torch.randint(20, (3, 6)), "answer": torch.randint(20, (3, 9)), "numbers": torch.randn(3, 8)}
@@ -229,6 +230,7 @@ class FlatHead(nn.Module):
         return self.linear(x.flatten(1))
 
 
+@pytest.mark.slow
 def test_heads_of_one_length_keep_it():
     with pytest.warns(UserWarning, match="token at 12: at token 15, head of exit 0 fails"):
         _, ids, attached = reader(heads=lambda shape, classes: FlatHead(classes))

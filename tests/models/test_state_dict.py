@@ -17,7 +17,7 @@ from eenet.models.weights import load_tensors, save_tensors
 pytestmark = pytest.mark.filterwarnings("ignore:free sizes stay")  # the windows of `Tokens` need even lengths
 
 FOREIGN = [
-    pytest.param(name, marks=() if name in ("conv", "gated", "transformers BERT") else pytest.mark.slow)
+    pytest.param(name, marks=() if name in ("conv", "gated") else pytest.mark.slow)
     for name in ("conv", "tokens", "gated", "timm mobilenetv4_conv_small", "transformers BERT")
 ]
 
@@ -159,7 +159,7 @@ def masked_bert():
 
 @pytest.mark.parametrize(
     ("make", "assign"),
-    [(Tied, False), (Tied, True), (masked_bert, True), pytest.param(masked_bert, False, marks=pytest.mark.slow)],
+    [(Tied, False), (Tied, True), *(pytest.param(masked_bert, one, marks=pytest.mark.slow) for one in (False, True))],
 )
 def test_tied_weights_are_saved_once_and_tied_again(make, assign, tmp_path):
     _, inputs = FAMILIES["tokens"]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,4 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # the terminal may be gone
             sys.stderr.write("Interrupted.\n")
+        if Importing.owns_process:
+            # an interrupt that came while other code ran a string (as dataclasses are made) counts as unhandled, and
+            # Python would end itself by the signal
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(INTERRUPTED)
         return INTERRUPTED
