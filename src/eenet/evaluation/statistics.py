@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from eenet.errors import InputError
 
-_CHUNK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 8 * 2**20
 
 Measure: TypeAlias = Callable[[np.ndarray], np.ndarray]
 Points: TypeAlias = tuple[Float[np.ndarray, "resample point"], Float[np.ndarray, "resample point"]]
@@ -91,7 +91,7 @@ def bootstrap(
 
     Each resample has as many samples as there are, with replacement; costs, utilities and the anchor are averaged with
     the same weights. All curves begin with the one point of the anchor. The policies stay as fitted, so the spread is
-    that of the test data alone. Memory is bounded: the weights are made in chunks of 64 MB.
+    that of the test data alone. Memory is bounded: the weights are made in chunks of 8 MB.
     """
     found: dict[str, list[np.ndarray]] = {name: [] for name in curves}
     where = np.asarray(budgets, dtype=np.float64)
