@@ -12,7 +12,7 @@ from eenet.schedulers import (
     StoppingScheduler,
     TransformedScheduler,
 )
-from eenet.schedulers.choosing import _contribution
+from eenet.schedulers.choosing import HeldOut, _contribution
 from eenet.tables import CostTable, ExitTable, log_softmax, standard_budgets
 from eenet.testing import check_policy, classwise_table, synthetic_table
 
@@ -268,10 +268,25 @@ def test_stopping_is_the_start_from_1000_samples_on(count, lead, chosen, monkeyp
         "stopping": base - 0.2,
         "stopping+ensemble": base,
     }
-    monkeypatch.setattr(AutoScheduler, "_held_out", lambda *_: scores)
+    known = {name: HeldOut(parts, np.arange(10.0)) for name, parts in scores.items()}
+    monkeypatch.setattr(AutoScheduler, "_held_out", lambda *_: known)
     choice = AutoScheduler().choose(synthetic_table(count, num_exits=2))
     assert choice.name == chosen
     best = max(choice.contenders, key=lambda one: one.area).name
     if best != chosen:
         words = "best on most tables, and joint is not better" if chosen.startswith("stopping") else "simpler than"
         assert words in choice.reason
+
+
+@pytest.mark.parametrize(("count", "peak", "capped"), [(1000, 4, True), (1000, 9, False), (999, 4, False)])
+def test_no_more_is_spent_than_pays_on_held_out_samples(count, peak, capped, monkeypatch):
+    table = synthetic_table(count, num_exits=3)
+    earned = -np.abs(np.arange(10.0) - peak)
+    monkeypatch.setattr(AutoScheduler, "_held_out", lambda *_: {"max_prob": HeldOut(np.zeros(count), earned)})
+    dial, own = AutoScheduler().sweep(table), GeometricScheduler().sweep(table)
+    budget = standard_budgets(table.costs)[4]
+    spent = [Replayer(table).expected(one.at("100%"))[0] for one in (dial, own)]
+    assert spent[1] == table.costs.high and spent[0] == pytest.approx(budget if capped else table.costs.high)
+    assert (f"More than {budget:.4g} ms brought nothing" in dial.reason) == capped
+    for lower in standard_budgets(table.costs)[:5]:
+        assert Replayer(table).expected(dial.at(lower)) == pytest.approx(Replayer(table).expected(own.at(lower)))

@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int
 from eenet.policies.dial import Dial
 from eenet.policies.replay import Replayer
 from eenet.schedulers.base import LEAST_SAMPLES, Scheduler, folds_of, sampled
-from eenet.schedulers.choosing import contributions
+from eenet.schedulers.choosing import HeldOut, held_out
 from eenet.schedulers.ensemble import fit_ensemble, transformed_dial
 from eenet.schedulers.matrix import fit_matrix, suits_matrix
 from eenet.schedulers.stopping import StoppingScheduler
@@ -53,11 +53,14 @@ class Choice:
         name: Of the contender chosen.
         contenders: All, the simplest first.
         reason: In a sentence.
+        pays: The smallest standard budget with the largest utility on held-out samples, above which nothing is spent;
+            infinite where utility still rises at the largest one, and below 1,000 samples, where that is chance.
     """
 
     name: str
     contenders: tuple[Contender, ...]
     reason: str
+    pays: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,8 @@ class AutoScheduler(Scheduler):
     (where classes are few and matrices pay), whichever did best, unless another is better by more than ``margin``
     standard errors of the difference. With fewer samples it overfits: of those within ``tolerance`` standard errors of
     the best, the simplest is taken. With fewer than 50 there is nothing to choose by, and the simplest is taken.
+
+    From 1,000 samples on, no more is spent than pays: the dial stops at the budget with the largest held-out utility.
 
     Where labels are unknown, or a transform is there already, there are no ensembles. On tables of features,
     confidences are tried that are the names of columns, and optimal stopping.
@@ -99,7 +104,7 @@ class AutoScheduler(Scheduler):
             dial = transformed_dial(together, scheduler.dial(table.transformed(together), budgets))
         else:
             dial = scheduler.dial(table, budgets)
-        return replace(dial, reason=choice.reason)
+        return replace(dial if choice.pays == math.inf else dial.capped(choice.pays), reason=choice.reason)
 
     def choose(self, table: ExitTable, costs: CostTable | None = None) -> Choice:
         """Return which scheduler suits the table, and why; arguments and errors are those of `Scheduler.sweep`."""
@@ -108,7 +113,8 @@ class AutoScheduler(Scheduler):
         if table.num_samples < max(LEAST_SAMPLES, self.folds):
             name = next(iter(self._schedulers(table)))
             return Choice(name, (), f"{name}: {table.num_samples} samples are not enough to choose by.")
-        scores = self._held_out(table)
+        found = self._held_out(table)
+        scores = {name: one.parts for name, one in found.items()}
         areas = {name: float(score.mean()) for name, score in scores.items()}
         best = max(areas, key=lambda name: areas[name])
         contenders = [Contender(name, area, *_behind(scores[best], scores[name])) for name, area in areas.items()]
@@ -121,7 +127,12 @@ class AutoScheduler(Scheduler):
             name = next(
                 name for name in areas if known[name].deficit <= self.tolerance * known[name].noise or name == best
             )
-        return Choice(name, tuple(contenders), _reason(name, contenders, best))
+        peak, budgets = int(found[name].earned.argmax()), standard_budgets(table.require_costs())
+        pays = budgets[peak] if table.num_samples >= _MANY and peak < len(budgets) - 1 else math.inf
+        reason = _reason(name, contenders, best)
+        if pays < math.inf:
+            reason += f" More than {pays:.4g} {table.require_costs().unit} brought nothing, and is not spent."
+        return Choice(name, tuple(contenders), reason, pays)
 
     def _schedulers(self, table: ExitTable) -> dict[str, Scheduler]:
         """Return what can be fitted on a table, the simplest first."""
@@ -133,12 +144,12 @@ class AutoScheduler(Scheduler):
         }
         return {name: one for name, one in schedulers.items() if not one.unsuited(table)}
 
-    def _held_out(self, table: ExitTable) -> dict[str, Float64[np.ndarray, " sample"]]:
-        """Return what every held-out sample contributes to each contender's area, the simplest contender first."""
+    def _held_out(self, table: ExitTable) -> dict[str, HeldOut]:
+        """Return what each contender earns on held-out samples, the simplest contender first."""
         table = sampled(table, min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_columns))), self.seed)
         costs = table.require_costs()
         budgets = standard_budgets(costs)
-        return contributions(table, self._reported(self._trials(table, budgets), table), budgets)
+        return held_out(table, self._reported(self._trials(table, budgets), table), budgets)
 
     def _reported(self, trials: Iterable[_Trial], table: ExitTable) -> Iterator[_Trial]:
         tries = len(self._schedulers(table)) * self.folds * (2 if table.combinable else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int
@@ -12,12 +13,24 @@ from eenet.policies.replay import Replayer
 from eenet.tables.table import ExitTable
 
 
-def contributions(
+class HeldOut(NamedTuple):
+    """What a contender earned on samples that it was not fitted on.
+
+    Attributes:
+        parts: What every sample contributes to the area under the curve; their mean is the area.
+        earned: Mean utility of the policy for each budget.
+    """
+
+    parts: Float64[np.ndarray, " sample"]
+    earned: Float64[np.ndarray, " budget"]
+
+
+def held_out(
     table: ExitTable,
     trials: Iterable[tuple[str, Int[np.ndarray, " row"], Replayer, Dial]],
     budgets: Sequence[float],
-) -> dict[str, Float64[np.ndarray, " sample"]]:
-    """Return what every held-out sample contributes to each contender's area under the curve, by the contender's name.
+) -> dict[str, HeldOut]:
+    """Return what contenders earn on held-out samples, by their names.
 
     Args:
         table: All samples.
@@ -35,7 +48,10 @@ def contributions(
         for row, policy in enumerate(policies):
             outcome[:, row, rows] = replayer.per_sample(policy)
     anchor = (costs.low, float(table.require_utility("choosing a scheduler")[:, 0].mean()))
-    return {name: _contribution(spent, earned, budgets, anchor) for name, (spent, earned) in found.items()}
+    return {
+        name: HeldOut(_contribution(spent, earned, budgets, anchor), earned.mean(axis=1))
+        for name, (spent, earned) in found.items()
+    }
 
 
 def _contribution(

@@ -17,7 +17,7 @@ from eenet.policies.learned import EENetScorer, Reads, constant_beside, exit_fea
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
 from eenet.schedulers.base import LEAST_SAMPLES, Scheduler, blocks, folds_of, sampled
-from eenet.schedulers.choosing import contributions
+from eenet.schedulers.choosing import held_out
 from eenet.schedulers.eenet_fit import Adam, AssignmentNetworks, Own, PerExit, score_gradient, score_members
 from eenet.schedulers.thresholds import geometric_dial, joint_dial
 from eenet.tables.costs import standard_budgets
@@ -143,7 +143,7 @@ class EENetScheduler(Scheduler):
                 for name, dial in self._dials(rest, budgets[::_EVERY], KINDS, (2 * f, 2 * _FOLDS + 1)).items():
                     yield name, rows, replayer, dial
 
-        return {name: float(part.mean()) for name, part in contributions(table, trials(), budgets).items()}
+        return {name: float(one.parts.mean()) for name, one in held_out(table, trials(), budgets).items()}
 
     def _dials(
         self, table: ExitTable, budgets: tuple[float, ...], kinds: Sequence[str], part: tuple[int, int]
