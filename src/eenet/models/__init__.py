@@ -1,6 +1,7 @@
 """Models with exits: the multi-exit model, attaching exits, and heads."""
 
 from eenet.models.attach import attach
+from eenet.models.capacities import Capacities, capacities
 from eenet.models.chained_heads import cascaded
 from eenet.models.heads import (
     BranchHeadFactory,
@@ -18,6 +19,8 @@ from eenet.models.model import MultiExitModel
 
 __all__ = [
     "attach",
+    "Capacities",
+    "capacities",
     "MultiExitModel",
     "cascaded",
     "BranchHeadFactory",
