@@ -151,7 +151,7 @@ class Mean(nn.Module):
 def test_states_of_many_parts_travel(compress):
     torch.manual_seed(0)
     model = MultiExitModel([Pair(), Back()], [Mean(), Mean()]).eval()
-    policy = ScorePolicy("max_prob", [np.log(0.4), -np.inf])
+    policy = ScorePolicy("max_prob", [-0.3, -np.inf])
     inputs = torch.randn(20, 5, 4)
     wanted = AdaptiveModel(model, policy, CostTable((1, 2), "ms"))(inputs)
     assert 0 < wanted.exit_index.sum() < 20
@@ -179,7 +179,7 @@ def test_tensors_come_back_in_their_memory_order():
 
 
 def _first(seen):
-    return seen[:, -1, 0]
+    return seen[:, 0]
 
 
 def test_features_and_maps_go_on():
@@ -219,7 +219,7 @@ def test_compressed_states_are_smaller_and_flips_are_counted(small):
 
 def test_int8_by_hand():
     base = Sent(
-        source="", policy="", engine="torch", exit=0, num_exits=2, columns=2, ids=np.arange(2), rows=np.arange(2),
+        source="", policy="", engine="torch", exit=0, num_exits=2, ids=np.arange(2), rows=np.arange(2),
         seen=None, arrays=[], form=None,
     )  # fmt: skip
     values = np.array([[0.0, 255.0, 100.4], [-1.0, -1.0, -1.0]], dtype=np.float32)
@@ -283,7 +283,8 @@ def changed(state, about=None, **arrays):
         ({"engine": "graphs"}, {}, ("graphs", "eager")),
         ({"exit": -1}, {}, ("exit -1",)),
         ({"exit": True}, {}, ("exit", "True")),
-        ({"columns": 1 << 40}, {}, ("1099511627776",)),
+        ({"num_exits": 1 << 40}, {}, ("1099511627776",)),
+        ({}, {"seen": np.zeros((1, 1, 10), np.float32)}, ("seen",)),
         ({"form": {"tensor": 5}}, {}, ("eager",)),
         ({"form": {"tensor": 0, "dtype": "float32", "order": [0, 0, 0, 0]}}, {}, ("order", "eager")),
         ({"form": {"dict": "word"}}, {}, ("eager",)),
@@ -323,8 +324,6 @@ def test_other_files_and_other_stages_are_refused(small, state):
         server.resume(state)
     with pytest.raises(InputError, match=r"begins with stage 2.*resume"):
         server(images[:4])
-    with pytest.raises(InputError, match="'gzip'"):
-        Tier(model, policy, last=0)(images[:4], compress="gzip")
     with pytest.raises(InputError, match=r"first 3 .*0 to 2"):
         Tier(model, policy, first=3)
     with pytest.raises(InputError, match=r"last 0 .*1 to 2"):
@@ -333,6 +332,21 @@ def test_other_files_and_other_stages_are_refused(small, state):
         flips(AdaptiveModel(model, policy)(images[:2]), AdaptiveModel(model, policy)(images[:3]))
     with pytest.raises(InputError, match="missing"):
         together([Tier(model, policy, last=0)(images[:20])])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_compression_is_refused(small):
+    with pytest.raises(InputError, match="'gzip'"):
+        Tier(small[0], small[2], last=0)(small[1][:4], compress="gzip")
+    with pytest.raises(InputError, match="str"):
+        Tier(small[0], small[2], first=1).resume("state")
+
+
+def test_a_policy_that_reads_all_exits_needs_what_they_said(logits):
+    state = Tier(replaying(logits), policies(logits)["max_prob"], last=0)(torch.arange(120)[:, None]).state
+    later = Tier(replaying(logits), policies(logits)["vote"], first=1, check_source=False)
+    with pytest.raises(InputError, match="reads all"):
+        later.resume(state)
 
 
 def test_other_models_and_policies_are_taken_where_asked_for(small, state):

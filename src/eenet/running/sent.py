@@ -20,7 +20,7 @@ _FORMAT = {"format": "eenet state", "version": 1}
 _LARGEST = float(np.finfo(np.float16).max)
 _STEPS = 255
 _DEPTH = 64  # collections inside each other that a state may have
-_WORDS = {"source": str, "policy": str, "engine": str, "exit": int, "num_exits": int, "columns": int}
+_WORDS = {"source": str, "policy": str, "engine": str, "exit": int, "num_exits": int}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,6 @@ class Sent:
         engine: Kind of the engine whose state it is.
         exit: The last exit that was seen.
         num_exits: Of the model.
-        columns: Of what the policy reads of an exit.
         ids: Of the samples.
         rows: Their places in the batch that the first tier was given.
         seen: What the exits said so far, ``[sample, seen, column]``; None where the policy reads the newest exit only.
@@ -46,7 +45,6 @@ class Sent:
     engine: str
     exit: int
     num_exits: int
-    columns: int
     ids: Int[np.ndarray, " sample"]
     rows: Int[np.ndarray, " sample"]
     seen: Float32[np.ndarray, "sample seen column"] | None
@@ -101,15 +99,15 @@ class Sent:
         words = {name: about[name] for name in _WORDS}
         if wrong := [name for name, value in words.items() if type(value) is not _WORDS[name]]:
             raise ValueError(f"its {wrong[0]} is {words[wrong[0]]!r}")
-        k, exits, columns = words["exit"], words["num_exits"], words["columns"]
-        if not 0 <= k < exits - 1 or columns < 1:
-            raise ValueError(f"exit {k} of {exits} with {columns} columns is no place to go on from")
+        k, exits = words["exit"], words["num_exits"]
+        if not 0 <= k < exits - 1:
+            raise ValueError(f"exit {k} of {exits} is no place to go on from")
         _require_flat(about["form"])
         state = [_decompressed(arrays, f"state{i}", np.dtype(kind)) for i, kind in enumerate(about["dtypes"])]
         ids, rows, seen = arrays["ids"], arrays["rows"], arrays.get("seen")
         if ids.ndim != 1 or not len(ids) or rows.shape != ids.shape or {ids.dtype, rows.dtype} != {np.dtype(np.int64)}:
             raise ValueError(f"its ids are {ids.dtype} {ids.shape}, its rows {rows.dtype} {rows.shape}")
-        if seen is not None and (seen.dtype != np.float32 or seen.shape != (len(ids), k + 1, columns)):
+        if seen is not None and (seen.dtype != np.float32 or seen.shape[:2] != (len(ids), k + 1) or seen.ndim != 3):
             raise ValueError(f"what was seen is {seen.dtype} {seen.shape} for {len(ids)} samples and exit {k}")
         for array in state:
             if array.shape[:1] != ids.shape:

@@ -96,6 +96,7 @@ class Tier:
         self._check_source, self._checked = check_source, False
         self._cumulative = None if self.costs is None else np.array(self.costs.cumulative)
         self._fingerprint = policy_fingerprint(self.policy)
+        self._reads_newest = self.policy.newest_only and self.policy.answers_newest
 
     @property
     def ends(self) -> bool:
@@ -157,8 +158,9 @@ class Tier:
         self._require_fit(sent)
         if isinstance(sent.form, dict) and "size" in sent.form and not isinstance(self.engine, DenseEngine):
             self.engine = DenseEngine(self.engine)
-        seen = np.zeros((len(sent.ids), sent.num_exits, sent.columns), dtype=np.float32)
+        seen = None  # made by the loop where the policy reads the newest exit only
         if sent.seen is not None:
+            seen = np.empty((len(sent.ids), sent.num_exits, sent.seen.shape[2]), dtype=np.float32)
             seen[:, : sent.exit + 1] = sent.seen
         with self.engine.session():
             group = Group(
@@ -188,24 +190,21 @@ class Tier:
         assert group.seen is not None
         require_samples_first(self.engine, group.state, self.last, len(group.ids))
         arrays, form = self.engine.pack(group.state)
-        newest = self.policy.newest_only and self.policy.answers_newest
         return Sent(
             source=self.engine.source,
             policy=self._fingerprint,
             engine=_kind(self.engine),
             exit=self.last,
             num_exits=self.engine.num_exits,
-            columns=group.seen.shape[2],
             ids=group.ids,
             rows=group.places,
-            seen=None if newest else group.seen[:, : self.last + 1],
+            seen=None if self._reads_newest else group.seen[:, : self.last + 1],
             arrays=arrays,
             form=form,
         )
 
     def _require_fit(self, sent: Sent) -> None:
         """Refuse a state that this tier cannot go on with."""
-        self.policy.require(self.engine.num_exits, sent.columns)
         if sent.exit + 1 != self.first or sent.num_exits != self.engine.num_exits:
             raise InputError(
                 f"state after exit {sent.exit} of {sent.num_exits} does not fit: this tier begins with stage "
@@ -215,6 +214,13 @@ class Tier:
             raise InputError(
                 f"state of the engine {sent.engine} does not fit: this tier runs {self.engine.name}. Run all tiers of "
                 "a model in engines of one kind."
+            )
+        if sent.seen is not None:
+            self.policy.require(num_columns=sent.seen.shape[2])
+        elif not self._reads_newest:
+            raise InputError(
+                "state lacks what earlier exits said: the policy of the tier before reads the newest exit only, and "
+                "this one reads all. Put the same policy on all tiers."
             )
         if not self._check_source:
             return
@@ -227,11 +233,6 @@ class Tier:
                     f"state of another {what}, {theirs[:12]}, does not fit: this tier has {ours[:12]}. Put the same "
                     f"{what} on all tiers, or pass check_source=False to use it all the same."
                 )
-        if sent.seen is None and not (self.policy.newest_only and self.policy.answers_newest):
-            raise InputError(
-                "state lacks what earlier exits said: the policy of the tier before reads the newest exit only, and "
-                "this one reads all. Put the same policy on all tiers."
-            )
 
 
 def together(results: Sequence[TierResult]) -> Prediction:

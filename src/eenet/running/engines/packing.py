@@ -80,8 +80,8 @@ def _tensor(array: np.ndarray, name: str, order: list[int]) -> Tensor:
         tensor = tensor.view(torch.bfloat16)
     if tensor.dtype != (torch.bfloat16 if name == _HALF else _PLAIN[name]) or sorted(order) != [*range(tensor.dim())]:
         raise ValueError(f"a tensor of {tensor.dtype} is called {name}, its axes in memory {order}")
-    places = [order.index(axis) for axis in range(len(order))]
-    return tensor.permute(order).contiguous().permute(places)
+    placed = torch.empty([tensor.shape[axis] for axis in order], dtype=tensor.dtype)
+    return placed.permute([order.index(axis) for axis in range(len(order))]).copy_(tensor)
 
 
 def _order(tensor: Tensor) -> list[int]:
