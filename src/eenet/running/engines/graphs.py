@@ -105,6 +105,7 @@ class GraphEngine(Engine):
 
     Attributes:
         inputs: As handed in.
+        sends: For each of the graphs the numbers of the tensors that the stage after it takes.
     """
 
     def __init__(
@@ -126,8 +127,8 @@ class GraphEngine(Engine):
         if len(graphs) < self.num_exits:
             self.held = range(first, first + len(graphs))
         self._first, self._takes = first, [graph.inputs for graph in graphs]
-        self._sent = [*(graph.takes for graph in graphs[1:]), list(sends)]
-        read = [[LOGITS, *(f"{NEXT}{i}" for i in sent)] for sent in self._sent]
+        self.sends = (*(tuple(graph.takes) for graph in graphs[1:]), tuple(sends))
+        read = [[LOGITS, *(f"{NEXT}{i}" for i in sent)] for sent in self.sends]
         self._stages = [graph.bind(names) for graph, names in zip(graphs, read, strict=True)]
         self._whole = None if whole is None else (whole.takes, whole.bind([LOGITS]))
 
