@@ -74,9 +74,11 @@ class Manifest:
 
     def require_consistent(self) -> None:
         """Refuse values that contradict each other, by a ValueError."""
-        counts = [self.num_exits] + ([] if self.costs is None else [self.costs.num_exits])
+        is_part = self.first or self.sends
+        counts = [self.num_exits, self.num_exits if is_part else len(self.stages)]
+        counts += [] if self.costs is None else [self.costs.num_exits]
         if len(set(counts)) != 1 or min(self.num_exits, self.num_classes) < 2:
-            raise ValueError(f"exits and costs are {counts} in number, of {self.num_classes} classes")
+            raise ValueError(f"exits, stages and costs are {counts} in number, of {self.num_classes} classes")
         ends = self.held.stop == self.num_exits
         if not self.stages or self.first < 0 or self.held.stop > self.num_exits or ends != (not self.sends):
             raise ValueError(
