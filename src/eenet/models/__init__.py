@@ -1,7 +1,7 @@
 """Models with exits: the multi-exit model, attaching exits, and heads."""
 
 from eenet.models.attach import attach
-from eenet.models.capacities import Capacities, capacities
+from eenet.models.capacities import Capacities, capacities, exit_sizes
 from eenet.models.chained_heads import cascaded
 from eenet.models.heads import (
     BranchHeadFactory,
@@ -21,6 +21,7 @@ __all__ = [
     "attach",
     "Capacities",
     "capacities",
+    "exit_sizes",
     "MultiExitModel",
     "cascaded",
     "BranchHeadFactory",

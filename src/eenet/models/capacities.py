@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from eenet.errors import AttachError
 from eenet.models.counting import counter, plain_attention
 from eenet.models.inputs import Inputs, evaluating
+from eenet.models.model import MultiExitModel
 from eenet.models.taps import Run, Whole, blocks_of
 from eenet.tables.arrays import batch_size
 from eenet.tables.capacity import Capacity, read_capacities
@@ -120,6 +121,20 @@ def capacities(tiers: Sequence[str]) -> Capacities:
         Ilhan et al., WACV 2024, section 3.1.
     """
     return Capacities(tiers=read_capacities(tiers))
+
+
+def exit_sizes(model: MultiExitModel) -> dict[str, list[float]]:
+    """Return the parameters (``params``) and the ``bytes`` of a model up to each exit: its stages and heads so far."""
+    found: dict[str, list[float]] = {"params": [], "bytes": []}
+    tensors: dict[int, tuple[Tensor, bool]] = {}  # shared ones count once
+    for k, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
+        for part in (*([model.entry] if k == 0 else []), stage, head):
+            if isinstance(part, nn.Module):
+                tensors |= {id(one): (one, True) for one in part.parameters()}
+                tensors |= {id(one): (one, False) for one in part.buffers()}
+        found["params"].append(float(sum(one.numel() for one, learnt in tensors.values() if learnt)))
+        found["bytes"].append(float(sum(one.nbytes for one, _ in tensors.values())))
+    return found
 
 
 class _Sizes:

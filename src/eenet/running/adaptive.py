@@ -79,7 +79,7 @@ class AdaptiveModel:
         self.policy, self.costs, self.dial = steered.policy, steered.costs, steered.dial
         self.next_id = 0
         self._recognised, self._checked = isinstance(self.engine, DenseEngine), False
-        self._cumulative = None if costs is None else np.array(costs.cumulative)
+        self._cumulative = None if self.costs is None else np.array(self.costs.cumulative)
 
     def __call__(self, inputs: Inputs, sample_ids: SampleIds | None = None) -> Prediction:
         """Predict a batch.

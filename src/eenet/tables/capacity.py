@@ -33,11 +33,16 @@ class Capacity:
     kind: str
 
     def written(self, value: float) -> str:
-        """Return an amount of this kind in words, such as ``1.2 MB``."""
-        if self.kind == "ms":
-            return f"{value:.4g} ms"
-        factor, prefix = next((step for step in _STEPS if value >= step[0]), _STEPS[-1])
-        return f"{value / factor:.4g} {prefix}{'B' if self.kind == 'bytes' else self.kind}"
+        """Return an amount of this kind in words."""
+        return written(value, self.kind)
+
+
+def written(value: float, kind: str) -> str:
+    """Return an amount of a kind in words, such as ``1.2 MB``."""
+    if kind == "ms":
+        return f"{value:.4g} ms"
+    factor, prefix = next((step for step in _STEPS if value >= step[0]), _STEPS[-1])
+    return f"{value / factor:.4g} {prefix}{'B' if kind == 'bytes' else kind}"
 
 
 def read_capacities(texts: Sequence[str]) -> tuple[Capacity, ...]:
@@ -64,16 +69,16 @@ def read_capacities(texts: Sequence[str]) -> tuple[Capacity, ...]:
 
 
 def _read(text: object) -> Capacity:
-    written = str(text)
-    match = _WRITTEN.fullmatch(written)
+    said = str(text)
+    match = _WRITTEN.fullmatch(said)
     if match and match[2] in _SIZES and float(match[1]) > 0:
-        return Capacity(text=written, value=float(match[1]) * _SIZES[match[2]], kind=_NAMES[match[3]])
-    match = _COST.fullmatch(written)
+        return Capacity(text=said, value=float(match[1]) * _SIZES[match[2]], kind=_NAMES[match[3]])
+    match = _COST.fullmatch(said)
     for kind in ("FLOPs", "ms"):
         factor = unit_factor(match[2], kind) if match else None
         if match and factor is not None and float(match[1]) > 0:
-            return Capacity(text=written, value=float(match[1]) * factor, kind=kind)
+            return Capacity(text=said, value=float(match[1]) * factor, kind=kind)
     raise InputError(
-        f"capacity {written!r} is none: a number above 0 with a unit is needed. Write parameters ('0.3M params'), "
+        f"capacity {said!r} is none: a number above 0 with a unit is needed. Write parameters ('0.3M params'), "
         "bytes ('1.2MB'), operations per sample ('20MFLOPs') or time per sample ('5ms')."
     )
