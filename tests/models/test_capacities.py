@@ -8,7 +8,7 @@ from foreign import FAMILIES, blocks
 from torch import nn
 
 from eenet.errors import AttachError, InputError
-from eenet.models import attach, capacities
+from eenet.models import attach, capacities, exit_sizes
 from eenet.tables.capacity import read_capacities
 
 
@@ -46,6 +46,19 @@ def test_the_parts_of_the_attached_model_are_within_the_capacities():
 
     assert size(0) <= 8_000 < size(0) + size(1) <= 20_000
     assert size(0) > 4_000
+
+
+@pytest.mark.filterwarnings("ignore:free sizes stay")
+@pytest.mark.parametrize("kind", ["params", "bytes"])
+@pytest.mark.parametrize("name", ["plain", "gated", "conv", "tokens"])
+def test_what_is_counted_is_what_the_stages_have(name, kind):
+    model, inputs = FAMILIES[name]()
+    attached = attach(model, inputs, exits=3)
+    sizes = exit_sizes(attached)[kind]
+    exact = capacities([f"{size:.0f} {kind}" for size in sizes[:2]])
+    assert attach(model, inputs, exits=exact).whole.names == attached.whole.names
+    less = attach(model, inputs, exits=capacities([f"{sizes[1] - 1:.0f} {kind}"]))
+    assert exit_sizes(less)[kind][0] < sizes[1]
 
 
 def test_weights_that_no_call_of_their_own_module_reads_count_where_they_are_read():

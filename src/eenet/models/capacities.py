@@ -131,7 +131,7 @@ def exit_sizes(model: MultiExitModel) -> dict[str, list[float]]:
         for part in (*([model.entry] if k == 0 else []), stage, head):
             if isinstance(part, nn.Module):
                 tensors |= {id(one): (one, True) for one in part.parameters()}
-                tensors |= {id(one): (one, False) for one in part.buffers()}
+                tensors |= {id(one): (one, False) for inner in part.modules() for one in _buffers(inner)}
         found["params"].append(float(sum(one.numel() for one, learnt in tensors.values() if learnt)))
         found["bytes"].append(float(sum(one.nbytes for one, _ in tensors.values())))
     return found
@@ -176,7 +176,8 @@ class _Sizes:
         if kind == "params":
             return float(sum(one.numel() for one in head.parameters()))
         if kind == "bytes":
-            return float(sum(one.nbytes for one in (*head.parameters(), *head.buffers())))
+            parts = [(*part.parameters(recurse=False), *_buffers(part)) for part in head.modules()]
+            return float(sum(one.nbytes for part in parts for one in part))
         with evaluating(head), torch.no_grad(), plain_attention():
             if kind == "FLOPs":
                 with counter() as counting:
@@ -208,7 +209,7 @@ class _Sizes:
             owner = name
             while owner and owner not in called:  # read by the module around it, as attention does
                 owner = owner.rpartition(".")[0]
-            for one in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            for one in (*module.parameters(recurse=False), *_buffers(module)):
                 since = min(called.get(owner, 0), first.get(id(one), (len(called), one, False))[0])
                 first[id(one)] = since, one, isinstance(one, nn.Parameter)
         limits = [*(ends[block.name] for block in self.blocks), len(called) + 1]
@@ -240,6 +241,11 @@ class _Sizes:
     def _copied(self, rows: slice) -> Inputs:
         copies: Inputs = pytree.tree_map(lambda leaf: leaf[rows].clone(), self.example)
         return copies
+
+
+def _buffers(module: nn.Module) -> list[Tensor]:
+    """Return what a module stores beside its parameters, without counters: those of batch norms serve training."""
+    return [one for one in module.buffers(recurse=False) if one.dim()]
 
 
 def _clock() -> float:
