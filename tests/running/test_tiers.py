@@ -290,6 +290,7 @@ def changed(state, about=None, **arrays):
         ({"form": {"dict": "word"}}, {}, ("eager",)),
         ({}, {"ids": np.arange(3)}, ("ids", "3")),
         ({}, {"rows": np.zeros((1, 1))}, ("rows",)),
+        ({}, {"rows": np.zeros(10, np.int64), "ids": np.arange(10)}, ("rows",)),
         ({}, {"state0": np.zeros((1, 8, 8, 8), np.float32)}, ("tensor", "(1, 8, 8, 8)")),
         ({"dtypes": ["float64"]}, {}, ("float32", "float64")),
         ({"dtypes": ["no type"]}, {}, ("no type",)),

@@ -107,6 +107,8 @@ class Sent:
         ids, rows, seen = arrays["ids"], arrays["rows"], arrays.get("seen")
         if ids.ndim != 1 or not len(ids) or rows.shape != ids.shape or {ids.dtype, rows.dtype} != {np.dtype(np.int64)}:
             raise ValueError(f"its ids are {ids.dtype} {ids.shape}, its rows {rows.dtype} {rows.shape}")
+        if len(np.unique(rows)) != len(rows) or rows.min() < 0:
+            raise ValueError("its rows are no places of different samples")
         if seen is not None and (seen.dtype != np.float32 or seen.shape[:2] != (len(ids), k + 1) or seen.ndim != 3):
             raise ValueError(f"what was seen is {seen.dtype} {seen.shape} for {len(ids)} samples and exit {k}")
         for array in state:
