@@ -12,7 +12,9 @@ from tests.running.conftest import replaying
 from torch import nn
 
 from eenet.errors import EenetError, InputError, ShapeError
+from eenet.evaluation import fitting_exits
 from eenet.experiments.zoo.tiny import tiny_cnn
+from eenet.models import capacities
 from eenet.models.model import MultiExitModel
 from eenet.policies import ConfidenceScorer, MixedPolicy, ScorePolicy
 from eenet.running.adaptive import AdaptiveModel
@@ -20,8 +22,11 @@ from eenet.running.engines import DenseEngine, FeatureEngine, as_engine
 from eenet.running.engines.packing import packed, unpacked
 from eenet.running.recording import outputs
 from eenet.running.sent import Sent
+from eenet.running.split import split_export
+from eenet.running.tier_report import tier_report
 from eenet.running.tiers import Tier, flips, together
 from eenet.tables import CostTable, log_softmax
+from eenet.tables.capacity import read_capacities
 from eenet.tables.tensors import from_bytes, to_bytes
 
 COSTS = CostTable((1.0, 2.0, 4.0), "ms")
@@ -333,6 +338,33 @@ def test_other_files_and_other_stages_are_refused(small, state):
         flips(AdaptiveModel(model, policy)(images[:2]), AdaptiveModel(model, policy)(images[:3]))
     with pytest.raises(InputError, match="missing"):
         together([Tier(model, policy, last=0)(images[:20])])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: together([]),
+        lambda: together(None),
+        lambda: together([1]),
+        lambda: flips(None, None),
+        lambda: Tier("nowhere"),
+        lambda: Tier(3, HALF),
+        lambda: Tier(replaying(np.zeros((2, 3, 4), np.float32)), "max_prob"),
+        lambda: Tier(replaying(np.zeros((2, 3, 4), np.float32)), HALF, first="0"),
+        lambda: capacities("1MB"),
+        lambda: capacities(None),
+        lambda: capacities([]),
+        lambda: capacities([3]),
+        lambda: fitting_exits(["1MB"], COSTS),
+        lambda: fitting_exits(read_capacities(["1ms"]), 3),
+        lambda: split_export("nowhere", "out", last=0),
+        lambda: tier_report(3, HALF, np.zeros((2, 1))),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused_in_a_sentence(call):
+    with pytest.raises(InputError):
+        call()
 
 
 @pytest.mark.usefixtures("unchecked")

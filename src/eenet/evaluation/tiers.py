@@ -8,6 +8,7 @@ from typing import Any
 
 from eenet.errors import InputError
 from eenet.tables.capacity import Capacity
+from eenet.tables.checks import instance, listed
 from eenet.tables.costs import CostTable, unit_factor
 
 
@@ -47,7 +48,9 @@ def fitting_exits(
     """
     found: list[TierFit] = []
     before = -1
-    for tier, capacity in enumerate(capacities):
+    instance(costs, CostTable, "costs")
+    for tier, capacity in enumerate(listed(capacities, "capacities")):
+        instance(capacity, Capacity, "capacities", "Read them with read_capacities.")
         taken = _taken(capacity, costs, sizes or {})
         fits = [k for k, amount in enumerate(taken) if amount <= capacity.value * (1 + 1e-9)]
         last = fits[-1] if fits else None

@@ -20,7 +20,7 @@ from eenet.running.inputs import Inputs, batch_of, joined, rows_of
 from eenet.running.loop import Group, Loop, Prediction, gathered
 from eenet.running.sent import COMPRESSIONS, Compression, Sent
 from eenet.tables.arrays import batch_size
-from eenet.tables.checks import number
+from eenet.tables.checks import instance, listed, number
 from eenet.tables.costs import CostTable
 
 
@@ -242,8 +242,11 @@ def together(results: Sequence[TierResult]) -> Prediction:
         results: Of the first tier, and of every later one that went on with it.
 
     Raises:
-        InputError: Some samples of the batch are missing, or are there twice.
+        InputError: Some samples of the batch are missing, or are there twice; or they are no results.
     """
+    results = listed(results, "results")
+    for one in results:
+        instance(one, TierResult, "results", "Pass those of every tier.")
     parts = [(one.rows, one.prediction) for one in results if one.prediction is not None]
     rows = np.concatenate([rows for rows, _ in parts]) if parts else np.empty(0, np.int64)
     if not len(rows) or not np.array_equal(np.sort(rows), np.arange(len(rows))) or results[-1].state is not None:
@@ -277,6 +280,8 @@ def flips(one: Prediction, other: Prediction) -> int:
     Raises:
         ShapeError: They are of different numbers of samples.
     """
+    for value, name in ((one, "one"), (other, "other")):
+        instance(value, Prediction, name, "Pass what AdaptiveModel or together returns.")
     if len(one.exit_index) != len(other.exit_index):
         raise ShapeError(
             f"predictions of {len(one.exit_index)} and {len(other.exit_index)} samples cannot be compared. Pass those "
