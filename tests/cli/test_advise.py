@@ -5,7 +5,9 @@ import os
 
 import numpy as np
 import pytest
-from tests.cli.conftest import refused
+from tests.cli.conftest import made_run, refused
+
+from eenet.models import exit_sizes
 
 KEYS = (
     "pays verdict reasons kept dropped cumulative unit reference frontier statics rows difference low high saving "
@@ -94,3 +96,42 @@ def test_few_samples_are_noticed_and_too_few_refused(eenet, write_table):
     ran = eenet("advise", write_table(samples=30), "-q")
     assert ran.code == 0 and ran.stdout
     refused(eenet("advise", write_table(samples=3), "-q"), "3 samples is too small")
+
+
+def test_capacities_name_the_exits_that_fit(eenet, write_table, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "2000")
+    words = (
+        "advise",
+        write_table(),
+        "--capacity",
+        "1ms",
+        "--capacity",
+        "2100us",
+        "--capacity",
+        "1s",
+    )  # exits 1, 2, 3.5
+    value = eenet(*words, "--json", "-q").value
+    assert [(one["capacity"], one["exit"], one["takes"]) for one in value["tiers"]] == [
+        ("1ms", 0, "1 ms"),
+        ("2100us", 1, "2 ms"),
+        ("1s", 2, "4 ms"),
+    ]
+    assert "Tier 1 (2100us) ends at exit 1: up to there the model takes 2 ms." in eenet(*words, "-q").stdout
+    refused(eenet("advise", write_table(), "--capacity", "1MB", "-q"), "'1MB'", "ms are known", "of a run")
+    refused(eenet("advise", write_table(), "--capacity", "2ms", "--capacity", "1ms", "-q"), "do not rise")
+    refused(eenet("advise", write_table(), "--capacity", "huge", "-q"), "'huge'")
+
+
+def test_sizes_come_from_the_run(eenet, tmp_path):
+    exporting = pytest.importorskip("exporting")
+    made_run(tmp_path, "digits_tiny", exporting.model().state_dict())
+    sizes = exit_sizes(exporting.model())
+    words = ("advise", tmp_path / "val.npz", "--run", tmp_path / "run", "--json", "-q")
+    value = eenet(
+        *words, "--capacity", f"{sizes['bytes'][0]:.0f}B", "--capacity", f"{sizes['params'][1]:.0f} params"
+    ).value
+    assert [one["exit"] for one in value["tiers"]] == [0, 1]
+    assert sizes["params"][-1] == sum(one.numel() for one in exporting.model().parameters())
+    small = eenet(*words, "--capacity", f"{sizes['bytes'][0] - 1:.0f}B").value["tiers"][0]
+    assert small["exit"] is None and "holds no exit" in small["verdict"]
+    refused(eenet(*words), "--capacity")

@@ -124,7 +124,7 @@ def test_what_is_printed_and_what_stands_there_already(eenet, made, tmp_path, mo
     )
     for _ in range(2):  # an export replaces an export
         ran = eenet(*words)
-        assert ran.code == 0 and "stage_2.xml" in ran.stdout and "logits within" in ran.stdout
+        assert ran.code == 0 and "stage_2.xml" in ran.stdout and "logits within" in ran.said
         assert "Exporting 3 stages for openvino." in ran.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
     value = eenet(*words, "--json", "-q").value

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from eenet.cli import options
+from eenet.cli import loading, options
 from eenet.cli.fit import read_budget
+from eenet.cli.interrupt import require
 from eenet.cli.loading import Costs
 from eenet.cli.output import Output, Result
 from eenet.errors import InputError
 from eenet.report.sections import Block, Section, Table
+from eenet.tables.capacity import read_capacities
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_json
 
 if TYPE_CHECKING:
-    from eenet.evaluation import StaticModel
+    from eenet.evaluation import StaticModel, TierFit
 
 
 def advise(
@@ -28,6 +30,11 @@ def advise(
         options.word("COST:UTILITY|FILE", "Model without exits: 2.1ms:0.93, 60%:93%, or a .json of these. Repeatable."),
     ] = None,
     confidence: options.ConfidenceOption = None,
+    capacity: Annotated[
+        list[str] | None,
+        options.word("C", "What a tier of devices holds: 20MFLOPs, 5ms; with --run 1.2MB, '0.3M params'. Repeatable."),
+    ] = None,
+    run: Annotated[Path | None, options.folder_in("--run", "The run that VAL was recorded from, for its size.")] = None,
     costs: Costs,
     out: Annotated[Path | None, options.file_out("Write the advice here, as JSON.", ".json")] = None,
     seed: options.SeedOption = 0,
@@ -39,9 +46,13 @@ def advise(
     than its head costs; without, heads count as part of their stages. Early exit is compared with each exit alone, the
     original model, the best mixture of these, and the models of --static, all on samples that nothing was fitted on.
 
+    With --capacity, the weakest tier of devices first, it says which exits fit which tier.
+
     Examples:
 
         eenet advise val.npz --costs costs.json --batch-size 1
+
+        eenet advise val.npz --run run --capacity 100kB --capacity 20MFLOPs --costs costs.json
 
         eenet advise val.npz --budget 60% --static 2.1ms:0.93 --json
     """
@@ -50,6 +61,7 @@ def advise(
     asked = [read_budget(text, known, costs) for text in budget or []]
     models = [model for text in static or [] for model in _statics(text, known)]
     parts = costs.parts(known)
+    tiers = _tiers(capacity, known, run)
     for one in asked:
         output.note(f"Budget per sample: {one.meaning}.")
 
@@ -59,8 +71,34 @@ def advise(
     shared: dict[str, Any] = {"seed": seed, "progress": output.step, "confidence": confidence or "max_prob"}
     advice = evaluation.advise(table, budgets=asked, parts=parts, statics=models, **shared)
     value = advice.to_dict()
+    if tiers:
+        value["tiers"] = [tier.to_dict() for tier in tiers]
     output.save(value, out)
-    return value, [*_advice_tables(value), *(f"Note: {note}" for note in advice.notes)]
+    notes = [f"Note: {note}" for note in advice.notes]
+    return value, [*_advice_tables(value), *(tier.verdict for tier in tiers), *notes]
+
+
+def _tiers(capacities: list[str] | None, costs: CostTable, run: Path | None) -> tuple[TierFit, ...]:
+    """Return which exits fit the tiers of devices that were asked for."""
+    from eenet.evaluation import fitting_exits
+
+    if not capacities:
+        if run is not None:
+            raise InputError(f"--run {str(run)!r} is not needed: it tells the size of exits. Pass --capacity too.")
+        return ()
+    wanted, sizes = read_capacities(capacities), None
+    if run is not None:
+        require("torch")
+        from eenet.models import exit_sizes
+
+        model = loading.open_run(run, None).model
+        if model.num_exits != costs.num_exits:
+            raise InputError(
+                f"--run {str(run)!r} of {model.num_exits} exits does not fit: VAL has {costs.num_exits}. Pass the run "
+                "that it was recorded from."
+            )
+        sizes = exit_sizes(model)
+    return fitting_exits(wanted, costs, sizes)
 
 
 def _statics(text: str, costs: CostTable) -> list[StaticModel]:

@@ -147,14 +147,19 @@ def folder_out(what: str, metavar: str = "DIR", *, names: Sequence[str] = _OUT, 
     return _path(names, metavar, what, lambda path: output_folder(path, names[0], replaces))
 
 
+def folder_in(name: str, what: str) -> Any:  # noqa: ANN401
+    """Return an option that names a folder to read."""
+    return _path([name], "DIR", what, lambda path: existing(path, name, folder=True))
+
+
 def word(metavar: str, what: str, *names: str) -> Any:  # noqa: ANN401
     """Return an option with one word as its value; its name is that of the parameter, if not given."""
     return typer.Option(*names, metavar=metavar, help=what)
 
 
-def count(what: str, low: int = 1, high: int = LARGEST) -> Any:  # noqa: ANN401
-    """Return an option that is a whole number."""
-    return typer.Option(min=low, max=high, help=what)
+def count(what: str, low: int = 1, high: int = LARGEST, *, names: Sequence[str] = ()) -> Any:  # noqa: ANN401
+    """Return an option that is a whole number; its name is that of the parameter, if not given."""
+    return typer.Option(*names, min=low, max=high, help=what)
 
 
 SeedOption = Annotated[int, count("Seed of everything random.", 0, 2 * LARGEST + 1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from eenet.cli import loading, names, options
 from eenet.cli.interrupt import require
 from eenet.cli.output import Output, Result, facts_table, percent, plain
 from eenet.cli.samples import ARRAY_SUFFIXES, Images, Source, TextFiles
+from eenet.cli.tiers import FILES, Sending
 from eenet.errors import InputError
 from eenet.report.sections import Block, Table, exit_shares
 from eenet.tables.atomic import atomic_path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from eenet.models.model import MultiExitModel
     from eenet.policies import SavedPolicy
     from eenet.policies.scorers import Part
-    from eenet.running import AdaptiveModel, Prediction
+    from eenet.running import AdaptiveModel, Prediction, Tier
     from eenet.running.engines.graphs import TensorSpec
 
 LISTED_SAMPLES = 50
@@ -39,7 +40,7 @@ class Opened:
     """A model that stops early, and what is known about its inputs and answers.
 
     Attributes:
-        adaptive: The model with its policy.
+        adaptive: The model with its policy, or some of its stages.
         split: Returns a split of its own data by name.
         array: Returns the samples of an array file.
         files: Returns how files of images or texts become inputs.
@@ -47,7 +48,7 @@ class Opened:
         exits: What the exits are called, where the model has some of the original's only.
     """
 
-    adaptive: AdaptiveModel
+    adaptive: AdaptiveModel | Tier
     split: Callable[[str], Source]
     array: Callable[[Path], Source]
     files: Callable[[], Images | TextFiles]
@@ -72,11 +73,11 @@ def run(
         options.place("TARGET", "A run, a bundle, or a folder written by `eenet export` (no torch).", folder=True),
     ],
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="INPUTS...", help="Images, folders of them, .csv .tsv .txt of texts, arrays, or split:test."
         ),
-    ],
+    ] = None,
     *,
     policy: Annotated[Path | None, options.POLICY_OPTION] = None,
     budget: Annotated[str | None, options.word("B", "Another budget than that of the policy.", *options.BUDGET)] = None,
@@ -85,6 +86,12 @@ def run(
         bool, typer.Option(help="Let samples that stay wait for a full batch before each stage; same answers.")
     ] = True,
     threads: options.ThreadsOption = None,
+    state: Annotated[Path | None, options.folder_in("--state", "Go on with what the tier before wrote.")] = None,
+    state_out: Annotated[
+        Path | None,
+        options.folder_out("Samples that go on to the next tier.", names=["--state-out"], replaces=FILES),
+    ] = None,
+    compress: Annotated[str | None, options.word("C", "Send these as float16 or int8; decisions may flip.")] = None,
     force: options.ForceOption = False,
     parts: options.PartsOption = None,
     out: Annotated[Path | None, options.file_out("Per-sample rows, .csv or .json.", ".csv", ".json")] = None,
@@ -99,6 +106,9 @@ def run(
     An export takes arrays by the names of its inputs, as the model reads them; uint8 images are prepared as the export
     says.
 
+    A folder of `eenet export --tier` answers the samples that leave there and writes the others to --state-out; that of
+    `--from` goes on with them: it takes --state in place of INPUTS.
+
     Examples:
 
         eenet run run --policy policy photos/ cat.png
@@ -108,10 +118,21 @@ def run(
         eenet run run --policy policy reviews.csv --out answers.csv
 
         eenet run exported inputs.npz --json
+
+        eenet run device inputs.npz --state-out states
+
+        eenet run server --state states
     """
+    from eenet.running import Tier
+    from eenet.running.progress import track
+
     opened = _open(target, policy, data_root, threads, output, force=force, parts=parts)
+    inputs, adaptive = inputs or [], opened.adaptive
+    sending = Sending(state=state, out=state_out, compress=compress)
+    sending.require(adaptive, inputs, budget)
     sources = opened.read(inputs)
-    adaptive = opened.adaptive
+    if isinstance(adaptive, Tier):
+        return _run_tier(sending, sources, opened, batch_size, out, output=output)
     if budget is not None:
         if adaptive.dial is None:
             raise InputError(f"--budget {budget!r} cannot be met: the policy was saved without its dial. Fit it again.")
@@ -119,13 +140,40 @@ def run(
         adaptive = adaptive.at(budget)
     output.note(f"Running {sum(len(source.names) for source in sources)} samples in batches of {batch_size}.")
 
-    from eenet.running.progress import track
-
     total = sum(-(-len(source.names) // batch_size) for source in sources)
     batches = (batch for source in sources for batch in source.batches(batch_size))
     tracked = track(batches, total, "running", enabled=not output.quiet)
-    samples = list(_rows(adaptive.predict_all(tracked, regroup=regroup), sources, opened))
-    value = _summary(samples, adaptive, opened)
+    prediction = adaptive.predict_all(tracked, regroup=regroup)
+    named = enumerate(pair for source in sources for pair in source.named())
+    samples = [_row(prediction, row, row, pair, opened) for row, pair in named]
+    return _finished(samples, sources, opened, out, output)
+
+
+def _run_tier(
+    sending: Sending, sources: Sequence[Source], opened: Opened, batch_size: int, out: Path | None, *, output: Output
+) -> Result:
+    """Answer the samples that leave on a tier, and write the others."""
+    names = [pair for source in sources for pair in source.named()]
+    samples, going, sent = [], 0, 0
+    for result in sending.run(opened.adaptive, sources, batch_size):
+        going, sent = going + len(result.staying), sent + len(result.state or b"")
+        if result.prediction is not None:
+            samples += [
+                _row(result.prediction, row, sample, names[sample] if names else ("", None), opened)
+                for row, sample in enumerate(result.sample_ids.tolist())
+            ]
+    samples.sort(key=lambda sample: sample["sample"])
+    value, blocks = _finished(samples, sources, opened, out, output)
+    if going:
+        blocks = [*blocks, f"{going} samples go on, in {sent} bytes: {sending.out}"]
+    return {**value, "going_on": going, "sent_bytes": sent}, blocks
+
+
+def _finished(
+    samples: list[dict[str, Any]], sources: Sequence[Source], opened: Opened, out: Path | None, output: Output
+) -> tuple[dict[str, Any], list[Block]]:
+    """Write the rows where that was asked for, and return the result."""
+    value = _summary(samples, opened)
     if out is not None:
         _write_rows(samples, out)
         output.note(f"wrote {len(samples)} rows to {out}")
@@ -211,7 +259,7 @@ def _of_bundle(
 
 
 def _of_export(target: Path, threads: int | None, parts: Sequence[type[Part]]) -> Opened:
-    from eenet.running import AdaptiveModel, open_export
+    from eenet.running import AdaptiveModel, Tier, open_export
 
     opened = open_export(target, threads, parts=parts)
     preparation = opened.manifest.preparation
@@ -237,7 +285,9 @@ def _of_export(target: Path, threads: int | None, parts: Sequence[type[Part]]) -
         return Images(preparation)
 
     return Opened(
-        adaptive=AdaptiveModel(opened.engine, opened.policy, opened.costs, dial=opened.dial),
+        adaptive=Tier(opened.engine, opened.policy, opened.costs)
+        if opened.engine.held
+        else AdaptiveModel(opened.engine, opened.policy, opened.costs, dial=opened.dial),
         split=split,
         array=array,
         files=files,
@@ -261,26 +311,29 @@ def _split(opened: Run, name: str) -> Source:
     return Source([f"{name}:{row}" for row in range(len(data))], data.inputs, labels)
 
 
-def _rows(prediction: Prediction, sources: Sequence[Source], opened: Opened) -> Iterator[dict[str, Any]]:
-    """Yield one row per sample."""
-    for row, (name, label) in enumerate(pair for source in sources for pair in source.named()):
-        k = int(prediction.exit_index[row])
-        sample: dict[str, Any] = {"sample": row, "input": name}
-        if prediction.log_probs is not None:
-            found = int(prediction.log_probs[row].argmax())
-            sample["prediction"] = found
-            sample["class"] = str(found) if opened.classes is None else opened.classes[found]
-            sample["probability"] = float(np.exp(np.float64(prediction.log_probs[row, found])))
-        sample["exit"] = k if opened.exits is None else opened.exits[k]
-        sample["cost"] = None if prediction.cost is None else float(prediction.cost[row])
-        if label is not None and prediction.log_probs is not None:
-            sample["label"] = label
-            sample["right"] = sample["prediction"] == label
-        yield sample
+def _row(
+    prediction: Prediction, row: int, number: int, named: tuple[str, int | None], opened: Opened
+) -> dict[str, Any]:
+    """Return the row of a sample."""
+    name, label = named
+    k = int(prediction.exit_index[row])
+    sample: dict[str, Any] = {"sample": number, "input": name}
+    if prediction.log_probs is not None:
+        found = int(prediction.log_probs[row].argmax())
+        sample["prediction"] = found
+        sample["class"] = str(found) if opened.classes is None else opened.classes[found]
+        sample["probability"] = float(np.exp(np.float64(prediction.log_probs[row, found])))
+    sample["exit"] = k if opened.exits is None else opened.exits[k]
+    sample["cost"] = None if prediction.cost is None else float(prediction.cost[row])
+    if label is not None and prediction.log_probs is not None:
+        sample["label"] = label
+        sample["right"] = sample["prediction"] == label
+    return sample
 
 
-def _summary(samples: Sequence[dict[str, Any]], adaptive: AdaptiveModel, opened: Opened) -> dict[str, Any]:
+def _summary(samples: Sequence[dict[str, Any]], opened: Opened) -> dict[str, Any]:
     """Return what the samples cost on average, where they left, and how many were right if that is known."""
+    adaptive = opened.adaptive
     costs = [sample["cost"] for sample in samples if sample["cost"] is not None]
     known = [sample["right"] for sample in samples if "right" in sample]
     num_exits = adaptive.policy.num_exits if opened.exits is None else opened.exits[-1] + 1
@@ -289,7 +342,7 @@ def _summary(samples: Sequence[dict[str, Any]], adaptive: AdaptiveModel, opened:
         "engine": adaptive.engine.name,
         "unit": None if adaptive.costs is None else adaptive.costs.unit,
         "mean_cost": sum(costs) / len(costs) if costs else None,
-        "exit_distribution": [sum(s["exit"] == k for s in samples) / len(samples) for k in range(num_exits)],
+        "exit_distribution": [sum(s["exit"] == k for s in samples) / max(1, len(samples)) for k in range(num_exits)],
         "num_labelled": len(known),
         "accuracy": sum(known) / len(known) if known else None,
     }

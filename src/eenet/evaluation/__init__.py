@@ -12,6 +12,7 @@ from eenet.evaluation.paired import Paired, at_equal_cost, group_counts, paired,
 from eenet.evaluation.results import Comparison
 from eenet.evaluation.scores import Calibration, ScoreWeights, Separation, calibration, score_weights, separation
 from eenet.evaluation.segmentation import MapReport, load_confusion
+from eenet.evaluation.tiers import TierFit, fitting_exits
 
 __all__ = [
     "Advice",
@@ -25,11 +26,13 @@ __all__ = [
     "ScoreWeights",
     "Separation",
     "StaticModel",
+    "TierFit",
     "advise",
     "at_equal_cost",
     "calibration",
     "compare",
     "evaluate",
+    "fitting_exits",
     "group_counts",
     "load_confusion",
     "paired",

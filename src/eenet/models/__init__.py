@@ -1,6 +1,7 @@
 """Models with exits: the multi-exit model, attaching exits, and heads."""
 
 from eenet.models.attach import attach
+from eenet.models.capacities import Capacities, capacities, exit_sizes
 from eenet.models.chained_heads import cascaded
 from eenet.models.heads import (
     BranchHeadFactory,
@@ -18,6 +19,9 @@ from eenet.models.model import MultiExitModel
 
 __all__ = [
     "attach",
+    "Capacities",
+    "capacities",
+    "exit_sizes",
     "MultiExitModel",
     "cascaded",
     "BranchHeadFactory",

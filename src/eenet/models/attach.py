@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from eenet.errors import AttachError, ShapeError
+from eenet.models.capacities import Capacities
 from eenet.models.form import Axes, Free, SameForm, fault_next_to, free_axes
 from eenet.models.heads import HeadFactory, TokenHead
 from eenet.models.inputs import Inputs, evaluating, plain, renew, unwrapped
@@ -41,7 +42,7 @@ class TapHead(nn.Module):
 def attach(
     model: nn.Module,
     example_inputs: Inputs,
-    exits: int | Sequence[str] = 4,
+    exits: int | Sequence[str] | Capacities = 4,
     heads: HeadFactory | None = None,
     *,
     answer: str | int | None = None,
@@ -61,7 +62,8 @@ def attach(
         model: Any module; its output is the logits, or has them as ``.logits``, or is several tensors of their shape.
             What ``torch.compile`` and ``DataParallel`` wrap around it is taken off.
         example_inputs: A tensor or a mapping of keyword tensors (a BatchEncoding too), batch first, at least 2 samples.
-        exits: How many, the original output included, at about equal cost; or the names of the modules to tap.
+        exits: How many, the original output included, at about equal cost; or the names of the modules to tap; or the
+            `capacities` of the devices that hold the first stages.
         heads: From the shape of a tapped tensor and the number of classes to a module; default: a pooled linear head.
         answer: Which part of the model's output the logits are, by name or place, where that is not clear.
         free: Axes of any size, by the input, their number and a name, ``{"x": {2: "time"}}``; of a tensor by itself
@@ -93,9 +95,7 @@ def attach(
         raise ShapeError(f"exits {exits} are not enough: the original output is one of them. Ask for at least 2.")
     axes, run = free_axes(example, free), partial(call, answer=answer)
     _check_runs(model, run, _copied(example))
-    names = (
-        chosen_blocks(model, _copied(example), exits, run) if isinstance(exits, int) else require_modules(model, exits)
-    )
+    names = _names(model, example, exits, run, heads)
     whole = Whole(model, names, run)
     parts, fault = _cut_freely(whole, example, axes, seed)
     with evaluating(model), torch.no_grad():
@@ -119,6 +119,17 @@ def attach(
             stacklevel=2,
         )
     return attached
+
+
+def _names(
+    model: nn.Module, example: Inputs, exits: int | Sequence[str] | Capacities, run: Run, heads: HeadFactory | None
+) -> list[str]:
+    """Return the modules to tap."""
+    if isinstance(exits, Capacities):
+        return exits.ends(model, _copied(example), run, partial(_heads, make=heads))
+    return (
+        chosen_blocks(model, _copied(example), exits, run) if isinstance(exits, int) else require_modules(model, exits)
+    )
 
 
 _Parts: TypeAlias = tuple[list[nn.Module], SameForm]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -144,6 +146,19 @@ def load_policy(path: str | os.PathLike[str], parts: Sequence[type[Part]] = ()) 
     if not folder.is_dir():
         raise BundleError(f"policy {path} is missing: there is no such folder. Pass what 'eenet fit --out' wrote.")
     return _read(folder, parts)
+
+
+def policy_fingerprint(policy: Policy) -> str:
+    """Return what identifies a rule, a SHA-256; empty where it is of a class of yours that cannot be saved."""
+    writer = _Writer()
+    try:
+        described = json.dumps([writer.rule(policy), writer.parts], sort_keys=True)
+    except (InputError, TypeError, ValueError):
+        return ""
+    digest = hashlib.sha256(described.encode())
+    for name, array in sorted(writer.arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def own_parts(policy: Policy, dial: Dial | None = None) -> list[type[Part]]:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from eenet.running.measuring import measure as measure
     from eenet.running.recording import record as record
     from eenet.running.recording import record_dense as record_dense
+    from eenet.running.split import split_export as split_export
+    from eenet.running.tier_report import Cut as Cut
+    from eenet.running.tier_report import tier_report as tier_report
+    from eenet.running.tiers import Tier as Tier
+    from eenet.running.tiers import TierResult as TierResult
+    from eenet.running.tiers import flips as flips
+    from eenet.running.tiers import together as together
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
@@ -39,5 +46,8 @@ __getattr__, __dir__, __all__ = lazy(
         "eenet.running.exporting": ("export",),
         "eenet.running.exports": ("open_export",),
         "eenet.running.recording": ("record", "record_dense"),
+        "eenet.running.split": ("split_export",),
+        "eenet.running.tier_report": ("Cut", "tier_report"),
+        "eenet.running.tiers": ("Tier", "TierResult", "flips", "together"),
     },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -67,24 +68,18 @@ class AdaptiveModel:
         optimise: bool = True,
         check_source: bool = True,
     ) -> None:
-        if isinstance(model, str | os.PathLike):
-            from eenet.running.exports import open_export
-
-            opened = open_export(model)
-            self.engine = opened.engine
-            check_source = check_source and policy is not None  # its own was checked when it was exported
-            policy, costs, dial = policy or opened.policy, costs or opened.costs, dial or opened.dial
-        else:
-            self.engine = as_engine(model, optimise=optimise)
-        if policy is None:
-            raise InputError("policy is missing: it decides where samples leave. Pass one, such as dial.at(budget).")
-        require_parts(self.engine.num_exits, policy, costs, dial)
-        if check_source:
-            require_source(policy, self.engine)
-        self.policy, self.costs, self.dial = policy, costs, dial
+        given = Steered(policy=policy, costs=costs, dial=dial)
+        self.engine, steered = opened(model, given, optimise=optimise, check_source=check_source)
+        if (held := self.engine.held) is not None:
+            raise InputError(
+                f"model holds stages {held[0]} to {held[-1]} of {self.engine.num_exits} only, the rest is elsewhere. "
+                "Run it with Tier."
+            )
+        assert steered.policy is not None
+        self.policy, self.costs, self.dial = steered.policy, steered.costs, steered.dial
         self.next_id = 0
         self._recognised, self._checked = isinstance(self.engine, DenseEngine), False
-        self._cumulative = None if costs is None else np.array(costs.cumulative)
+        self._cumulative = None if self.costs is None else np.array(self.costs.cumulative)
 
     def __call__(self, inputs: Inputs, sample_ids: SampleIds | None = None) -> Prediction:
         """Predict a batch.
@@ -110,8 +105,7 @@ class AdaptiveModel:
             ids = np.arange(self.next_id, self.next_id + count)
             self.next_id += count
         else:
-            ids = _whole(sample_ids)
-            _require_one_each(ids, count)
+            ids = whole_ids(sample_ids, count)
         self._look_at(inputs, count)
         loop = Loop(self.engine, self.policy)
         loop.feed(inputs, ids)
@@ -204,6 +198,36 @@ class AdaptiveModel:
             self._checked = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class Steered:
+    """What steers a model: the arguments of `AdaptiveModel`, or what an export has of them."""
+
+    policy: Policy | None
+    costs: CostTable | None
+    dial: Dial | None = None
+
+
+def opened(model: object, given: Steered, *, optimise: bool, check_source: bool) -> tuple[Engine, Steered]:
+    """Return the engine of a model, an engine or the folder of an export, and what steers it; see `AdaptiveModel`."""
+    if isinstance(model, str | os.PathLike):
+        from eenet.running.exports import open_export
+
+        found = open_export(model)
+        engine = found.engine
+        check_source = check_source and given.policy is not None  # its own was checked when it was exported
+        given = Steered(
+            policy=given.policy or found.policy, costs=given.costs or found.costs, dial=given.dial or found.dial
+        )
+    else:
+        engine = as_engine(model, optimise=optimise)
+    if given.policy is None:
+        raise InputError("policy is missing: it decides where samples leave. Pass one, such as dial.at(budget).")
+    require_parts(engine.num_exits, given.policy, given.costs, given.dial)
+    if check_source:
+        require_source(given.policy, engine)
+    return engine, given
+
+
 def require_parts(
     num_exits: int, policy: Policy, costs: CostTable | None, dial: Dial | None, *, num_classes: int | None = None
 ) -> None:
@@ -242,6 +266,18 @@ def require_source(policy: Policy, engine: Engine) -> None:
 
 def _listed(costs: CostTable) -> str:
     return f"{', '.join(f'{cost:.4g}' for cost in costs.cumulative)} {costs.unit}"
+
+
+def whole_ids(sample_ids: SampleIds, count: int) -> Int[np.ndarray, " sample"]:
+    """Return the ids of so many samples as int64.
+
+    Raises:
+        InputError: They are no whole numbers.
+        ShapeError: They are more or fewer.
+    """
+    ids = _whole(sample_ids)
+    _require_one_each(ids, count)
+    return ids
 
 
 def _whole(sample_ids: SampleIds) -> Int[np.ndarray, "*shape"]:

@@ -183,6 +183,9 @@ def open_export(
         name=manifest.engine,
         threads=threads,
         source=manifest.source,
+        first=manifest.first,
+        num_exits=manifest.num_exits,
+        sends=manifest.sends,
     )
     return OpenedExport(engine=engine, policy=saved.policy, dial=saved.dial, costs=manifest.costs, manifest=manifest)
 
@@ -190,7 +193,8 @@ def open_export(
 def _graphs(folder: Path, manifest: Manifest, threads: int | None) -> list[Graph]:
     """Return the graphs of an export, opened and compared with its manifest and with each other."""
     opened, graphs = opener(manifest.engine, threads), []
-    given = {f"{STATE}{i}": one for i, one in enumerate(manifest.inputs)}  # what a stage is given, by name
+    # what a stage is given, by name; where the stage before is elsewhere, what it asks for
+    given = None if manifest.first else {f"{STATE}{i}": one for i, one in enumerate(manifest.inputs)}
     for file in manifest.stages:
         try:
             graph = opened(folder / file)
@@ -200,10 +204,16 @@ def _graphs(folder: Path, manifest: Manifest, threads: int | None) -> list[Graph
                 "model again."
             ) from error
         returned = {one.name: one for one in graph.outputs}
+        given = {one.name: one for one in graph.inputs} if given is None else given
         if fault := _fault(graph.inputs, returned, given, manifest.num_classes):
             raise BundleError(f"graph {folder / file} does not fit its manifest: {fault}. Export the model again.")
         graphs.append(graph)
         given = {name.replace(NEXT, STATE): one for name, one in returned.items() if name != LOGITS}
+    if missing := [i for i in manifest.sends if f"{STATE}{i}" not in (given or {})]:
+        raise BundleError(
+            f"export {folder} is damaged: its last stage does not return tensor {missing[0]}, which it is to send. "
+            "Export the model again."
+        )
     return graphs
 
 

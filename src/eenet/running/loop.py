@@ -118,7 +118,7 @@ class Loop:
         with self.engine.session():
             state = self.engine.start(inputs)
             if self.full == 1:
-                self._down(Group(state, sample_ids, places, self.policy.following(sample_ids)))
+                self.through(Group(state, sample_ids, places, self.policy.following(sample_ids)))
                 return
             require_samples_first(self.engine, state, -1, len(sample_ids))
             self._put(0, Group(state, sample_ids, places, self.policy, _shapes(inputs), borrowed=True))
@@ -134,14 +134,16 @@ class Loop:
         if self.full > 1:
             with self.engine.session():
                 self._run(1)
-        return _gathered(self.left, costs)
+        return gathered(self.left, costs)
 
-    def _down(self, group: Group) -> None:
-        """Run a group through all stages at once."""
-        k, rest = 0, self._step(0, group)
-        while rest is not None:
-            k += 1
+    def through(self, group: Group, first: int = 0, last: int | None = None) -> Group | None:
+        """Run a group through some stages at once, default: all; return who stays after them, None: nobody does."""
+        rest: Group | None = group
+        for k in range(first, self._last + 1 if last is None else last + 1):
+            if rest is None:
+                break
             rest = self._step(k, rest)
+        return rest
 
     def _run(self, full: int) -> None:
         """Run every stage before which so many samples wait."""
@@ -261,7 +263,7 @@ def _shapes(inputs: Inputs) -> _Shapes:
     return tuple(tuple(array.shape[1:]) for array in arrays_of(inputs))
 
 
-def _gathered(left: Sequence[_Left], costs: np.ndarray | None) -> Prediction:
+def gathered(left: Sequence[_Left], costs: np.ndarray | None) -> Prediction:
     """Return what came out for every sample, in the order they were fed."""
     exit_index, places, answers, classes = left[0]
     exits = np.full(len(places), exit_index)

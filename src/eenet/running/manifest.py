@@ -19,6 +19,8 @@ from eenet.tables.costs import CostTable
 from eenet.tables.files import fault, read_manifest
 
 _VERSION = 2
+_ABSENT = {"source": "", "first": 0, "sends": []}
+"""What a manifest that does not say otherwise means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class Manifest:
         classes: Names of the classes, where known.
         preparation: How images become inputs, where known.
         files: Every other file of the folder, with its SHA-256.
+        first: The first stage that is here; the ones before, if any, are on other devices.
+        sends: Numbers of the tensors that the stage after the last one here takes; empty where none follows.
     """
 
     engine: GraphEngineName
@@ -48,6 +52,13 @@ class Manifest:
     classes: tuple[str, ...] | None
     preparation: Preparation | None
     files: dict[str, str]
+    first: int = 0
+    sends: tuple[int, ...] = ()
+
+    @property
+    def held(self) -> range:
+        """The stages that are here."""
+        return range(self.first, self.first + len(self.stages))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON, as they stand in the file."""
@@ -56,15 +67,23 @@ class Manifest:
             one["shape"].insert(0, None)  # the batch
             if not one["free"]:
                 del one["free"]
+        if len(self.stages) == self.num_exits:  # as ever
+            del stored["first"], stored["sends"]
         stored["stages"], files = [{"file": file} for file in self.stages], stored.pop("files")
         return {"format": "eenet export", "version": _VERSION, **stored, "sha256": files}
 
     def require_consistent(self) -> None:
         """Refuse values that contradict each other, by a ValueError."""
-        counts = [self.num_exits, len(self.stages)]
+        is_part = self.first or self.sends
+        counts = [self.num_exits, self.num_exits if is_part else len(self.stages)]
         counts += [] if self.costs is None else [self.costs.num_exits]
         if len(set(counts)) != 1 or min(self.num_exits, self.num_classes) < 2:
             raise ValueError(f"exits, stages and costs are {counts} in number, of {self.num_classes} classes")
+        ends = self.held.stop == self.num_exits
+        if not self.stages or self.first < 0 or self.held.stop > self.num_exits or ends != (not self.sends):
+            raise ValueError(
+                f"stages are {len(self.stages)} from stage {self.first} on, of {self.num_exits}, and send {self.sends}"
+            )
         names = [one.name for one in self.inputs]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"inputs {names} do not have a name each")
@@ -90,7 +109,7 @@ class Manifest:
         try:
             inputs = [{"free": []} | one | {"shape": _without_batch(one["shape"])} for one in stored["inputs"]]
             values = {"inputs": inputs, "stages": [one["file"] for one in stored["stages"]], "files": stored["sha256"]}
-            manifest: Manifest = decoded(Manifest, {"source": "", **stored, **values}, "")
+            manifest: Manifest = decoded(Manifest, _ABSENT | stored | values, "")
             manifest.require_consistent()
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(

@@ -56,7 +56,7 @@ BudgetLike = Budget | SupportsFloat | str
 """A mean cost per sample: any real number (numpy and torch scalars too), text, or what another table read."""
 
 
-def _unit_factor(unit: str, target: str) -> float | None:
+def unit_factor(unit: str, target: str) -> float | None:
     """Return what one ``unit`` is in ``target`` units, None where they cannot be converted."""
     if unit == target:
         return 1.0
@@ -158,7 +158,7 @@ class CostTable:
         Raises:
             InputError: The units measure different things, or one of them is a free word.
         """
-        factor = _unit_factor(self.unit, instance(unit, str, "unit"))
+        factor = unit_factor(self.unit, instance(unit, str, "unit"))
         if factor is None:
             raise InputError(f"unit {unit!r} does not fit: costs are in {self.unit}. Use a unit of the same kind.")
         reference = None if self.reference is None else self.reference * factor
@@ -205,7 +205,7 @@ class CostTable:
         if unit == "%":
             value = amount / 100 * self.full
             return value, f"{amount:g}% of {self.full_name} = {value:g} {self.unit}"
-        factor = 1.0 if unit is None else _unit_factor(unit, self.unit)
+        factor = 1.0 if unit is None else unit_factor(unit, self.unit)
         if factor is None:
             raise BudgetError(
                 f"budget {written} has a unit that does not fit: costs are in {self.unit}. "

@@ -42,6 +42,7 @@ class Engine(ABC):
         device: Where states are, as PyTorch would write it.
         num_exits: Number of exits, the original output included.
         threads: Of the CPU, where they were fixed when it was made; None: as many as its runtime chooses.
+        held: The stages that it has, where the others are on other devices; None: all.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Engine(ABC):
     device: str = "cpu"
     num_exits: int
     threads: int | None = None
+    held: range | None = None
 
     @cached_property
     def source(self) -> str:
@@ -102,6 +104,28 @@ class Engine(ABC):
     def join(self, states: Sequence[State]) -> State:
         """Return the states of several batches, all before the same stage, as one, in that order."""
 
+    def pack(self, state: State) -> tuple[list[np.ndarray], Any]:
+        """Return a state after a stage as arrays, batch first, and how these form it, in values of JSON.
+
+        Raises:
+            InputError: The state contains something that cannot be sent, or the engine cannot send states.
+        """
+        raise InputError(
+            f"state of the engine {self.name} cannot be sent: the engine does not say how it becomes arrays. Use "
+            "eager, onnxruntime or openvino."
+        )
+
+    def unpack(self, arrays: Sequence[np.ndarray], form: Any, index: int) -> State:  # noqa: ANN401 - of JSON
+        """Return the state after stage ``index`` that `pack` returned elsewhere, to the bit.
+
+        Raises:
+            InputError: It is not of this engine.
+        """
+        raise InputError(
+            f"state cannot be taken up by the engine {self.name}: the engine does not say how. Use eager, onnxruntime "
+            "or openvino."
+        )
+
     def full(self, inputs: Any) -> object:  # noqa: ANN401 - as of `start`
         """Run the original model without exits: every stage, the last head only. Opens a `session` of its own."""
         with self.session():
@@ -139,7 +163,7 @@ def check_states(engine: Engine, inputs: Any) -> None:  # noqa: ANN401 - as of `
     """
     with engine.session():
         states = [engine.start(rows_of(inputs, slice(0, count))) for count in (1, 2)]
-        for k in range(engine.num_exits):
+        for k in engine.held or range(engine.num_exits):
             states = [engine.stage(k, state) for state in states]
             if k < engine.num_exits - 1:
                 require_samples_first(engine, states[0], k, 1)
@@ -238,7 +262,7 @@ class EngineAround(Engine):
     def __init__(self, inner: Engine) -> None:
         self.inner = inner
         self.name, self.dtype, self.device = inner.name, inner.dtype, inner.device
-        self.num_exits, self.threads = inner.num_exits, inner.threads
+        self.num_exits, self.threads, self.held = inner.num_exits, inner.threads, inner.held
 
     @cached_property
     def source(self) -> str:
@@ -255,6 +279,12 @@ class EngineAround(Engine):
 
     def constants(self, state: Carried) -> Mapping[str, object]:
         return self.inner.constants(state.state)
+
+    def pack(self, state: Carried) -> tuple[list[np.ndarray], Any]:
+        return self.inner.pack(state.state)
+
+    def unpack(self, arrays: Sequence[np.ndarray], form: Any, index: int) -> Carried:  # noqa: ANN401 - of JSON
+        return Carried(self.inner.unpack(arrays, form, index))
 
     def join(self, states: Sequence[Carried]) -> Carried:
         return Carried(self.inner.join([state.state for state in states]), states[0].extra)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -60,6 +61,19 @@ class DenseEngine(EngineAround):
 
         logits = map_logits(self.inner.head(index, state.state)[0], index)
         return summary(logits), MapAnswer(logits, state.extra)
+
+    def pack(self, state: Carried) -> tuple[list[np.ndarray], Any]:
+        arrays, form = self.inner.pack(state.state)
+        return arrays, {"size": list(state.extra), "of": form}
+
+    def unpack(self, arrays: Sequence[np.ndarray], form: Any, index: int) -> Carried:  # noqa: ANN401 - of JSON
+        try:
+            (height, width), inner = map(int, form["size"]), form["of"]
+        except (TypeError, ValueError, LookupError) as error:
+            raise InputError(
+                "state does not fit: it is not of a model of maps. Send that of the same model."
+            ) from error
+        return Carried(self.inner.unpack(arrays, inner, index), (height, width))
 
     def full(self, inputs: Inputs) -> Int[np.ndarray, "sample height width"]:
         from eenet.running.maps import map_logits

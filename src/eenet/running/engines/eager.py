@@ -24,6 +24,7 @@ from eenet.models.processor import warn_of_emulation
 from eenet.running.engines import plain_model
 from eenet.running.engines.base import Engine
 from eenet.running.engines.fold import copied, fold_batch_norms, hooked
+from eenet.running.engines.packing import packed, unpacked
 from eenet.running.inputs import Inputs, rows_of
 from eenet.tables.arrays import as_array, axes_of
 
@@ -201,6 +202,12 @@ class EagerEngine(Engine):
 
     def join(self, states: Sequence[State]) -> State:
         return self.model.join(states)
+
+    def pack(self, state: State) -> tuple[list[np.ndarray], Any]:
+        return packed(state)
+
+    def unpack(self, arrays: Sequence[np.ndarray], form: Any, index: int) -> State:  # noqa: ANN401 - of JSON
+        return unpacked(arrays, form, self._weight.device)
 
     def synchronise(self) -> None:
         device = self._weight.device

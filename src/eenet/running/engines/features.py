@@ -46,6 +46,12 @@ class FeatureEngine(EngineAround):
     def constants(self, state: State) -> Mapping[str, object]:
         return self.inner.constants(state)
 
+    def pack(self, state: State) -> tuple[list[np.ndarray], Any]:
+        return self.inner.pack(state)
+
+    def unpack(self, arrays: Sequence[np.ndarray], form: Any, index: int) -> State:  # noqa: ANN401 - of JSON
+        return self.inner.unpack(arrays, form, index)
+
     def join(self, states: Sequence[State]) -> State:
         return self.inner.join(states)
 

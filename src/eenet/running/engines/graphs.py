@@ -83,7 +83,7 @@ class Graph:
     @property
     def takes(self) -> list[int]:
         """Numbers of the tensors it takes, in order."""
-        return [int(one.name.removeprefix(STATE)) for one in self.inputs]
+        return _numbers(self.inputs)
 
 
 class GraphEngine(Engine):
@@ -99,9 +99,13 @@ class GraphEngine(Engine):
         threads: That the graphs were opened with.
         source: Fingerprint of the model that they were made from.
         whole: The original model without exits as one graph; without it, `full` runs the stages one after the other.
+        first: The stage that the first graph is; before it the model runs elsewhere.
+        num_exits: Of the whole model; default: the graphs are the rest of it.
+        sends: Numbers of the tensors that the stage after the last graph takes, where that is elsewhere.
 
     Attributes:
         inputs: As handed in.
+        sends: For each of the graphs the numbers of the tensors that the stage after it takes.
     """
 
     def __init__(
@@ -114,20 +118,31 @@ class GraphEngine(Engine):
         threads: int | None = None,
         source: str = "",
         whole: Graph | None = None,
+        first: int = 0,
+        num_exits: int | None = None,
+        sends: Sequence[int] = (),
     ) -> None:
         self.name, self.dtype, self.threads, self.source = name, dtype, threads, source
-        self.num_exits, self.inputs = len(graphs), tuple(inputs)
-        self._first = graphs[0].takes
-        read = [[f"{NEXT}{i}" for i in graph.takes] for graph in graphs[1:]]
-        self._stages = [graph.bind([LOGITS, *names]) for graph, names in zip(graphs, [*read, []], strict=True)]
+        self.num_exits, self.inputs = num_exits or first + len(graphs), tuple(inputs)
+        if len(graphs) < self.num_exits:
+            self.held = range(first, first + len(graphs))
+        self._first, self._takes = first, [graph.inputs for graph in graphs]
+        self.sends = (*(tuple(graph.takes) for graph in graphs[1:]), tuple(sends))
+        read = [[LOGITS, *(f"{NEXT}{i}" for i in sent)] for sent in self.sends]
+        self._stages = [graph.bind(names) for graph, names in zip(graphs, read, strict=True)]
         self._whole = None if whole is None else (whole.takes, whole.bind([LOGITS]))
 
     def start(self, inputs: Any) -> Carried:  # noqa: ANN401 - as of `checked_inputs`
-        arrays = checked_inputs(inputs, self.inputs)
-        return Carried([arrays[i] for i in self._first])
+        if self._first:
+            raise InputError(
+                f"inputs cannot be taken: stages 0 to {self._first - 1} are elsewhere. Pass the state that their tier "
+                "sent to Tier.resume."
+            )
+        arrays, taken = checked_inputs(inputs, self.inputs), _numbers(self._takes[0])
+        return Carried([arrays[i] for i in taken])
 
     def stage(self, index: int, state: Carried) -> Carried:
-        logits, *leaves = self._run(self._stages[index], state.state, f"stage {index}")
+        logits, *leaves = self._run(self._stages[index - self._first], state.state, f"stage {index}")
         return Carried(leaves, logits)
 
     def head(self, index: int, state: Carried) -> tuple[Float32[np.ndarray, "sample class *pixel"], None]:
@@ -138,6 +153,23 @@ class GraphEngine(Engine):
 
     def misfit(self, state: Carried, count: int) -> tuple[int, ...] | None:
         return next((leaf.shape for leaf in state.state if leaf.shape[:1] != (count,)), None)
+
+    def pack(self, state: Carried) -> tuple[list[np.ndarray], Any]:
+        return list(state.state), None
+
+    def unpack(self, arrays: Sequence[np.ndarray], form: Any, index: int) -> Carried:  # noqa: ANN401 - of JSON
+        wanted = self._takes[index + 1 - self._first]
+        fits = len(arrays) == len(wanted) and all(
+            array.dtype == one.dtype and array.ndim and alike(array.shape[1:], one.shape)
+            for array, one in zip(arrays, wanted, strict=True)
+        )
+        if form is not None or not fits:
+            found = [f"{array.dtype} {array.shape}" for array in arrays]
+            raise InputError(
+                f"state of {found} does not fit: stage {index + 1} takes "
+                f"{[f'{one.dtype} {one.shape} per sample' for one in wanted]}. Send that of the same export's stages."
+            )
+        return Carried([np.require(array, requirements=["C", "W"]) for array in arrays])
 
     def join(self, states: Sequence[Carried]) -> Carried:
         return Carried([np.concatenate(parts) for parts in zip(*(state.state for state in states), strict=True)])
@@ -156,6 +188,10 @@ class GraphEngine(Engine):
                 f"{what} failed in {self.name}: {reason(error)} Check the values of the inputs; they are of the right "
                 "types and shapes."
             ) from error
+
+
+def _numbers(tensors: Sequence[TensorSpec]) -> list[int]:
+    return [int(one.name.removeprefix(STATE)) for one in tensors]
 
 
 def input_specs(inputs: Any) -> tuple[TensorSpec, ...]:  # noqa: ANN401 - as of `checked_inputs`
