@@ -17,8 +17,11 @@ from eenet.running.split import split_export
 from eenet.running.tiers import Tier, together
 from eenet.tables.files import write_json
 
+# in one process with OpenVINO's larger batches, an interrupt that a later test sends may end the process
+HERE = [pytest.param(name, marks=pytest.mark.slow if name == "openvino" else ()) for name in ENGINES]
 
-@pytest.fixture(scope="module", params=ENGINES)
+
+@pytest.fixture(scope="module", params=HERE)
 def parts(request, tmp_path_factory):
     """The export, its first stage, and the others."""
     whole, folder = exporting.exported(request.param).path, tmp_path_factory.mktemp("parts")
@@ -126,7 +129,7 @@ assert "torch" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", HERE)
 def test_two_processes_with_a_part_each_answer_a_thousand_samples_to_the_bit(engine, tmp_path):
     whole, starts = exporting.exported(engine).path, range(0, 1000, 100)
     x, one = images(1000), AdaptiveModel(whole)

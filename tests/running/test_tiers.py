@@ -18,12 +18,12 @@ from eenet.models import capacities
 from eenet.models.model import MultiExitModel
 from eenet.policies import ConfidenceScorer, MixedPolicy, ScorePolicy
 from eenet.running.adaptive import AdaptiveModel
+from eenet.running.cuts import tier_report
 from eenet.running.engines import DenseEngine, FeatureEngine, as_engine
 from eenet.running.engines.packing import packed, unpacked
 from eenet.running.recording import outputs
 from eenet.running.sent import Sent
 from eenet.running.split import split_export
-from eenet.running.tier_report import tier_report
 from eenet.running.tiers import Tier, flips, together
 from eenet.tables import CostTable, log_softmax
 from eenet.tables.capacity import read_capacities

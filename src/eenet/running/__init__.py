@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from eenet.running.adaptive import AdaptiveModel as AdaptiveModel
     from eenet.running.benchmark import bench as bench
     from eenet.running.bundle import Bundle as Bundle
+    from eenet.running.cuts import Cut as Cut
+    from eenet.running.cuts import tier_report as tier_report
     from eenet.running.engines import CompiledEngine as CompiledEngine
     from eenet.running.engines import EagerEngine as EagerEngine
     from eenet.running.engines import Engine as Engine
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from eenet.running.recording import record as record
     from eenet.running.recording import record_dense as record_dense
     from eenet.running.split import split_export as split_export
-    from eenet.running.tier_report import Cut as Cut
-    from eenet.running.tier_report import tier_report as tier_report
     from eenet.running.tiers import Tier as Tier
     from eenet.running.tiers import TierResult as TierResult
     from eenet.running.tiers import flips as flips
@@ -47,7 +47,7 @@ __getattr__, __dir__, __all__ = lazy(
         "eenet.running.exports": ("open_export",),
         "eenet.running.recording": ("record", "record_dense"),
         "eenet.running.split": ("split_export",),
-        "eenet.running.tier_report": ("Cut", "tier_report"),
+        "eenet.running.cuts": ("Cut", "tier_report"),
         "eenet.running.tiers": ("Tier", "TierResult", "flips", "together"),
     },
 )

@@ -11,7 +11,7 @@ from torch import nn
 from eenet.errors import InputError, ShapeError
 from eenet.models.model import MultiExitModel
 from eenet.policies import ScorePolicy
-from eenet.running.tier_report import tier_report
+from eenet.running.cuts import tier_report
 from eenet.running.tiers import Tier
 from eenet.tables import CostTable
 
