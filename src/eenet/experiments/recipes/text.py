@@ -88,6 +88,7 @@ _PAPER = paper_loss(
 _SMALL = TrainSettings(
     epochs=1.0,
     batch_size=64,
+    precision="bfloat16",
     optimiser=adamw,
     lr=1.5e-4,
     head_lr=1e-3,

@@ -44,6 +44,7 @@ PAPER_CIFAR = paper_loss(
         augment=random_crop_flip,
     )
 )
+PAPER_HRNET = (2, 6)  # after its second and third stage: 1.6, 17 and 66 million parameters, as in the paper's table 3
 PUBLIC_HEAD = conv_head((1, 1, 1))  # three convolutions, as in the paper's public code
 
 
@@ -145,7 +146,7 @@ _RECIPES = (
     ),
     _resnet("cifar10_resnet56_3", _SHORTLY, _THREE, conv_head((2, 2, 1, 2)), SHORT),
     _resnet("cifar10_resnet56_6", _SHORTLY, _SIX, conv_head((2, 2)), replace(SHORT, head_lr=0.3)),
-    _resnet("cifar10-resnet56-3", _TUNED, (3, 19), small_head, FINE_TUNING),
+    _resnet("cifar10-resnet56-3", _TUNED, (3, 19), small_head, replace(FINE_TUNING, precision="bfloat16")),
     _resnet("cifar10-resnet56-6", _TUNED, (3, 13, 17, 20, 23), small_head, FINE_TUNING),
     _resnet("cifar10-resnet56-3-paper", "from scratch", _THREE, PUBLIC_HEAD, PAPER_CIFAR),
     _resnet("cifar10-resnet56-6-paper", "from scratch", _SIX, PUBLIC_HEAD, PAPER_CIFAR),
@@ -193,34 +194,34 @@ _RECIPES = (
     ),
     _recipe(
         "camvid-hrnet",
-        "HRNet-W18-small-v2, narrowed to 12 channels, with 4 exits on CamVid at 240x320, from scratch",
-        partial(  # exits at 28, 41 and 52 percent of the cost
-            hrnet_segmenter, "hrnet_w18_small_v2", 11, width=12, opening=16, exits=(2, 3, 4), heads=branch_head(32)
+        "HRNet-W18-small-v2 with a narrow opening and 3 exits on CamVid at 240x320, from scratch",
+        partial(  # exits at 3.7 and 15 percent of the operations: the paper's shares of the latency
+            hrnet_segmenter, "hrnet_w18_small_v2", 11, opening=8, exits=(1, 2), heads=branch_head(16)
         ),
         load_camvid,
-        replace(SEGMENTATION, epochs=40, lr=0.1, distillation=0.6, distillation_from=0.1),
+        replace(SEGMENTATION, epochs=40, lr=0.1, distillation=0.6, distillation_from=0.1, precision="bfloat16"),
         size=(240, 320),
     ),
     _recipe(
         "camvid-hrnet-paper",
-        "HRNet-W48 with 4 exits on CamVid at 360x480, from scratch",
-        partial(hrnet_segmenter, "hrnet_w48", 11),
+        "HRNet-W48 with 3 exits on CamVid at 360x480, from scratch",
+        partial(hrnet_segmenter, "hrnet_w48", 11, exits=PAPER_HRNET),
         load_camvid,
         paper_loss(replace(SEGMENTATION, epochs=480, lr=0.01)),
         size=(360, 480),
     ),
     _recipe(
         "cityscapes-hrnet",
-        "HRNet-W18-small with 4 exits on Cityscapes at 256x512, from scratch",
-        partial(hrnet_segmenter, "hrnet_w18_small", 19),
+        "HRNet-W18-small-v2 with a narrow opening and 3 exits on Cityscapes at 256x512, from scratch",
+        partial(hrnet_segmenter, "hrnet_w18_small_v2", 19, opening=8, exits=(1, 2), heads=branch_head(16)),
         load_cityscapes,
         replace(SEGMENTATION, epochs=30),
         size=(256, 512),
     ),
     _recipe(
         "cityscapes-hrnet-paper",
-        "HRNet-W48 with 4 exits on Cityscapes at 1024x2048, from scratch",
-        partial(hrnet_segmenter, "hrnet_w48", 19),
+        "HRNet-W48 with 3 exits on Cityscapes at 1024x2048, from scratch",
+        partial(hrnet_segmenter, "hrnet_w48", 19, exits=PAPER_HRNET),
         load_cityscapes,
         paper_loss(replace(SEGMENTATION, epochs=484, batch_size=12, lr=0.01, augment=random_resized_crop_flip)),
         size=(1024, 2048),

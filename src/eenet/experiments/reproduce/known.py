@@ -82,10 +82,10 @@ _KNOWN = (
     _experiment("cifar10-resnet56-6", "CIFAR-10, ResNet56 with 6 exits", _JPEG, small=(_SEEN,), paper=(_HALVES,)),
     _experiment("cifar100-densenet121", "CIFAR-100, DenseNet121 with 4 exits", _HALVES),
     _experiment("imagenet-msdnet35", "ImageNet, MSDNet of 35 layers with 5 exits", _HALVES, splits=3),
-    _experiment("cityscapes-hrnet", "Cityscapes, HRNet with 4 exits", _HALVES, loss=0.02),
+    _experiment("cityscapes-hrnet", "Cityscapes, HRNet with 3 exits", _HALVES, loss=0.02),
     _experiment("sst2-bert", "SST-2, BERT with 4 exits", _LENGTH, small=(_FINE_TUNED,), loss=0.005),
     _experiment("agnews-bert", "AG News, BERT with 4 exits", _LENGTH, small=(_FINE_TUNED,), loss=0.005),
-    _experiment("camvid-hrnet", "CamVid, HRNet with 4 exits", _DRIVES, loss=0.02, budgets=("40%", "50%", "60%", "80%")),
+    _experiment("camvid-hrnet", "CamVid, HRNet with 3 exits", _DRIVES, loss=0.02, budgets=("40%", "50%", "60%", "80%")),
     _experiment("tinyimagenet-msdnet", "Tiny-ImageNet, MSDNet with 5 exits", _HALVES),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _KNOWN}
