@@ -146,7 +146,7 @@ _RECIPES = (
     ),
     _resnet("cifar10_resnet56_3", _SHORTLY, _THREE, conv_head((2, 2, 1, 2)), SHORT),
     _resnet("cifar10_resnet56_6", _SHORTLY, _SIX, conv_head((2, 2)), replace(SHORT, head_lr=0.3)),
-    _resnet("cifar10-resnet56-3", _TUNED, (3, 19), small_head, replace(FINE_TUNING, precision="bfloat16")),
+    _resnet("cifar10-resnet56-3", _TUNED, (3, 19), small_head, replace(FINE_TUNING, epochs=8, precision="bfloat16")),
     _resnet("cifar10-resnet56-6", _TUNED, (3, 13, 17, 20, 23), small_head, FINE_TUNING),
     _resnet("cifar10-resnet56-3-paper", "from scratch", _THREE, PUBLIC_HEAD, PAPER_CIFAR),
     _resnet("cifar10-resnet56-6-paper", "from scratch", _SIX, PUBLIC_HEAD, PAPER_CIFAR),
