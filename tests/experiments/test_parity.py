@@ -80,4 +80,6 @@ def test_ours_stands_beside_the_paper_at_the_same_shares(tmp_path, monkeypatch):
     assert "max_prob, operations" in page and "max_prob, latency" in page and "out of reach" in page
     assert "What differs in ours: everything. Means over 2 split(s)." in page
     assert "`eenet reproduce cifar10-resnet56-3` has not been run" in page
+    assert "| 7.00 ± 0.10 | - | - | out of reach |" in page
+    assert f"| {PAPER[0].title} | 0.53 | 5.00 ± 0.19 | not run | not run | not run |" in page
     assert "the command" in page

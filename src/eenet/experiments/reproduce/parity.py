@@ -106,11 +106,34 @@ def write_paper_page(folder: Path, out: Path, command: str) -> Path:
         out: Contains a folder for every experiment of ours that was done, by its name.
         command: That makes the page again.
     """
-    parts = [_HEAD]
+    paths = {paper.ours: out / paper.ours / FILE for paper in PAPER}
+    found = {name: read_json(path, "results") for name, path in paths.items() if path.is_file()}
+    parts = [_HEAD, summary(found)]
     for paper in PAPER:
-        path = out / paper.ours / FILE
-        parts += _section(paper, read_json(path, "results") if path.is_file() else None)
+        parts += _section(paper, found.get(paper.ours))
     return pages.write_page(folder / "paper.md", *parts, pages.again(command), pages.machine())
+
+
+def summary(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of the tightest budgets: what the paper's scheduler loses there, and what `auto` does.
+
+    Args:
+        found: What `results` returned, by the name of our experiment.
+    """
+    head = (
+        *("data, model", "budget, share of the base", "points lost: EENet, as published"),
+        *("`auto`, operations", "`auto`, latency", "best static mix, latency"),
+    )
+    rows = []
+    for paper in PAPER:
+        tightest, ours = paper.rows[-1], found.get(paper.ours, {}).get("ours")
+        cells = ["not run"] * 3
+        if ours is not None:
+            wanted = (("operations", "auto"), ("latency", "auto"), ("latency", "random"))
+            cells = [_cell(ours[by]["lost"][policy][-1]) if policy in ours[by]["lost"] else "-" for by, policy in wanted]
+        published = _paper_cell(paper.base, tightest, METHODS.index("EENet"))
+        rows.append((paper.title, f"{paper.share(tightest):.2f}", published, *cells))
+    return markdown_table(head, rows)
 
 
 def _section(paper: PaperExperiment, found: Mapping[str, Any] | None) -> Iterator[str]:
