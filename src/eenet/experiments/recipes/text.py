@@ -98,7 +98,7 @@ _SMALL = TrainSettings(
     temperature=2.0,
     distillation_from=0.1,
 )
-_BALANCED = replace(_SMALL, epochs=1.5, balanced=True)  # as the whole data set and its test texts are
+_BALANCED = replace(_SMALL, balanced=True)  # as the whole data set and its test texts are
 
 _sst2 = partial(load_sst2, pooled=False)
 _MINILM = "MiniLM (BERT, 6 layers) with 4 exits on {}, fine-tuned from published weights"

@@ -199,7 +199,7 @@ _RECIPES = (
             hrnet_segmenter, "hrnet_w18_small_v2", 11, opening=8, exits=(1, 2), heads=branch_head(16)
         ),
         load_camvid,
-        replace(SEGMENTATION, epochs=40, lr=0.1, distillation=0.6, distillation_from=0.1, precision="bfloat16"),
+        replace(SEGMENTATION, epochs=25, lr=0.1, distillation=0.6, distillation_from=0.1, precision="bfloat16"),
         size=(240, 320),
     ),
     _recipe(
