@@ -275,7 +275,6 @@ class Reproduction:
             (calibration.table, test.table, test.confusion),
             self.schedulers(calibration.table),
             measure(self.run.model, inputs, batch_sizes=(1,), passes=PASSES, policy=policy, progress=self.progress),
-            parity.parameters(self.run.model),
             splits=self.experiment.splits if test.confusion is None else 1,
             seed=self.seed,
             progress=self._note_progress,
