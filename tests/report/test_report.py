@@ -247,7 +247,7 @@ def test_sizes_and_times_up_to_each_exit_stand_in_one_table_per_engine():
     assert eager.rows == [
         ("exit 0", "0.06", "1.5", "1.5", "12.3", "12.3"),
         ("exit 1", "0.28", "3", "3", "-", "-"),
-        ("original model without exits", "0.25", "2.5", "2.5", "-", "-"),
+        ("without exits", "0.25", "2.5", "2.5", "-", "-"),
     ]
     assert said == "The policy that decides adds 33 parameters: 33 per exit at which it decides."
     table, *nothing = report.sizes_section({"parameters": sizes | {"policy": None}, "latency": []}).blocks

@@ -198,14 +198,14 @@ def _sizes(known: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], caption:
     """Return parameters, and the times of one engine at every batch size, of leaving at each exit."""
     exits = len(known["up_to"])
     columns = {
-        "leaving at": [*(f"exit {k}" for k in range(exits)), "original model without exits"],
+        "leaving at": [*(f"exit {k}" for k in range(exits)), "without exits"],
         "parameters [M]": [f"{count / 1e6:.4g}" for count in (*known["up_to"], known["full"])],
     }
     for row in rows:
         times = (*row["cumulative"], row["full"]["median"])
         columns[f"batch {row['batch_size']} [ms]"] = [f"{time:.4g}" for time in times]
     for row in rows:
-        deciding = [f"{1000 * one['median']:.3g}" for one in row["decisions"]]
+        deciding = [f"{1000 * one['median']:.1f}" for one in row["decisions"]]
         columns[f"deciding, batch {row['batch_size']} [µs]"] = [*deciding, "-", "-"]
     return Table(tuple(columns), list(zip(*columns.values(), strict=True)), caption)
 
