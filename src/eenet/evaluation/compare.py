@@ -19,10 +19,9 @@ from eenet.evaluation.segmentation import Confusion, check_confusion, iou_of_mar
 from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
-from eenet.schedulers.auto import AutoScheduler
 from eenet.schedulers.base import Scheduler, warn_if_small
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
-from eenet.schedulers.paying import most_that_pays
+from eenet.schedulers.paying import most_that_pays, saving_note
 from eenet.tables.checks import instance, number
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
@@ -130,7 +129,7 @@ def compare(
     notes = [
         *([] if confusion is None else [_MAPS]),
         *_notes(val, test, runs, asked),
-        *_saving_note(schedulers, cap=cap),
+        *saving_note(schedulers, cap=cap),
     ]
     return summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=notes)
 
@@ -368,18 +367,6 @@ def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: B
                 f"Costs of exit {k} are {first[k]:.4g} on VAL and {second[k]:.4g} on TEST: were both measured alike?"
             )
     yield from _spending_notes(runs, budgets)
-
-
-def _saving_note(schedulers: Mapping[str, Scheduler], *, cap: bool) -> Iterator[str]:
-    """Yield which policies spend less than they may, where more does not pay; nothing where none does."""
-    saving = [name for name, one in schedulers.items() if isinstance(one, AutoScheduler)]
-    if cap:
-        yield "No policy spends more than pays on held-out parts of VAL (cap)."
-    elif saving and len(saving) < len(schedulers):
-        yield (
-            f"{' and '.join(saving)}, from 1,000 samples of VAL on, spends no more than pays on held-out parts of VAL; "
-            "the other policies spend what they may: with --cap (cap=True) they would not either."
-        )
 
 
 def _spending_notes(runs: Sequence[SplitRun], budgets: Budgets) -> Iterator[str]:
