@@ -13,7 +13,7 @@ from eenet.experiments.data.texts import TextDataset
 from eenet.experiments.reproduce.figures import Figures, figures_section, pictures, texts
 from eenet.policies import ConfidenceScorer, static_policy
 from eenet.running.texts import TextPreparation
-from eenet.schedulers import AutoScheduler, GeometricScheduler, StoppingScheduler
+from eenet.schedulers import GeometricScheduler, StoppingScheduler
 from eenet.testing import synthetic_table
 
 COUNT = 400
@@ -30,7 +30,7 @@ def figures() -> Figures:
     return Figures(
         table=test,
         max_prob=GeometricScheduler().sweep(val),
-        auto=AutoScheduler().sweep(val),
+        auto=StoppingScheduler().sweep(val),
         learned=("stopping", StoppingScheduler().fit(val, budget="60%")),
         cost=2.5,
         samples=grey(COUNT),
@@ -59,7 +59,7 @@ def test_what_cannot_be_drawn_is_said_with_the_reason(figures, tmp_path):
     found = all_at_once.save(tmp_path, "some")
     assert set(found["left_out"]) == {"ladder", "scores", "weights"} and "pair" not in found and not found["auroc"]
     page = figures_section(found)
-    assert "*ladder* is left out: cost 0.1" in page and "*weights* is left out" in page and "groups" not in page
+    assert "*ladder* is left out: budget 0.1" in page and "*weights* is left out" in page and "groups" not in page
 
 
 def test_of_maps_only_weights_and_exits_are_drawn(figures, tmp_path):
