@@ -11,7 +11,8 @@ from PIL import Image
 from tests.cli.conftest import refused
 from written_data import write_tokenizer
 
-from eenet.experiments.recipes import load_source, open_run
+from eenet.experiments.recipes import attach_source, load_source, open_run
+from eenet.models import exit_sizes
 from eenet.models.weights import save_tensors
 from eenet.tables.table import ExitTable
 
@@ -88,6 +89,29 @@ def test_exits_are_shown_without_data(eenet, here):
     shown = eenet(*OWN, "--exits", "2", "-q")
     assert shown.code == 0 and "module tapped" in shown.stdout and "have learnt nothing" in shown.stdout
     assert not [name for name in os.listdir(here) if not name.startswith("users_")]
+
+
+def test_exits_by_capacity_are_those_of_the_library(eenet, here):
+    source = load_source("users_own:make", shape=(1, 8, 8))
+    sizes = [int(size) for size in exit_sizes(attach_source(source, ["1", "3"]))["params"]]
+    assert sizes[0] < sizes[1]
+    words = (*OWN, "--capacity", f"{sizes[0]} params", "--capacity", f"{sizes[1]} params")
+    rows = eenet(*words, "--json", "-q").value["exits"]
+    assert [row["module"] for row in rows] == ["1", "3", "(original output)"]
+    assert [row["parameters"] for row in rows] == sizes
+    shown = eenet(*words, "-q")
+    assert shown.code == 0 and "so far" in shown.stdout
+
+
+def test_a_run_by_capacity_goes_on_and_refuses_other_capacities(eenet, here):
+    rng = np.random.default_rng(0)
+    np.savez(here / "mine.npz", images=rng.integers(80, size=(60, 1, 6, 6), dtype=np.uint8), labels=np.arange(60) % 3)
+    words = (*OWN, "--data", "mine.npz", "--epochs", "0.5", "--out", "run", "-q", "--capacity")
+    assert eenet(*words, "7kFLOPs").code == 0
+    before = (here / "run" / "model.safetensors").read_bytes()
+    assert eenet(*words, "7kFLOPs").code == 0
+    assert (here / "run" / "model.safetensors").read_bytes() == before
+    refused(eenet(*words, "17kFLOPs"), "is taken", "exits")
 
 
 @pytest.mark.parametrize("data", [pytest.param("digits", marks=pytest.mark.slow), "mine.npz"])
@@ -343,6 +367,8 @@ BAD = {
     "default input": (("attach", "users_own:make"), "--input"),
     "odd input": ((*OWN[:2], "--input", "1,eight"), "--input '1,eight' is no list of whole numbers from 1"),
     "unknown module to tap": ((*OWN, "--exits", "1,33"), "'33'"),
+    "exits and capacities": ((*OWN, "--exits", "2", "--capacity", "1MB"), "--exits '2' and --capacity"),
+    "no capacity": ((*OWN, "--capacity", "much"), "'much'"),
     "too few exits": ((*OWN, "--exits", "1"), "exits 1"),
     "classes": ((*OWN, "--num-classes", "5"), "num_classes 5"),
     "no data": ((*OWN, "--out", "{new}"), "--data"),

@@ -15,8 +15,10 @@ from PIL import Image
 from tests.cli.conftest import made_run, refused, table_arrays
 
 from eenet.cli import main
-from eenet.experiments.recipes import RECIPES
+from eenet.experiments.recipes import RECIPES, open_run
+from eenet.models import exit_sizes
 from eenet.policies import load_policy, replay
+from eenet.policies.store import policy_size
 from eenet.running import Bundle
 from eenet.tables.table import ExitTable
 
@@ -110,7 +112,9 @@ def test_profile_feeds_compare(eenet, made, tmp_path):
 def test_a_budget_in_ms_holds_for_a_stated_engine_and_batch_size(eenet, made, tmp_path):
     costs, words = tmp_path / "costs.json", ("--batch-size", "1,4", "--passes", 2, "--policy", made / "policy", "-q")
     profile = eenet("profile", made / "run", *words, "--out", costs, "--json").value
-    row = profile["latency"][1]
+    row, sizes = profile["latency"][1], profile["parameters"]
+    assert sizes["up_to"] == [int(size) for size in exit_sizes(open_run(made / "run").model)["params"]]
+    assert 0 < sizes["policy"] == policy_size(load_policy(made / "policy").policy)
     assert (row["engine"], row["dtype"], row["batch_size"], row["threads"]) == ("eager", "float32", 4, 1)
     middle = (row["cumulative"][0] + row["cumulative"][-1]) / 2
     choice = ("--costs", costs, "--batch-size", 4, "--engine", "eager", "--dtype", "float32")

@@ -11,9 +11,9 @@ from eenet.errors import BudgetError, InputError, ShapeError, TableError
 from eenet.evaluation import compare
 from eenet.evaluation.compare import random_splits
 from eenet.policies.replay import Replayer
-from eenet.schedulers import GeometricScheduler, PatienceScheduler
+from eenet.schedulers import AutoScheduler, GeometricScheduler, PatienceScheduler
 from eenet.schedulers.bounds import oracle
-from eenet.schedulers.paying import most_that_pays
+from eenet.schedulers.paying import most_that_pays, saving_note
 from eenet.tables.costs import CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
@@ -351,6 +351,19 @@ def test_tables_of_features_are_compared_by_their_columns():
 
 
 # notes
+
+
+def test_who_spends_no_more_than_pays_is_said_where_not_all_do():
+    auto = {"auto": AutoScheduler()}
+    (some,) = saving_note(auto | MAX_PROB, cap=False)
+    (everyone,) = saving_note(auto | MAX_PROB, cap=True)
+    assert (
+        some.startswith("auto, from 1,000 samples") and "--cap" in some and everyone.startswith("No policy spends more")
+    )
+    assert not list(saving_note(MAX_PROB, cap=False)) and not list(saving_note(auto, cap=False))
+    assert any(
+        "No policy spends more" in note for note in compare(planted(60, 1), planted(60, 2), MAX_PROB, cap=True).notes
+    )
 
 
 def test_notes_name_leaks_overspending_and_budgets_beyond_the_last_exit():

@@ -6,9 +6,8 @@ import torch
 
 from eenet.experiments.reproduce import EXPERIMENTS
 from eenet.experiments.reproduce.paper import METHODS, PAPER, Budgeted, PaperExperiment
-from eenet.experiments.reproduce.parity import FILE, parameters, results, write_paper_page
+from eenet.experiments.reproduce.parity import FILE, results, write_paper_page
 from eenet.experiments.zoo import tiny_cnn
-from eenet.models import MultiExitModel
 from eenet.running import measure, record
 from eenet.schedulers import GeometricScheduler
 from eenet.tables.files import write_json
@@ -35,12 +34,6 @@ def test_the_papers_numbers_agree_with_each_other(paper):
         assert len(row.quality) == len(METHODS) and max(known) == row.quality[-1] < paper.base
 
 
-def test_parameters_up_to_an_exit_by_hand():
-    stages = [torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(3, 4, bias=False)]
-    heads = [torch.nn.Linear(3, 5, bias=False), torch.nn.Linear(4, 5, bias=False)]
-    assert parameters(MultiExitModel(stages, heads)) == {"up_to": [6 + 15, 6 + 15 + 12 + 20], "full": 6 + 12 + 20}
-
-
 def test_ours_stands_beside_the_paper_at_the_same_shares(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model, generator = tiny_cnn(exits=2).eval(), torch.Generator().manual_seed(0)
@@ -65,7 +58,7 @@ def test_ours_stands_beside_the_paper_at_the_same_shares(tmp_path, monkeypatch):
         scheduler="nothing",
     )
     schedulers = {"max_prob": GeometricScheduler()}
-    found = results(paper, (val, test, None), schedulers, profile, parameters(model), splits=2, seed=0)
+    found = results(paper, (val, test, None), schedulers, profile, splits=2, seed=0)
     ours = found["ours"]["operations"]
     assert ours["lost"].keys() == {"max_prob", "random", "oracle"}
     assert ours["lost"]["max_prob"][2] is None and ours["lost"]["oracle"][0]["lost"] <= 1e-9

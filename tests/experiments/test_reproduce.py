@@ -69,6 +69,12 @@ def test_an_experiment_ends_in_a_page(done):
     assert (out / "digits_curves.png").stat().st_size > 0 and (out / "digits_gain.png").stat().st_size > 0
     assert set(value["area"]) == {"eenet", "max_prob", "random", "oracle"}
     assert "`auto` minus the full model" not in page  # it was not among the policies
+    known = json.loads((out / "figures.json").read_text())
+    assert set(known["files"]) | set(known["left_out"]) == {"ladder", "scores", "weights", "exits", "reliability"}
+    for name in known["files"].values():
+        assert f"]({name})" in page and 1000 < (out / name).stat().st_size < 300_000
+    assert all(f"*{kind}* is left out" in page for kind in known["left_out"])
+    assert "eenet_paper" in known["auroc"] and {"exits", "reliability"} <= set(known["files"])
     assert {row["engine"] for row in value["bench"]["rows"]} == {"eager", "onnxruntime"}
     assert len(value["budget"]["utility"]) == 3
     json.dumps(value)
@@ -200,6 +206,9 @@ def test_experiments_run_from_data_in_the_official_format_to_a_page(name, scale,
     page = (out / f"{name}.md").read_text(encoding="utf-8")
     assert len(value["budget"]["utility"]) == recipe.make().num_exits
     assert "## Real speed-up" in page and ("mean IoU" in page) == ("hrnet" in name)
+    assert f"]({name}_exits.png)" in page and ("*ladder* is left out: an answer is a whole map" in page) == (
+        "hrnet" in name
+    )
     if "hrnet" in name:  # the budget is sought by the measure that the page gives
         table, counts = ExitTable.load(out / "calibration.npz"), load_confusion(out / "calibration.npz")
         policy = AutoScheduler(seed=0).fit(table, budget=value["budget"]["budget"])

@@ -24,7 +24,8 @@ from eenet.policies import (
     save_policy,
     static_policy,
 )
-from eenet.policies.store import own_parts
+from eenet.policies.learned import StoppingState
+from eenet.policies.store import own_parts, policy_size
 from eenet.schedulers import GeometricScheduler, StoppingScheduler
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_json, sha256, write_json
@@ -50,6 +51,14 @@ def test_a_policy_and_its_dial_come_back_to_the_bit(tmp_path):
 def edited(folder: Path, **changes: Any) -> None:
     """Change the values of a saved policy, whose checksum then fits them."""
     write_json(folder / "policy.json", read_json(folder / "policy.json", "policy") | changes, sealed=True)
+
+
+def test_the_numbers_of_a_policy_are_those_that_are_saved_and_shared_parts_count_once():
+    width = StoppingState("curved").width(3)
+    scorer = StoppingScorer(weight=np.zeros((1, width)), bias=np.zeros(1), num_columns=3)
+    a, b = (ScorePolicy(scorer, [threshold, -np.inf]) for threshold in (0.2, 0.4))
+    assert policy_size(a) == width + 1 + 2
+    assert policy_size(MixedPolicy(a, b, 0.5, 0)) == width + 1 + 2 + 2
 
 
 def test_a_rule_edited_by_hand_is_refused(tmp_path):

@@ -231,6 +231,29 @@ def test_costs_have_a_section_of_their_own():
     assert report.costs_section(measured).heading == "Costs per sample (eager, batch size 8)"
 
 
+def test_sizes_and_times_up_to_each_exit_stand_in_one_table_per_engine():
+    sizes = {"up_to": [60_000, 280_000], "full": 250_000, "policy": 33}
+    rows = [
+        {"engine": engine, "dtype": "float32", "batch_size": size, "cumulative": [1.5, 3.0], "full": {"median": 2.5}}
+        | {"decisions": [{"median": 0.0123}]}
+        for engine, size in (("eager", 1), ("eager", 32), ("onnxruntime", 1))
+    ]
+    eager, onnx, said = report.sizes_section({"parameters": sizes, "latency": rows}).blocks
+    assert (eager.caption, onnx.caption) == ("eager float32", "onnxruntime float32")
+    assert eager.columns[1:] == (
+        *("parameters [M]", "batch 1 [ms]", "batch 32 [ms]"),
+        *("deciding, batch 1 [µs]", "deciding, batch 32 [µs]"),
+    )
+    assert eager.rows == [
+        ("exit 0", "0.06", "1.5", "1.5", "12.3", "12.3"),
+        ("exit 1", "0.28", "3", "3", "-", "-"),
+        ("without exits", "0.25", "2.5", "2.5", "-", "-"),
+    ]
+    assert said == "The policy that decides adds 33 parameters: 33 per exit at which it decides."
+    table, *nothing = report.sizes_section({"parameters": sizes | {"policy": None}, "latency": []}).blocks
+    assert table.columns == ("leaving at", "parameters [M]") and not nothing
+
+
 def test_png_is_what_it_says():
     assert report.png(Figure(figsize=(1, 1)), dpi=20).startswith(PNG)
 

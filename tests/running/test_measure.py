@@ -15,16 +15,44 @@ from torch import nn
 
 from eenet.errors import InputError, ShapeError, TableError
 from eenet.models.model import MultiExitModel
-from eenet.policies import MixedPolicy, Policy
+from eenet.policies import MixedPolicy, Policy, ScorePolicy
 from eenet.report import costs_section
 from eenet.running.engines import EagerEngine
 from eenet.running.latency import Latency, Spread, summarise, time_stages
-from eenet.running.measuring import FlopReport, Profile, load_costs, measure, measure_flops, measure_latency, tokens_in
+from eenet.running.measuring import (
+    FlopReport,
+    ParameterReport,
+    Profile,
+    count_parameters,
+    load_costs,
+    measure,
+    measure_flops,
+    measure_latency,
+    tokens_in,
+)
 from eenet.tables.costs import CostTable
+
+NONE = ParameterReport(up_to=(0, 0), full=0)
 
 
 def linear_model() -> MultiExitModel:
     return MultiExitModel([nn.Linear(4, 6), nn.Linear(6, 8)], [nn.Linear(6, 2), nn.Linear(8, 2)], start=nn.Linear(3, 4))
+
+
+def test_parameters_by_hand():
+    counted = count_parameters(linear_model())
+    start, stages, heads = 3 * 4 + 4, (4 * 6 + 6, 6 * 8 + 8), (6 * 2 + 2, 8 * 2 + 2)
+    assert counted.up_to == (start + stages[0] + heads[0], start + sum(stages) + sum(heads))
+    assert counted.full == start + sum(stages) + heads[1]
+    assert counted.policy is None
+    policy = ScorePolicy("max_prob", [0.5, -np.inf])
+    assert count_parameters(linear_model(), policy).policy == 2  # its thresholds
+
+
+def test_what_two_exits_share_counts_once():
+    stages, head = [nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)], nn.Linear(2, 3, bias=False)
+    counted = count_parameters(MultiExitModel(stages, [head, head]))
+    assert counted.up_to == (4 + 6, 4 + 6 + 4) and counted.full == counted.up_to[1]
 
 
 @pytest.mark.parametrize("rows", [1, 5])
@@ -246,7 +274,7 @@ def test_shares_that_disagree_by_more_than_a_fifth_are_reported_by_hand():
         made_up("openvino", "bfloat16", 32, (3.9, 6.1)),  # 39 %: 0.78 times
         made_up("openvino", "float32", 32, (4.1, 5.9)),  # 41 %: 0.82 times
     )
-    profile = Profile(flops=flops, latency=rows, threads=1)
+    profile = Profile(parameters=NONE, flops=flops, latency=rows, threads=1)
     assert profile.disagreements() == [
         "Exit 0 takes 65% of the full time on eager float32 at batch size 1, but 50% of the full operations: "
         "state budgets there in ms.",
@@ -263,12 +291,12 @@ def test_shares_that_the_quartiles_cannot_tell_are_not_stated_as_facts():
     first = Spread(median=6.5, low=5.0, high=8.0)
     busy = replace(steady, stages=(first, steady.stages[1]), full=Spread(median=10.0, low=8.0, high=12.5))
     assert busy.quartiles == ((5.0, 8.0), (8.5, 11.5))
-    (note,) = Profile(flops=flops, latency=(busy,), threads=1).disagreements()
+    (note,) = Profile(parameters=NONE, flops=flops, latency=(busy,), threads=1).disagreements()
     assert "measure again" in note.lower() and "--passes" in note and "state budgets" not in note
     # exit 0 between 6.4 and 6.6 of 9.9 to 10.1 ms: surely more than 60 %
     sure = replace(busy, stages=(Spread(median=6.5, low=6.4, high=6.6), steady.stages[1]))
     sure = replace(sure, full=Spread(median=10.0, low=9.9, high=10.1))
-    (note,) = Profile(flops=flops, latency=(sure,), threads=1).disagreements()
+    (note,) = Profile(parameters=NONE, flops=flops, latency=(sure,), threads=1).disagreements()
     assert "state budgets there in ms" in note
 
 
@@ -293,7 +321,7 @@ def test_costs_are_chosen_by_engine_number_format_and_batch_size(tmp_path):
             [("eager", "float32", 1), ("eager", "bfloat16", 1), ("openvino", "float32", 1), ("openvino", "float32", 8)]
         )
     ]
-    profile, path = Profile(flops=flops, latency=tuple(rows), threads=1), tmp_path / "c.json"
+    profile, path = Profile(parameters=NONE, flops=flops, latency=tuple(rows), threads=1), tmp_path / "c.json"
     profile.save(path)
     for choice, first in (
         ({"dtype": "bfloat16"}, 2.0),

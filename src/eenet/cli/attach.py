@@ -15,6 +15,7 @@ from eenet.cli.output import Output, Result, percent
 from eenet.cli.train import train_run
 from eenet.errors import InputError
 from eenet.report.sections import Block, Table
+from eenet.tables.capacity import read_capacities
 
 if TYPE_CHECKING:
     from eenet.experiments.recipes import Attachment, Run, Source
@@ -113,8 +114,15 @@ def attach(
     ],
     *,
     exits: Annotated[
-        str, options.word("N|NAME,NAME", "How many, the original output included; or the modules they read.")
-    ] = "4",
+        str | None,
+        options.word("N|NAME,NAME", "How many (default: 4), the original output included; or the modules they read."),
+    ] = None,
+    capacity: Annotated[
+        list[str] | None,
+        options.word(
+            "C", "What a tier of devices holds: 1.2MB, '0.3M params', 20MFLOPs, 5ms; not with --exits. Repeatable."
+        ),
+    ] = None,
     input_shape: Annotated[str | None, options.word("C,H,W", "Shape of a sample, or its tokens.", "--input")] = None,
     num_classes: Annotated[int | None, options.count("Classes of a library's model, in place of its own.", 2)] = None,
     weights: Annotated[Path | None, options.file_in("--weights", "Weights: .safetensors, .pt or a checkpoint.")] = None,
@@ -134,6 +142,8 @@ def attach(
 
         eenet attach torchvision:resnet18 --exits layer1,layer2,layer3
 
+        eenet attach torchvision:resnet18 --capacity 1MB --capacity 12MB
+
         eenet attach timm:resnet18 --input 1,32,32 --data digits --out run
 
         eenet attach timm:efficientnet_lite0 --weights trained.pth --data photos/ --out run
@@ -144,11 +154,18 @@ def attach(
     """
     samples.check(out)
     shape = None if input_shape is None else options.whole_numbers(input_shape, "--input", "3,224,224, or 64 tokens")
+    if exits is not None and capacity:
+        raise InputError(f"--exits {exits!r} and --capacity cannot be combined: both say where exits go. Pass one.")
+    tiers = read_capacities(capacity) if capacity else ()
+    exits = "4" if exits is None else exits
     named = [name.strip() for name in exits.split(",") if name.strip()]
-    wanted = int(exits) if options.is_count(exits.strip()) else named
 
     require("torch")
     from eenet.experiments.recipes import attach_source, attached, load_source
+    from eenet.models import Capacities
+
+    wanted: int | list[str] | Capacities = int(exits) if options.is_count(exits.strip()) else named
+    wanted = Capacities(tiers=tiers) if tiers else wanted
 
     settings = training.settings(samples.data or "", seed)
     if num_classes is None and samples.data is not None:
@@ -157,7 +174,8 @@ def attach(
     attachment, parts = samples.described(spec, source, settings, num_classes, weights), list[Block]()
     facts = {"run": None if out is None else str(out), "data": samples.data, "seed": seed}
     if attachment is not None and out is not None:
-        if attached.is_trained(attachment, wanted, out):
+        # which modules capacities stand for is known once exits are attached: training then compares them
+        if not isinstance(wanted, Capacities) and attached.is_trained(attachment, wanted, out):
             return {"model": spec, **facts}, [f"{out} is trained already, with these settings: nothing is done."]
         counts, table = _counted(attachment, samples, output)
         facts, parts = facts | counts, [table]
@@ -212,9 +230,9 @@ def _judged(run: Run, output: Output) -> tuple[list[float] | None, Block]:
 
 def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[str, Any], list[Block]]:
     """Return what is known about a model with exits, as JSON values and as a table."""
-    from eenet.running.measuring import measure_flops
+    from eenet.running.measuring import count_parameters, measure_flops
 
-    flops = measure_flops(model, source.example_inputs)
+    flops, parameters = measure_flops(model, source.example_inputs), count_parameters(model)
     rows: list[dict[str, Any]] = [
         {
             "exit": k,
@@ -222,6 +240,7 @@ def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[s
             "shape": shape,
             "flops": flops.cumulative[k],
             "share": flops.cumulative[k] / flops.reference,
+            "parameters": parameters.up_to[k],
             "head_flops": flops.heads[k],
             "head_parameters": sum(parameter.numel() for parameter in model.heads[k].parameters()),
         }
@@ -242,6 +261,7 @@ def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[s
         "module tapped": "{module}",
         "shape": "{size}",
         "of the FLOPs": "{share:.2%}",
+        "parameters so far": "{parameters}",
         "its head": "{head_share:.2%}",
         "parameters of the head": "{head_parameters}",
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from eenet.cli import loading, names, options
 from eenet.cli.output import Output, Result
 from eenet.errors import InputError
-from eenet.report import bench_section, costs_section
+from eenet.report import bench_section, costs_section, sizes_section
 
 if TYPE_CHECKING:
     from eenet.experiments.recipes import Run
@@ -64,9 +64,9 @@ def profile(
     out: Annotated[Path | None, options.file_out("Write the costs here, as JSON.", ".json")] = None,
     output: Output,
 ) -> Result:
-    """Measure what leaving at each exit costs: operations, and time at every batch size.
+    """Measure what leaving at each exit costs: parameters, operations, and time at every batch size.
 
-    With --policy, that policy's decisions are timed; without, those of a threshold.
+    With --policy, that policy's decisions are timed, and its numbers counted; without, a threshold's are timed.
 
     Examples:
 
@@ -90,7 +90,7 @@ def profile(
     operations, tokens = costs_section(value["flops"]), tokens_in(inputs)
     if tokens is not None:
         operations = replace(operations, heading=f"{operations.heading}, of texts of {tokens} tokens, padding included")
-    return value, [operations, *times, *value["notes"]]
+    return value, [sizes_section(value), operations, *times, *value["notes"]]
 
 
 def bench(

@@ -69,7 +69,7 @@ def find_results(path: Path) -> list[Path]:
 
 def _sections(file: Path) -> Sequence[Section]:
     """Return the sections about one result, recognised by its keys."""
-    from eenet.report import bench_section, comparison_sections, costs_section
+    from eenet.report import bench_section, comparison_sections, costs_section, sizes_section
 
     value: Any = read_json(file, "RESULTS")
     keys = set(value) if isinstance(value, dict) else set()
@@ -77,7 +77,8 @@ def _sections(file: Path) -> Sequence[Section]:
         if {"rows", "area", "exits"} <= keys:
             return comparison_sections(value)
         if {"flops", "latency"} <= keys:
-            return [costs_section(costs) for costs in (value["flops"], *value["latency"])]
+            costs = [costs_section(one) for one in (value["flops"], *value["latency"])]
+            return [*([sizes_section(value)] if "parameters" in value else []), *costs]
         if {"rows", "device", "threads"} <= keys:
             return [bench_section(value)]
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:

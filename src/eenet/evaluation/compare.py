@@ -21,7 +21,7 @@ from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
 from eenet.schedulers.base import Scheduler, warn_if_small
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
-from eenet.schedulers.paying import most_that_pays
+from eenet.schedulers.paying import most_that_pays, saving_note
 from eenet.tables.checks import instance, number
 from eenet.tables.costs import BudgetLike, CostTable
 from eenet.tables.table import ExitTable
@@ -126,7 +126,11 @@ def compare(
             seed=seed,
         )
     found = tuple(_groups(runs, asked, {one.by: one.names for one in known}))
-    notes = [*([] if confusion is None else [_MAPS]), *_notes(val, test, runs, asked)]
+    notes = [
+        *([] if confusion is None else [_MAPS]),
+        *_notes(val, test, runs, asked),
+        *saving_note(schedulers, cap=cap),
+    ]
     return summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=notes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -125,16 +125,31 @@ def capacities(tiers: Sequence[str]) -> Capacities:
 
 def exit_sizes(model: MultiExitModel) -> dict[str, list[float]]:
     """Return the parameters (``params``) and the ``bytes`` of a model up to each exit: its stages and heads so far."""
+    parts: list[object] = [model.entry]
     found: dict[str, list[float]] = {"params": [], "bytes": []}
-    tensors: dict[int, tuple[Tensor, bool]] = {}  # shared ones count once
-    for k, (stage, head) in enumerate(zip(model.stages, model.heads, strict=True)):
-        for part in (*([model.entry] if k == 0 else []), stage, head):
-            if isinstance(part, nn.Module):
-                tensors |= {id(one): (one, True) for one in part.parameters()}
-                tensors |= {id(one): (one, False) for inner in part.modules() for one in _buffers(inner)}
-        found["params"].append(float(sum(one.numel() for one, learnt in tensors.values() if learnt)))
-        found["bytes"].append(float(sum(one.nbytes for one, _ in tensors.values())))
+    for stage, head in zip(model.stages, model.heads, strict=True):
+        parts += [stage, head]
+        for kind, size in _size(parts).items():
+            found[kind].append(size)
     return found
+
+
+def plain_size(model: MultiExitModel) -> dict[str, float]:
+    """Return the same of the model without exits: all its stages and the last head."""
+    return _size([model.entry, *model.stages, model.heads[-1]])
+
+
+def _size(parts: Iterable[object]) -> dict[str, float]:
+    """Return parameters and bytes of the modules among some parts."""
+    tensors: dict[int, tuple[Tensor, bool]] = {}  # shared ones count once
+    for part in parts:
+        if isinstance(part, nn.Module):
+            tensors |= {id(one): (one, True) for one in part.parameters()}
+            tensors |= {id(one): (one, False) for inner in part.modules() for one in _buffers(inner)}
+    return {
+        "params": float(sum(one.numel() for one, learnt in tensors.values() if learnt)),
+        "bytes": float(sum(one.nbytes for one, _ in tensors.values())),
+    }
 
 
 class _Sizes:

@@ -39,6 +39,7 @@ def exits_by_budget(dial: Dial, table: ExitTable) -> Figure:
     for k, (area, colour) in enumerate(zip(areas, colours, strict=True)):
         area.set(label=f"exit {k}", hatch=_HATCHES[k % len(_HATCHES)], edgecolor="white" if is_dark(colour) else GREY)
     axes.set(xlim=(budgets[0], budgets[-1]), ylim=(0, 100))
+    axes.set_axisbelow(True)  # lines of a grid would be taken for borders
     unit = visible(dial.costs.unit)
     axes.set_xlabel(f"Budget: mean cost per sample on the data fitted on [{unit}]", parse_math=False)
     axes.set_ylabel("Share of the samples [%]")

@@ -161,6 +161,19 @@ def policy_fingerprint(policy: Policy) -> str:
     return digest.hexdigest()
 
 
+def policy_size(policy: Policy) -> int | None:
+    """Return how many numbers a policy consists of: the weights of its scores and transforms, and its thresholds.
+
+    None where it is of a class of yours that cannot be saved, whose numbers are not known.
+    """
+    writer = _Writer()
+    try:
+        writer.rule(policy)
+    except InputError:
+        return None
+    return sum(array.size for array in writer.arrays.values())
+
+
 def own_parts(policy: Policy, dial: Dial | None = None) -> list[type[Part]]:
     """Return the classes of the user's own that a policy and its dial consist of.
 

@@ -19,6 +19,7 @@ from eenet.report.sections import (
     costs_section,
     examples_section,
     report_section,
+    sizes_section,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "png",
     "report_section",
     "save_figure",
+    "sizes_section",
     "utility_cost",
     "verdict",
     "write_page",

@@ -183,6 +183,41 @@ def costs_section(costs: Mapping[str, Any]) -> Section:
     return Section(heading, [Table((*columns, "quartiles over passes"), rows)])
 
 
+def sizes_section(profile: Mapping[str, Any]) -> Section:
+    """Return the section about size and time of the model up to each exit, from the JSON of ``eenet profile``."""
+    known = profile["parameters"]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in profile["latency"]:
+        tokens = f", texts of {row['length']} tokens" if row.get("length") else ""
+        groups.setdefault(f"{row['engine']} {row['dtype']}{tokens}", []).append(row)
+    blocks: list[Block] = [_sizes(known, rows, caption) for caption, rows in (groups or {"": []}).items()]
+    return Section("Size and time up to each exit", [*blocks, *_policy_size(known)])
+
+
+def _sizes(known: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], caption: str) -> Table:
+    """Return parameters, and the times of one engine at every batch size, of leaving at each exit."""
+    exits = len(known["up_to"])
+    columns = {
+        "leaving at": [*(f"exit {k}" for k in range(exits)), "without exits"],
+        "parameters [M]": [f"{count / 1e6:.4g}" for count in (*known["up_to"], known["full"])],
+    }
+    for row in rows:
+        times = (*row["cumulative"], row["full"]["median"])
+        columns[f"batch {row['batch_size']} [ms]"] = [f"{time:.4g}" for time in times]
+    for row in rows:
+        deciding = [f"{1000 * one['median']:.1f}" for one in row["decisions"]]
+        columns[f"deciding, batch {row['batch_size']} [µs]"] = [*deciding, "-", "-"]
+    return Table(tuple(columns), list(zip(*columns.values(), strict=True)), caption)
+
+
+def _policy_size(known: Mapping[str, Any]) -> list[str]:
+    """Say how many numbers the policy adds whose decisions were timed; nothing where that is not known."""
+    if known["policy"] is None:
+        return []
+    each = known["policy"] / (len(known["up_to"]) - 1)
+    return [f"The policy that decides adds {known['policy']} parameters: {each:.4g} per exit at which it decides."]
+
+
 def examples_section(examples: Sequence[Example]) -> Section:
     """Return the section with example inputs, grouped by the exit they left at."""
     galleries = [

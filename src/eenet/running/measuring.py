@@ -13,6 +13,7 @@ import numpy as np
 
 from eenet.errors import InputError, TableError
 from eenet.policies.policy import Policy
+from eenet.policies.store import policy_size
 from eenet.running.engines import Engine, as_engine, plain_model
 from eenet.running.inputs import Data, Inputs, batch_of, gathered, rows_of
 from eenet.running.latency import Latency, counts, measure_latency, threads_of
@@ -99,15 +100,44 @@ def measure_flops(model: object, example_inputs: Inputs) -> FlopReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParameterReport:
+    """How many parameters a model has, and what a policy adds.
+
+    Attributes:
+        up_to: Of the part up to each exit: its stages, and its heads so far.
+        full: Of the original model without exits.
+        policy: Numbers that the policy consists of; None where none was given, or they are not known.
+    """
+
+    up_to: tuple[int, ...]
+    full: int
+    policy: int | None = None
+
+
+def count_parameters(model: object, policy: Policy | None = None) -> ParameterReport:
+    """Return how many parameters a model has up to each exit, and how many numbers a policy adds."""
+    from eenet.models.capacities import exit_sizes, plain_size
+
+    model = plain_model(model)
+    return ParameterReport(
+        up_to=tuple(int(size) for size in exit_sizes(model)["params"]),
+        full=int(plain_size(model)["params"]),
+        policy=None if policy is None else policy_size(policy),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """Everything measured of one model on one machine.
 
     Attributes:
+        parameters: Up to each exit.
         flops: Operations per sample.
         latency: Times per sample, one record per engine, length and batch size.
         threads: Of the CPU, while timing.
     """
 
+    parameters: ParameterReport
     flops: FlopReport
     latency: tuple[Latency, ...]
     threads: int
@@ -165,6 +195,7 @@ class Profile:
             "torch": getattr(sys.modules.get("torch"), "__version__", None),
             "threads": self.threads,
             "num_exits": len(self.flops.stages),
+            "parameters": asdict(self.parameters),
             "flops": self.flops.to_dict(),
             "latency": [row.to_dict() for row in self.latency],
             "notes": self.disagreements(),
@@ -187,7 +218,7 @@ def measure(
     seed: int = 0,
     progress: bool = True,
 ) -> Profile:
-    """Count operations and time every stage, head and decision.
+    """Count parameters and operations, and time every stage, head and decision.
 
     Args:
         model: The multi-exit model.
@@ -222,7 +253,8 @@ def measure(
     for engine, (length, given) in product(engines if sizes else (), texts.items()):
         found = measure_latency(engine, given, batch_sizes=sizes, **settings)
         rows += [replace(row, length=length) for row in found]
-    return Profile(flops=flops, latency=tuple(rows), threads=threads_of(engines[0]))
+    known = count_parameters(model, policy)
+    return Profile(parameters=known, flops=flops, latency=tuple(rows), threads=threads_of(engines[0]))
 
 
 def _of_length(inputs: Inputs, length: int) -> Inputs:

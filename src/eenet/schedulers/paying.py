@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from eenet.policies.replay import Replayer
+from eenet.schedulers.auto import AutoScheduler
 from eenet.schedulers.base import LEAST_SAMPLES, Scheduler, folds_of
 from eenet.tables.costs import standard_budgets
 from eenet.tables.table import ExitTable
@@ -46,3 +48,15 @@ def most_that_pays(scheduler: Scheduler, table: ExitTable) -> float:
         earned += [replayer.expected(policy)[1] * replayer.table.num_samples for policy in policies]
     best = int(earned.argmax())
     return math.inf if best == len(budgets) - 1 else budgets[best]
+
+
+def saving_note(schedulers: Mapping[str, Scheduler], *, cap: bool) -> Iterator[str]:
+    """Yield which policies spend less than they may, where more does not pay; nothing where none does."""
+    saving = [name for name, one in schedulers.items() if isinstance(one, AutoScheduler)]
+    if cap:
+        yield "No policy spends more than pays on held-out parts of VAL (cap)."
+    elif saving and len(saving) < len(schedulers):
+        yield (
+            f"{' and '.join(saving)}, from 1,000 samples of VAL on, spends no more than pays on held-out parts of VAL; "
+            "the other policies spend what they may: with --cap (cap=True) they would not either."
+        )

@@ -20,6 +20,7 @@ from eenet.experiments.libraries import first_line, library, pretrained
 from eenet.experiments.recipes.weights import load_weights
 from eenet.imports import current_directory, imported
 from eenet.models.attach import attach
+from eenet.models.capacities import Capacities
 from eenet.models.inputs import Inputs, evaluating
 from eenet.models.model import MultiExitModel
 from eenet.models.taps import call
@@ -108,13 +109,13 @@ def load_source(
 
 
 def attach_source(
-    source: Source, exits: int | Sequence[str] = 4, *, weights: Path | None = None, seed: int = 0
+    source: Source, exits: int | Sequence[str] | Capacities = 4, *, weights: Path | None = None, seed: int = 0
 ) -> MultiExitModel:
     """Return a source's model with exits, its weights loaded first.
 
     Args:
         source: As `load_source` returns it.
-        exits: How many, or the names of the modules to tap; see `attach`.
+        exits: How many, the names of the modules to tap, or capacities of devices; see `attach`.
         weights: A file of weights, as `load_weights` takes it.
         seed: Of the heads.
 

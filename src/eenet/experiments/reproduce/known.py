@@ -39,7 +39,7 @@ class Experiment:
 _ONE_SEED = (
     "One training with one seed, its length fixed beforehand; no weights were selected on calibration or test data, "
     "but how earlier recipes and short trials had done there was known when this recipe was written. The paper's own "
-    "table values were not available to us: no parity with them is claimed."
+    "values stand beside ours on the page `paper`, with what differs: no parity with them is claimed."
 )
 _JPEG = (
     "Where the data folder holds CIFAR-10 **re-compressed as JPEG** (about 30 dB), as it did for the page in these "

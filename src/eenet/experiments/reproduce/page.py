@@ -8,6 +8,7 @@ from typing import Any
 
 from eenet.experiments import pages
 from eenet.experiments.pages import spread
+from eenet.experiments.reproduce.figures import figures_section
 from eenet.report import comparison_markdown, gain_over_random, markdown_table, save_figure, utility_cost, verdict
 from eenet.tables.costs import CostTable
 
@@ -31,7 +32,8 @@ def write_page(folder: Path, name: str, found: Mapping[str, Any], costs: CostTab
     text = "\n\n".join(filter(None, intro))
     page = comparison_markdown(dict(comparison) | {"notes": notes}, title=name, command=found["command"], intro=text)
     published = "## The published scheduler\n\n" + published_section(found["published"])
-    return pages.write_page(folder / f"{name}.md", page, published, pages.machine())
+    figures = figures_section(found["figures"])
+    return pages.write_page(folder / f"{name}.md", page, published, figures, pages.machine())
 
 
 def exits_section(budget: Mapping[str, Any], costs: CostTable) -> str:

@@ -109,7 +109,9 @@ PAPER = (
     PaperExperiment(
         title="Cityscapes, HRNet-W48, 3 exits",
         ours="camvid-hrnet",
-        differs="CamVid in place of Cityscapes, a narrower HRNet from scratch, a quarter of the resolution",
+        differs="CamVid in place of Cityscapes, at a quarter of the resolution; HRNet-W18-small-v2 with a narrow "
+        "opening, from scratch. Its exits stand at the paper's shares of the operations, 3.7 % and 15 %; by parameters "
+        "(1.6 M, 17 M, 66 M) the paper's stand after its second and third stage",
         measure="mean IoU",
         base=80.90,
         latency=131.60,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from eenet.evaluation import compare
 from eenet.evaluation.segmentation import Confusion
 from eenet.experiments import pages
 from eenet.experiments.reproduce.paper import METHODS, PAPER, Budgeted, PaperExperiment
-from eenet.models.model import MultiExitModel
 from eenet.report import markdown_table
 from eenet.running.measuring import Profile
 from eenet.schedulers import Scheduler
@@ -33,22 +31,11 @@ the random splits stated, with the standard deviation over them.
 """
 
 
-def parameters(model: MultiExitModel) -> dict[str, Any]:
-    """Return how many parameters the part of a model up to each exit has, and the model without early heads."""
-    counts = []
-    for k in range(model.num_exits):
-        part = nn.ModuleList([*model.stages[: k + 1], *model.heads[: k + 1]])
-        counts.append(sum(one.numel() for one in part.parameters()))
-    whole = nn.ModuleList([*model.stages, model.heads[-1]])
-    return {"up_to": counts, "full": sum(one.numel() for one in whole.parameters())}
-
-
 def results(
     paper: PaperExperiment,
     tables: tuple[ExitTable, ExitTable, Confusion | None],
     schedulers: Mapping[str, Scheduler],
     profile: Profile,
-    sizes: Mapping[str, Any],
     *,
     splits: int,
     seed: int,
@@ -61,7 +48,6 @@ def results(
         tables: Calibration set, test set, and the confusion counts of the latter where it is of maps.
         schedulers: By name.
         profile: With the times of one engine at batch size 1.
-        sizes: As of `parameters`.
         splits: See `compare`.
         seed: Likewise.
         progress: Likewise.
@@ -78,7 +64,7 @@ def results(
     row = profile.latency[0]
     return {
         "ours": ours,
-        "parameters": dict(sizes),
+        "parameters": asdict(profile.parameters),
         "times": list(row.cumulative),
         "full_time": row.full.median,
         "decisions": [1000 * one.median for one in row.decisions],
@@ -180,6 +166,8 @@ def _sizes(paper: PaperExperiment, found: Mapping[str, Any] | None) -> tuple[tup
     if found is not None:
         sizes = [count / 1e6 for count in (*found["parameters"]["up_to"], found["parameters"]["full"])]
         added = f"{max(found['decisions']):.0f} µs"
+        if (numbers := found["parameters"].get("policy")) is not None:
+            added = f"{numbers / len(found['decisions']):,.0f} parameters, {added}"
         rows.append(_padded("ours", sizes, (*found["times"], found["full_time"]), exits, added))
     return head, rows
 

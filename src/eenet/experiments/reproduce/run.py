@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from eenet.experiments.pages import kept
 from eenet.experiments.recipes import Recipe, Run, train
 from eenet.experiments.recipes.recipe import claim
 from eenet.experiments.reproduce import parity
+from eenet.experiments.reproduce.figures import Figures
 from eenet.experiments.reproduce.known import Experiment, Scale
 from eenet.experiments.reproduce.page import write_page
 from eenet.experiments.reproduce.paper import PAPER
@@ -31,7 +33,7 @@ from eenet.running.engines.programs import require_exporter
 from eenet.running.inputs import rows_of
 from eenet.running.measuring import measure, measure_flops
 from eenet.running.recording import record
-from eenet.schedulers import AutoScheduler, EENetScheduler, Scheduler
+from eenet.schedulers import AutoScheduler, EENetScheduler, GeometricScheduler, Scheduler, StoppingScheduler
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_json, write_json
 from eenet.tables.table import ExitTable
@@ -130,12 +132,17 @@ class Reproduction:
             "bench": self.timed(),
             "comparison": self.comparison(),
             "published": self.published(),
+            "figures": self.figures(),
             "training": self.trained(),
             "command": self.command(),
         }
         if any(one.ours == self.experiment.name for one in PAPER):
             self.parity()
-        page = write_page(pages or self.out, self.experiment.name, found, costs)
+        folder = pages or self.out
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in found["figures"]["files"].values() if folder.resolve() != self.out.resolve() else ():
+            shutil.copyfile(self.out / name, folder / name)
+        page = write_page(folder, self.experiment.name, found, costs)
         return {
             "name": self.experiment.name,
             "scale": self.scale,
@@ -221,6 +228,25 @@ class Reproduction:
         made = {name: replace(make(seed=self.seed), progress=self._note_progress) for name, make in slow.items()}
         return compare(calibration, test, made | chosen, confusion=confusion, seed=self.seed).to_dict()
 
+    @step("figures.json", "Drawing figures.")
+    def figures(self) -> Results:
+        """Draw who leaves where, scores and weights, and count what they show; see `Figures`."""
+        (calibration, _), (test, confusion) = self.recorded.values()
+        found = self.smallest_budget()
+        learning: Scheduler = StoppingScheduler(seed=self.seed)
+        name = "stopping"
+        if calibration.num_columns <= MOST_CLASSES:
+            name, learning = "eenet_paper", EENetScheduler.paper(seed=self.seed)
+        return Figures(
+            table=test,
+            max_prob=GeometricScheduler(seed=self.seed).sweep(calibration),
+            auto=AutoScheduler(seed=self.seed).sweep(calibration),
+            learned=(name, learning.fit(calibration, budget=found["budget"])),
+            cost=found["test_cost"] * calibration.require_costs().full,
+            samples=self.run.splits.test,
+            maps=confusion is not None,
+        ).save(self.out, self.experiment.name)
+
     @step("budget.json", "Looking for the smallest budget.")
     def smallest_budget(self) -> Results:
         """Find the smallest budget that loses no more than is allowed, on the calibration set."""
@@ -275,7 +301,6 @@ class Reproduction:
             (calibration.table, test.table, test.confusion),
             self.schedulers(calibration.table),
             measure(self.run.model, inputs, batch_sizes=(1,), passes=PASSES, policy=policy, progress=self.progress),
-            parity.parameters(self.run.model),
             splits=self.experiment.splits if test.confusion is None else 1,
             seed=self.seed,
             progress=self._note_progress,
