@@ -194,6 +194,7 @@ class Comparison:
         groups: Who pays: what every policy did to every class or group at every asked budget.
         curves: By policy, the anchor and all realised points by rising cost; means over the splits.
         standard_budgets: The ten budgets the area is taken over.
+        statics: Models without early exits beside the policies at their cost, one `BesideStatic` as JSON values each.
         same_data: Whether VAL and TEST are the same outputs, so that all numbers are those of fitting.
         notes: What a reader should know before believing the numbers.
     """
@@ -214,6 +215,7 @@ class Comparison:
     groups: tuple[PolicyGroups, ...] = ()
     curves: dict[str, tuple[dict[str, float], ...]]
     standard_budgets: tuple[float, ...]
+    statics: tuple[dict[str, Any], ...] = ()
     same_data: bool = False
     notes: tuple[str, ...] = ()
 
