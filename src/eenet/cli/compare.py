@@ -89,8 +89,6 @@ def compare(
     sides = Sides.read(costs, val, test, seed)
     known = sides.val.require_costs()
     models = sides.statics(read_statics(static, sides.test), splits=splits)
-    if sides.note:
-        output.note(sides.note)
     for name, reason in names.unsuited(sides.val, confidence).items() if policy is None else ():
         if chosen.pop(name, None) is None:
             continue

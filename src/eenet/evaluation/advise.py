@@ -180,8 +180,7 @@ class Advice:
         return (
             {name: getattr(self, name) for name in names}
             | self.costs.to_dict()
-            | {"rows": [dict(vars(row)) for row in self.rows]}
-            | {"statics": [{key: getattr(one, key) for key in ("name", "cost", "utility")} for one in self.statics]}
+            | {"rows": [dict(vars(row)) for row in self.rows], "statics": [one.to_dict() for one in self.statics]}
             | {"frontier": [{"cost": cost, "utility": utility} for cost, utility in self.frontier]}
             | dict(zip(("difference", "low", "high"), self.difference, strict=True))
         )
@@ -394,7 +393,7 @@ def _notes(parts: CostParts, named: Sequence[StaticModel]) -> Iterator[str]:
             "model that ends at an exit to cost as much as leaving there. Pass a profile for exact costs."
         )
     if any(model.utilities is None for model in named):
-        yield "The utilities of the static models named are taken as exact, and as if on data like VAL."
+        yield "Utilities of static models given as numbers are taken as exact, and as if on data like VAL."
 
 
 def _percent(value: float | None) -> str:

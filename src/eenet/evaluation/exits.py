@@ -132,6 +132,10 @@ class StaticModel:
         number(self.cost, f"cost of the static model {self.name!r}", *COSTS)
         number(self.utility, f"utility of the static model {self.name!r}", 0, 1)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return name, cost and utility as JSON values."""
+        return {key: getattr(self, key) for key in ("name", "cost", "utility")}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:

@@ -289,15 +289,13 @@ class ExitTable:
         recorded = "logits" if self.has_classes else "features"
         outputs = np.concatenate([self.outputs, self.outputs[:, -1:]], axis=1)
         named = self.exit_names or tuple(f"exit {k}" for k in range(self.num_exits))
-        costs: dict[str, Any] = {"costs": None, "cost": np.column_stack([before, before[:, -1] + more])}
-        checks.check_cost(costs["cost"])
-        if self.cost is None and np.ptp(more) == 0:
-            costs = {
-                "cost": None,
-                "costs": CostTable((*known.cumulative, known.high + more[0]), known.unit, known.reference),
-            }
+        cumulative = np.column_stack([before, before[:, -1] + more])
+        checks.check_cost(cumulative)
+        same = self.cost is None and np.ptp(more) == 0
+        costs = CostTable((*known.cumulative, known.high + float(more.mean())), known.unit, known.reference)
         utilities = np.column_stack([self.require_utility("a fallback"), worth])
-        changed: dict[str, Any] = {recorded: outputs, "utility": utilities, "exit_names": (*named, name)} | costs
+        changed: dict[str, Any] = {recorded: outputs, "utility": utilities, "exit_names": (*named, name)}
+        changed |= {"costs": costs, "cost": None if same else cumulative}
         return replace(self, **changed)
 
     def _picked(self, keys: Sequence[str], index: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever numpy takes
