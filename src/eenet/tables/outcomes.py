@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from eenet.errors import TableError, require
-from eenet.tables.checks import COSTS, array_of, listed, names_of
+from eenet.tables.checks import COSTS, array_of, check_cost, listed, names_of
 from eenet.tables.costs import CostTable
 from eenet.tables.files import DAMAGED
 from eenet.tables.table import ExitTable
@@ -77,6 +77,7 @@ def read_outcomes(source: Any, stages: Sequence[str] | None = None, *, reference
     utility = np.stack([_between(columns, f"{name}.utility", 0, 1) for name in names], axis=1)
     cost, unit = _costs(columns, {name: fields[name] for name in names})
     features, feature_names = _features(columns, [fields[name] for name in names])
+    check_cost(cost)
     same = bool((cost == cost[0]).all())
     return ExitTable(
         features=features,

@@ -266,9 +266,9 @@ def planted_outcomes(num_samples: int = 3000, *, stages: int = 3, seed: int = 0)
     """Return made-up outcomes of models asked one after the other, as columns for `eenet.read_outcomes`.
 
     A sample is as hard as a number drawn evenly from [0, 1]. Stage ``k`` of ``K`` is right with the chance
-    ``1 / (1 + exp(8 (hard - skill)))``, where skills rise evenly from 0.6 to 1.2, and costs ``2 ** k`` in the mean: more
-    where the sample is hard, and by chance. It knows a score, one minus the hardness with noise that falls from stage
-    to stage, and the length of its answer, which says nothing. The group is the half that a sample is in by hardness.
+    ``1 / (1 + exp(8 (hard - skill)))``, where skills rise evenly from 0.6 to 1.2, and costs ``2 ** k`` in the mean:
+    more where the sample is hard, and by chance. It knows a score, one minus the hardness with noise that falls from
+    stage to stage, and the length of its answer, which says nothing. The group is the half by hardness.
 
     Args:
         num_samples: Rows.
