@@ -50,6 +50,9 @@ def test_halves_are_redrawn_and_two_files_are_taken_as_they_are(eenet, outcomes)
     assert value["splits"] == 3 and "sd" in value["rows"][0] and value["groups"] == []
     value = eenet("compare", path, other, *QUICK, "-b", "50%", "--json", "-q").value
     assert (value["n_val"], value["n_test"]) == (400, 300) and "no TEST" not in value["notes"][0]
+    lines = [line.split(",") for line in other.read_text().splitlines()]
+    other.write_text("\n".join(",".join(reversed(line)) for line in lines))  # stages and features in another order
+    refused(eenet("compare", path, other, *QUICK, "-q"), "feature_names", "score, length and length, score")
 
 
 def test_groups_of_ones_own_are_split_as_the_file_is(eenet, outcomes, tmp_path):
@@ -80,7 +83,8 @@ def test_a_fallback_is_added_to_every_table(eenet, outcomes, tmp_path, write_tab
     assert "at most 4 % of the answers are wrong" in ran.said and "% go to fallback." in ran.said
     assert load_policy(tmp_path / "policy").policy.num_exits == 4
     value = eenet("compare", path, *QUICK, "-b", "20", "--fallback", "30:98%", "--json", "-q").value
-    assert len(value["exits"]) == 4 and value["exits"][3]["utility_test"] == pytest.approx(0.98)
+    assert [one["name"] for one in value["exits"]] == ["stage0", "stage1", "stage2", "fallback"]
+    assert value["exits"][3]["utility_test"] == pytest.approx(0.98)
     value = eenet("advise", write_table(), "--fallback", "200%", "--json", "-q").value
     assert value["statics"][3] == {"name": "the original model", "cost": 3.5, "utility": 1.0}
 

@@ -173,6 +173,8 @@ def _facts(table: ExitTable, other: ExitTable, costs: CostTable | None) -> Itera
     yield "outputs", "logits" if table.has_classes else "features"
     yield "exits", table.num_exits
     yield "classes" if table.has_classes else "features", table.num_columns
+    for key in ("feature_names", "exit_names"):
+        yield key, ", ".join(getattr(table, key) or getattr(other, key))
     yield "source", table.source or other.source
     if costs is None and table.costs is not None and other.costs is not None:
         yield "cost_unit", table.costs.unit

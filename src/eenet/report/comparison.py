@@ -113,7 +113,9 @@ def table_sections(comparison: Mapping[str, Any]) -> list[Section]:
     reached = [_shown(one, "utility_test") for one in exits]
     reached.append(reached[-1])  # of the original model, where that is known
     costs = cost_rows([one["cost"] for one in exits], comparison["reference"])
-    rows = [(*row, utility) for row, utility in zip(costs, reached, strict=False)]
+    names = [one.get("name", row[0]) for one, row in zip(exits, costs, strict=False)]
+    names += [row[0] for row in costs[len(names) :]]
+    rows = [(name, *row[1:], utility) for name, row, utility in zip(names, costs, reached, strict=False)]
     who_pays = groups_section(comparison)
     return [
         Section("Utility at equal cost", [utilities(comparison)]),
