@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from eenet.schedulers import certify as certify
     from eenet.tables import CostTable as CostTable
     from eenet.tables import ExitTable as ExitTable
+    from eenet.tables import read_outcomes as read_outcomes
     from eenet.tables import regression_utility as regression_utility
     from eenet.training import TrainSettings as TrainSettings
     from eenet.training import fit_exits as fit_exits
@@ -59,7 +60,7 @@ __getattr__, __dir__, __all__ = lazy(
         "eenet.experiments.zoo": ("tiny_cnn",),
         "eenet.training": ("TrainSettings", "fit_exits"),
         # 3 what every exit returns for every sample, and what leaving there costs; 4 where to leave
-        "eenet.tables": ("CostTable", "ExitTable", "regression_utility"),
+        "eenet.tables": ("CostTable", "ExitTable", "read_outcomes", "regression_utility"),
         "eenet.policies": ("ConfidenceScorer", "Dial", "Policy", "ScorePolicy", "load_policy", "replay", "save_policy"),
         "eenet.schedulers": (
             "AutoScheduler",

@@ -11,24 +11,21 @@ from eenet.cli.fit import read_budget
 from eenet.cli.interrupt import require
 from eenet.cli.loading import Costs
 from eenet.cli.output import Output, Result
+from eenet.cli.statics import StaticOption, read_statics
 from eenet.errors import InputError
 from eenet.report.sections import Block, Section, Table
 from eenet.tables.capacity import read_capacities
 from eenet.tables.costs import CostTable
-from eenet.tables.files import read_json
 
 if TYPE_CHECKING:
-    from eenet.evaluation import StaticModel, TierFit
+    from eenet.evaluation import TierFit
 
 
 def advise(
     val: options.TableArgument,
     *,
     budget: options.BudgetsOption = None,
-    static: Annotated[
-        list[str] | None,
-        options.word("COST:UTILITY|FILE", "Model without exits: 2.1ms:0.93, 60%:93%, or a .json of these. Repeatable."),
-    ] = None,
+    static: StaticOption = None,
     confidence: options.ConfidenceOption = None,
     capacity: Annotated[
         list[str] | None,
@@ -59,7 +56,7 @@ def advise(
     table = costs.read_table(val)
     known = table.require_costs()
     asked = [read_budget(text, known, costs) for text in budget or []]
-    models = [model for text in static or [] for model in _statics(text, known)]
+    models = read_statics(static, table)
     parts = costs.parts(known)
     tiers = _tiers(capacity, known, run)
     for one in asked:
@@ -99,34 +96,6 @@ def _tiers(capacities: list[str] | None, costs: CostTable, run: Path | None) -> 
             )
         sizes = exit_sizes(model)
     return fitting_exits(wanted, costs, sizes)
-
-
-def _statics(text: str, costs: CostTable) -> list[StaticModel]:
-    """Read the models of one --static."""
-    from eenet.evaluation import StaticModel
-
-    path, named = Path(text), text.lower().endswith(".json")
-    cost, _, utility = text.rpartition(":")
-    value = read_json(options.existing(path, "--static"), "--static") if named else {"cost": cost, "utility": utility}
-    models = value if isinstance(value, list) else [value]
-    anything = CostTable((1e-9 * costs.full, costs.full), costs.unit, costs.reference)  # a model may be cheaper
-    found, fact = [], ""
-    for number, model in enumerate(models):
-        name = f"{path.stem} {number}" if len(models) > 1 else path.stem if named else text
-        try:
-            fact = f"model {number} lacks 'cost' or 'utility'"
-            cost, utility = f"{model['cost']}{model.get('unit', '')}", str(model["utility"])
-            fact = f"{utility!r} is no utility"
-            quality = float(utility.removesuffix("%")) / (100 if utility.endswith("%") else 1)
-            fact = f"{cost!r} is no number, alone or with a unit like {costs.unit}"
-            spent = anything.budget(cost).value
-        except (TypeError, AttributeError, KeyError, ValueError) as error:
-            raise InputError(
-                f"--static {text!r} is no model: {fact}. Write cost:utility such as 2.1ms:0.93, or name a .json with "
-                "these."
-            ) from error
-        found.append(StaticModel(name=str(model.get("name", name)), cost=spent, utility=quality))
-    return found
 
 
 def _advice_tables(value: Mapping[str, Any]) -> list[Block | Section]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from eenet.cli import loading, names, options
+from eenet.cli import names, options
 from eenet.cli.fit import read_budget
 from eenet.cli.interrupt import require
 from eenet.cli.loading import Costs
 from eenet.cli.output import Output, Result, comparison_parts
+from eenet.cli.sides import Sides
+from eenet.cli.statics import StaticOption, read_statics
 from eenet.tables.atomic import atomic_files
 from eenet.tables.files import write_json
 
@@ -23,7 +26,10 @@ SET = "comparison"
 
 def compare(
     val: options.TableArgument,
-    test: Annotated[Path, options.place("TEST", "Exit table to judge on.")],
+    test: Annotated[
+        Path | None,
+        options.place("[TEST]", "Exit table to judge on; default: half of the rows of VAL, the other half fits."),
+    ] = None,
     *,
     budget: options.BudgetsOption = None,
     policy: Annotated[
@@ -31,6 +37,7 @@ def compare(
         options.word("NAME", "A policy, or package.module:Class of yours. Repeatable.", *options.POLICY),
     ] = None,
     confidence: options.ConfidenceOption = None,
+    static: StaticOption = None,
     costs: Costs,
     splits: Annotated[int, options.count("Pool VAL and TEST and split them anew this often.")] = 1,
     cap: Annotated[
@@ -40,7 +47,9 @@ def compare(
     groups: Annotated[
         Path | None,
         options.file_in(
-            "--groups", "Group of every TEST sample, to see who pays: .npy, or text, a number or name per line."
+            "--groups",
+            "Group of every TEST sample, to see who pays: .npy, or text, a number or name per line; default: "
+            "the column group, or label, of outcomes.",
         ),
     ] = None,
     out: Annotated[Path | None, options.folder_out("Folder for JSON, plots, page.")] = None,
@@ -60,42 +69,48 @@ def compare(
     recorded from maps are judged by the mean IoU of TEST. The conclusion and one table are printed; --all adds asked
     and realised costs, differences and who pays, as in JSON and on the page.
 
+    VAL and TEST may be outcomes of your own, as .csv or .parquet: one row per sample, with the columns STAGE.utility,
+    STAGE.cost (of that stage by itself) and STAGE.score for every stage. Without TEST, VAL is split in halves. With
+    --static, models without exits are held against the policies at their cost.
+
     Examples:
 
         eenet compare val.npz test.npz --budget 40% --budget 60%
 
+        eenet compare outcomes.csv --splits 5 --static tiny:2.1:0.93
+
         eenet compare val.npz test.npz -b 2.5ms -p eenet -p joint --costs costs.json --batch-size 1 --json
     """
     from eenet import evaluation
-    from eenet.evaluation.segmentation import find_confusion
 
     chosen = names.schedulers(policy, seed, confidence)
     if out is not None:
         require("matplotlib")
-    val_table = costs.read_table(val)
-    known = val_table.require_costs()
-    test_table = costs.read_table(test, known.unit)
-    for name, reason in names.unsuited(val_table, confidence).items() if policy is None else ():
+    sides = Sides.read(costs, val, test, seed)
+    known = sides.val.require_costs()
+    models = sides.statics(read_statics(static, sides.test), splits=splits)
+    for name, reason in names.unsuited(sides.val, confidence).items() if policy is None else ():
         if chosen.pop(name, None) is None:
             continue
         output.note(f"{name} is left out: {reason}.")
     asked = [read_budget(text, known, costs) for text in budget or []]
-    grouping = None if groups is None else loading.read_groups(groups)
     for one in asked:
         output.note(f"Budget per sample: {one.meaning}.")
     comparison = evaluation.compare(
-        val_table,
-        test_table,
+        sides.val,
+        sides.test,
         chosen,
         asked,
-        confusion=find_confusion(test),
-        groups=grouping,
+        confusion=sides.confusion(),
+        groups=sides.groups(groups, splits=splits),
+        statics=models,
         splits=splits,
         cap=cap,
         seed=seed,
         progress=output.step,
         check_source=not force,
     )
+    comparison = replace(comparison, notes=(*filter(None, [sides.note]), *comparison.notes))
     value = comparison.to_dict()
     if out is not None:
         for path in write_comparison(value, out, command=output.line):

@@ -17,6 +17,7 @@ from eenet.cli.output import Output
 from eenet.errors import InputError
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_arrays, read_json
+from eenet.tables.outcomes import load_table
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ class Costs:
     batch_size: Annotated[int | None, count("Batch size whose latency in --costs counts.")] = None
     engine: Annotated[str | None, word("E", "Engine whose latency in --costs counts.")] = None
     dtype: Annotated[str | None, word("D", "Number format whose latency in --costs counts.")] = None
+    fallback: Annotated[
+        str | None,
+        word("COST[:UTILITY]", "Add a last exit that passes samples on, such as to a person, at this extra cost."),
+    ] = None
 
     def read_table(self, path: Path, unit: str | None = None) -> ExitTable:
         """Read an exit table, with the costs that count.
@@ -46,7 +51,7 @@ class Costs:
             InputError: A file is missing, damaged or malformed; there are no costs, or those of another model; or a
                 choice is made where there is nothing to choose.
         """
-        measured, table = self._measured(), ExitTable.load(path)
+        measured, table = self._measured(), load_table(path)
         if measured is None and table.costs is None:
             raise InputError(
                 "costs are missing: the table has no key 'costs' and there is no --costs. "
@@ -61,7 +66,21 @@ class Costs:
             own = readable(table.costs, unit)
             factor = own.low / table.costs.low
             table = replace(table, costs=own, cost=None if table.cost is None else table.cost * factor)
-        return table.with_costs(measured)
+        return self._with_fallback(table.with_costs(measured))
+
+    def _with_fallback(self, table: ExitTable) -> ExitTable:
+        if self.fallback is None:
+            return table
+        cost, _, utility = self.fallback.partition(":")
+        try:
+            return table.with_fallback(
+                cost=read_cost(cost, table.require_costs()), utility=read_utility(utility or "1")
+            )
+        except ValueError as error:
+            raise InputError(
+                f"--fallback {self.fallback!r} cannot be used: {str(error).rstrip('.')}. Pass what passing a sample on "
+                "costs, and, after a colon, the utility of what comes back, such as 50:0.98."
+            ) from error
 
     def _measured(self) -> CostTable | None:
         chosen: dict[str, Any] = {"batch_size": self.batch_size, "engine": self.engine, "dtype": self.dtype}
@@ -115,6 +134,17 @@ def readable(costs: CostTable, unit: str | None = None) -> CostTable:
     if costs.unit != "FLOPs":
         return costs
     return costs.convert(unit if unit in sizes else next(name for name, size in sizes.items() if costs.high >= size))
+
+
+def read_cost(text: str, costs: CostTable) -> float:
+    """Read a cost as budgets are written, also one below all exits; a `BudgetError` where it is none."""
+    anything = CostTable((1e-9 * costs.full, costs.full), costs.unit, costs.reference)
+    return anything.budget(text).value
+
+
+def read_utility(text: str) -> float:
+    """Read a fraction or a percentage; a `ValueError` where it is no number."""
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
 
 
 def read_groups(path: Path) -> np.ndarray:

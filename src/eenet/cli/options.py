@@ -129,7 +129,11 @@ def _path(names: Sequence[str], metavar: str, what: str, check: Callable[[Path],
 
 def place(metavar: str, what: str, *, folder: bool = False) -> Any:  # noqa: ANN401 - typer claims this
     """Return an argument that names a file or folder to read."""
-    return typer.Argument(metavar=metavar, help=what, callback=lambda path: existing(path, metavar, folder=folder))
+    return typer.Argument(
+        metavar=metavar,
+        help=what,
+        callback=lambda path: None if path is None else existing(path, metavar, folder=folder),
+    )
 
 
 def file_in(name: str, what: str) -> Any:  # noqa: ANN401

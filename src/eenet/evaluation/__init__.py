@@ -12,10 +12,12 @@ from eenet.evaluation.paired import Paired, at_equal_cost, group_counts, paired,
 from eenet.evaluation.results import Comparison
 from eenet.evaluation.scores import Calibration, ScoreWeights, Separation, calibration, score_weights, separation
 from eenet.evaluation.segmentation import MapReport, load_confusion
+from eenet.evaluation.statics import BesideStatic
 from eenet.evaluation.tiers import TierFit, fitting_exits
 
 __all__ = [
     "Advice",
+    "BesideStatic",
     "Calibration",
     "Comparison",
     "CostParts",

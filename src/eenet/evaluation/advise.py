@@ -21,6 +21,7 @@ from eenet.evaluation.exits import (
     cross_validated,
     static_mix,
 )
+from eenet.evaluation.statics import check_statics
 from eenet.evaluation.statistics import Curve, SampledCurve, bootstrap, bootstrap_interval
 from eenet.policies.replay import Replayer
 from eenet.policies.scorers import Confidence, confidence_scorer
@@ -179,7 +180,7 @@ class Advice:
         return (
             {name: getattr(self, name) for name in names}
             | self.costs.to_dict()
-            | {name: [dict(vars(one)) for one in getattr(self, name)] for name in ("statics", "rows")}
+            | {"rows": [dict(vars(row)) for row in self.rows], "statics": [one.to_dict() for one in self.statics]}
             | {"frontier": [{"cost": cost, "utility": utility} for cost, utility in self.frontier]}
             | dict(zip(("difference", "low", "high"), self.difference, strict=True))
         )
@@ -218,7 +219,7 @@ def advise(
         costs: Default: the table's own.
         budgets: Wanted mean costs per sample; default: the ten standard ones.
         parts: Of the costs; default: heads count as part of the stages before them.
-        statics: Other models without early exits.
+        statics: Other models without early exits; with ``utilities``, on the samples of the table.
         confidence: The score that samples leave by: of classes the name of a confidence, of features that of a column.
         folds: Of the cross-validation.
         seed: Of folds, searches and bootstrap.
@@ -240,12 +241,13 @@ def advise(
         for name, value, low in (("folds", folds, 2), ("resamples", resamples, 1), ("seed", seed, 0))
     )
     samples = _samples(table, confidence, folds)
+    check_statics(statics, len(samples), table.name)
     parts = _agreeing(costs, parts)
     budgets = list(budgets)
     wanted = tuple(dict.fromkeys(costs.budget(budget) for budget in budgets or standard_budgets(costs)))
     warn_if_small(table)
     values = [budget.value for budget in wanted]
-    models = _statics(samples, costs, parts, statics)
+    models = _statics(samples, costs, parts, statics, table.exit_names)
     step = counter(progress, folds + 1)
     reachable = min(values) if budgets else math.inf
     choose = partial(choose_exits, parts=parts, budgets=values, reachable=reachable, seed=seed)
@@ -324,12 +326,13 @@ def _agreeing(costs: CostTable, parts: CostParts | None) -> CostParts:
 
 
 def _statics(
-    samples: Samples, costs: CostTable, parts: CostParts, named: Sequence[StaticModel]
+    samples: Samples, costs: CostTable, parts: CostParts, named: Sequence[StaticModel], exits: Sequence[str]
 ) -> tuple[StaticModel, ...]:
     """Return every exit alone, the original model last, and the models the user named."""
     last = costs.num_exits - 1
     utility = samples.utility.mean(axis=0).tolist()
-    alone = [StaticModel(name=f"exit {k} alone", cost=parts.alone(k), utility=utility[k]) for k in range(last)]
+    called = [f"{name} alone" for name in exits or [f"exit {k}" for k in range(costs.num_exits)]]
+    alone = [StaticModel(name=called[k], cost=parts.alone(k), utility=utility[k]) for k in range(last)]
     whole = parts.alone(last) if costs.reference is None else costs.reference
     return (*alone, StaticModel(name="the original model", cost=whole, utility=utility[last]), *named)
 
@@ -389,8 +392,8 @@ def _notes(parts: CostParts, named: Sequence[StaticModel]) -> Iterator[str]:
             "The costs of single heads are not known: dropping an exit is assumed to make later ones no cheaper, and a "
             "model that ends at an exit to cost as much as leaving there. Pass a profile for exact costs."
         )
-    if named:
-        yield "The utilities of the static models named are taken as exact, and as if on data like VAL."
+    if any(model.utilities is None for model in named):
+        yield "Utilities of static models given as numbers are taken as exact, and as if on data like VAL."
 
 
 def _percent(value: float | None) -> str:

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from eenet.errors import InputError, TableError
+from eenet.evaluation.exits import StaticModel
 from eenet.evaluation.groups import GroupsLike, GroupStats, PolicyGroups, group_rows, group_stats, groupings
 from eenet.evaluation.results import BOUNDS, Budgets, Comparison, Family, PolicyRun, SplitRun, same_outputs, summarise
 from eenet.evaluation.segmentation import Confusion, check_confusion, iou_of_marginals, marginals
+from eenet.evaluation.statics import beside_statics, check_statics
 from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
@@ -46,6 +48,7 @@ def compare(
     *,
     confusion: Confusion | None = None,
     groups: GroupsLike | None = None,
+    statics: Sequence[StaticModel] = (),
     splits: int = 1,
     cap: bool = False,
     seed: int = 0,
@@ -79,6 +82,8 @@ def compare(
         costs: Instead of the tables' own.
         confusion: Of ``test``, for tables of maps (`load_confusion`).
         groups: Group of every sample of ``test``, a whole number or a name.
+        statics: Models without early exits to be held against the policies at their cost; with ``utilities``, those of
+            the samples of ``test``.
         splits: How many random splits; 1 = the tables as given, and needed with groups or confusion.
         cap: Let every policy spend no more than pays on held-out samples of ``val`` (`most_that_pays`); that fits each
             scheduler five times more.
@@ -91,7 +96,7 @@ def compare(
         TableError: The tables disagree, or lack costs or utility.
         BudgetError: A budget is below the cost of exit 0.
         InputError: ``splits`` below 1, arguments that exclude each other, or a scheduler with the name of a bound.
-        ShapeError: Groups, confusion or costs that do not fit the tables.
+        ShapeError: Groups, statics, confusion or costs that do not fit the tables.
 
     Warns:
         UserWarning: A table has fewer than 50 samples.
@@ -109,6 +114,7 @@ def compare(
     if confusion is not None:
         check_confusion(test, confusion)
     val, test = _with_costs(val, test, costs)
+    check_statics(statics, test.num_samples, "TEST")
     asked, known = Budgets.read(val.require_costs(), budgets), groupings(test, groups)
     step = counter(progress, len(schedulers) + 1, splits)
     with warn_if_small(val, test):
@@ -126,12 +132,11 @@ def compare(
             seed=seed,
         )
     found = tuple(_groups(runs, asked, {one.by: one.names for one in known}))
-    notes = [
-        *([] if confusion is None else [_MAPS]),
-        *_notes(val, test, runs, asked),
-        *saving_note(schedulers, cap=cap),
-    ]
-    return summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=notes)
+    maps = [] if confusion is None else [_MAPS]
+    notes = [*maps, *_notes(val, test, runs, asked), *saving_note(schedulers, cap=cap)]
+    done = summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=notes)
+    beside = beside_statics(done, statics, runs, resamples=resamples, seed=seed)
+    return replace(done, statics=tuple(vars(one) for one in beside))
 
 
 def _check_settings(schedulers: Mapping[str, Scheduler], *, splits: int, groups: bool, confusion: bool) -> None:
@@ -169,6 +174,8 @@ def _facts(table: ExitTable, other: ExitTable, costs: CostTable | None) -> Itera
     yield "outputs", "logits" if table.has_classes else "features"
     yield "exits", table.num_exits
     yield "classes" if table.has_classes else "features", table.num_columns
+    for key in ("feature_names", "exit_names"):
+        yield key, ", ".join(getattr(table, key) or getattr(other, key))
     yield "source", table.source or other.source
     if costs is None and table.costs is not None and other.costs is not None:
         yield "cost_unit", table.costs.unit

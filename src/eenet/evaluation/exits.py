@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -119,16 +119,22 @@ class StaticModel:
         name: What it is called.
         cost: Per sample, in the unit of the costs.
         utility: Of its answers on data like the table's, a fraction.
+        utilities: The same on each sample of the table, where it was recorded there: differences then have an interval.
     """
 
     name: str
     cost: float
     utility: float
+    utilities: Float64[np.ndarray, " sample"] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers."""
         number(self.cost, f"cost of the static model {self.name!r}", *COSTS)
         number(self.utility, f"utility of the static model {self.name!r}", 0, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return name, cost and utility as JSON values."""
+        return {key: getattr(self, key) for key in ("name", "cost", "utility")}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -316,7 +322,8 @@ def static_mix(samples: Samples, models: Sequence[StaticModel], budgets: Sequenc
     """
     cost, gain = (np.array([getattr(model, key) for model in models]) for key in ("cost", "utility"))
     alone, exits = samples.utility.T, samples.utility.shape[1]
-    earned = np.concatenate([alone, np.broadcast_to(gain[exits:, None], (len(models) - exits, len(samples)))])
+    named = [np.full(len(samples), m.utility) if m.utilities is None else m.utilities for m in models[exits:]]
+    earned = np.concatenate([alone, np.array(named).reshape(-1, len(samples))])
     best = best_models(models)
     spent = np.broadcast_to(cost[best, None], (len(best), len(samples)))
     return mixed(spent, earned[best], cost[best], gain[best], majority=samples.majority, budgets=budgets)

@@ -184,7 +184,8 @@ class Comparison:
         n_test: Samples of TEST.
         splits: How often the two were chosen anew; 1 = as given.
         seed: Of the splits and of the bootstrap.
-        exits: Cost and test utility of answering everything at each exit (with ``sd`` over several splits).
+        exits: Cost and test utility of answering everything at each exit (with ``sd`` over several splits, and ``name``
+            where exits have names).
         full: Cost and test utility of running everything to the last exit.
         rows: One per policy and asked budget, the bounds included.
         area: By policy, mean of its curve over the standard budgets.
@@ -194,6 +195,7 @@ class Comparison:
         groups: Who pays: what every policy did to every class or group at every asked budget.
         curves: By policy, the anchor and all realised points by rising cost; means over the splits.
         standard_budgets: The ten budgets the area is taken over.
+        statics: Models without early exits beside the policies at their cost, one `BesideStatic` as JSON values each.
         same_data: Whether VAL and TEST are the same outputs, so that all numbers are those of fitting.
         notes: What a reader should know before believing the numbers.
     """
@@ -214,6 +216,7 @@ class Comparison:
     groups: tuple[PolicyGroups, ...] = ()
     curves: dict[str, tuple[dict[str, float], ...]]
     standard_budgets: tuple[float, ...]
+    statics: tuple[dict[str, Any], ...] = ()
     same_data: bool = False
     notes: tuple[str, ...] = ()
 
@@ -258,6 +261,8 @@ def summarise(
             test.require_costs().cumulative, utility.mean(axis=0).tolist(), _sd(utility), strict=True
         )
     ]
+    for one, name in zip(exits, test.exit_names, strict=False):
+        one["name"] = name
     anchor = np.mean([split.static[:, 0] for split in runs], axis=0)
     family = Family.of(list(areas))
     pairs = _pairs(areas, resampled, num_fit=val.num_samples, num_test=test.num_samples)

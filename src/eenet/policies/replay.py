@@ -193,6 +193,13 @@ class Replayer:
             utility += weight * float(self.utility(part, exit_index).mean())
         return cost, utility
 
+    def expected_shares(self, policy: Policy) -> Float64[np.ndarray, " exit"]:
+        """Return the share of samples that leave at each exit, in expectation over the coin of a mixed policy."""
+        shares = np.zeros(policy.num_exits)
+        for weight, part in policy.components():
+            shares += weight * exit_distribution(self.exit_index(part), policy.num_exits)
+        return shares
+
     def mean_cost(self, exit_index: Stops) -> float:
         """Return the mean cost of leaving there, added up so that equal shares give equal costs."""
         if self.table.cost is not None:

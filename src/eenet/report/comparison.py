@@ -113,12 +113,15 @@ def table_sections(comparison: Mapping[str, Any]) -> list[Section]:
     reached = [_shown(one, "utility_test") for one in exits]
     reached.append(reached[-1])  # of the original model, where that is known
     costs = cost_rows([one["cost"] for one in exits], comparison["reference"])
-    rows = [(*row, utility) for row, utility in zip(costs, reached, strict=False)]
+    names = [one.get("name", row[0]) for one, row in zip(exits, costs, strict=False)]
+    names += [row[0] for row in costs[len(names) :]]
+    rows = [(name, *row[1:], utility) for name, row, utility in zip(names, costs, reached, strict=False)]
     who_pays = groups_section(comparison)
     return [
         Section("Utility at equal cost", [utilities(comparison)]),
         Section("Asked and realised", [_realised(comparison)]),
         Section("Every exit for all samples", [Table(columns, rows)]),
+        *([Section("Models without early exits", [_statics(comparison)])] if comparison.get("statics") else []),
         Section("Differences of areas", _differences(comparison)),
         *([] if who_pays is None else [who_pays]),
     ]
@@ -144,7 +147,8 @@ def lead(comparison: Mapping[str, Any]) -> str:
         f"(knows the labels) are bounds. All samples through the last exit: utility {last['utility_test']:.2%} at "
         f"{last['cost']:.4g} {unit}."
     )
-    return warning + (f"{_best(comparison, policies[0])}{_tested(comparison)} {summary}" if policies else summary)
+    best = f"{_best(comparison, policies[0])}{_tested(comparison)} " if policies else ""
+    return f"{warning}{best}{_better_statics(comparison)}{summary}"
 
 
 def _best(comparison: Mapping[str, Any], best: str) -> str:
@@ -162,6 +166,24 @@ def _best(comparison: Mapping[str, Any], best: str) -> str:
     if pair is not None and low <= 0:
         verdict += " So it may be no better than the static mix, which does not look at the samples."
     return verdict
+
+
+def _better_statics(comparison: Mapping[str, Any]) -> str:
+    """Name the models without early exits that are better than every policy at their cost; empty without any."""
+    said = ""
+    for one in comparison.get("statics", ()):
+        if one["better"]:
+            interval = ""
+            if one["low"] is not None:
+                interval = (
+                    f" ({one['policy']} minus the model: {one['difference']:+.2f} points, 95 % interval "
+                    f"{one['low']:+.2f} to {one['high']:+.2f})"
+                )
+            said += (
+                f"A static model, {one['name']}, has {one['utility']:.2%} at cost {one['cost']:.4g} "
+                f"{comparison['unit']}: better than any policy here at that cost{interval}. "
+            )
+    return said
 
 
 def _tested(comparison: Mapping[str, Any]) -> str:
@@ -253,6 +275,26 @@ def _realised(comparison: Mapping[str, Any]) -> Table:
     caption = "The budget holds on the calibration set (val); beside it is what was realised on the test set."
     least = ("fit [s]", f"asked [{unit}]", f"val cost [{unit}]", "test cost / asked", "exits [%]", "utility [%]")
     return Table.of(rows, columns, caption, least)
+
+
+def _statics(comparison: Mapping[str, Any]) -> Table:
+    """Return the models without early exits beside the policies at their cost."""
+    columns = {
+        "model": "{name}",
+        f"cost [{comparison['unit']}]": "{cost:.4g}",
+        "utility": "{utility:.2%}",
+        "best policy at that cost": "{best_policy} {best_utility:.2%}",
+        "tested policy minus model [points]": "{gap}",
+    }
+    rows = [dict(one) | {"gap": _gap(one)} for one in comparison["statics"]]
+    return Table.of(rows, columns, "Utilities that were given as numbers count as exact.")
+
+
+def _gap(static: Mapping[str, Any]) -> str:
+    if static["policy"] is None:
+        return "-"
+    found = f"{static['policy']} {static['difference']:+.2f}"
+    return found if static["low"] is None else f"{found} ({static['low']:+.2f} to {static['high']:+.2f})"
 
 
 def _differences(comparison: Mapping[str, Any]) -> list[Block]:

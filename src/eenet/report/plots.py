@@ -33,6 +33,7 @@ Colour: TypeAlias = tuple[float, float, float, float]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_NAMED = ("*", "p", "h", "<", ">")  # of models without early exits
 _STYLES = ("-", "--", "-.")
 GREY = "#666666"
 _LOG_SPAN = 12.0  # a cost range wider than this gets a logarithmic axis
@@ -58,6 +59,15 @@ def utility_cost(comparison: Mapping[str, Any]) -> Figure:
             axes.plot(costs, 100 * utilities, **(style | marks))
     static = _static(comparison)
     axes.plot(*static, "x", markersize=9, markeredgewidth=2, color="black", label="static exits", zorder=5)
+    for one, marker in zip(comparison.get("statics", ()), cycle(_NAMED), strict=False):
+        point: dict[str, Any] = {
+            "markersize": 9,
+            "color": GREY,
+            "markeredgecolor": "black",
+            "linestyle": "none",
+            "zorder": 6,
+        }
+        axes.plot(one["cost"], 100 * one["utility"], marker, label=f"{one['name']} (no exits)", **point)
     full = static[1][-1]
     axes.axhline(full, color=GREY, linewidth=1, linestyle=(0, (1, 2)), label=f"last exit  {full:.2f}")
     axes.set_ylabel("Utility on the test samples [%]")
@@ -237,7 +247,8 @@ def _dense(costs: np.ndarray, utilities: np.ndarray) -> tuple[np.ndarray, np.nda
 def _frame(axes: Axes, comparison: Mapping[str, Any]) -> None:
     """Keep the oracle, mostly luck, from squeezing all other curves: it may leave the frame at the top."""
     inside = [100 * _curve(comparison, name)[1] for name in comparison["curves"] if name != "oracle"]
-    values = np.concatenate([*inside, _static(comparison)[1]])
+    named = [100 * one["utility"] for one in comparison.get("statics", ())]
+    values = np.concatenate([*inside, _static(comparison)[1], named])
     low, high = float(values.min()), float(values.max())
     span = max(high - low, 0.5)
     axes.set_ylim(low - 0.05 * span, high + 0.15 * span)
@@ -245,7 +256,9 @@ def _frame(axes: Axes, comparison: Mapping[str, Any]) -> None:
 
 def _cost_axis(axes: Axes, comparison: Mapping[str, Any]) -> None:
     """Label the cost axis; above it the same in percent of the original model or the last exit."""
-    (low, *_, high), reference = _static(comparison)[0], comparison["reference"]
+    (*_, high), reference = _static(comparison)[0], comparison["reference"]
+    all_costs = [*_static(comparison)[0], *(one["cost"] for one in comparison.get("statics", ()))]
+    full, low, high = high if reference is None else reference, min(all_costs), max(all_costs)
     axes.set_xlabel(f"Mean cost per sample [{comparison['unit']}]")
     if high / low > _LOG_SPAN:
         axes.set_xscale("log")
@@ -253,7 +266,6 @@ def _cost_axis(axes: Axes, comparison: Mapping[str, Any]) -> None:
     else:
         margin = 0.03 * (high - low)
         axes.set_xlim(low - margin, high + margin)
-    full = high if reference is None else reference
     top = axes.secondary_xaxis(
         "top", functions=(lambda cost: np.multiply(cost, 100 / full), lambda share: np.multiply(share, full / 100))
     )

@@ -52,6 +52,10 @@ class Certificate:
         cost_added: Mean cost that the certified policy spends more than the plain one, on the certify part.
         fell_back: Whether no policy but the one that needs no test (exit 0, or the full path, for all) could be
             certified.
+        exit_distribution: Share of the certify part that leaves at each exit, in expectation over the coin.
+        exit_names: Of the table, where its exits have names.
+        at_most_wrong: Whether answers are right or wrong and the full model always right, so that ``epsilon`` is the
+            largest share of wrong answers.
     """
 
     guarantee: str
@@ -68,6 +72,9 @@ class Certificate:
     utility_lost: float
     cost_added: float
     fell_back: bool
+    exit_distribution: tuple[float, ...] = ()
+    exit_names: tuple[str, ...] = ()
+    at_most_wrong: bool = False
 
     @property
     def statement(self) -> str:
@@ -78,6 +85,8 @@ class Certificate:
         else:
             assert self.epsilon is not None  # or there were no promise of accuracy
             promise = f"the mean utility is at most {100 * self.epsilon:.6g} percentage points below the full model's"
+            if self.at_most_wrong:
+                promise += f": at most {100 * self.epsilon:.6g} % of the answers are wrong"
             fallback = (
                 "No early exit could be certified, so every sample takes the full path, as far as a deadline allows."
             )
@@ -86,7 +95,8 @@ class Certificate:
             "This holds for data from the same distribution as the calibration set, and for no other; it was certified "
             f"on {self.n_certify} samples of that set which took no part in fitting."
         )
-        return " ".join([f"{level}, {promise}.", data] + [fallback] * self.fell_back)
+        named = [f"Of these, {self.exit_distribution[-1]:.1%} go to {name}." for name in self.exit_names[-1:]]
+        return " ".join([f"{level}, {promise}.", data, *named] + [fallback] * self.fell_back)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values, the statement included."""
@@ -276,6 +286,8 @@ class _Walk(NamedTuple):
             raise RunError(f"{reason}, at delta {test.delta:g}. Allow more, or record more samples.")
         policy = passed or self.start
         (cost, utility), (plain_cost, plain_utility) = map(test.part.expected, (policy, self.plain))
+        table = test.part.table
+        worth = table.require_utility("certifying")
         return policy, Certificate(
             guarantee="budget" if test.full is None else "accuracy",
             delta=test.delta,
@@ -283,14 +295,17 @@ class _Walk(NamedTuple):
             budget=budget,
             unit=unit,
             n_fit=n_fit,
-            n_certify=test.part.table.num_samples,
+            n_certify=table.num_samples,
             bound=bound,
             mean_cost=cost,
             mean_utility=utility,
-            full_utility=float(test.part.table.require_utility("certifying")[:, -1].mean()),
+            full_utility=float(worth[:, -1].mean()),
             utility_lost=plain_utility - utility,
             cost_added=cost - plain_cost,
             fell_back=policy is self.start and bool(self.candidates),
+            exit_distribution=tuple(test.part.expected_shares(policy).tolist()),
+            exit_names=table.exit_names,
+            at_most_wrong=bool((worth[:, -1] == 1).all() and np.isin(worth, (0, 1)).all()),
         )
 
 

@@ -140,6 +140,29 @@ def names_of(value: object, key: str = "feature_names") -> tuple[str, ...]:
     return names
 
 
+def exit_names_of(value: object, num_exits: int) -> tuple[str, ...]:
+    """Return the names of exits: none, or another one for each."""
+    names = names_of(value, "exit_names")
+    if names and (len(names) != num_exits or len(set(names)) < len(names)):
+        raise TableError(
+            f"exit_names {names} do not fit: each of {num_exits} exits has its own name. Give one for each."
+        )
+    return names
+
+
+def per_sample(value: object, key: str, num_samples: int) -> np.ndarray:
+    """Return one number for each sample, from one for all or one for each."""
+    array = array_of(key, value)
+    if array.dtype.kind not in "fiub" or array.shape not in ((), (num_samples,)):
+        raise TableError(
+            f"{key} of shape {array.shape} and type {array.dtype} does not fit: one number is needed, or one for each "
+            f"of {num_samples} samples. Give it so."
+        )
+    found = np.broadcast_to(array.astype(np.float64), num_samples)
+    _check_finite(key, found[:, None])
+    return found
+
+
 def checked(
     arrays: Mapping[str, np.ndarray], feature_names: Sequence[str], first_row: int | None = None
 ) -> dict[str, np.ndarray]:

@@ -38,6 +38,7 @@ class ExitTable:
             most probable class is right, else 0) unless given; None where neither is known.
         cost: ``[sample, exit]``: cumulative, where cost differs from sample to sample. No policy reads it.
         costs: What leaving at each exit costs; of per-sample costs the means, with the unit of what is given here.
+        exit_names: One per exit, where exits have names, such as those of models asked one after the other.
         split: Name of the split the samples come from.
         source: Fingerprint of the model that was recorded; empty where it is not known.
         transform: Applied to the log-probabilities whenever they are read; see `transformed`.
@@ -61,6 +62,7 @@ class ExitTable:
     utility: Any = None
     cost: Any = None
     costs: CostTable | None = None
+    exit_names: tuple[str, ...] = ()
     split: str = ""
     source: str = ""
     transform: Callable[[np.ndarray], np.ndarray] | None = None
@@ -71,6 +73,7 @@ class ExitTable:
         for key in ("split", "source"):
             checks.names_of([getattr(self, key)], key)
         self._set(feature_names=names, **checks.checked(given, names))
+        self._set(exit_names=checks.exit_names_of(self.exit_names, self.num_exits))
         if self.utility is None and not self.has_classes:
             raise TableError("utility is missing: features name no class, so how good answers are must be given.")
         if self.utility is None and self.labels is not None:
@@ -258,7 +261,42 @@ class ExitTable:
         if costs is None and self.costs is not None:
             own = self.costs
             costs = CostTable(tuple(own.cumulative[k] for k in kept), own.unit, own.reference)
-        return replace(self, **self._picked(_BY_EXIT, (slice(None), kept)), costs=costs)
+        named = tuple(self.exit_names[k] for k in kept) if self.exit_names else ()
+        return replace(self, **self._picked(_BY_EXIT, (slice(None), kept)), exit_names=named, costs=costs)
+
+    def with_fallback(self, *, cost: object, utility: object = 1.0, name: str = "fallback") -> ExitTable:
+        """Return the table with one more exit, the last: whoever gets there is passed on, such as to a person.
+
+        A policy fitted on it answers by itself up to the exit before. A sample that gets to the last one was not
+        answered: pass it on. What is recorded there repeats the exit before, and no policy decides by it; what it is
+        worth is given here, so labels no longer value the last exit, and exits are not combined (`combinable`).
+
+        Args:
+            cost: What passing on costs on top of the last exit: a number in the unit of the costs, or one per sample.
+            utility: Of what comes back, in [0, 1]: a number, or one per sample. 1: always right.
+            name: Of the new exit; the others have their number where they have no names.
+
+        Raises:
+            TableError: The table has no costs or no utility, or cost or utility cannot be used.
+            InputError: The table is transformed.
+        """
+        if self.transform is not None:
+            raise InputError("table is transformed: a fallback is an exit of the model. Add it first.")
+        more, worth = (
+            checks.per_sample(value, key, self.num_samples) for key, value in (("cost", cost), ("utility", utility))
+        )
+        before, known = self.leaving_costs, self.require_costs()
+        recorded = "logits" if self.has_classes else "features"
+        outputs = np.concatenate([self.outputs, self.outputs[:, -1:]], axis=1)
+        named = self.exit_names or tuple(f"exit {k}" for k in range(self.num_exits))
+        cumulative = np.column_stack([before, before[:, -1] + more])
+        checks.check_cost(cumulative)
+        same = self.cost is None and np.ptp(more) == 0
+        costs = CostTable((*known.cumulative, known.high + float(more.mean())), known.unit, known.reference)
+        utilities = np.column_stack([self.require_utility("a fallback"), worth])
+        changed: dict[str, Any] = {recorded: outputs, "utility": utilities, "exit_names": (*named, name)}
+        changed |= {"costs": costs, "cost": None if same else cumulative}
+        return replace(self, **changed)
 
     def _picked(self, keys: Sequence[str], index: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever numpy takes
         return {key: None if getattr(self, key) is None else getattr(self, key)[index] for key in keys}
@@ -310,9 +348,9 @@ class ExitTable:
         """Read a table from an ``.npz`` file or from a folder of ``.npy`` files, which is memory-mapped.
 
         Keys: ``logits``, ``probs`` or ``features`` (with ``feature_names``), ``labels``, ``utility``, ``costs``
-        (``[exit]`` or ``[sample, exit]``), ``cost_unit``, ``cost_reference``, ``split``, ``source``. Other keys are
-        ignored. Nothing is ever unpickled. Probabilities are converted while loading and then take memory; store
-        logits to work on tables larger than memory.
+        (``[exit]`` or ``[sample, exit]``), ``cost_unit``, ``cost_reference``, ``exit_names``, ``split``, ``source``.
+        Other keys are ignored. Nothing is ever unpickled. Probabilities are converted while loading and then take
+        memory; store logits to work on tables larger than memory.
 
         Raises:
             TableError: The file is missing, damaged or holds objects, or its content is no usable table.
@@ -322,7 +360,8 @@ class ExitTable:
         name = os.path.basename(os.fspath(path)).removesuffix(".npz")
         others["split"] = (storage.texts_of(arrays, "split") or [name])[0]
         others["source"] = "".join(storage.texts_of(arrays, "source"))
-        others["feature_names"] = tuple(storage.texts_of(arrays, "feature_names", one=False))
+        for key in ("feature_names", "exit_names"):
+            others[key] = tuple(storage.texts_of(arrays, key, one=False))
         kind, outputs = storage.outputs_of(arrays, path)
         others |= {key: arrays[key] for key in ("labels", "utility") if key in arrays}
         return cls.from_probs(outputs, **others) if kind == "probs" else cls(**others | {kind: outputs})
@@ -340,8 +379,9 @@ class ExitTable:
         keys = ("logits", "features", "labels", "utility")
         arrays = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         arrays |= {"split": np.array(self.split), "source": np.array(self.source)}
-        if self.feature_names:
-            arrays["feature_names"] = np.array(self.feature_names)
+        for key in ("feature_names", "exit_names"):
+            if getattr(self, key):
+                arrays[key] = np.array(getattr(self, key))
         if self.costs is not None:
             arrays |= storage.cost_arrays(self.costs, self.cost)
         storage.write(path, arrays)

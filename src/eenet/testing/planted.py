@@ -260,3 +260,30 @@ def posterior_optimum(budget: float) -> float:
     """
     f = min(max(budget - 1.0, 0.0), 2 * (_LATER - 0.5))
     return (1 - f) * (3 + f) / 4 + _LATER * f
+
+
+def planted_outcomes(num_samples: int = 3000, *, stages: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return made-up outcomes of models asked one after the other, as columns for `eenet.read_outcomes`.
+
+    A sample is as hard as a number drawn evenly from [0, 1]. Stage ``k`` of ``K`` is right with the chance
+    ``1 / (1 + exp(8 (hard - skill)))``, where skills rise evenly from 0.6 to 1.2, and costs ``2 ** k`` in the mean:
+    more where the sample is hard, and by chance. It knows a score, one minus the hardness with noise that falls from
+    stage to stage, and the length of its answer, which says nothing. The group is the half by hardness.
+
+    Args:
+        num_samples: Rows.
+        stages: Models.
+        seed: Of the samples.
+    """
+    generator = np.random.default_rng(seed)
+    hard = generator.random(num_samples)
+    columns = {"sample": np.arange(num_samples), "group": np.where(hard < 0.5, "easy", "hard")}
+    for k, skill in enumerate(np.linspace(0.6, 1.2, stages)):
+        noise = generator.standard_normal((3, num_samples))
+        columns |= {
+            f"stage{k}.utility": (generator.random(num_samples) < expit(8 * (skill - hard))).astype(np.float64),
+            f"stage{k}.cost": 2.0**k * (0.5 + hard) * np.exp(0.3 * noise[0] - 0.045),
+            f"stage{k}.score": 1 - hard + 0.3 / (1 + k) * noise[1],
+            f"stage{k}.length": np.exp(noise[2]),
+        }
+    return columns
