@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from eenet.running import Bundle as Bundle
     from eenet.running import EagerEngine as EagerEngine
     from eenet.running import bench as bench
+    from eenet.running import cascade as cascade
     from eenet.running import export as export
     from eenet.running import measure as measure
     from eenet.running import record as record
@@ -73,7 +74,7 @@ __getattr__, __dir__, __all__ = lazy(
             "certify",
         ),
         # 5 really stops early, 6 evaluation, 7 shipping
-        "eenet.running": ("AdaptiveModel", "EagerEngine", "bench", "measure", "record", "Bundle", "export"),
+        "eenet.running": ("AdaptiveModel", "EagerEngine", "bench", "cascade", "measure", "record", "Bundle", "export"),
         "eenet.evaluation": ("advise", "compare", "evaluate"),
         "eenet.errors": ("EenetError",),
     },

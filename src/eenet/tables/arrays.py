@@ -172,6 +172,8 @@ def is_one_batch(data: Any, *, with_labels: bool = False) -> bool:  # noqa: ANN4
     axes = axes_of(data[1])
     if isinstance(data[0], Mapping):
         return axes is not None
+    if isinstance(data[0], list) and data[0] and isinstance(data[0][0], str):  # texts
+        return axes == 1
     return is_array(data[0]) and axes is not None and (axes != axes_of(data[0]) or (with_labels and axes == 1))
 
 
