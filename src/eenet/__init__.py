@@ -14,6 +14,7 @@ from eenet.lazy import lazy
 
 if TYPE_CHECKING:
     from eenet.errors import EenetError as EenetError
+    from eenet.estimator import CascadeClassifier as CascadeClassifier
     from eenet.evaluation import advise as advise
     from eenet.evaluation import compare as compare
     from eenet.evaluation import evaluate as evaluate
@@ -75,6 +76,7 @@ __getattr__, __dir__, __all__ = lazy(
         ),
         # 5 really stops early, 6 evaluation, 7 shipping
         "eenet.running": ("AdaptiveModel", "EagerEngine", "bench", "cascade", "measure", "record", "Bundle", "export"),
+        "eenet.estimator": ("CascadeClassifier",),
         "eenet.evaluation": ("advise", "compare", "evaluate"),
         "eenet.errors": ("EenetError",),
     },
