@@ -5,15 +5,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
+from scipy.sparse import issparse
+from sklearn.base import ClassifierMixin
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import Bunch, _safe_indexing, check_array, check_random_state, get_tags, indexable
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    _raise_for_params,
+    _routing_enabled,
+    process_routing,
+)
+from sklearn.utils.metaestimators import _BaseComposition
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
-from eenet.errors import InputError, RunError, ShapeError, require
+from eenet.errors import InputError, ShapeError
+from eenet.estimator.members import are_pairs, check_members, fitted, out_of_fold, own_errors, with_weights
 from eenet.policies import Replayer
 from eenet.running import Prediction, cascade
 from eenet.running.latency import measure_latency
@@ -26,37 +40,6 @@ from eenet.tables import CostTable, ExitTable
 from eenet.tables.arrays import axes_of
 from eenet.tables.checks import listed, logits_of, number
 from eenet.tables.costs import BudgetLike, standard_budgets
-
-require("sklearn", reason="CascadeClassifier is an estimator of scikit-learn")
-
-from scipy.sparse import issparse  # noqa: E402
-from sklearn.base import ClassifierMixin, clone  # noqa: E402
-from sklearn.exceptions import NotFittedError  # noqa: E402
-from sklearn.model_selection import (  # noqa: E402
-    StratifiedKFold,
-    check_cv,
-    cross_val_predict,
-    train_test_split,
-)
-from sklearn.preprocessing import LabelEncoder  # noqa: E402
-from sklearn.utils import Bunch, _safe_indexing, check_array, check_random_state, get_tags, indexable  # noqa: E402
-from sklearn.utils.metadata_routing import (  # noqa: E402
-    MetadataRouter,
-    MethodMapping,
-    _raise_for_params,
-    _routing_enabled,
-    process_routing,
-)
-from sklearn.utils.metaestimators import _BaseComposition  # noqa: E402
-from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
-from sklearn.utils.validation import (  # noqa: E402
-    _check_method_params,
-    check_consistent_length,
-    check_is_fitted,
-    column_or_1d,
-    has_fit_parameter,
-    validate_data,
-)
 
 _LEAST = 2 * LEAST_SAMPLES  # with fewer, the mean cost of new samples is uncertain by over 5 % of what exits differ by
 _FITTED = ("costs_", "cascade_", "table_", "calibration_rows_", "dial_", "policy_", "exit_index_", "cost_", "_ids")
@@ -165,24 +148,27 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         self._check_settings()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         scheduler = AutoScheduler(seed=seed) if isinstance(self.policy, str) else self.policy
+        self._takes = None
+        takes = get_tags(self).input_tags
+        self._takes = takes.sparse, takes.allow_nan  # asking all members takes longer than many predictions
         X = self._batch(X)
         validate_data(self, X, y, skip_check_array=True)
         y = column_or_1d(y, warn=True)
         check_consistent_length(X, y)
-        codes = self._encoded(y)
-        rows = self._calibration_rows(codes, seed)
-        self.fallback_ = _reason(len(rows), codes, len(self.classes_))
+        codes, routed = self._encoded(y), self._routed(params)
         for name in _FITTED:  # of an earlier fit
             setattr(self, name, None)
+        self.fallback_ = self._reason(len(codes))
         if self.fallback_:
             warnings.warn(f"{self.fallback_} The last member answers everything.", UserWarning, stacklevel=2)
-            self._fit_members([self.members[-1]], X, codes, params)
+            self._take(self.members[-1:], X, codes, routed)
             return self
-        logits = self._calibrated(X, codes, rows, params, seed)
-        self.costs_ = self._cost_table(_safe_indexing(X, rows))
+        self.calibration_rows_, logits = self._calibrated(X, codes, routed, seed)
+        own = _safe_indexing(X, self.calibration_rows_)
+        self.costs_ = self._cost_table(own)
         asked = self.costs_.budget(self.budget)
-        self.table_ = ExitTable(logits=logits, labels=codes[rows], costs=self.costs_)
-        self.calibration_rows_, self._ids = rows, row_ids(_safe_indexing(X, rows))
+        self.table_ = ExitTable(logits=logits, labels=codes[self.calibration_rows_], costs=self.costs_)
+        self._ids = row_ids(own)
         self.dial_ = scheduler.sweep(self.table_, budgets=[*standard_budgets(self.costs_), asked])
         self._turn(asked)
         return self
@@ -210,7 +196,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         if self.fallback_:
             return self._last_alone(X)
         loop = Loop(self.cascade_, self.policy_)
-        with _own_errors():
+        with own_errors():
             loop.feed(X, row_ids(X))
         return loop.finish(np.array(self.costs_.cumulative))
 
@@ -245,17 +231,18 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
     def __sklearn_tags__(self) -> Any:
         """Return what the estimator takes: what all members take."""
         tags = super().__sklearn_tags__()
-        if _are_pairs(self.members):
+        if (known := getattr(self, "_takes", None)) is None and are_pairs(self.members):
             own = [get_tags(member).input_tags for _, member in self.members]
-            tags.input_tags.sparse = all(one.sparse for one in own)
-            tags.input_tags.allow_nan = all(one.allow_nan for one in own)
+            known = all(one.sparse for one in own), all(one.allow_nan for one in own)
+        if known is not None:
+            tags.input_tags.sparse, tags.input_tags.allow_nan = known
         return tags
 
     # --- what `fit` consists of ---------------------------------------------------------------------------------------
 
     def _check_settings(self) -> None:
         """Refuse what is wrong before any member is fitted."""
-        _check_members(self.members, fitted=self.prefit)
+        check_members(self.members, fitted=self.prefit)
         self._validate_names([name for name, _ in self.members])
         if not (self.policy == "auto" or isinstance(self.policy, Scheduler)):
             raise InputError(
@@ -277,9 +264,9 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         if isinstance(found, list) and axes_of(found) == 2:
             found = np.asarray(found)
         if issparse(found) or (isinstance(found, np.ndarray) and found.dtype.kind in "fiubc"):
-            takes = get_tags(self).input_tags
-            finite = "allow-nan" if takes.allow_nan else True
-            check_array(found, accept_sparse=takes.sparse, dtype=None, allow_nd=True, ensure_all_finite=finite)
+            sparse, nan = self._takes
+            finite = "allow-nan" if nan else True
+            check_array(found, accept_sparse=sparse, dtype=None, allow_nd=True, ensure_all_finite=finite)
         return found
 
     def _given_costs(self) -> CostTable:
@@ -296,7 +283,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         """Return what leaving after each member costs: as given, else as measured."""
         if self.costs is not None:
             return self._given_costs()
-        with _own_errors():
+        with own_errors():
             (timed,) = measure_latency(self.cascade_, X, batch_sizes=(self.batch_size,), passes=_PASSES, progress=False)
         return timed.costs()
 
@@ -314,77 +301,43 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
             raise InputError(f"label {strange!r} is no class of the last member: it knows {list(known)}. Correct it.")
         return np.array([known[label] for label in y.tolist()], dtype=np.int64)
 
-    def _calibration_rows(self, codes: np.ndarray, seed: int) -> Int[np.ndarray, " row"]:
-        """Return which samples the policy is fitted on, in order."""
-        rows = np.arange(len(codes))
-        if self.calibration is None or self.prefit or len(np.unique(codes)) < 2:
-            return rows
-        _, held_out = train_test_split(rows, test_size=self.calibration, stratify=codes, random_state=seed)
-        return np.sort(held_out)
-
-    def _calibrated(
-        self,
-        X: Any,
-        codes: np.ndarray,
-        rows: np.ndarray,
-        params: dict[str, Any],
-        seed: int,
-    ) -> Float32[np.ndarray, "sample exit class"]:
-        """Fit the members, and return what they say of the calibration samples, on which they were not fitted."""
-        if self.calibration is None and not self.prefit:
-            logits = self._out_of_fold(X, codes, params, seed)
-            self._fit_members(self.members, X, codes, params)
-        else:
-            self._fit_members(self.members, X, codes, params, np.setdiff1d(np.arange(len(codes)), rows))
-        self.cascade_ = cascade([(name, member) for name, member in self.named_members_.items()])
-        if self.calibration is None and not self.prefit:
-            return logits
-        with _own_errors():
-            return outputs(self.cascade_, _safe_indexing(X, rows))
-
-    def _out_of_fold(
-        self,
-        X: Any,
-        codes: np.ndarray,
-        params: dict[str, Any],
-        seed: int,
-    ) -> Float32[np.ndarray, "sample exit class"]:
-        """Return what clones of the members say of samples on which they were not fitted."""
-        whole = isinstance(self.cv, int)
-        folds = StratifiedKFold(self.cv, shuffle=True, random_state=seed) if whole else check_cv(self.cv, codes)
-        splits, routed = list(folds.split(X, codes)), self._routed(params)
-        probs = [
-            cross_val_predict(member, X, codes, cv=splits, method="predict_proba", params=routed[name].fit)
-            for name, member in self.members
-        ]
-        return logits_of(np.stack(probs, axis=1))
-
-    def _fit_members(
-        self,
-        members: Sequence[Any],
-        X: Any,
-        codes: np.ndarray,
-        params: dict[str, Any],
-        rows: np.ndarray | None = None,
-    ) -> None:
-        """Fit clones of members on some samples, default: all; those that are fitted already stay as they are."""
-        self.named_members_ = Bunch(**dict(members))
-        if not self.prefit:
-            routed = self._routed(params)
-            for name, member in members:
-                given = _check_method_params(X, routed[name].fit, indices=rows)
-                some, labels = (X, codes) if rows is None else (_safe_indexing(X, rows), codes[rows])
-                self.named_members_[name] = clone(member).fit(some, labels, **given)
-        self.members_ = list(self.named_members_.values())
-
     def _routed(self, params: dict[str, Any]) -> Bunch:
         """Return by member what its fit is given."""
-        if _routing_enabled():
-            return process_routing(self, "fit", **params)
-        takers = [name for name, member in self.members if has_fit_parameter(member, "sample_weight")]
-        if params and not takers:
-            raise InputError("sample_weight is of no use: no member takes it. Leave it out.")
-        return Bunch(**{name: Bunch(fit=params if name in takers else {}) for name, _ in self.members})
+        if self.prefit and params:
+            raise InputError("sample_weight is of no use: with prefit=True no member is fitted. Leave it out.")
+        return process_routing(self, "fit", **params) if _routing_enabled() else with_weights(self.members, params)
+
+    def _reason(self, count: int) -> str:
+        """Return why so many samples are nothing to learn a policy from; empty: they are."""
+        if len(self.classes_) < 2:
+            return "y has one class: there is nothing to choose."
+        used = count if self.calibration is None or self.prefit else int(count * self.calibration)
+        if used < _LEAST:
+            return f"{used} calibration samples are too few to learn where to leave: {_LEAST} are needed."
+        return ""
+
+    def _calibrated(
+        self, X: Any, codes: np.ndarray, routed: Bunch, seed: int
+    ) -> tuple[Int[np.ndarray, " row"], Float32[np.ndarray, "sample exit class"]]:
+        """Fit the members, and return the calibration samples with what members say that were not fitted on them."""
+        rows = np.arange(len(codes))
+        if self.calibration is None and not self.prefit:
+            logits = out_of_fold(self.members, X, codes, routed, cv=self.cv, seed=seed)
+            self._take(self.members, X, codes, routed)
+            return rows, logits
+        train = rows
+        if not self.prefit:
+            train, rows = train_test_split(rows, test_size=self.calibration, stratify=codes, random_state=seed)
+        self._take(self.members, X, codes, routed, np.sort(train))
+        with own_errors():
+            return np.sort(rows), outputs(self.cascade_, _safe_indexing(X, np.sort(rows)))
+
+    def _take(self, members: Any, X: Any, codes: np.ndarray, routed: Bunch, rows: np.ndarray | None = None) -> None:
+        """Fit members on some samples, default: all; those that are fitted already stay as they are."""
+        self.named_members_ = Bunch(**dict(members)) if self.prefit else fitted(members, X, codes, routed, rows)
+        self.members_ = list(self.named_members_.values())
+        if len(members) > 1:
+            self.cascade_ = cascade(list(self.named_members_.items()))
 
     def _turn(self, budget: BudgetLike) -> None:
         """Take the policy for a budget, and note what it does with the calibration samples."""
@@ -400,55 +353,3 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         cost = None if self.costs is None else np.full(len(probs), float(self.costs[-1]))
         stops = np.full(len(probs), last)
         return Prediction(exit_index=stops, log_probs=log_probs, outputs=log_probs, cost=cost)
-
-
-def _reason(count: int, codes: np.ndarray, classes: int) -> str:
-    """Return why there is nothing to learn a policy from; empty: there is."""
-    if classes < 2:
-        return "y has one class: there is nothing to choose."
-    if count < _LEAST:
-        return f"{count} calibration samples are too few to learn where to leave: {_LEAST} are needed."
-    return ""
-
-
-def _are_pairs(members: object) -> bool:
-    pairs = isinstance(members, list | tuple) and all(isinstance(one, tuple) and len(one) == 2 for one in members)
-    return bool(members) and pairs
-
-
-def _check_members(members: Any, *, fitted: bool) -> None:
-    """Refuse what is no list of at least two named classifiers with probabilities.
-
-    Raises:
-        InputError: It is not; or a member is not fitted, where ``fitted``.
-    """
-    if not _are_pairs(members) or len(members) < 2 or not all(isinstance(name, str) for name, _ in members):
-        raise InputError(
-            f"members {members!r} are no cascade: at least 2 pairs of a name and a classifier are needed. Pass for "
-            "example [('small', LogisticRegression()), ('large', RandomForestClassifier())]."
-        )
-    for name, member in members:
-        if not hasattr(member, "predict_proba") or isinstance(member, type):
-            raise InputError(
-                f"member {name} of type {type(member).__name__} has no predict_proba: samples leave by probabilities. "
-                "Wrap it in CalibratedClassifierCV, or choose its setting that gives them."
-            )
-        if fitted:
-            try:
-                check_is_fitted(member)
-            except NotFittedError as error:
-                raise InputError(
-                    f"member {name} is not fitted: with prefit=True members are used as they are. Fit it, or pass "
-                    "prefit=False."
-                ) from error
-
-
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    """Raise what a member says of its input as it is, as all estimators of scikit-learn do."""
-    try:
-        yield
-    except RunError as error:
-        if isinstance(error.__cause__, ValueError | TypeError):
-            raise error.__cause__ from None
-        raise
