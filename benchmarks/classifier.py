@@ -204,9 +204,10 @@ def page(found: dict[str, Any], options: argparse.Namespace) -> list[str]:
             )
         )
     return [
-        f"# CascadeClassifier: budget, accuracy and time\n\nA budget of {options.budget} of the last member alone, "
-        f"policy `auto`, costs measured anew in every split; {options.splits} random halves for fitting and for "
-        "judging. The first three calibrate on out-of-fold outputs, the default. *Off the budget*: by how much the mean cost of new samples differs from it; *worst "
+        "# CascadeClassifier: budget, accuracy and time\n\n"
+        f"A budget of {options.budget} of the last member alone, policy `auto`, costs measured anew in every split; "
+        f"{options.splits} random halves for fitting and for judging. The first three calibrate on out-of-fold "
+        "outputs, the default. *Off the budget*: by how much the mean cost of new samples differs from it; *worst "
         "split*: in standard errors of that difference, of the calibration samples and the new ones together.",
         markdown_table(("data", "members", "off the budget", "worst split", "accuracy", "members alone"), cells),
         f"## Time\n\nOf a call of `predict_proba` with {options.rows} rows, in ms of processor time on one thread, "

@@ -45,7 +45,8 @@ def made(classes: int = 3, count: int = 400) -> tuple[np.ndarray, np.ndarray]:
 
 
 def small(**changed: Any) -> CascadeClassifier:
-    return CascadeClassifier(pair(), **{"policy": FAST, "costs": [1, 10], "random_state": 0} | changed)
+    chosen = {"members": pair(), "policy": FAST, "costs": [1, 10], "random_state": 0} | changed
+    return CascadeClassifier(**chosen)
 
 
 class Counting(ClassifierMixin, BaseEstimator):
@@ -88,7 +89,8 @@ def checked(model: CascadeClassifier) -> None:
 
 
 def test_every_check_of_scikit_learn_passes(unchecked: None) -> None:
-    checked(small(calibration=0.4))
+    members = [("nb", GaussianNB()), ("lr", LogisticRegression())]
+    checked(small(members=members, calibration=0.4))
 
 
 @pytest.mark.slow
@@ -249,9 +251,9 @@ def test_a_budget_is_set_without_fitting() -> None:
 
 def test_measured_costs_are_milliseconds_and_the_table_is_there_for_all_else() -> None:
     X, y = made()
-    model = CascadeClassifier(pair(), policy=FAST, budget="95%", random_state=0, batch_size=200).fit(X, y)
+    model = CascadeClassifier(pair(), policy=FAST, budget="1s", random_state=0, batch_size=200).fit(X, y)
     assert model.costs_.unit == "ms"
-    assert model.costs_.cumulative[0] < model.costs_.reference < 2 * model.costs_.cumulative[1]
+    assert 0 < model.costs_.reference < 1000
     half = np.arange(400) % 2 == 0
     assert compare(model.table_.select(half), model.table_.select(~half), {"fast": FAST}, ["95%"]).area["fast"] > 0.5
 

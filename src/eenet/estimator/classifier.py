@@ -148,7 +148,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         self._check_settings()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         scheduler = AutoScheduler(seed=seed) if isinstance(self.policy, str) else self.policy
-        self._takes = None
+        self._takes: tuple[bool, bool] | None = None
         takes = get_tags(self).input_tags
         self._takes = takes.sparse, takes.allow_nan  # asking all members takes longer than many predictions
         X = self._batch(X)
@@ -179,7 +179,10 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         return np.asarray(self.classes_[probs.argmax(axis=1)])
 
     def predict_proba(self, X: Any) -> Float64[np.ndarray, "sample class"]:
-        """Return the probabilities of `classes_`, as the member returns them after which a sample leaves."""
+        """Return the probabilities of `classes_`, of the members up to that after which a sample leaves.
+
+        They are those of that member, unless the policy combines several.
+        """
         log_probs = self.decide(X).log_probs
         assert log_probs is not None
         return np.exp(log_probs.astype(np.float64))
@@ -264,7 +267,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         if isinstance(found, list) and axes_of(found) == 2:
             found = np.asarray(found)
         if issparse(found) or (isinstance(found, np.ndarray) and found.dtype.kind in "fiubc"):
-            sparse, nan = self._takes
+            sparse, nan = self._takes or (False, False)
             finite = "allow-nan" if nan else True
             check_array(found, accept_sparse=sparse, dtype=None, allow_nd=True, ensure_all_finite=finite)
         return found
