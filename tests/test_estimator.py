@@ -255,7 +255,7 @@ def test_measured_costs_are_milliseconds_and_the_table_is_there_for_all_else() -
     assert model.costs_.unit == "ms"
     assert 0 < model.costs_.reference < 1000
     half = np.arange(400) % 2 == 0
-    assert compare(model.table_.select(half), model.table_.select(~half), {"fast": FAST}, ["95%"]).area["fast"] > 0.5
+    assert compare(model.table_.select(half), model.table_.select(~half), {"fast": FAST}, ["1s"]).area["fast"] > 0.5
 
 
 @pytest.mark.parametrize("calibration", [None, 0.25])
