@@ -14,6 +14,7 @@ from eenet.lazy import lazy
 
 if TYPE_CHECKING:
     from eenet.errors import EenetError as EenetError
+    from eenet.estimator import CascadeClassifier as CascadeClassifier
     from eenet.evaluation import advise as advise
     from eenet.evaluation import compare as compare
     from eenet.evaluation import evaluate as evaluate
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from eenet.running import Bundle as Bundle
     from eenet.running import EagerEngine as EagerEngine
     from eenet.running import bench as bench
+    from eenet.running import cascade as cascade
     from eenet.running import export as export
     from eenet.running import measure as measure
     from eenet.running import record as record
@@ -74,7 +76,8 @@ __getattr__, __dir__, __all__ = lazy(
             "certify",
         ),
         # 5 really stops early, 6 evaluation, 7 shipping
-        "eenet.running": ("AdaptiveModel", "EagerEngine", "bench", "measure", "record", "Bundle", "export"),
+        "eenet.running": ("AdaptiveModel", "EagerEngine", "bench", "cascade", "measure", "record", "Bundle", "export"),
+        "eenet.estimator": ("CascadeClassifier",),
         "eenet.evaluation": ("advise", "compare", "evaluate"),
         "eenet.errors": ("EenetError",),
     },

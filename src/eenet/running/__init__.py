@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from eenet.running.adaptive import AdaptiveModel as AdaptiveModel
     from eenet.running.benchmark import bench as bench
     from eenet.running.bundle import Bundle as Bundle
+    from eenet.running.cascading import Cascade as Cascade
+    from eenet.running.cascading import cascade as cascade
     from eenet.running.cuts import Cut as Cut
     from eenet.running.cuts import tier_report as tier_report
     from eenet.running.engines import CompiledEngine as CompiledEngine
@@ -41,6 +43,7 @@ __getattr__, __dir__, __all__ = lazy(
         "eenet.running.loop": ("Prediction",),
         "eenet.running.engines": ("Engine", "EagerEngine", "CompiledEngine", "OnnxEngine", "OpenVinoEngine"),
         "eenet.running.bundle": ("Bundle",),
+        "eenet.running.cascading": ("Cascade", "cascade"),
         "eenet.running.measuring": ("Profile", "load_costs", "measure"),
         "eenet.running.benchmark": ("bench",),
         "eenet.running.exporting": ("export",),

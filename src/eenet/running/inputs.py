@@ -33,6 +33,9 @@ Inputs: TypeAlias = Any
 Data: TypeAlias = Any
 """Samples, with or without labels: what `batches_of` takes."""
 
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+"""What samples must have in common to travel together."""
+
 _AT_ONCE = 128
 _TURNED = (
     "{name} in lists of arrays do not fit: a DataLoader makes such lists, one array per position, of samples that are "
@@ -86,6 +89,11 @@ def rows_of(inputs: Inputs, rows: slice | Int[np.ndarray, " kept"]) -> Inputs:
     if not isinstance(inputs, list):
         return inputs
     return inputs[rows] if isinstance(rows, slice) else [inputs[row] for row in rows]
+
+
+def shapes_of(inputs: Inputs) -> Shapes:
+    """Return the shapes of a batch's arrays without their first axis."""
+    return tuple(tuple(array.shape[1:]) for array in arrays_of(inputs))
 
 
 def joined(parts: Sequence[Any]) -> Any:  # noqa: ANN401 - what the parts are

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
@@ -13,10 +13,9 @@ from jaxtyping import Float32, Float64, Int
 from eenet.errors import InputError, RunError, ShapeError
 from eenet.policies.policy import Policy
 from eenet.running.engines.base import Engine, State, require_samples_first
-from eenet.running.inputs import Inputs, joined, rows_of
-from eenet.tables.arrays import arrays_of, log_softmax
+from eenet.running.inputs import Inputs, Shapes, joined, rows_of, shapes_of
+from eenet.tables.arrays import log_softmax
 
-_Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 _ALL = slice(None)
 
 
@@ -79,7 +78,7 @@ class Group:
     ids: np.ndarray
     places: np.ndarray
     policy: Policy
-    shapes: _Shapes = ()
+    shapes: Shapes = ()
     seen: np.ndarray | None = None
     borrowed: bool = False
 
@@ -102,7 +101,7 @@ class Loop:
         self.left: list[_Left] = []
         self.fed = 0
         self._last = engine.num_exits - 1
-        self._queues: list[dict[_Shapes, list[Group]]] = [{} for _ in range(engine.num_exits)]
+        self._queues: list[dict[Shapes, list[Group]]] = [{} for _ in range(engine.num_exits)]
 
     def feed(self, inputs: Inputs, sample_ids: Int[np.ndarray, " sample"]) -> None:
         """Take in a batch with int64 ids, and run the stages before which enough samples wait.
@@ -121,7 +120,7 @@ class Loop:
                 self.through(Group(state, sample_ids, places, self.policy.following(sample_ids)))
                 return
             require_samples_first(self.engine, state, -1, len(sample_ids))
-            self._put(0, Group(state, sample_ids, places, self.policy, _shapes(inputs), borrowed=True))
+            self._put(0, Group(state, sample_ids, places, self.policy, shapes_of(inputs), borrowed=True))
             self._run(self.full)
             self._keep()
 
@@ -256,11 +255,6 @@ class Loop:
                 "policy answers with several exits together: these exits return features, and a sample is answered by "
                 "the exit it leaves at. Fit without an ensemble, on a table recorded from this model."
             )
-
-
-def _shapes(inputs: Inputs) -> _Shapes:
-    """Return what samples must have in common to travel together."""
-    return tuple(tuple(array.shape[1:]) for array in arrays_of(inputs))
 
 
 def gathered(left: Sequence[_Left], costs: np.ndarray | None) -> Prediction:

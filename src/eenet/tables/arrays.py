@@ -56,6 +56,11 @@ def is_samples(inputs: object) -> bool:
     return not (inputs and (is_array(inputs[0]) or isinstance(inputs[0], Mapping)))
 
 
+def is_texts(inputs: object) -> bool:
+    """Return whether a batch is a list of texts."""
+    return isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], str)
+
+
 def arrays_of(inputs: object) -> Iterator[Any]:
     """Yield every array or tensor of a batch."""
     if is_array(inputs):
@@ -165,13 +170,15 @@ def is_one_batch(data: Any, *, with_labels: bool = False) -> bool:  # noqa: ANN4
         data: What may be a batch, or a list of them.
         with_labels: Two arrays of one axis are a pair too, and no two batches of inputs alone.
     """
-    if is_array(data) or isinstance(data, Mapping):
+    if is_array(data) or isinstance(data, Mapping) or is_texts(data):
         return True
     if not isinstance(data, list | tuple) or len(data) != 2:
         return False
     axes = axes_of(data[1])
     if isinstance(data[0], Mapping):
         return axes is not None
+    if is_texts(data[0]):
+        return axes == 1
     return is_array(data[0]) and axes is not None and (axes != axes_of(data[0]) or (with_labels and axes == 1))
 
 
