@@ -270,8 +270,7 @@ def _described(spec: str, source: Source, model: MultiExitModel) -> tuple[dict[s
         for row in rows
     ]
     title = f"{spec}: {flops.reference:.4g} FLOPs per {_unit(source)} without exits, {source.num_classes} classes"
-    table = Table.of(printed, columns, title)
-    return value, [table, *(f"Note: {said}" for said in [flops.not_counted()] if said)]
+    return value, [Table.of(printed, columns, title), *(f"Note: {said}" for said in [flops.not_counted()] if said)]
 
 
 def _unit(source: Source) -> str:
