@@ -240,10 +240,8 @@ def advise(
         int(number(value, name, low, whole=True))
         for name, value, low in (("folds", folds, 2), ("resamples", resamples, 1), ("seed", seed, 0))
     )
-    samples = _samples(table, confidence, folds)
+    samples, parts, budgets = _samples(table, confidence, folds), _agreeing(costs, parts), list(budgets)
     check_statics(statics, len(samples), table.name)
-    parts = _agreeing(costs, parts)
-    budgets = list(budgets)
     wanted = tuple(dict.fromkeys(costs.budget(budget) for budget in budgets or standard_budgets(costs)))
     warn_if_small(table)
     values = [budget.value for budget in wanted]
