@@ -77,7 +77,7 @@ def _sections(file: Path) -> Sequence[Section]:
         if {"rows", "area", "exits"} <= keys:
             return comparison_sections(value)
         if {"flops", "latency"} <= keys:
-            return [costs_section(costs) for costs in (value["flops"], *value["latency"])]
+            return [costs_section(costs) for costs in (value["flops"], *value["latency"]) if costs]
         if {"rows", "device", "threads"} <= keys:
             return [bench_section(value)]
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:

@@ -137,6 +137,7 @@ def export(
             classes=None if classes is None else tuple(classes),
             preparation=preparation,
             files=checksums(draft),
+            original=model.original,
         )
         write_json(draft / MANIFEST, manifest.to_dict(), sealed=True)
         opened = open_export(draft, parts=own_parts(policy, dial)).engine

@@ -102,6 +102,10 @@ def joined(parts: Sequence[Any]) -> Any:  # noqa: ANN401 - what the parts are
         return parts[0]
     if isinstance(parts[0], Mapping):
         return {name: joined([part[name] for part in parts]) for name in parts[0]}
+    if hasattr(parts[0], "iloc"):  # a frame
+        return sys.modules["pandas"].concat(parts)
+    if hasattr(parts[0], "tocsr"):  # a sparse matrix
+        return sys.modules["scipy.sparse"].vstack(parts, format="csr")
     if len({tuple(part.shape[1:]) if hasattr(part, "shape") else () for part in parts}) > 1:
         return [row for part in parts for row in part]
     if isinstance(parts[0], np.ndarray):
@@ -149,7 +153,7 @@ def _items(data: Data, size: int, *, with_labels: bool) -> Iterator[Any]:
         inputs, labels = split_labels(data)
         count = batch_size(batch_of(inputs))
         for rows in (slice(first, first + size) for first in range(0, count, size)):
-            yield rows_of(inputs, rows) if labels is None else (rows_of(inputs, rows), labels[rows])
+            yield rows_of(inputs, rows) if labels is None else (rows_of(inputs, rows), rows_of(labels, rows))
     else:
         _notice_order(data)
         items = _each(data)

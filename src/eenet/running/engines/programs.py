@@ -189,6 +189,7 @@ def _made(model: MultiExitModel, inputs: Inputs, moving: Moving, *, whole: bool)
     state: State = inputs
     last = model.num_exits - 1
     for k, stage in enumerate(model.stages):
+        state = model.start(inputs) if k and k in model.begins else state  # nothing else of the one before is read
         programs.append(_program(model, k, k, state, moving[k] if moving else None))
         with evaluating(model), torch.no_grad():
             state = stage(model.start(state) if k == 0 else state)
