@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from eenet.models.inputs import Inputs, State, plain
 from eenet.models.model import MultiExitModel
+from eenet.models.whole import Around
 
 
 class Beside(NamedTuple):
@@ -57,7 +58,7 @@ def joined_models(models: Sequence[Joined]) -> MultiExitModel:
 
 
 @final
-class MemberStage(nn.Module):
+class MemberStage(Around):
     """A stage of one of several models; its first one begins with the inputs.
 
     Args:
@@ -84,7 +85,7 @@ class MemberStage(nn.Module):
 
 
 @final
-class MemberHead(nn.Module):
+class MemberHead(Around):
     """A head of one of several models, whose classes stand in the order of all.
 
     Args:

@@ -102,16 +102,21 @@ def joined(parts: Sequence[Any]) -> Any:  # noqa: ANN401 - what the parts are
         return parts[0]
     if isinstance(parts[0], Mapping):
         return {name: joined([part[name] for part in parts]) for name in parts[0]}
-    if hasattr(parts[0], "iloc"):  # a frame
-        return sys.modules["pandas"].concat(parts)
-    if hasattr(parts[0], "tocsr"):  # a sparse matrix
-        return sys.modules["scipy.sparse"].vstack(parts, format="csr")
     if len({tuple(part.shape[1:]) if hasattr(part, "shape") else () for part in parts}) > 1:
         return [row for part in parts for row in part]
+    return _concatenated(parts)
+
+
+def _concatenated(parts: Sequence[Any]) -> Any:  # noqa: ANN401
+    """Return arrays, tensors, frames, sparse matrices or lists as one; what they are made by is loaded, then."""
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
-    if hasattr(parts[0], "detach"):  # a tensor, so PyTorch is there
+    if hasattr(parts[0], "detach"):
         return sys.modules["torch"].cat(list(parts))
+    if hasattr(parts[0], "iloc"):
+        return sys.modules["pandas"].concat(parts)
+    if hasattr(parts[0], "tocsr"):
+        return sys.modules["scipy.sparse"].vstack(parts, format="csr")
     return [row for part in parts for row in part]
 
 

@@ -233,8 +233,8 @@ def measure(
     flops = counted(model, inputs)
     if flops is None and not sizes:
         raise InputError(
-            "batch_sizes are empty: the operations of this engine cannot be counted, so nothing would be measured. Pass "
-            "for example (1, 32)."
+            "batch_sizes are empty: the operations of this engine cannot be counted, so nothing would be measured. "
+            "Pass for example (1, 32)."
         )
     number(passes, "passes", 1, whole=True)
     settings: dict[str, Any] = {"passes": passes, "policy": policy, "seed": seed, "progress": progress}

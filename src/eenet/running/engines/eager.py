@@ -62,7 +62,7 @@ class EagerEngine(Engine):
         InputError: A number format without ``optimise``.
     """
 
-    def __init__(self, model: nn.Module, *, optimise: bool = True, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: object, *, optimise: bool = True, dtype: torch.dtype | None = None) -> None:
         model = plain_model(model)
         if dtype is not None and not optimise:
             raise InputError(

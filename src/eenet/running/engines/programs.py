@@ -43,7 +43,7 @@ _MOST = 1 << 20  # samples a graph is asked to allow
 class _ProgramEngine(GraphEngine):
     """Makes graphs of a model and runs them."""
 
-    def __init__(self, model: nn.Module, example_inputs: Any, name: GraphEngineName, dtype: str) -> None:  # noqa: ANN401
+    def __init__(self, model: object, example_inputs: Any, name: GraphEngineName, dtype: str) -> None:  # noqa: ANN401
         require_exporter(name)
         model = plain_model(model)
         threads = torch.get_num_threads()
@@ -76,7 +76,7 @@ class OnnxEngine(_ProgramEngine):
         ShapeError: Fewer than 2 samples.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Any) -> None:  # noqa: ANN401 - as of `input_specs`
+    def __init__(self, model: object, example_inputs: Any) -> None:  # noqa: ANN401 - as of `input_specs`
         super().__init__(model, example_inputs, "onnxruntime", "float32")
 
 
@@ -100,7 +100,7 @@ class OpenVinoEngine(_ProgramEngine):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: object,
         example_inputs: Any,  # noqa: ANN401 - as of `input_specs`
         *,
         dtype: Literal["float32", "bfloat16"] = "float32",
