@@ -81,7 +81,7 @@ def profile(
     from eenet.running.measuring import tokens_in
 
     measured = measure(example_inputs=inputs, passes=passes, progress=not output.quiet, **settings)
-    if said := measured.flops.not_counted():
+    if measured.flops is not None and (said := measured.flops.not_counted()):
         output.note(f"Note: {said}")
     value = measured.to_dict()
     output.save(value, out, sealed=True)

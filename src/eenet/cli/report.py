@@ -77,8 +77,8 @@ def _sections(file: Path) -> Sequence[Section]:
         if {"rows", "area", "exits"} <= keys:
             return comparison_sections(value)
         if {"flops", "latency"} <= keys:
-            costs = [costs_section(one) for one in (value["flops"], *value["latency"])]
-            return [*([sizes_section(value)] if "parameters" in value else []), *costs]
+            costs = [costs_section(one) for one in (value["flops"], *value["latency"]) if one]
+            return [*([sizes_section(value)] if value.get("parameters") else []), *costs]
         if {"rows", "device", "threads"} <= keys:
             return [bench_section(value)]
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:

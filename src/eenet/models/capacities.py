@@ -135,8 +135,8 @@ def exit_sizes(model: MultiExitModel) -> dict[str, list[float]]:
 
 
 def plain_size(model: MultiExitModel) -> dict[str, float]:
-    """Return the same of the model without exits: all its stages and the last head."""
-    return _size([model.entry, *model.stages, model.heads[-1]])
+    """Return the same of the model without exits: the stages that it needs and the last head."""
+    return _size([model.entry, *model.stages[model.original :], model.heads[-1]])
 
 
 def _size(parts: Iterable[object]) -> dict[str, float]:

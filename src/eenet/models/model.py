@@ -49,6 +49,8 @@ class MultiExitModel(nn.Module):
         whole: maps the inputs to what every head reads, in one go: somebody else's model that runs as its authors
             wrote it, in training too, while the stages serve inference. Default: the stages in a row.
         reads: maps what ``whole`` returns to what every head reads, where that differs.
+        begins: stages that begin anew with the inputs, whatever the stages before them did, as those of the later
+            members of a cascade: the original model is what begins with the last of them.
 
     Raises:
         InputError: a batch norm without running statistics.
@@ -70,6 +72,8 @@ class MultiExitModel(nn.Module):
         start: nn.Module | None = None,
         whole: nn.Module | None = None,
         reads: Callable[[list[State]], list[State]] | None = None,
+        *,
+        begins: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if len(stages) < 2:
@@ -86,7 +90,7 @@ class MultiExitModel(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.heads = nn.ModuleList(heads)
         self.entry = nn.Identity() if start is None else start
-        self.reads = reads
+        self.reads, self.begins = reads, tuple(begins)
         _require_running_statistics(self)
         self._parents: tuple[MultiExitModel, ...] = ()  # in a tuple, so that its tensors are not counted as own
 
@@ -99,6 +103,11 @@ class MultiExitModel(nn.Module):
     def num_exits(self) -> int:
         """The number of exits K, the original output included."""
         return len(self.stages)
+
+    @property
+    def original(self) -> int:
+        """The first stage that the original model needs."""
+        return self.begins[-1] if self.begins else 0
 
     def start(self, inputs: Inputs | State) -> State:
         """Return the state that stage 0 expects, made from the model's inputs."""
@@ -127,6 +136,8 @@ class MultiExitModel(nn.Module):
     def without(self, exits: Sequence[int]) -> MultiExitModel:
         """Return a model that cannot leave at some exits: their stages join the next ones, weights are shared.
 
+        Stages that nothing is left to read from, those of a dropped member of a cascade, are left out.
+
         Raises:
             InputError: there is no such early exit.
         """
@@ -134,13 +145,14 @@ class MultiExitModel(nn.Module):
         exits = [int(number(k, "exits", 0, last - 1, whole=True)) for k in exits]
         kept = [k for k in range(self.num_exits) if k not in exits]
         runs = [range(first, k + 1) for first, k in zip([0, *(k + 1 for k in kept)], kept, strict=False)]
+        runs = [range(max((j for j in run if j in self.begins), default=run[0]), run.stop) for run in runs]
         stages = [
             self.stages[run[0]] if len(run) == 1 else nn.Sequential(*(self.stages[j] for j in run)) for run in runs
         ]
         heads = [self.heads[k] for k in kept]
-        fewer = MultiExitModel(
-            stages, heads, start=self.entry, whole=self.whole, reads=partial(_picked, self.reads, kept)
-        )
+        reads = partial(_picked, self.reads, kept)
+        begins = [i for i, run in enumerate(runs) if run[0] in self.begins]
+        fewer = MultiExitModel(stages, heads, start=self.entry, whole=self.whole, reads=reads, begins=begins)
         fewer._parents = (self.with_all_exits,)
         return fewer
 

@@ -20,8 +20,12 @@ def as_stages(model: nn.Module) -> MultiExitModel:
     return MultiExitModel([Whole(unwrapped(model)), nn.Identity()], [nn.Identity(), nn.Identity()])
 
 
+class Around(nn.Module):
+    """A module that only calls others: each may be replaced, by itself, by one that computes the same."""
+
+
 @final
-class Whole(nn.Module):
+class Whole(Around):
     """Calls a model with a batch, a mapping as keyword tensors, and returns its logits."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -15,10 +15,10 @@ from eenet.errors import InputError
 from eenet.policies.policy import Policy
 from eenet.policies.replay import exit_distribution
 from eenet.running.adaptive import AdaptiveModel, require_parts, require_source
-from eenet.running.engines import Engine, as_engine, plain_model, suited
+from eenet.running.engines import Engine, as_engine, suited
 from eenet.running.inputs import Data, Inputs, gathered, rows_of
 from eenet.running.latency import Seconds, Spread, summarise, threads_of, time_stages
-from eenet.running.measuring import FlopReport, measure_flops
+from eenet.running.measuring import FlopReport, counted
 from eenet.running.progress import track
 from eenet.tables.arrays import batch_size
 from eenet.tables.checks import number
@@ -46,7 +46,7 @@ class BenchRow:
             over passes; None at batch size 1.
         speedup: How many times faster the adaptive passes were.
         ideal_speedup: What the engine's own stage and head times allow, if deciding and dropping samples were free.
-        ideal_speedup_flops: What the operations allow.
+        ideal_speedup_flops: What the operations allow; None where they cannot be counted.
         efficiency: Share of the ideal saving that was realised; None where almost nothing can be saved.
         efficiency_spread: Quartiles of the same, worked out for each pass.
         regrouped_efficiency: As `efficiency`, of the regrouped passes.
@@ -66,7 +66,7 @@ class BenchRow:
     regrouped_ms: float | None
     speedup: float
     ideal_speedup: float
-    ideal_speedup_flops: float
+    ideal_speedup_flops: float | None
     efficiency: float | None
     efficiency_spread: tuple[float, float] | None
     regrouped_efficiency: float | None
@@ -116,12 +116,13 @@ def bench(
     passes are reported. Both run on the same engine; the default is the one that `AdaptiveModel` makes of a model.
 
     Args:
-        model: The `MultiExitModel`; its operations are counted, and flips are counted against its own decisions.
+        model: The `MultiExitModel`, or an engine such as a cascade; its operations are counted, where a model of
+            PyTorch is known, and flips are counted against its own decisions.
         policy: Where to leave.
         inputs: The samples: a batch as the model takes it, or a `DataLoader` or other data that
             `eenet.running.inputs.batches_of` takes, which are read into memory; labels are left out.
         batch_sizes: Samples per batch; none may exceed the number of samples.
-        engines: What to time; default: the eager engine.
+        engines: What to time; default: the model's eager engine, or the engine given.
         passes: How many passes are timed, after one to warm up.
         seed: Of the orders.
         progress: Show a bar on stderr if it takes more than two seconds.
@@ -132,9 +133,8 @@ def bench(
             model does not take.
         ShapeError: Policy, engines and model disagree on the number of exits, or policy and model on that of classes.
     """
-    model = plain_model(model)
-    require_parts(model.num_exits, policy, None, None)
     itself = as_engine(model, optimise=False)
+    require_parts(itself.num_exits, policy, None, None)
     engines = engines or (as_engine(model),)
     for engine in (itself, *engines) if check_source else ():
         if engine.dtype == itself.dtype:  # in other formats, flips show how well the policy suits
@@ -149,8 +149,8 @@ def bench(
             "(the number of samples) and passes be at least 1. Pass other sizes or more samples."
         )
     engines = [suited(engine, inputs) for engine in engines]
-    flops = measure_flops(model, rows_of(inputs, np.arange(min(2, count))))  # a copy, for models that write into it
-    expected = _decisions(model, policy, inputs, _other_size(count, batch_sizes))
+    flops = counted(model, rows_of(inputs, np.arange(min(2, count))))  # a copy, for models that write into it
+    expected = _decisions(itself, policy, inputs, _other_size(count, batch_sizes))
     rows = []
     for engine in engines:
         for size in batch_sizes:
@@ -174,9 +174,9 @@ def _other_size(count: int, batch_sizes: Sequence[int]) -> int:
     return next((size for size in wanted if size not in batch_sizes), count)
 
 
-def _decisions(model: object, policy: Policy, inputs: Inputs, size: int) -> Int[np.ndarray, " sample"]:
+def _decisions(engine: Engine, policy: Policy, inputs: Inputs, size: int) -> Int[np.ndarray, " sample"]:
     """Return where each sample leaves the model itself, run at a batch size."""
-    adaptive = AdaptiveModel(model, policy, optimise=False, check_source=False)
+    adaptive = AdaptiveModel(engine, policy, check_source=False)
     batches = (rows_of(inputs, slice(first, first + size)) for first in range(0, batch_size(inputs), size))
     return adaptive.predict_all(batches, regroup=False).exit_index
 
@@ -230,7 +230,7 @@ def _pass(
 
 
 def _row(
-    engine: Engine, size: int, times: _Times, exit_index: np.ndarray, *, flops: FlopReport, expected: np.ndarray
+    engine: Engine, size: int, times: _Times, exit_index: np.ndarray, *, flops: FlopReport | None, expected: np.ndarray
 ) -> BenchRow:
     """Return the row of the report for one engine at one batch size."""
     spreads = {way: Spread.of(values) for way, values in times.items()}
@@ -248,7 +248,9 @@ def _row(
         regrouped_ms=None if regrouped is None else regrouped.median,
         speedup=full.median / adaptive.median,
         ideal_speedup=full.median / ideal.median,
-        ideal_speedup_flops=flops.reference / float(np.array(flops.cumulative)[exit_index].mean()),
+        ideal_speedup_flops=None
+        if flops is None
+        else flops.reference / float(np.array(flops.cumulative)[exit_index].mean()),
         efficiency=alone[0],
         efficiency_spread=alone[1],
         regrouped_efficiency=together[0],

@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Int
 
 from eenet.errors import EenetError, InputError, RunError, ShapeError
-from eenet.running.engines import Engine, as_engine
+from eenet.evaluation.exits import CostParts
+from eenet.running.engines import Engine
 from eenet.running.engines.base import ExitOutput
-from eenet.running.engines.function import FunctionEngine
 from eenet.running.engines.graphs import reason
 from eenet.running.inputs import Inputs, batch_of, joined, rows_of, shapes_of
+from eenet.running.members import Key, Member, Prepare, aligned, by_name, member_of, named
 from eenet.tables.arrays import as_array, batch_size
 from eenet.tables.checks import instance, listed
+from eenet.tables.costs import CostTable
 
-Prepare: TypeAlias = Callable[[Any], Any]
-"""Makes what one member takes of a batch of raw inputs, such as token numbers of texts."""
-Key: TypeAlias = str | int
-"""A member: its name, or its number from 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Member:
-    """A model of a cascade.
-
-    Attributes:
-        name: In messages.
-        engine: Runs it.
-        exits: Of its own.
-        prepare: Makes its inputs; None: it takes those of the cascade.
-        classes: What its columns are called, where known.
-        columns: Where the classes of the cascade stand in its outputs; None: in this order.
-    """
-
-    name: str
-    engine: Engine
-    exits: int
-    prepare: Prepare | None = None
-    classes: tuple[Any, ...] | None = None
-    columns: Int[np.ndarray, " class"] | None = None
+if TYPE_CHECKING:
+    from eenet.models.model import MultiExitModel
 
 
 class _Part(NamedTuple):
@@ -116,22 +93,22 @@ def cascade(
         >>> both.num_exits, both.names
         (2, ('small', 'large'))
     """
-    given = [_named(member, i) for i, member in enumerate(listed(members, "members"))]
+    given = [named(member, i) for i, member in enumerate(listed(members, "members"))]
     twice = [name for name, count in Counter(name for name, _ in given).items() if count > 1]
     names = [f"{name} {i}" if name in twice else name for i, (name, _) in enumerate(given)]
     if twice and any(isinstance(member, tuple) and member[0] in twice for member in members):
         raise InputError(f"members {twice} occur more than once: names tell them apart. Give each its own.")
-    preparing, naming = _by_name(prepare, names, "prepare"), _by_name(classes, names, "classes")
+    preparing, naming = by_name(prepare, names, "prepare"), by_name(classes, names, "classes")
     found = []
     for name, (_, model) in zip(names, given, strict=True):
         if name in preparing:
             instance(preparing[name], Callable, f"prepare of {name}", "Pass a function.")  # type: ignore[arg-type]
-        member = _member(name, model)
+        member = member_of(name, model)
         known = tuple(listed(naming[name], f"classes of {name}")) if name in naming else member.classes
         found.append(replace(member, prepare=preparing.get(name), classes=known))
     if sum(member.exits for member in found) < 2:
         raise InputError("members are too few: there is 1 exit, and leaving early needs 2. Add a model.")
-    return Cascade(_aligned(found), source)
+    return Cascade(aligned(found), source)
 
 
 @final
@@ -144,7 +121,7 @@ class Cascade(Engine):
         classes: Names of the classes, in the order of the outputs; None where they are not known.
     """
 
-    def __init__(self, members: Sequence[_Member], source: str = "") -> None:
+    def __init__(self, members: Sequence[Member], source: str = "") -> None:
         self._members, self._given_source = tuple(members), source
         self._places = [(m, k) for m, member in enumerate(self._members) for k in range(member.exits)]
         self.name, self.num_exits = "cascade", len(self._places)
@@ -158,7 +135,12 @@ class Cascade(Engine):
 
     @cached_property
     def source(self) -> str:
-        """Fingerprint of all members; empty where one has none and no name was given."""
+        """Fingerprint of all members, that of `as_model` where there is one; empty where one has none and no name."""
+        if all(member.engine.source for member in self._members):
+            with suppress(InputError):
+                from eenet.running.engines.eager import fingerprint
+
+                return fingerprint(self.as_model())
         own = [member.engine.source or self._given_source for member in self._members]
         return hashlib.sha256("\n".join(own).encode()).hexdigest() if all(own) else ""
 
@@ -189,26 +171,31 @@ class Cascade(Engine):
     def stage(self, index: int, state: _Flow) -> _Flow:
         m, k = self._places[index]
         member = self._members[m]
-        with _naming(member, state):
+        with _naming(f"member {member.name}", _count(state)):
             return _Flow(index, tuple(_run(member, k, part) for part in state.parts))
 
     def head(self, index: int, state: _Flow) -> ExitOutput:
         m, k = self._places[index]
         member = self._members[m]
-        with _naming(member, state):
+        with _naming(f"member {member.name}", count := _count(state)):
             outputs = [member.engine.head(k, part.inner) for part in state.parts]
             if any(answer is not None for _, answer in outputs):
                 raise InputError("it returns no classes, and a cascade chooses among these. Leave it out.")
             rows = np.concatenate([seen for seen, _ in outputs]) if len(outputs) > 1 else outputs[0][0]
-            if rows.ndim != 2 or len(rows) != (count := _count(state)):
+            if rows.ndim != 2 or len(rows) != count or rows.shape[1] < 2:
                 raise ShapeError(
-                    f"outputs of shape {tuple(rows.shape)} for {count} samples do not fit: one row per sample is "
-                    "needed. Let it return [sample, class]."
+                    f"outputs of shape {tuple(rows.shape)} for {count} samples do not fit: one row per sample, "
+                    "with 2 classes or more, is needed. Let it return [sample, class]."
                 )
             if self.classes is not None and rows.shape[1] != len(self.classes):
                 raise ShapeError(
                     f"outputs of {rows.shape[1]} classes do not fit: the cascade has {len(self.classes)}. Let it tell "
                     "the same classes apart."
+                )
+            if not (rows < np.inf).all():
+                row = int((~(rows < np.inf)).any(axis=1).argmax())
+                raise RunError(
+                    f"it returns NaN or infinity for sample {row} of {count}. Check the sample, and its weights."
                 )
         return (rows if member.columns is None else rows[:, member.columns]), None
 
@@ -245,14 +232,57 @@ class Cascade(Engine):
         """Yield the members from whose own states samples are dropped; all others are asked for whole samples."""
         for member in self._members:
             if member.exits > 1:
-                yield member.engine, _prepared(member, inputs)
+                with _naming(f"member {member.name}", batch_size(inputs)):
+                    given = _prepared(member, inputs)
+                yield member.engine, given
 
     def full(self, inputs: Inputs) -> object:
         """Run the last member alone."""
         last = self._members[-1]
-        with self.session():
-            given = _prepared(last, inputs)
-        return last.engine.full(given)
+        with _naming(f"member {last.name}", batch_size(inputs)):
+            with self.session():
+                given = _prepared(last, inputs)
+            return last.engine.full(given)
+
+    def as_model(self) -> MultiExitModel:
+        """Return the cascade as one model of PyTorch, for `Bundle`, `export` and `measure_flops`; weights are shared.
+
+        Raises:
+            InputError: A member is no model of PyTorch, or its inputs are prepared.
+        """
+        from eenet.models.joined import Joined, joined_models
+
+        found = []
+        for member in self._members:
+            if member.prepare is not None:
+                raise InputError(_NO_MODEL.format(f"the inputs of member {member.name} are prepared by a function"))
+            try:
+                model = member.engine.as_model()
+            except InputError as error:
+                raise InputError(_NO_MODEL.format(f"member {member.name} is none")) from error
+            columns = None if member.columns is None else member.columns.tolist()
+            found.append(Joined(model, member.exits, columns))
+        return joined_models(found)
+
+    def parts(self, costs: CostTable) -> CostParts:
+        """Return what costs consist of, for `advise`: a member that is dropped saves all that it costs.
+
+        Of a member with exits of its own that is not the last one, this is known of its exits together only, and they
+        count as needed by what follows.
+
+        Args:
+            costs: Of leaving at each exit, as measured.
+
+        Raises:
+            ShapeError: Costs of another number of exits.
+        """
+        costs.require(self.num_exits, "the cascade")
+        shared = [self._members[m].exits > 1 for m, _ in self._places]
+        steps = costs.stage_costs
+        return CostParts(
+            stages=tuple(step if inside else 0.0 for step, inside in zip(steps, shared, strict=True)),
+            heads=tuple(0.0 if inside else step for step, inside in zip(steps, shared, strict=True)),
+        )
 
     def synchronise(self) -> None:
         for member in self._members:
@@ -266,7 +296,7 @@ class Cascade(Engine):
         return self._members[m].engine if k < self._members[m].exits - 1 else None
 
 
-def _run(member: _Member, k: int, part: _Part) -> _Part:
+def _run(member: Member, k: int, part: _Part) -> _Part:
     """Return samples after stage ``k`` of a member."""
     inner, shapes = part.inner, part.shapes
     if k == 0:
@@ -275,8 +305,16 @@ def _run(member: _Member, k: int, part: _Part) -> _Part:
     return _Part(part.inputs, member.engine.stage(k, inner), shapes)
 
 
-def _prepared(member: _Member, inputs: Inputs) -> Inputs:
-    return inputs if member.prepare is None else batch_of(member.prepare(inputs))
+def _prepared(member: Member, inputs: Inputs) -> Inputs:
+    """Return what a member takes of inputs of the cascade."""
+    if member.prepare is None:
+        return inputs
+    count = batch_size(inputs)
+    with _naming("prepare", count):
+        given = batch_of(member.prepare(inputs))
+        if (found := batch_size(given)) != count:
+            raise ShapeError(f"it returns {found} samples for {count}. Let it return one for each, in their order.")
+    return given
 
 
 def _count(state: _Flow) -> int:
@@ -284,121 +322,20 @@ def _count(state: _Flow) -> int:
 
 
 @contextmanager
-def _naming(member: _Member, state: _Flow) -> Iterator[None]:
-    """Say which member failed."""
+def _naming(what: str, count: int) -> Iterator[None]:
+    """Say what failed, and on how many samples."""
     try:
         yield
     except EenetError as error:
-        raise type(error)(f"member {member.name}: {error}") from error
+        raise type(error)(f"{what}: {error}") from error
     except Exception as error:
+        samples = "1 sample" if count == 1 else f"{count} samples"
         raise RunError(
-            f"member {member.name} failed on a batch of {_count(state)} samples: {reason(error)} Try it alone on "
-            "such a batch."
+            f"{what} failed on a batch of {samples}: {reason(error)} Try it alone on such a batch."
         ) from error
 
 
-# --- what members are -------------------------------------------------------------------------------------------------
-
-
-def _named(member: Any, number: int) -> tuple[str, Any]:  # noqa: ANN401
-    """Return the name of a member, and the member."""
-    if isinstance(member, tuple):
-        if len(member) != 2 or not isinstance(member[0], str) or not member[0]:
-            raise InputError(f"member {number} is a tuple of other values: a name and a model are needed. Pass both.")
-        return member
-    name = getattr(member, "__name__", None) or type(member).__name__
-    if isinstance(member, str | os.PathLike):
-        name = os.path.basename(os.fspath(member))
-    return str(name).strip("<>"), member
-
-
-def _by_name(given: Mapping[Key, Any] | None, names: Sequence[str], what: str) -> dict[str, Any]:
-    """Return what was given by name or number of a member, by names."""
-    found = {}
-    for key, value in (instance(given, Mapping, what, "Pass a dict by member.") if given is not None else {}).items():
-        known = key in names if isinstance(key, str) else type(key) is int and 0 <= key < len(names)
-        if not known:
-            raise InputError(f"{what} of {key!r} belongs to no member: there are {', '.join(names)}. Name one.")
-        found[key if isinstance(key, str) else names[key]] = value
-    return found
-
-
-def _member(name: str, model: Any) -> _Member:  # noqa: ANN401
-    """Return a model as a member: its engine, its exits, its classes."""
-    if isinstance(model, str | os.PathLike):
-        from eenet.running.exports import open_export
-
-        opened = open_export(model)
-        return _Member(name=name, engine=opened.engine, exits=opened.engine.num_exits, classes=opened.manifest.classes)
-    if isinstance(model, Engine):
-        own = model.classes if isinstance(model, Cascade) else None
-        return _Member(name=name, engine=model, exits=model.num_exits, classes=own)
-    if hasattr(model, "predict_proba"):
-        known = getattr(model, "classes_", None)
-        classes = None if known is None else tuple(np.asarray(known).tolist())
-        return _Member(name=name, engine=FunctionEngine(model.predict_proba), exits=1, classes=classes)
-    if "torch" in sys.modules and isinstance(model, sys.modules["torch"].nn.Module):
-        return _torch_member(name, model)
-    if callable(model) and not hasattr(model, "decision_function"):
-        return _Member(name=name, engine=FunctionEngine(model), exits=1)
-    raise InputError(
-        f"member {name} of type {type(model).__name__} is no classifier: a torch module, an estimator with "
-        "predict_proba, a function that returns probabilities, the folder of an export, or an engine is needed. Wrap "
-        "it in a function; of an estimator without probabilities, use CalibratedClassifierCV."
-    )
-
-
-def _torch_member(name: str, model: Any) -> _Member:  # noqa: ANN401
-    from eenet.models.model import MultiExitModel
-    from eenet.models.whole import as_stages
-
-    if isinstance(model, MultiExitModel):
-        return _Member(name=name, engine=as_engine(model), exits=model.num_exits)
-    labels = getattr(getattr(model, "config", None), "id2label", None) or {}
-    known = tuple(labels[i] for i in sorted(labels)) if labels else None
-    if known == tuple(f"LABEL_{i}" for i in range(len(known or ()))):  # nobody named them
-        known = None
-    return _Member(name=name, engine=as_engine(as_stages(model)), exits=1, classes=known)
-
-
-def _aligned(members: Sequence[_Member]) -> list[_Member]:
-    """Return the members with the order of their columns, so that classes stand as the last member has them.
-
-    Classes 0, 1, 2, ... in this order are numbers of columns, no names.
-
-    Raises:
-        InputError: The classes differ, or some members name theirs and others do not.
-    """
-    named = [
-        replace(member, classes=None if member.classes == tuple(range(len(member.classes or ()))) else member.classes)
-        for member in members
-    ]
-    wanted = named[-1].classes
-    known = [member for member in named if member.classes is not None]
-    if not known:
-        return named
-    if len(known) < len(named):
-        unknown = next(member.name for member in named if member.classes is None)
-        raise InputError(
-            f"classes of member {unknown} are unknown, and those of {known[0].name} are "
-            f"{_some(known[0].classes)}: whether they stand in the same order is not clear. Pass classes="
-            f"{{{unknown!r}: [...]}}."
-        )
-    assert wanted is not None
-    found = []
-    for member in named:
-        own = member.classes or ()
-        if len(set(own)) != len(own) or set(own) != set(wanted):
-            raise InputError(
-                f"classes of member {member.name} are {_some(own)} and do not fit: those of {named[-1].name} are "
-                f"{_some(wanted)}. Take members that tell the same classes apart, or name them alike with classes=."
-            )
-        columns = None if own == wanted else np.array([own.index(name) for name in wanted])
-        found.append(replace(member, classes=wanted, columns=columns))
-    return found
-
-
-def _some(classes: Sequence[Any] | None) -> str:
-    """Return classes as a text, the first of many."""
-    found = list(classes or ())
-    return f"{found[:8]}" + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+_NO_MODEL = (
+    "cascade cannot become one model: {}, and bundles and exports hold models of PyTorch. Save the policy with "
+    "save_policy, make the cascade again where it runs, and pass both to AdaptiveModel."
+)

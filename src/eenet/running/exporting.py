@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
 
 from eenet.errors import RunError, ShapeError
 from eenet.models.form import SameForm
@@ -65,7 +64,7 @@ class Exported:
 
 
 def export(
-    model: nn.Module,
+    model: object,
     policy: Policy,
     example_inputs: Any,  # noqa: ANN401 - array-likes, see Args
     path: str | os.PathLike[str],
@@ -86,8 +85,8 @@ def export(
     contains the SHA-256 of every file, which reveals damage and changes but is no signature.
 
     Args:
-        model: The multi-exit model, in float32 on the CPU; it is exported as it is now, in evaluation mode, its flags
-            restored.
+        model: The multi-exit model, or a cascade of models of PyTorch, in float32 on the CPU; it is exported as it is
+            now, in evaluation mode, its flags restored.
         policy: Where to leave.
         example_inputs: What its inputs look like, a tensor or a mapping of tensors by name, at least 2 samples; real
             ones, for the check to mean something.
@@ -137,6 +136,7 @@ def export(
             classes=None if classes is None else tuple(classes),
             preparation=preparation,
             files=checksums(draft),
+            original=model.original,
         )
         write_json(draft / MANIFEST, manifest.to_dict(), sealed=True)
         opened = open_export(draft, parts=own_parts(policy, dial)).engine

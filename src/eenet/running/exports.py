@@ -186,6 +186,7 @@ def open_export(
         first=manifest.first,
         num_exits=manifest.num_exits,
         sends=manifest.sends,
+        original=manifest.original,
     )
     return OpenedExport(engine=engine, policy=saved.policy, dial=saved.dial, costs=manifest.costs, manifest=manifest)
 
@@ -195,7 +196,7 @@ def _graphs(folder: Path, manifest: Manifest, threads: int | None) -> list[Graph
     opened, graphs = opener(manifest.engine, threads), []
     # what a stage is given, by name; where the stage before is elsewhere, what it asks for
     given = None if manifest.first else {f"{STATE}{i}": one for i, one in enumerate(manifest.inputs)}
-    for file in manifest.stages:
+    for k, file in enumerate(manifest.stages, manifest.first):
         try:
             graph = opened(folder / file)
         except Exception as error:
@@ -205,6 +206,8 @@ def _graphs(folder: Path, manifest: Manifest, threads: int | None) -> list[Graph
             ) from error
         returned = {one.name: one for one in graph.outputs}
         given = {one.name: one for one in graph.inputs} if given is None else given
+        if k == manifest.original:  # so that it can run on the inputs as well
+            given = {name: one for name, one in given.items() if int(name.removeprefix(STATE)) < len(manifest.inputs)}
         if fault := _fault(graph.inputs, returned, given, manifest.num_classes):
             raise BundleError(f"graph {folder / file} does not fit its manifest: {fault}. Export the model again.")
         graphs.append(graph)

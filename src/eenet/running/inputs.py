@@ -104,10 +104,19 @@ def joined(parts: Sequence[Any]) -> Any:  # noqa: ANN401 - what the parts are
         return {name: joined([part[name] for part in parts]) for name in parts[0]}
     if len({tuple(part.shape[1:]) if hasattr(part, "shape") else () for part in parts}) > 1:
         return [row for part in parts for row in part]
+    return _concatenated(parts)
+
+
+def _concatenated(parts: Sequence[Any]) -> Any:  # noqa: ANN401
+    """Return arrays, tensors, frames, sparse matrices or lists as one; what they are made by is loaded, then."""
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
-    if hasattr(parts[0], "detach"):  # a tensor, so PyTorch is there
+    if hasattr(parts[0], "detach"):
         return sys.modules["torch"].cat(list(parts))
+    if hasattr(parts[0], "iloc"):
+        return sys.modules["pandas"].concat(parts)
+    if hasattr(parts[0], "tocsr"):
+        return sys.modules["scipy.sparse"].vstack(parts, format="csr")
     return [row for part in parts for row in part]
 
 
@@ -149,7 +158,7 @@ def _items(data: Data, size: int, *, with_labels: bool) -> Iterator[Any]:
         inputs, labels = split_labels(data)
         count = batch_size(batch_of(inputs))
         for rows in (slice(first, first + size) for first in range(0, count, size)):
-            yield rows_of(inputs, rows) if labels is None else (rows_of(inputs, rows), labels[rows])
+            yield rows_of(inputs, rows) if labels is None else (rows_of(inputs, rows), rows_of(labels, rows))
     else:
         _notice_order(data)
         items = _each(data)

@@ -19,7 +19,7 @@ from eenet.tables.costs import CostTable
 from eenet.tables.files import fault, read_manifest
 
 _VERSION = 2
-_ABSENT = {"source": "", "first": 0, "sends": []}
+_ABSENT = {"source": "", "first": 0, "sends": [], "original": 0}
 """What a manifest that does not say otherwise means."""
 
 
@@ -40,6 +40,8 @@ class Manifest:
         files: Every other file of the folder, with its SHA-256.
         first: The first stage that is here; the ones before, if any, are on other devices.
         sends: Numbers of the tensors that the stage after the last one here takes; empty where none follows.
+        original: The first stage that the original model needs; it takes the model's inputs, not what the one before
+            returned.
     """
 
     engine: GraphEngineName
@@ -54,6 +56,7 @@ class Manifest:
     files: dict[str, str]
     first: int = 0
     sends: tuple[int, ...] = ()
+    original: int = 0
 
     @property
     def held(self) -> range:
@@ -69,6 +72,8 @@ class Manifest:
                 del one["free"]
         if len(self.stages) == self.num_exits:  # as ever
             del stored["first"], stored["sends"]
+        if not self.original:
+            del stored["original"]
         stored["stages"], files = [{"file": file} for file in self.stages], stored.pop("files")
         return {"format": "eenet export", "version": _VERSION, **stored, "sha256": files}
 
@@ -84,6 +89,8 @@ class Manifest:
             raise ValueError(
                 f"stages are {len(self.stages)} from stage {self.first} on, of {self.num_exits}, and send {self.sends}"
             )
+        if not 0 <= self.original < self.num_exits:
+            raise ValueError(f"the original model begins with stage {self.original} of {self.num_exits}")
         names = [one.name for one in self.inputs]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"inputs {names} do not have a name each")

@@ -36,12 +36,14 @@ class FlopReport:
         heads: Of each head.
         uncounted: Operators that ran and have no formula; they count as zero, so the true number is larger.
             Element-wise operations, normalisation and pooling count as zero by convention and are not listed.
+        original: The first stage that the original model needs.
     """
 
     start: float
     stages: tuple[float, ...]
     heads: tuple[float, ...]
     uncounted: tuple[str, ...]
+    original: int = 0
 
     @property
     def cumulative(self) -> tuple[float, ...]:
@@ -51,8 +53,8 @@ class FlopReport:
 
     @property
     def reference(self) -> float:
-        """Of the original model without exits: every stage, the last head only."""
-        return self.start + sum(self.stages) + self.heads[-1]
+        """Of the original model without exits: every stage that it needs, the last head only."""
+        return self.start + sum(self.stages[self.original :]) + self.heads[-1]
 
     def costs(self) -> CostTable:
         """Return the costs of leaving at each exit."""
@@ -83,11 +85,11 @@ def measure_flops(model: object, example_inputs: Inputs) -> FlopReport:
     """Count the floating point operations of every stage and head.
 
     Args:
-        model: The multi-exit model; runs in evaluation mode, its flags are restored.
+        model: The multi-exit model, or an engine of one; runs in evaluation mode, its flags are restored.
         example_inputs: A batch of any size.
 
     Raises:
-        InputError: An empty batch, or inputs that the model does not take.
+        InputError: An empty batch, inputs that the model does not take, or an engine of no model of PyTorch.
     """
     from eenet.models.counting import operations
     from eenet.running.engines import EagerEngine
@@ -96,7 +98,20 @@ def measure_flops(model: object, example_inputs: Inputs) -> FlopReport:
     engine = EagerEngine(model, optimise=False)
     engine.full(rows_of(inputs, slice(0, 2)))  # what does not fit is said in one line
     start, stages, heads, uncounted = operations(model, engine.placed(inputs))
-    return FlopReport(start=start, stages=stages, heads=heads, uncounted=uncounted)
+    return FlopReport(start=start, stages=stages, heads=heads, uncounted=uncounted, original=model.original)
+
+
+def counted(model: object, example_inputs: Inputs) -> FlopReport | None:
+    """Return `measure_flops` of a model; None of an engine of no model of PyTorch, whose operations are not known."""
+    return None if (known := _of_torch(model)) is None else measure_flops(known, example_inputs)
+
+
+def _of_torch(model: object) -> object | None:
+    """Return the model of an engine; None where it has none."""
+    try:
+        return model.as_model() if isinstance(model, Engine) else model
+    except InputError:
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +146,14 @@ class Profile:
     """Everything measured of one model on one machine.
 
     Attributes:
-        parameters: Up to each exit.
-        flops: Operations per sample.
+        parameters: Up to each exit; None where they are not known, as those of functions and estimators.
+        flops: Operations per sample; None likewise.
         latency: Times per sample, one record per engine, length and batch size.
         threads: Of the CPU, while timing.
     """
 
-    parameters: ParameterReport
-    flops: FlopReport
+    parameters: ParameterReport | None
+    flops: FlopReport | None
     latency: tuple[Latency, ...]
     threads: int
 
@@ -152,7 +167,7 @@ class Profile:
         """Return the costs in FLOPs, or in ms if a batch size, an engine, a number format or a length is named.
 
         Raises:
-            InputError: Nothing, or more than one thing, was measured that fits.
+            InputError: Nothing, or more than one thing, was measured that fits, or operations could not be counted.
         """
         return _chosen(self.to_dict(), "profile", batch_size=batch_size, engine=engine, dtype=dtype, length=length)
 
@@ -165,7 +180,9 @@ class Profile:
             for every record where the quartiles are too far apart to tell. Records of other lengths than the examples'
             are left out.
         """
-        found = []
+        found: list[str] = []
+        if self.flops is None:
+            return found
         operations = [cost / self.flops.reference for cost in self.flops.cumulative]
         for row in (row for row in self.latency if row.length is None):
             where = f"on {row.engine} {row.dtype} at batch size {row.batch_size}"
@@ -194,9 +211,9 @@ class Profile:
             **_FORMAT,
             "torch": getattr(sys.modules.get("torch"), "__version__", None),
             "threads": self.threads,
-            "num_exits": len(self.flops.stages),
-            "parameters": asdict(self.parameters),
-            "flops": self.flops.to_dict(),
+            "num_exits": len((self.flops or self.latency[0]).stages),
+            "parameters": None if self.parameters is None else asdict(self.parameters),
+            "flops": None if self.flops is None else self.flops.to_dict(),
             "latency": [row.to_dict() for row in self.latency],
             "notes": self.disagreements(),
         }
@@ -221,21 +238,22 @@ def measure(
     """Count parameters and operations, and time every stage, head and decision.
 
     Args:
-        model: The multi-exit model.
+        model: The multi-exit model, or an engine such as a cascade; operations of engines are counted where a model of
+            PyTorch is known.
         example_inputs: Samples to run, repeated or cut to each batch size: a batch as the model takes it, or a
             `DataLoader` or other data that `eenet.running.inputs.batches_of` takes, of which as many are read as are
             needed.
         batch_sizes: Samples per batch, at which times are taken; none: operations only.
         lengths: Tokens per text, at which times are taken too: the texts are cut, or begun again; default: as they are.
-        engines: What is timed; default: the eager engine.
+        engines: What is timed; default: the model's eager engine, or the engine given.
         passes: How often everything is timed.
         policy: Whose decisions are timed; default: one threshold on the log-odds of the top class.
         seed: Of the order in which batch sizes take turns.
         progress: Show a bar on stderr if it takes more than two seconds.
 
     Raises:
-        InputError: An empty batch, inputs that the model does not take, a batch size or number of passes below 1, or
-            lengths of inputs that are no texts.
+        InputError: An empty batch, inputs that the model does not take, a batch size or number of passes below 1, no
+            batch size for an engine whose operations cannot be counted, or lengths of inputs that are no texts.
         ShapeError: The policy has another number of exits than the model.
     """
     sizes = counts(batch_sizes, "batch_sizes")
@@ -246,15 +264,21 @@ def measure(
         else {length: _of_length(inputs, length) for length in counts(lengths, "lengths")}
     )
     engines = engines or (as_engine(model),)
-    flops = measure_flops(model, inputs)
+    flops = counted(model, inputs)
+    if flops is None and not sizes:
+        raise InputError(
+            "batch_sizes are empty: the operations of this engine cannot be counted, so nothing would be measured. "
+            "Pass for example (1, 32)."
+        )
     number(passes, "passes", 1, whole=True)
     settings: dict[str, Any] = {"passes": passes, "policy": policy, "seed": seed, "progress": progress}
     rows: list[Latency] = []
     for engine, (length, given) in product(engines if sizes else (), texts.items()):
         found = measure_latency(engine, given, batch_sizes=sizes, **settings)
         rows += [replace(row, length=length) for row in found]
-    known = count_parameters(model, policy)
-    return Profile(parameters=known, flops=flops, latency=tuple(rows), threads=threads_of(engines[0]))
+    known = _of_torch(model)
+    parameters = None if known is None else count_parameters(known, policy)
+    return Profile(parameters=parameters, flops=flops, latency=tuple(rows), threads=threads_of(engines[0]))
 
 
 def _of_length(inputs: Inputs, length: int) -> Inputs:
@@ -312,10 +336,16 @@ def load_costs(
 def _chosen(profile: dict[str, Any], where: str, **asked: object) -> CostTable:
     """Return the one cost table of a profile that was asked for; None: any will do."""
     wanted = {name: value for name, value in asked.items() if value is not None}
-    if not wanted:
-        return CostTable.from_dict(profile.get("flops"))
     listed = profile.get("latency")
     rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
+    if not wanted and profile.get("flops", "") is None:
+        sizes = ", ".join(str(row.get("batch_size")) for row in rows)
+        raise InputError(
+            f"costs need a batch size: {where} has times only, at batch size {sizes}, as the operations could not be "
+            "counted. Pass batch_size=."
+        )
+    if not wanted:
+        return CostTable.from_dict(profile.get("flops"))
     fitting = [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
     if len(fitting) == 1:
         return CostTable.from_dict(fitting[0])

@@ -65,7 +65,7 @@ def results(
     row = profile.latency[0]
     return {
         "ours": ours,
-        "parameters": asdict(profile.parameters),
+        "parameters": None if profile.parameters is None else asdict(profile.parameters),
         "times": list(row.cumulative),
         "full_time": row.full.median,
         "decisions": [1000 * one.median for one in row.decisions],

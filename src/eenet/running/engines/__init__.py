@@ -59,11 +59,13 @@ def as_engine(model: object, *, optimise: bool = True) -> Engine:
 
 
 def plain_model(model: object) -> MultiExitModel:
-    """Return a model without what PyTorch wraps around it: ``torch.compile``, ``DataParallel`` and their like.
+    """Return a model without what is around it: an engine, or ``torch.compile``, ``DataParallel`` and their like.
 
     Raises:
-        InputError: It has no exits.
+        InputError: It has no exits, or is an engine that no model of PyTorch is known of.
     """
+    if isinstance(model, Engine):
+        return model.as_model()
     from eenet.models.model import MultiExitModel
 
     inner = model

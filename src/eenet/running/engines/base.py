@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import islice
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Int
 
 from eenet.errors import InputError, ShapeError
 from eenet.running.inputs import rows_of
+
+if TYPE_CHECKING:
+    from eenet.models.model import MultiExitModel
 
 _ROUNDING = 1e-2  # of the largest number: other batch sizes are rounded in other ways
 
@@ -43,6 +46,7 @@ class Engine(ABC):
         num_exits: Number of exits, the original output included.
         threads: Of the CPU, where they were fixed when it was made; None: as many as its runtime chooses.
         held: The stages that it has, where the others are on other devices; None: all.
+        original: The first stage that the original model needs; it takes the state before stage 0.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Engine(ABC):
     num_exits: int
     threads: int | None = None
     held: range | None = None
+    original: int = 0
 
     @cached_property
     def source(self) -> str:
@@ -131,13 +136,23 @@ class Engine(ABC):
         )
 
     def full(self, inputs: Any) -> object:  # noqa: ANN401 - as of `start`
-        """Run the original model without exits: every stage, the last head only. Opens a `session` of its own."""
+        """Run the original model without exits: every stage it needs, the last head only. Opens its own `session`."""
         with self.session():
             state = self.start(inputs)
-            for k in range(self.num_exits):
+            for k in range(self.original, self.num_exits):
                 state = self.stage(k, state)
             seen, answer = self.head(self.num_exits - 1, state)
             return seen if answer is None else answer
+
+    def as_model(self) -> MultiExitModel:
+        """Return a model of PyTorch that computes the same.
+
+        Raises:
+            InputError: None is known.
+        """
+        raise InputError(
+            f"engine {self.name} is no model of PyTorch: it runs what was made elsewhere. Pass the model itself."
+        )
 
     def synchronise(self) -> None:
         """Wait until the device has finished, so that a clock measures all of the work."""
@@ -272,6 +287,7 @@ class EngineAround(Engine):
         self.inner = inner
         self.name, self.dtype, self.device = inner.name, inner.dtype, inner.device
         self.num_exits, self.threads, self.held = inner.num_exits, inner.threads, inner.held
+        self.original = inner.original
 
     @cached_property
     def source(self) -> str:
@@ -297,6 +313,9 @@ class EngineAround(Engine):
 
     def join(self, states: Sequence[Carried]) -> Carried:
         return Carried(self.inner.join([state.state for state in states]), states[0].extra)
+
+    def as_model(self) -> MultiExitModel:
+        return self.inner.as_model()
 
     def synchronise(self) -> None:
         self.inner.synchronise()

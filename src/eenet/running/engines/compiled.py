@@ -15,7 +15,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from eenet.errors import InputError
@@ -48,7 +48,7 @@ class CompiledEngine(EngineAround):
         InputError: There is no C++ compiler, or the model does something that cannot be compiled as a whole.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Inputs) -> None:
+    def __init__(self, model: object, example_inputs: Inputs) -> None:
         _require_compiler()
         model = plain_model(model)
         self._eager = EagerEngine(model)

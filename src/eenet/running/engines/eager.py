@@ -62,7 +62,7 @@ class EagerEngine(Engine):
         InputError: A number format without ``optimise``.
     """
 
-    def __init__(self, model: nn.Module, *, optimise: bool = True, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: object, *, optimise: bool = True, dtype: torch.dtype | None = None) -> None:
         model = plain_model(model)
         if dtype is not None and not optimise:
             raise InputError(
@@ -72,6 +72,7 @@ class EagerEngine(Engine):
         if dtype not in (None, weight.dtype) and dtype == torch.bfloat16:
             warn_of_emulation("dtype", weight.device)
         self.name, self.device, self.num_exits = "eager", str(weight.device), model.num_exits
+        self.original = model.original
         self.dtype = str(dtype or weight.dtype).removeprefix("torch.")
         self.optimised, self._original, self._dtype = optimise, model, dtype
         self._versions = _versions(model)
@@ -208,6 +209,14 @@ class EagerEngine(Engine):
 
     def unpack(self, arrays: Sequence[np.ndarray], form: Any, index: int) -> State:  # noqa: ANN401 - of JSON
         return unpacked(arrays, form, self._weight.device)
+
+    def as_model(self) -> MultiExitModel:
+        if self._dtype not in (None, _first_weight(self._original).dtype):
+            raise InputError(
+                f"engine computes in {self.dtype}, and its model in another format: their outputs differ. Use an "
+                "engine without dtype."
+            )
+        return self._original
 
     def synchronise(self) -> None:
         device = self._weight.device

@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from torch.utils import _pytree as pytree
 
 from eenet.models.inputs import State
+from eenet.models.whole import Around
 
 _aten = torch.ops.aten
 _DECIDING = threading.RLock()  # a folded stage may contain others
@@ -37,8 +38,8 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
         return _folded(module, _fold_operators)
     if isinstance(module, nn.Sequential) and any(isinstance(child, fx.GraphModule) for child in module):
         return _each_folded(module)
-    if hooked(module):
-        return _each_folded(module) if type(module) is nn.Sequential else module
+    if hooked(module) or isinstance(module, Around):
+        return _each_folded(module) if type(module) is nn.Sequential or isinstance(module, Around) else module
     if not any(isinstance(child, _Norm) for child in module.modules()):
         return module
     parameters = inspect.signature(module.forward).parameters.items()
@@ -70,8 +71,8 @@ def copied(state: State) -> State:
     return state.clone() if isinstance(state, Tensor) else pytree.tree_map_only(Tensor, Tensor.clone, state)
 
 
-def _each_folded(module: nn.Sequential) -> nn.Sequential:
-    """Fold the members of a sequence one by one; the sequence keeps its hooks."""
+def _each_folded(module: nn.Module) -> nn.Module:
+    """Fold the members of a sequence, or what a module is around, one by one; the module itself keeps its hooks."""
     for name, child in list(module._modules.items()):
         assert child is not None
         module._modules[name] = fold_batch_norms(child)

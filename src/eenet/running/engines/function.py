@@ -44,6 +44,11 @@ class FunctionEngine(Engine):
                 f"probabilities of shape {probs.shape} and type {probs.dtype} do not fit: one row of classes per "
                 "sample is needed. Return [sample, class]."
             )
+        if probs.shape[1] < 2:
+            raise ShapeError(
+                f"probabilities of shape {probs.shape} do not fit: a choice of classes has at least 2. Return "
+                "[1 - p, p] of a single probability p."
+            )
         return logits_of(probs[:, None])[:, 0]
 
     def head(self, index: int, state: Float32[np.ndarray, "sample class"]) -> ExitOutput:

@@ -102,6 +102,7 @@ class GraphEngine(Engine):
         first: The stage that the first graph is; before it the model runs elsewhere.
         num_exits: Of the whole model; default: the graphs are the rest of it.
         sends: Numbers of the tensors that the stage after the last graph takes, where that is elsewhere.
+        original: The first stage that the original model needs; it takes the model's inputs.
 
     Attributes:
         inputs: As handed in.
@@ -121,9 +122,10 @@ class GraphEngine(Engine):
         first: int = 0,
         num_exits: int | None = None,
         sends: Sequence[int] = (),
+        original: int = 0,
     ) -> None:
         self.name, self.dtype, self.threads, self.source = name, dtype, threads, source
-        self.num_exits, self.inputs = num_exits or first + len(graphs), tuple(inputs)
+        self.num_exits, self.inputs, self.original = num_exits or first + len(graphs), tuple(inputs), original
         if len(graphs) < self.num_exits:
             self.held = range(first, first + len(graphs))
         self._first, self._takes = first, [graph.inputs for graph in graphs]
@@ -138,8 +140,12 @@ class GraphEngine(Engine):
                 f"inputs cannot be taken: stages 0 to {self._first - 1} are elsewhere. Pass the state that their tier "
                 "sent to Tier.resume."
             )
-        arrays, taken = checked_inputs(inputs, self.inputs), _numbers(self._takes[0])
-        return Carried([arrays[i] for i in taken])
+        return self._begun(inputs, 0)
+
+    def _begun(self, inputs: Any, index: int) -> Carried:  # noqa: ANN401
+        """Return the state before a stage that takes the model's inputs."""
+        arrays = checked_inputs(inputs, self.inputs)
+        return Carried([arrays[i] for i in _numbers(self._takes[index])])
 
     def stage(self, index: int, state: Carried) -> Carried:
         logits, *leaves = self._run(self._stages[index - self._first], state.state, f"stage {index}")
@@ -176,7 +182,10 @@ class GraphEngine(Engine):
 
     def full(self, inputs: Any) -> object:  # noqa: ANN401 - as of `checked_inputs`
         if self._whole is None:
-            return super().full(inputs)
+            state = self._begun(inputs, self.original) if self.original else self.start(inputs)
+            for k in range(self.original, self.num_exits):
+                state = self.stage(k, state)
+            return self.head(self.num_exits - 1, state)[0]
         arrays, (taken, run) = checked_inputs(inputs, self.inputs), self._whole
         return self._run(run, [arrays[i] for i in taken], "the original model")[0]
 

