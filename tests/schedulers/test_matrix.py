@@ -310,6 +310,8 @@ def test_what_cannot_be_combined_is_refused():
         fit_matrix(one)
     with pytest.raises(InputError, match="folds"):
         fit_matrix(table, folds=1)
+    with pytest.raises(InputError, match="seed -1"):
+        fit_matrix(table, seed=-1)
     assert suits_matrix(table)
     assert not any(map(suits_matrix, (wide, blind, seen, one)))
 
