@@ -8,7 +8,14 @@ from scipy.optimize import minimize
 
 from eenet.errors import InputError, TableError
 from eenet.policies import Ensemble, Replayer, TransformedPolicy, load_policy, replay, save_policy
-from eenet.schedulers import AutoScheduler, StoppingScheduler, fit_ensemble, fit_matrix
+from eenet.schedulers import (
+    AutoScheduler,
+    StoppingScheduler,
+    fit_calibration,
+    fit_ensemble,
+    fit_geometric_ensemble,
+    fit_matrix,
+)
 from eenet.schedulers.base import folds_of, sampled_rows
 from eenet.schedulers.ensemble import fold_ensembles, transformed_dial
 from eenet.schedulers.matrix import MOST_PRODUCTS, _descend, _Folds, suits_matrix
@@ -292,6 +299,13 @@ def test_odd_tables_are_fitted(case):
         np.testing.assert_allclose(np.exp(answers.astype(float)).sum(axis=2), 1, rtol=1e-5)
     plain = lost(table.transformed(fit_ensemble(table)))
     assert (lost(table.transformed(fit.transform)) <= plain + 0.02).all()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("fit", [fit_matrix, fit_ensemble, fit_geometric_ensemble, fit_calibration])
+def test_only_tables_are_fitted_on(fit):
+    with pytest.raises(InputError, match="table of type NoneType"):
+        fit(None)
 
 
 def test_what_cannot_be_combined_is_refused():
