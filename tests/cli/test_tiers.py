@@ -85,6 +85,17 @@ def test_words_that_do_not_fit_a_tier_are_refused(eenet, made, tmp_path, words, 
     assert not (tmp_path / "s").exists()
 
 
+def test_a_copy_of_a_state_is_refused(eenet, made, tmp_path):
+    states = tmp_path / "states"
+    assert eenet("run", made / "device", made / "x.npz", "--state-out", states, "-q").code == 0
+    first = min(states.iterdir())
+    (states / "batch_0 copy.safetensors").write_bytes(first.read_bytes())
+    result = eenet("run", made / "server", "--state", states, "--out", tmp_path / "rest.csv", "-q")
+    assert result.code == 2
+    assert "twice" in result.stderr
+    assert not (tmp_path / "rest.csv").exists()
+
+
 def test_damaged_states_are_refused(eenet, made, tmp_path):
     assert eenet("run", made / "device", made / "x.npz", "--state-out", tmp_path / "s", "-q").code == 0
     first = min((tmp_path / "s").iterdir())

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eenet.errors import BudgetError, TableError
+from eenet.errors import BudgetError, InputError, TableError
 from eenet.evaluation import at_equal_cost, group_counts, paired, shares_by_budget
 from eenet.policies import ColumnScorer, Dial, ScorePolicy, exit_distribution, replay
 from eenet.schedulers import (
@@ -147,3 +147,15 @@ def test_shares_by_budget_are_those_of_the_dial_between_its_policies_too():
         )
         read = [np.interp(budget, budgets, shares[:, k]) for k in range(4)]
         assert read == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_policy_is_no_dial(dials):
+    table, dial = classwise_table(60, seed=10), dials["joint"]
+    for call in (
+        lambda: at_equal_cost(dial.at(2.0), dial, table, 2.0),
+        lambda: at_equal_cost(dial, None, table, 2.0),
+        lambda: shares_by_budget(dial.at(2.0), table),
+    ):
+        with pytest.raises(InputError, match="a Dial is needed"):
+            call()

@@ -219,3 +219,14 @@ def test_calibration_needs_labels():
         calibration(features_table())
     with pytest.raises(InputError, match="bins"):
         calibration(TABLE, bins=0)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arguments_of_the_wrong_kind_are_refused():
+    dial = GeometricScheduler().sweep(TABLE)
+    for call in (lambda: score_weights(dial), lambda: separation(dial, TABLE)):
+        with pytest.raises(InputError, match="a Policy is needed"):
+            call()
+    for call in (lambda: separation(dial.at("60%"), None), lambda: calibration(None)):
+        with pytest.raises(InputError, match="table of type NoneType"):
+            call()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from eenet.errors import InputError
 from eenet.experiments.reproduce import EXPERIMENTS
 from eenet.experiments.reproduce.paper import METHODS, PAPER, Budgeted, PaperExperiment
 from eenet.experiments.reproduce.parity import FILE, results, write_paper_page
@@ -76,3 +77,13 @@ def test_ours_stands_beside_the_paper_at_the_same_shares(tmp_path, monkeypatch):
     assert "| 7.00 ± 0.10 | - | - | out of reach |" in page
     assert f"| {PAPER[0].title} | 0.53 | 5.00 ± 0.19 | not run | not run | not run |" in page
     assert "the command" in page
+
+
+@pytest.mark.parametrize("content", [{}, [], None, {"ours": None}, {"ours": {"operations": {}}}])
+def test_results_of_another_kind_are_refused(tmp_path, content):
+    name = PAPER[-1].ours
+    (tmp_path / name).mkdir()
+    write_json(tmp_path / name / FILE, content)
+    with pytest.raises(InputError, match=rf"{name}.*another version.*eenet reproduce {name}"):
+        write_paper_page(tmp_path / "pages", tmp_path, "the command")
+    assert not (tmp_path / "pages").exists()

@@ -122,8 +122,14 @@ def test_the_same_seed_draws_the_same_examples():
         ({"texts": list(range(SAMPLES))}, InputError, "texts"),
         ({"names": ("one",)}, InputError, "names"),
         ({"per_group": 0}, InputError, "per_group"),
+        ({"texts": "one"}, InputError, "texts 'one'"),
+        ({"texts": 5}, InputError, "texts 5"),
+        ({"names": None}, InputError, "names None"),
+        ({"names": (1, 2)}, InputError, "names"),
+        ({"seed": -1}, InputError, "seed -1"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_drawn_is_refused(how, error, fact):
     with pytest.raises(error, match=fact):
         plot.ladder(TABLE, *POLICIES, **how)

@@ -93,8 +93,9 @@ def test_classes_are_spread_over_the_order_or_those_named():
     every = plot.scores_by_class(TABLE, LEARNED).axes[0]
     shown, known = ([text.get_text() for text in one.get_xticklabels()] for one in (axes, every))
     assert shown == [known[0], known[-1]]
-    named = plot.scores_by_class(TABLE, LEARNED, classes=[4, 2]).axes[0].get_xticklabels()
-    assert {text.get_text().split("\n")[0] for text in named} == {"2", "4"}
+    for classes in ([4, 2], np.array([4, 2])):
+        named = plot.scores_by_class(TABLE, LEARNED, classes=classes).axes[0].get_xticklabels()
+        assert {text.get_text().split("\n")[0] for text in named} == {"2", "4"}
 
 
 @pytest.mark.parametrize(
@@ -106,8 +107,11 @@ def test_classes_are_spread_over_the_order_or_those_named():
         ({"exit": 3}, "exit 3 .* from 0 to 2"),
         ({"confidence": "no such"}, "no such"),
         ({"images": IMAGES[:5]}, "images"),
+        ({"classes": ["2"]}, "classes '2'"),
+        ({"seed": 1.5}, "seed 1.5"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_drawn_is_refused(how, fact):
     with pytest.raises(InputError, match=fact):
         plot.scores_by_class(TABLE, LEARNED, **how)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from eenet.errors import InputError, ShapeError
+from eenet.errors import InputError, ShapeError, TableError
 from eenet.models import MultiExitModel
 from eenet.policies import replay
 from eenet.running import AdaptiveModel, EagerEngine, record
@@ -67,5 +67,7 @@ def test_what_does_not_fit_is_refused(engine, data):
         InputError, match=r"utility 'likelihood' is unknown: there are accuracy and miou.* or a function"
     ):
         record(engine, data, utility="likelihood")
+    with pytest.raises(TableError, match="utility of type <U1"):
+        record(engine, loader(data), utility=lambda seen, _: np.full(seen.shape[:2], "a"), progress=False)
     with pytest.raises(ShapeError, match="do not fit predictions"):
         record(engine, loader((data[0], data[1][:, :1].repeat(1, 3))), utility=WORTH, progress=False)

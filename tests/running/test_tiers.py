@@ -299,12 +299,40 @@ def changed(state, about=None, **arrays):
         ({}, {"state0": np.zeros((1, 8, 8, 8), np.float32)}, ("tensor", "(1, 8, 8, 8)")),
         ({"dtypes": ["float64"]}, {}, ("float32", "float64")),
         ({"dtypes": ["no type"]}, {}, ("no type",)),
+        ({"form": {"size": [8, 8], "of": {}}}, {}, ("eager",)),
+        ({"form": {"size": "word"}}, {}, ("maps",)),
     ],
 )
 def test_states_that_do_not_fit_are_refused(small, state, about, arrays, facts):
     with pytest.raises(EenetError) as caught:
         Tier(small[0], small[2], first=1).resume(changed(state, about, **arrays))
     assert all(fact in str(caught.value) for fact in facts if fact not in ("order",)), caught.value
+
+
+def test_what_was_seen_must_be_numbers(small, state):
+    shape = (len(from_bytes(state, "state")["ids"]), 1, 10)
+    for value in (np.nan, np.inf):
+        with pytest.raises(InputError, match="seen holds NaN or infinity"):
+            Tier(small[0], small[2], first=1).resume(changed(state, seen=np.full(shape, value, np.float32)))
+
+
+def test_ranges_of_int8_must_be_numbers(small):
+    model, images, policy = small
+    sent = Tier(model, policy, last=0)(images[:20], compress="int8").state
+    ranges = np.full_like(from_bytes(sent, "state")["state0.range"], 1e308)
+    with pytest.raises(InputError, match=r"damaged: .*ranges"):
+        Tier(model, policy, first=1).resume(changed(sent, **{"state0.range": ranges}))
+
+
+def test_a_state_that_is_refused_does_not_harm_the_next(small, state):
+    model, _, policy = small
+    server = Tier(model, policy, first=1)
+    wanted = server.resume(state).prediction
+    form = json.loads(from_bytes(state, "state")["about"].tobytes())["form"]
+    for damaged in ({"size": [8, 8]}, {"size": [8, 8], "of": form}):  # such as a model of maps sends
+        with pytest.raises(EenetError):
+            server.resume(changed(state, {"form": damaged}))
+        assert_same_bits(server.resume(state).prediction, replace(wanted, cost=None))
 
 
 def test_deep_forms_are_refused(small, state):

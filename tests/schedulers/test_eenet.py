@@ -252,6 +252,14 @@ def test_extreme_outputs_leave_shares_and_gradients_finite():
         assert np.isfinite(net.gradient(x, scores, costs)).all()
 
 
+@pytest.mark.parametrize("beta", [0.01, 1e-6])
+def test_a_small_beta_leaves_the_pull_to_the_larger_scores_finite(beta):
+    x, weight, _, costs, net = random_case(pulls=(1.0, 0.0, beta))
+    found = net.gradient(x, score_members(weight, x), costs)
+    assert np.isfinite(found).all()
+    assert np.abs(found).max() > 1e-3
+
+
 # --- fits -------------------------------------------------------------------------------------------------------------
 
 

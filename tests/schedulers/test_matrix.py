@@ -8,7 +8,14 @@ from scipy.optimize import minimize
 
 from eenet.errors import InputError, TableError
 from eenet.policies import Ensemble, Replayer, TransformedPolicy, load_policy, replay, save_policy
-from eenet.schedulers import AutoScheduler, StoppingScheduler, fit_ensemble, fit_matrix
+from eenet.schedulers import (
+    AutoScheduler,
+    StoppingScheduler,
+    fit_calibration,
+    fit_ensemble,
+    fit_geometric_ensemble,
+    fit_matrix,
+)
 from eenet.schedulers.base import folds_of, sampled_rows
 from eenet.schedulers.ensemble import fold_ensembles, transformed_dial
 from eenet.schedulers.matrix import MOST_PRODUCTS, _descend, _Folds, suits_matrix
@@ -294,6 +301,13 @@ def test_odd_tables_are_fitted(case):
     assert (lost(table.transformed(fit.transform)) <= plain + 0.02).all()
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("fit", [fit_matrix, fit_ensemble, fit_geometric_ensemble, fit_calibration])
+def test_only_tables_are_fitted_on(fit):
+    with pytest.raises(InputError, match="table of type NoneType"):
+        fit(None)
+
+
 def test_what_cannot_be_combined_is_refused():
     table = synthetic_table(60)
     wide = ExitTable(logits=np.zeros((4, 3, 82)), labels=[0, 1, 2, 3], split="val")
@@ -310,6 +324,8 @@ def test_what_cannot_be_combined_is_refused():
         fit_matrix(one)
     with pytest.raises(InputError, match="folds"):
         fit_matrix(table, folds=1)
+    with pytest.raises(InputError, match="seed -1"):
+        fit_matrix(table, seed=-1)
     assert suits_matrix(table)
     assert not any(map(suits_matrix, (wide, blind, seen, one)))
 

@@ -19,6 +19,12 @@ def test_by_hand():
     assert several == pytest.approx(np.array([[math.exp(-1.0), 1.0]]))  # the mean of the squares 4 and 0 is 2
 
 
+def test_errors_beyond_all_numbers_are_worth_nothing():
+    predictions = np.array([[0.0, 1e200, -1e308]])
+    for scale in (1.0, 1e-320):
+        assert regression_utility(predictions, np.array([0.0]), scale).tolist() == [[1.0, 0.0, 0.0]]
+
+
 @given(st.integers(0, 1000), st.floats(0.01, 100.0))
 def test_the_nearer_the_more_useful_and_units_do_not_matter(seed, unit):
     rng = np.random.default_rng(seed)
@@ -31,6 +37,7 @@ def test_the_nearer_the_more_useful_and_units_do_not_matter(seed, unit):
     assert regression_utility(unit * predictions, unit * targets, scale=0.5 * unit) == pytest.approx(utility)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("predictions", "targets", "scale", "error", "said"),
     [
@@ -39,6 +46,11 @@ def test_the_nearer_the_more_useful_and_units_do_not_matter(seed, unit):
         (np.zeros((2, 3, 1)), np.array([0.0, np.nan]), 1.0, TableError, "targets of row 1 are no finite"),
         (np.full((2, 3, 1), np.inf), np.zeros(2), 1.0, TableError, "predictions of row 0"),
         (np.zeros((2, 3, 1)), np.zeros(2), 0.0, InputError, "scale"),
+        (np.zeros((0, 3, 1)), np.zeros(0), 1.0, ShapeError, "empty"),
+        (np.zeros((2, 3, 0)), np.zeros((2, 0)), 1.0, ShapeError, "empty"),
+        (np.full((2, 3), "a"), np.zeros(2), 1.0, TableError, "predictions of type <U1"),
+        (np.zeros((2, 3)), 1j * np.ones(2), 1.0, TableError, "targets of type complex128"),
+        ([[1.0], [1.0, 2.0]], [1.0, 1.0], 1.0, TableError, "predictions of type list"),
     ],
 )
 def test_what_does_not_fit_is_refused(predictions, targets, scale, error, said):

@@ -97,8 +97,9 @@ def _stages(tier: int | None, after: int | None, exits: int) -> range | None:
         return None
     first, last = 0 if after is None else after + 1, exits - 1 if tier is None else tier
     if first >= exits or not first <= last < exits or last - first + 1 == exits:
+        given = " and ".join(f"{name} {k}" for name, k in (("--tier", tier), ("--from", after)) if k is not None)
         raise InputError(
-            f"--tier {tier} and --from {after} leave no part of {exits} exits: --tier ends at an exit, --from begins "
+            f"{given} cannot be exported as a part of {exits} exits: --tier ends at an exit, --from begins "
             f"after one of 0 to {exits - 2}. Pass for example --tier 0, or --from 0."
         )
     return range(first, last + 1)

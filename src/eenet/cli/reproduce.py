@@ -59,7 +59,7 @@ def reproduce(
 
         page = write_paper_page(pages or out, out, f"eenet reproduce paper --out {out}")
         return {"page": str(page)}, [facts_table("The paper's tables", {"page": str(page)})]
-    experiment = experiments.EXPERIMENTS[names.known("experiment", name, experiments.EXPERIMENTS)]
+    experiment = experiments.EXPERIMENTS[names.known("experiment", name, [*experiments.EXPERIMENTS, "paper"])]
     chosen = names.known("--scale", scale, experiments.SCALES)
     data.prepare(experiment.recipes[chosen])
     if threads is not None:

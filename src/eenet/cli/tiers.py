@@ -111,5 +111,14 @@ class Sending:
                 f"--state {str(self.state)!r} has no states in it: nobody went on, or it is another folder. Pass "
                 "what the tier before wrote with --state-out."
             )
+        answered: set[int] = set()
         for file in files:
-            yield tier.resume(file.read_bytes(), compress=compress)
+            result = tier.resume(file.read_bytes(), compress=compress)
+            ids = {*result.sample_ids.tolist(), *result.staying.tolist()}
+            if twice := answered & ids:
+                raise InputError(
+                    f"--state {str(self.state)!r} has sample {min(twice)} twice, the second time in {file.name}: it "
+                    "is a copy, or of another run. Pass the folder as the tier before wrote it."
+                )
+            answered |= ids
+            yield result

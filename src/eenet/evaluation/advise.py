@@ -26,7 +26,7 @@ from eenet.evaluation.statistics import Curve, SampledCurve, bootstrap, bootstra
 from eenet.policies.replay import Replayer
 from eenet.policies.scorers import Confidence, confidence_scorer
 from eenet.schedulers.base import warn_if_small
-from eenet.tables.checks import number
+from eenet.tables.checks import instance, number
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
 
@@ -235,7 +235,7 @@ def advise(
     Warns:
         UserWarning: The table has fewer than 50 samples.
     """
-    costs = table.with_costs(costs).require_costs()
+    costs = instance(table, ExitTable, "table").with_costs(costs).require_costs()
     folds, resamples, seed = (
         int(number(value, name, low, whole=True))
         for name, value, low in (("folds", folds, 2), ("resamples", resamples, 1), ("seed", seed, 0))

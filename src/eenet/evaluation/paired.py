@@ -13,6 +13,7 @@ from eenet.errors import BudgetError, TableError
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer, exit_distribution
+from eenet.tables.checks import instance
 from eenet.tables.costs import BudgetLike
 from eenet.tables.table import ExitTable
 
@@ -149,7 +150,10 @@ def at_equal_cost(first: Dial, second: Dial, table: ExitTable, cost: BudgetLike)
         >>> paired(test, *at_equal_cost(*dials, test, 2.5)).equal_cost
         True
     """
-    known, replayer = table.require_costs(), Replayer(table)
+    for dial, name in ((first, "first"), (second, "second")):
+        instance(dial, Dial, name, "Pass what sweep returns.")
+    replayer = Replayer(table)
+    known = table.require_costs()
     asked = known.budget(cost).value
     near = [list(_near(dial, name, replayer, asked)) for dial, name in ((first, "first"), (second, "second"))]
     pairs = [(abs(a - b) / min(a, b), abs(a - asked) + abs(b - asked), p, q) for a, p in near[0] for b, q in near[1]]
@@ -198,6 +202,7 @@ def shares_by_budget(
     Between two budgets the shares are on a straight line, because the dial mixes; the budgets are all of those where a
     line begins or ends, with the cost of the first and the last exit.
     """
+    instance(dial, Dial, "dial", "Pass what sweep returns.")
     replayer = Replayer(table)
     replayer.prepare(dial.policies)
     shares = np.zeros((len(dial.policies), dial.costs.num_exits))

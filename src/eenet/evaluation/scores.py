@@ -17,7 +17,7 @@ from eenet.policies.policy import Policy, ScorePolicy
 from eenet.policies.replay import Replayer
 from eenet.policies.scorers import ConfidenceScorer, Scorer
 from eenet.policies.transforms import Transform
-from eenet.tables.checks import number
+from eenet.tables.checks import instance, number
 from eenet.tables.table import ExitTable
 
 _FRACTIONS = ("certainty", "margin", "vote_share")  # confidences in [0, 1]
@@ -57,6 +57,7 @@ def main_score(policy: Policy) -> MainScore:
     """
     shares: dict[tuple[Scorer, Transform | None], float] = {}
     early: dict[tuple[Scorer, Transform | None], int] = {}
+    instance(policy, Policy, "policy")
     for share, part in policy.components():
         rule, transform = (part.policy, part.transform) if isinstance(part, TransformedPolicy) else (part, None)
         if isinstance(rule, ScorePolicy):
@@ -114,7 +115,7 @@ def separation(policy: Policy, table: ExitTable) -> Separation:
         >>> separation(GeometricScheduler().fit(table, budget="60%"), table).overall.round(2)
         array([0.65, 0.77, 0.84])
     """
-    policy.require(table.num_exits, table.num_columns)
+    instance(policy, Policy, "policy").require(instance(table, ExitTable, "table").num_exits, table.num_columns)
     scores, right = main_score(policy).at_exits(table)
     labels = table.labels if table.has_classes else None
     rows = [] if labels is None else [np.flatnonzero(labels == label) for label in range(table.num_columns)]
@@ -258,7 +259,9 @@ def calibration(table: ExitTable, bins: int = 15) -> Calibration:
         *On Calibration of Modern Neural Networks* (Guo et al., ICML 2017), expected calibration error.
     """
     bins = int(number(bins, "bins", 1, whole=True))
-    labels = table.require_labels("calibration", "'utility' does not say which class is right")
+    labels = instance(table, ExitTable, "table").require_labels(
+        "calibration", "'utility' does not say which class is right"
+    )
     count, sure, right = np.zeros((3, table.num_exits, bins))
     for rows in table.chunks():
         seen = table.seen(rows)

@@ -76,7 +76,7 @@ def _taken(capacity: Capacity, costs: CostTable, sizes: Mapping[str, Sequence[fl
     if factor is None:
         known = [costs.unit, *sizes]
         raise InputError(
-            f"capacity {capacity.text!r} cannot be compared: of this model {' and '.join(known)} are known. State it "
+            f"capacity {capacity.text!r} cannot be compared: of this model {', '.join(known)} are known. State it "
             "in one of these; parameters and bytes are known of a run."
         )
     return [factor * cost for cost in costs.cumulative]

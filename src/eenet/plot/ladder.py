@@ -18,7 +18,7 @@ from eenet.evaluation.paired import GROUPS, Paired, paired
 from eenet.plot.samples import RIGHT, WRONG, Images, Texts, border, checked_images, checked_texts
 from eenet.policies.policy import Policy
 from eenet.report.plots import GREY
-from eenet.tables.checks import number
+from eenet.tables.checks import instance, listed, number
 from eenet.tables.table import ExitTable
 
 # all lengths in inches
@@ -70,8 +70,11 @@ def ladder(
     """
     if images is not None and texts is not None:
         raise InputError("images and texts together cannot be drawn: an example is one or the other. Leave one out.")
-    if isinstance(names, str) or len(names) != 2:
+    names = listed(names, "names")
+    if len(names) != 2 or not all(isinstance(name, str) for name in names):
         raise InputError(f"names {names!r} do not fit: there are two policies. Give one name for each.")
+    instance(table, ExitTable, "table")
+    seed = int(number(seed, "seed", 0, whole=True))
     per_group = int(number(per_group, "per_group", 1, whole=True))
     pictures, lines = checked_images(images, table.num_samples), checked_texts(texts, table.num_samples)
     found = paired(table, first, second)

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from eenet.errors import InputError, ShapeError
 from eenet.report.plots import COLOURS
 from eenet.tables.arrays import as_array
+from eenet.tables.checks import listed
 
 Images: TypeAlias = Any
 """Pictures ``[sample, height, width, 3]`` or ``[sample, height, width, 1]`` of whole numbers from 0 to 255."""
@@ -55,12 +56,12 @@ def checked_texts(texts: Texts, num_samples: int) -> list[str] | None:
 
     Raises:
         ShapeError: There is not one text per sample.
-        InputError: One of them is no text.
+        InputError: They are no list, or one of them is no text.
     """
     if texts is None:
         return None
-    texts = texts if isinstance(texts, str) else list(texts)
-    if isinstance(texts, str) or len(texts) != num_samples:
+    texts = listed(texts, "texts")
+    if len(texts) != num_samples:
         raise ShapeError(
             f"texts, {len(texts)} of them, do not fit: the table has {num_samples} samples. Give one text per sample."
         )

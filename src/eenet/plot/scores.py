@@ -20,7 +20,7 @@ from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
 from eenet.policies.scorers import Confidence, confidence_scorer
 from eenet.report.plots import GREY
-from eenet.tables.checks import number
+from eenet.tables.checks import instance, number
 from eenet.tables.table import ExitTable
 
 _THUMBNAIL = 0.4  # inches
@@ -45,7 +45,7 @@ def scores_by_class(
     exit: int = 0,
     confidence: Confidence = "max_prob",
     images: Images = None,
-    classes: int | Sequence[int] = 10,
+    classes: int | Sequence[int] | Int[np.ndarray, " class"] = 10,
     seed: int = 0,
 ) -> Figure:
     """Return the scores of samples at one exit, by class: the paper's Figure 4.
@@ -72,9 +72,10 @@ def scores_by_class(
         TableError: The table has no labels.
         ShapeError: Policy or pictures do not fit the table.
     """
-    labels = table.require_labels("drawing scores by class", "classes are on the x axis")
-    policy.require(table.num_exits, table.num_columns)
+    labels = instance(table, ExitTable, "table").require_labels("drawing scores by class", "classes are on the x axis")
+    instance(policy, Policy, "policy").require(table.num_exits, table.num_columns)
     pictures, main = checked_images(images, table.num_samples), main_score(policy)
+    seed = int(number(seed, "seed", 0, whole=True))
     k = int(number(exit, "exit", 0, main.early_exits - 1, whole=True))
     scores, right = (values[:, k] for values in main.at_exits(table))
     plain = confidence_scorer(confidence, None)
@@ -94,7 +95,7 @@ def scores_by_class(
 
 
 def _classes(
-    classes: int | Sequence[int],
+    classes: int | Sequence[int] | Int[np.ndarray, " class"],
     labels: Int[np.ndarray, " sample"],
     right: Bool[np.ndarray, " sample"],
     num_classes: int,
@@ -103,8 +104,9 @@ def _classes(
     count = np.bincount(labels, minlength=num_classes)
     accuracy = np.bincount(labels, weights=right, minlength=num_classes) / count.clip(min=1)
     there = np.flatnonzero(count)
+    classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
     if isinstance(classes, Sequence):
-        unknown = sorted({str(label) for label in classes if label not in there})
+        unknown = sorted({repr(label) for label in classes if label not in there})
         if unknown or not classes:
             raise InputError(
                 f"classes {', '.join(unknown) or '(none)'} cannot be drawn: the table has samples of {len(there)} "

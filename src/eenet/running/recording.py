@@ -22,7 +22,7 @@ from eenet.running.inputs import Data, Inputs, batches_of, samples_in
 from eenet.running.progress import track
 from eenet.tables.arrays import as_array, axes_of
 from eenet.tables.atomic import atomic_path
-from eenet.tables.checks import checked, number
+from eenet.tables.checks import array_of, checked, number
 from eenet.tables.costs import CostTable
 from eenet.tables.files import check_free, seal
 from eenet.tables.storage import FORMAT, cost_arrays
@@ -174,7 +174,9 @@ def _rows(engine: Engine, inputs: Inputs, targets: object, utility: _Utility | N
     inner = engine.inner if isinstance(engine, DenseEngine) else engine
     if callable(utility):
         features = outputs(inner, inputs)
-        return {"features": features, "utility": as_array(utility(features, as_array(targets))).astype(np.float32)}
+        worth = array_of("utility", utility(features, as_array(targets)))
+        worth = worth.astype(np.float32) if worth.dtype.kind in "fiub" else worth  # other types are refused later
+        return {"features": features, "utility": worth}
     labels = _whole_numbers(targets)
     if labels.ndim == 3 or utility:
         return _rows_of_maps(engine, inputs, labels, utility or "accuracy")

@@ -111,6 +111,8 @@ class Sent:
             raise ValueError("its rows are no places of different samples")
         if seen is not None and (seen.dtype != np.float32 or seen.shape[:2] != (len(ids), k + 1) or seen.ndim != 3):
             raise ValueError(f"what was seen is {seen.dtype} {seen.shape} for {len(ids)} samples and exit {k}")
+        if seen is not None and not (seen < np.inf).all():
+            raise ValueError("what was seen holds NaN or infinity")
         for array in state:
             if array.shape[:1] != ids.shape:
                 raise ValueError(f"a tensor of shape {array.shape} is not of {len(ids)} samples")
@@ -151,5 +153,9 @@ def _decompressed(arrays: Mapping[str, np.ndarray], name: str, dtype: np.dtype[A
     steps, ends = arrays[f"{name}.int8"], arrays[f"{name}.range"].astype(np.float64)
     if ends.shape != (len(steps), 2) or steps.dtype != np.uint8:
         raise ValueError(f"a tensor of shape {steps.shape} has ranges {ends.shape}")
+    with np.errstate(over="ignore"):
+        reach = (ends[:, :1] + ends[:, 1:] * (0, _STEPS)).astype(dtype)
+    if not np.isfinite(reach).all():
+        raise ValueError("a tensor has ranges that are no finite numbers")
     low, step = (ends[:, i].reshape(-1, *[1] * (steps.ndim - 1)) for i in (0, 1))
     return (low + steps * step).astype(dtype)

@@ -138,7 +138,7 @@ class Tier:
             self._checked = count > 1
         with self.engine.session():
             group = Group(self.engine.start(inputs), ids, np.arange(count), self.policy.following(ids))
-            return self._run(group, compress)
+            return self._run(self.engine, group, compress)
 
     def resume(self, state: bytes, *, compress: Compression | None = None) -> TierResult:
         """Go on with the samples that stayed on the tier before.
@@ -156,24 +156,25 @@ class Tier:
         _require_compression(compress)
         sent = Sent.from_bytes(state)
         self._require_fit(sent)
-        if isinstance(sent.form, dict) and "size" in sent.form and not isinstance(self.engine, DenseEngine):
-            self.engine = DenseEngine(self.engine)
+        engine = self.engine  # of this state only: a damaged one must not change how the next is read
+        if isinstance(sent.form, dict) and "size" in sent.form and not isinstance(engine, DenseEngine):
+            engine = DenseEngine(engine)
         seen = None  # made by the loop where the policy reads the newest exit only
         if sent.seen is not None:
             seen = np.empty((len(sent.ids), sent.num_exits, sent.seen.shape[2]), dtype=np.float32)
             seen[:, : sent.exit + 1] = sent.seen
-        with self.engine.session():
+        with engine.session():
             group = Group(
-                self.engine.unpack(sent.arrays, sent.form, sent.exit),
+                engine.unpack(sent.arrays, sent.form, sent.exit),
                 sent.ids,
                 sent.rows,
                 self.policy.following(sent.ids),
                 seen=seen,
             )
-            return self._run(group, compress)
+            return self._run(engine, group, compress)
 
-    def _run(self, group: Group, compress: Compression | None) -> TierResult:
-        loop = Loop(self.engine, self.policy)
+    def _run(self, engine: Engine, group: Group, compress: Compression | None) -> TierResult:
+        loop = Loop(engine, self.policy)
         ids = dict(zip(group.places.tolist(), group.ids.tolist(), strict=True))
         rest = loop.through(group, self.first, self.last)
         rows = np.sort(np.concatenate([part.places for part in loop.left])) if loop.left else np.empty(0, np.int64)
@@ -183,19 +184,19 @@ class Tier:
             sample_ids=np.array([ids[row] for row in rows.tolist()], dtype=np.int64),
             prediction=gathered(left, self._cumulative) if left else None,
             staying=np.empty(0, np.int64) if rest is None else rest.ids,
-            state=None if rest is None else self._sent(rest).to_bytes(compress),
+            state=None if rest is None else self._sent(engine, rest).to_bytes(compress),
         )
 
-    def _sent(self, group: Group) -> Sent:
+    def _sent(self, engine: Engine, group: Group) -> Sent:
         assert group.seen is not None
-        require_samples_first(self.engine, group.state, self.last, len(group.ids))
-        arrays, form = self.engine.pack(group.state)
+        require_samples_first(engine, group.state, self.last, len(group.ids))
+        arrays, form = engine.pack(group.state)
         return Sent(
-            source=self.engine.source,
+            source=engine.source,
             policy=self._fingerprint,
-            engine=_kind(self.engine),
+            engine=_kind(engine),
             exit=self.last,
-            num_exits=self.engine.num_exits,
+            num_exits=engine.num_exits,
             ids=group.ids,
             rows=group.places,
             seen=None if self._reads_newest else group.seen[:, : self.last + 1],

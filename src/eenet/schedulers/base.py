@@ -134,7 +134,7 @@ class Scheduler(ABC):
 
 def folds_of(num_samples: int, folds: int, seed: int) -> Int[np.ndarray, " sample"]:
     """Return which fold each sample belongs to, at random; folds are of equal size, within one."""
-    return np.random.default_rng(seed).permutation(num_samples) % folds
+    return _shuffled(num_samples, seed) % folds
 
 
 def sampled(table: ExitTable, most: int, seed: int) -> ExitTable:
@@ -144,7 +144,11 @@ def sampled(table: ExitTable, most: int, seed: int) -> ExitTable:
 
 def sampled_rows(num_samples: int, most: int, seed: int) -> Int[np.ndarray, " row"]:
     """Return the rows of a random part that has at most ``most`` samples, in order."""
-    return np.sort(np.random.default_rng(seed).permutation(num_samples)[:most])
+    return np.sort(_shuffled(num_samples, seed)[:most])
+
+
+def _shuffled(num_samples: int, seed: int) -> Int[np.ndarray, " sample"]:
+    return np.random.default_rng(int(number(seed, "seed", 0, whole=True))).permutation(num_samples)
 
 
 def blocks(start: int, stop: int, size: int) -> Iterator[slice]:

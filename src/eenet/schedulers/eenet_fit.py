@@ -123,7 +123,9 @@ class AssignmentNetworks:
         """
         alpha_kl, alpha_cost, beta = self.pulls
         assigned, samples, exits = self.assign(x, scores), len(x), x.shape[1]
-        target = (scores + np.float32(_SCORE_EPSILON)) ** np.float32(1 / beta)
+        target = scores + np.float32(_SCORE_EPSILON)
+        if beta != 1:  # beside the largest score, as large powers of all of them may be 0
+            target = (target / target.max(axis=1, keepdims=True)) ** np.float32(1 / beta)
         target /= target.sum(axis=1, keepdims=True)
         spent = assigned.shares * costs.T
         pull = np.float32(alpha_cost) * np.sign(spent.sum(axis=1).mean(axis=1) - self.goals) / self.goals

@@ -14,6 +14,7 @@ from eenet.policies.dial import Dial
 from eenet.policies.mixture import TransformedPolicy
 from eenet.policies.transforms import Ensemble, Transform
 from eenet.schedulers.base import Scheduler, folds_of, sampled
+from eenet.tables.checks import instance
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 
@@ -82,7 +83,7 @@ def fold_ensembles(table: ExitTable, fold: Int[np.ndarray, " sample"]) -> list[E
 
 def _subset(table: ExitTable, seed: int) -> ExitTable:
     """Return so many samples that fitting takes seconds."""
-    table.require_labels("combining exits", "'utility' values single exits only")
+    instance(table, ExitTable, "table").require_labels("combining exits", "'utility' values single exits only")
     return sampled(table, max(1000, _ENTRIES // table.num_columns), seed)
 
 
@@ -191,7 +192,9 @@ def fit_temperatures(table: ExitTable) -> Float64[np.ndarray, " exit"]:
     """
     from scipy.optimize import brentq  # heavy, and needed here only
 
-    table.require_labels("fitting temperatures", "'utility' does not say which class is right")
+    instance(table, ExitTable, "table").require_labels(
+        "fitting temperatures", "'utility' does not say which class is right"
+    )
     temperatures, beyond = np.ones(table.num_exits), []
     for k in range(table.num_exits):
         at_highest, at_lowest = (_slope(1 / temperature, table, k) for temperature in (_HIGHEST, _LOWEST))

@@ -15,7 +15,7 @@ from eenet.errors import InputError, TableError
 from eenet.policies.transforms import IMPOSSIBLE, Ensemble, MatrixCombination
 from eenet.schedulers.base import blocks, folds_of, sampled_rows
 from eenet.schedulers.ensemble import PRIOR_BIAS, fit_ensemble, fold_ensembles
-from eenet.tables.checks import number
+from eenet.tables.checks import instance, number
 from eenet.tables.table import ExitTable
 
 MOST_PRODUCTS = 20_000
@@ -98,7 +98,7 @@ def _products(table: ExitTable) -> int:
 
 def _check(table: ExitTable) -> None:
     """Refuse a table whose exits cannot be combined by matrices."""
-    table.require_labels("combining exits", "'utility' values single exits only")
+    instance(table, ExitTable, "table").require_labels("combining exits", "'utility' values single exits only")
     if table.transform is not None:
         raise InputError(
             f"{table.name} is transformed already: matrices combine what the model says. Pass the table it was made "

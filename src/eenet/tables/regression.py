@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from eenet.errors import ShapeError, TableError
-from eenet.tables.checks import number
+from eenet.tables.checks import array_of, number
 
 
 def regression_utility(
@@ -26,7 +26,7 @@ def regression_utility(
 
     Raises:
         ShapeError: Predictions and targets do not fit together.
-        TableError: One is no finite number.
+        TableError: One is no array of finite real numbers.
         InputError: The scale is not positive.
 
     Example:
@@ -37,17 +37,28 @@ def regression_utility(
         EENet (WACV 2024), section 3.2, on tasks that are no classification.
     """
     scale = number(scale, "scale", above=0)
-    found, wanted = np.asarray(predictions, dtype=np.float64), np.asarray(targets, dtype=np.float64)
+    found, wanted = _real("predictions", predictions), _real("targets", targets)
     if found.ndim == wanted.ndim + 2 and found.shape[-1] == 1:
         wanted = wanted[..., None]
-    if found.ndim < 2 or found.shape[:1] + found.shape[2:] != wanted.shape:
+    if found.ndim < 2 or 0 in found.shape or found.shape[:1] + found.shape[2:] != wanted.shape:
         raise ShapeError(
             f"targets of shape {wanted.shape} do not fit predictions of shape {found.shape}: these are [sample, exit, "
-            "...], targets [sample, ...]. Pass the target of every prediction."
+            "...], targets [sample, ...], none of them empty. Pass the target of every prediction."
         )
     for name, values in (("predictions", found), ("targets", wanted)):
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
             raise TableError(f"{name} of row {row} are no finite numbers: nothing can be learnt from them. Remove it.")
-    squares = np.square(found - wanted[:, None])
-    return np.asarray(np.exp(squares.reshape(*found.shape[:2], -1).mean(axis=2) / (-2 * scale**2)))
+    with np.errstate(over="ignore"):  # an error too large for numbers is worth 0 all the same
+        squares = np.square((found - wanted[:, None]) / scale)
+        return np.asarray(np.exp(squares.reshape(*found.shape[:2], -1).mean(axis=2) / -2))
+
+
+def _real(name: str, value: object) -> Float64[np.ndarray, "*any"]:
+    """Return an array of real numbers in double precision."""
+    array = array_of(name, value)
+    if array.dtype.kind not in "fiub":
+        raise TableError(
+            f"{name} of type {array.dtype} cannot be used: errors are those of real numbers. Convert them."
+        )
+    return array.astype(np.float64)

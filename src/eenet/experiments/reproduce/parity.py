@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eenet.errors import InputError
 from eenet.evaluation import compare
 from eenet.evaluation.segmentation import Confusion
 from eenet.experiments import pages
@@ -92,13 +93,27 @@ def write_paper_page(folder: Path, out: Path, command: str) -> Path:
         folder: For the page.
         out: Contains a folder for every experiment of ours that was done, by its name.
         command: That makes the page again.
+
+    Raises:
+        InputError: Results of ours are damaged, or of another version.
     """
-    paths = {paper.ours: out / paper.ours / FILE for paper in PAPER}
-    found = {name: read_json(path, "results") for name, path in paths.items() if path.is_file()}
-    parts = [_HEAD, summary(found)]
+    found: dict[str, Mapping[str, Any]] = {}
+    sections: list[str] = []
     for paper in PAPER:
-        parts += _section(paper, found.get(paper.ours))
-    return pages.write_page(folder / "paper.md", *parts, pages.again(command), pages.machine())
+        path = out / paper.ours / FILE
+        if path.is_file():
+            found[paper.ours] = read_json(path, "results")
+        try:
+            summary(found)
+            sections += _section(paper, found.get(paper.ours))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"results {path} cannot be used: they are damaged, or of another version ({type(error).__name__}: "
+                f"{error}). Delete the file, and repeat eenet reproduce {paper.ours}."
+            ) from error
+    return pages.write_page(
+        folder / "paper.md", _HEAD, summary(found), *sections, pages.again(command), pages.machine()
+    )
 
 
 def summary(found: Mapping[str, Mapping[str, Any]]) -> str:
