@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeAlias
 
@@ -24,6 +24,7 @@ from eenet.tables.table import ExitTable
 _Trial: TypeAlias = tuple[str, Int[np.ndarray, " row"], Replayer, Dial]
 
 _MANY = 1000  # samples from which on optimal stopping does not overfit
+_COMBINING = 0.5  # standard errors by which the ensemble must help, with fewer
 _ROWS = 10_000  # samples the choice is made on at most
 _ENTRIES = 10_000_000  # numbers in their outputs at most
 
@@ -72,8 +73,9 @@ class AutoScheduler(Scheduler):
 
     From 1,000 samples on, optimal stopping is taken, alone, with the ensemble, or with the matrices of `fit_matrix`
     (where classes are few and matrices pay), whichever did best, unless another is better by more than ``margin``
-    standard errors of the difference. With fewer samples it overfits: of those within ``tolerance`` standard errors of
-    the best, the simplest is taken. With fewer than 50 there is nothing to choose by, and the simplest is taken.
+    standard errors of the difference. With fewer samples it overfits: whether the ensemble helps is then judged by all
+    schedulers together, and of those within ``tolerance`` standard errors of the best, with it or without, the simplest
+    is taken. With fewer than 50 there is nothing to choose by, and the simplest is taken.
 
     From 1,000 samples on, no more is spent than pays: the dial stops at the budget with the largest held-out utility.
 
@@ -123,16 +125,22 @@ class AutoScheduler(Scheduler):
             lead, noise = _behind(scores[best], scores[start])
             name = best if lead > self.margin * noise else start
         else:
-            known = {one.name: one for one in contenders}
-            name = next(
-                name for name in areas if known[name].deficit <= self.tolerance * known[name].noise or name == best
-            )
+            name, best = self._simplest(_worth_combining(scores))
         peak, budgets = int(found[name].earned.argmax()), standard_budgets(table.require_costs())
         pays = budgets[peak] if table.num_samples >= _MANY and peak < len(budgets) - 1 else math.inf
         reason = _reason(name, contenders, best)
         if pays < math.inf:
             reason += f" More than {pays:.4g} {table.require_costs().unit} brought nothing, and is not spent."
         return Choice(name, tuple(contenders), reason, pays)
+
+    def _simplest(self, scores: Mapping[str, Float64[np.ndarray, " sample"]]) -> tuple[str, str]:
+        """Return the simplest contender within ``tolerance`` standard errors of the best, and the best."""
+        best = max(scores, key=lambda name: float(scores[name].mean()))
+        for name, score in scores.items():
+            lead, noise = _behind(scores[best], score)
+            if lead <= self.tolerance * noise:
+                return name, best
+        return best, best
 
     def _schedulers(self, table: ExitTable) -> dict[str, Scheduler]:
         """Return what can be fitted on a table, the simplest first."""
@@ -198,6 +206,21 @@ def _matrix_dial(scheduler: Scheduler, table: ExitTable, budgets: tuple[float, .
         for cost, utility, policy in zip(dial.fit_costs, dial.fit_utilities, dial.policies, strict=True)
     ]
     return transformed_dial(fitted.transform, Dial.of_candidates(found, dial.costs, dial.seed))
+
+
+def _worth_combining(
+    scores: Mapping[str, Float64[np.ndarray, " sample"]],
+) -> dict[str, Float64[np.ndarray, " sample"]]:
+    """Return the contenders with the ensemble, or those without: whether it helps is judged by all schedulers together.
+
+    That tells more than the best one alone, of which a few hundred samples cannot say.
+    """
+    gains = [scores[f"{name}+ensemble"] - score for name, score in scores.items() if f"{name}+ensemble" in scores]
+    if not gains:
+        return dict(scores)
+    lead, noise = _behind(np.mean(gains, axis=0), np.zeros(len(gains[0])))
+    combined = lead > _COMBINING * noise
+    return {name: score for name, score in scores.items() if ("+" in name) == combined}
 
 
 def _behind(first: Float64[np.ndarray, " sample"], second: Float64[np.ndarray, " sample"]) -> tuple[float, float]:
