@@ -59,7 +59,7 @@ def test_ours_stands_beside_the_paper_at_the_same_shares(tmp_path, monkeypatch):
         scheduler="nothing",
     )
     schedulers = {"max_prob": GeometricScheduler()}
-    found = results(paper, (val, test, None), schedulers, profile, splits=2, seed=0)
+    found = results(paper, (val, test, None), schedulers, profile.to_dict(), splits=2, seed=0)
     ours = found["ours"]["operations"]
     assert ours["lost"].keys() == {"max_prob", "random", "oracle"}
     assert ours["lost"]["max_prob"][2] is None and ours["lost"]["oracle"][0]["lost"] <= 1e-9

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from eenet.evaluation.segmentation import Confusion
 from eenet.experiments import pages
 from eenet.experiments.reproduce.paper import METHODS, PAPER, Budgeted, PaperExperiment
 from eenet.report import markdown_table
-from eenet.running.measuring import Profile
 from eenet.schedulers import Scheduler
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_json
@@ -37,7 +35,7 @@ def results(
     paper: PaperExperiment,
     tables: tuple[ExitTable, ExitTable, Confusion | None],
     schedulers: Mapping[str, Scheduler],
-    profile: Profile,
+    profile: Mapping[str, Any],
     *,
     splits: int,
     seed: int,
@@ -49,7 +47,7 @@ def results(
         paper: Whose budgets.
         tables: Calibration set, test set, and the confusion counts of the latter where it is of maps.
         schedulers: By name.
-        profile: With the times of one engine at batch size 1.
+        profile: As of `Profile.to_dict`, with the times of one engine at batch size 1.
         splits: See `compare`.
         seed: Likewise.
         progress: Likewise.
@@ -57,19 +55,19 @@ def results(
     val, test, confusion = tables
     shares = [paper.share(row) for row in paper.rows]
     ours: dict[str, Any] = {}
-    for name, costs in {"operations": val.require_costs(), "latency": profile.costs(batch_size=1)}.items():
+    row = profile["latency"][0]
+    for name, costs in {"operations": val.require_costs(), "latency": CostTable.from_dict(row)}.items():
         asked = [share * costs.full for share in shares if share * costs.full >= costs.low]
         found = compare(
             val, test, schedulers, asked, costs, confusion=confusion, splits=splits, seed=seed, progress=progress
         ).to_dict()
         ours[name] = {"costs": costs.to_dict(), "splits": splits, **_lost(found, costs, shares)}
-    row = profile.latency[0]
     return {
         "ours": ours,
-        "parameters": None if profile.parameters is None else asdict(profile.parameters),
-        "times": list(row.cumulative),
-        "full_time": row.full.median,
-        "decisions": [1000 * one.median for one in row.decisions],
+        "parameters": profile["parameters"],
+        "times": row["cumulative"],
+        "full_time": row["full"]["median"],
+        "decisions": [1000 * one["median"] for one in row["decisions"]],
     }
 
 

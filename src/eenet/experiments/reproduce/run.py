@@ -290,17 +290,23 @@ class Reproduction:
             progress=self.progress,
         ).to_dict()
 
-    @step("parity.json", "Comparing at the paper's budgets; nothing else should run now.")
+    @step("latency.json", "Timing every exit; nothing else should run now.")
+    def measured(self) -> Results:
+        """Time every exit at batch size 1, and the policy's decisions."""
+        inputs = self.examples(min(TIMED, len(self.run.splits.test)))
+        policy = self.policy(self.smallest_budget()["budget"])
+        found = measure(self.run.model, inputs, batch_sizes=(1,), passes=PASSES, policy=policy, progress=self.progress)
+        return found.to_dict()
+
+    @step("parity.json", "Comparing at the paper's budgets.")
     def parity(self) -> Results:
         """Compare at the paper's relative budgets, by operations and by time at batch 1; see `parity.results`."""
         calibration, test = self.recorded.values()
-        inputs = self.examples(min(TIMED, len(self.run.splits.test)))
-        policy = self.policy(self.smallest_budget()["budget"])
         return parity.results(
             next(one for one in PAPER if one.ours == self.experiment.name),
             (calibration.table, test.table, test.confusion),
             self.schedulers(calibration.table),
-            measure(self.run.model, inputs, batch_sizes=(1,), passes=PASSES, policy=policy, progress=self.progress),
+            self.measured(),
             splits=self.experiment.splits if test.confusion is None else 1,
             seed=self.seed,
             progress=self._note_progress,
