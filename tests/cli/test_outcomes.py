@@ -152,6 +152,7 @@ def test_advice_takes_names_and_tables_too(eenet, outcomes, tmp_path):
         (("--fallback", "3:2"), ("--fallback '3:2'", "out of range")),
         (("--fallback", "0"), ("--fallback '0'",)),
         (("--confidence", "scores", "-p", "joint"), ("'scores' is no column",)),
+        (("--static", "stage9"), ("'stage9' is no stage", "stage0, stage1")),
     ],
 )
 def test_bad_words_are_refused(words, facts, eenet, outcomes):

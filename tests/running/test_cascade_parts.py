@@ -437,3 +437,31 @@ def test_parts_of_a_last_member_with_exits_of_its_own() -> None:
     assert parts.cumulative((1, 3)) == (2.0, 9.0) and parts.cumulative((0, 3)) == (1.0, 10.0)
     with pytest.raises(ShapeError, match="2"):
         both.parts(CostTable((1.0, 2.0), "ms"))
+
+
+WITHOUT_TORCH = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+sys.meta_path.insert(0, NoTorch())  # scipy takes offence at None in sys.modules
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from eenet import AdaptiveModel, StoppingScheduler, bench, cascade, evaluate, measure, record
+
+x = np.random.default_rng(0).normal(size=(300, 4))
+y = (x[:, 0] > 0).astype(int)
+small, large = (LogisticRegression().fit(x[:100, :], y[:100]) for _ in range(2))
+both = cascade([("small", small), ("large", large)])
+costs = measure(both, x[:8], batch_sizes=(1,), passes=1, progress=False).costs(1)
+table = record(both, (x[100:], y[100:]), costs=costs, progress=False)
+policy = StoppingScheduler(seed=0).fit(table, budget=costs.high)
+assert evaluate(policy, table).cost <= costs.high
+assert len(AdaptiveModel(both, policy, costs)(x).labels) == 300
+assert bench(both, policy, x[:8], batch_sizes=(1,), passes=1, progress=False).rows
+"""
+
+
+def test_estimators_are_measured_recorded_run_and_benched_where_there_is_no_torch() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=True, timeout=300)

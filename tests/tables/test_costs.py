@@ -87,6 +87,13 @@ def test_a_budget_below_the_first_exit_names_the_reachable_range(asked):
         COSTS.budget(asked)
 
 
+@pytest.mark.parametrize(("asked", "hint"), [(0.5, True), ("0.5", True), (0.3, False), ("0.5ms", False), (1, False)])
+def test_a_number_that_would_be_a_share_in_reach_is_answered_with_the_percentage(asked, hint):
+    with pytest.raises(BudgetError) as refused:
+        COSTS.budget(asked)
+    assert ("'50%'" in str(refused.value)) == hint
+
+
 @pytest.mark.parametrize("cheapest", [1.0, 1 / 3, 0.7777, 2.9999])
 def test_the_share_that_an_unreachable_budget_is_told_can_be_asked(cheapest):
     costs = CostTable((cheapest, 4.0), "ms", reference=3.0)

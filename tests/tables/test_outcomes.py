@@ -100,6 +100,13 @@ def test_costs_added_up_already_the_same_for_all_and_in_one_unit():
     assert table.cost is None and table.costs == CostTable((1.0, 4.0), "units", 3.0)
 
 
+def test_blanks_in_a_heading_do_not_matter(tmp_path):
+    path = tmp_path / "outcomes.csv"
+    path.write_text("s.utility, s.cost[ms], s.score, l.utility, l.cost [ms]\n1, 2, 0.5, 1, 3\n0, 2, 0.1, 1, 3\n")
+    table = read_outcomes(path)
+    assert (table.exit_names, table.costs) == (("s", "l"), CostTable((2.0, 5.0), "ms"))
+
+
 def test_a_feature_keeps_its_value_until_a_stage_has_it_again():
     columns = {}
     for name, features in {"a": {"x": 1}, "b.2": {"y.z": 2}, "c": {"x": 3}, "d": {"w": 9}}.items():
@@ -147,7 +154,7 @@ def changed(**changes):
     ("columns", "said"),
     [
         (changed(large_utility=None), r"'large.cost \[ct\]' belongs to no stage: there is no column 'large.utility'"),
-        (changed(large_cost_ct=None), "stage 'large' has 0 columns of its cost"),
+        (changed(large_cost_ct=None), "stage 'large' has 0 columns of its cost: .* square brackets"),
         (changed(large_cost=[1, 1, 1]), "stage 'large' has 2 columns of its cost"),
         (changed(large_cost_ct=None, large_cost=[1, 1, 1]), "differ in their kind or unit"),
         (changed(large_cost_ct=None, **{"large_cumulative_cost_ct": [19, 19, 19]}), "differ in their kind or unit"),
@@ -156,6 +163,9 @@ def changed(**changes):
         (changed(small_utility=[1, "", 0]), "'small.utility' has no value in row 1"),
         (changed(small_score=[1, 2, float("nan")]), "'small.score' has no value in row 2"),
         (changed(small_score=[1, "good", 3]), "'small.score' has 'good' in row 1: a number"),
+        (changed(small_score=[1, "0,5", 3]), "'0,5' in row 1: .* with a point"),
+        (changed(small_utility=[1, "0 %", 3]), "'0 %' in row 1: .* without a unit or percent sign"),
+        (changed(small_answer=["A", "B", "C"]), "'small.answer' has 'A' in row 0: .* rename it without a dot"),
         (changed(small_score=[1, float("inf"), 3]), "'small.score' has 'inf' in row 1"),
         (changed(large_utility=[1, 1, 1.5]), "'large.utility' has '1.5' in row 2: a number from 0 to 1"),
         (changed(large_utility=[-1, 1, 1]), "'large.utility' has '-1' in row 0"),
@@ -186,6 +196,8 @@ def test_what_is_no_table_is_refused(columns, said):
         (b"small.utility,small.utility\n1,1\n", "'small.utility' stands twice"),
         (b"a\xff.utility,b\n1,2\n", "cannot be read: .*codec"),
         (b'a.utility,b\n"1,2\n', "cannot be read"),
+        (b"a.utility;a.cost\n1;0,5\n", r"';' between their columns: .*pandas.read_csv\(path, sep=';', decimal=','\)"),
+        (b"a.utility\ta.cost\n1\t2\n", r"'\\t' between their columns"),
         (
             b"a.cumulative_cost,a.utility,a.s,b.utility,b.cumulative_cost\n5,1,1,1,5\n",
             "cost of row 0 is not positive and",

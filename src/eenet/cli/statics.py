@@ -37,6 +37,9 @@ def read_statics(texts: Sequence[str] | None, table: ExitTable) -> list[StaticMo
         InputError: One is no model, or its cost has another unit.
     """
     costs, names = table.require_costs(), table.exit_names
+    for text in texts or []:
+        if names and ":" not in text and text not in names and not Path(text).suffix and not Path(text).exists():
+            raise InputError(f"--static {text!r} is no stage: there are {', '.join(names)}. {_FORM}")
     return [
         model
         for text in texts or []

@@ -138,9 +138,10 @@ class Cascade(Engine):
         """Fingerprint of all members, that of `as_model` where there is one; empty where one has none and no name."""
         if all(member.engine.source for member in self._members):
             with suppress(InputError):
+                model = self.as_model()
                 from eenet.running.engines.eager import fingerprint
 
-                return fingerprint(self.as_model())
+                return fingerprint(model)
         own = [member.engine.source or self._given_source for member in self._members]
         return hashlib.sha256("\n".join(own).encode()).hexdigest() if all(own) else ""
 
@@ -250,8 +251,6 @@ class Cascade(Engine):
         Raises:
             InputError: A member is no model of PyTorch, or its inputs are prepared.
         """
-        from eenet.models.joined import Joined, joined_models
-
         found = []
         for member in self._members:
             if member.prepare is not None:
@@ -261,8 +260,10 @@ class Cascade(Engine):
             except InputError as error:
                 raise InputError(_NO_MODEL.format(f"member {member.name} is none")) from error
             columns = None if member.columns is None else member.columns.tolist()
-            found.append(Joined(model, member.exits, columns))
-        return joined_models(found)
+            found.append((model, member.exits, columns))
+        from eenet.models.joined import Joined, joined_models  # PyTorch is there: all members are models of it
+
+        return joined_models([Joined(*one) for one in found])
 
     def parts(self, costs: CostTable) -> CostParts:
         """Return what costs consist of, for `advise`: a member that is dropped saves all that it costs.

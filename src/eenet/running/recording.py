@@ -213,7 +213,7 @@ def _whole_numbers(labels: object) -> np.ndarray:
     if found.dtype.kind not in "iu":
         raise DataError(
             f"labels of {found.dtype} do not fit: classes are whole numbers, and others would be cut to them. Pass "
-            "integers."
+            "integers; the `encoded` of a cascade makes them of names."
         )
     if found.ndim not in (1, 3):
         raise ShapeError(

@@ -86,7 +86,7 @@ def batch_size(inputs: object) -> int:
         found = f"{sorted(sizes)} samples" if sizes else "no array"
         raise InputError(
             f"inputs contain {found}: a batch needs one number of samples, at least 1. Pass arrays or tensors, batch "
-            "first."
+            "first; texts as a list."
         )
     return sizes.pop()
 

@@ -184,10 +184,12 @@ class CostTable:
             amount = self.low
         if amount < self.low:
             percent = math.ceil(1e4 * self.low / self.full) / 100  # rounded up, so that the advice can be taken
+            bare = parsed[-1].isdigit() and amount < 1 and amount * self.full >= self.low  # 0.3 may mean 30 %
+            share = f" A share of the cost is a percentage: '{100 * amount:g}%'." if bare else ""
             raise BudgetError(
                 f"budget {meaning} per sample is out of reach: leaving at exit 0 costs {self.low:g} {self.unit}, "
                 f"running to exit {self.num_exits - 1} costs {self.high:g} {self.unit}. Pass a budget in "
-                f"[{self.low:g}, {self.high:g}] {self.unit}, that is from {percent:.4g}% upwards."
+                f"[{self.low:g}, {self.high:g}] {self.unit}, that is from {percent:.4g}% upwards.{share}"
             )
         return Budget(amount, text, meaning, self.unit)
 

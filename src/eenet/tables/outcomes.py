@@ -27,7 +27,7 @@ SUFFIXES = (".csv", ".parquet")
 
 _LONG = ("sample", "stage", "utility")
 _ABOUT_SAMPLES = ("group", "label")
-_COST = re.compile(r"(?P<kind>cost|cumulative_cost)(?: \[(?P<unit>[^\]]+)\])?")
+_COST = re.compile(r"(?P<kind>cost|cumulative_cost)(?: ?\[(?P<unit>[^\]]+)\])?")
 _TRUTH = {"true": 1.0, "false": 0.0}
 _MISSING = ("", "na", "n/a", "nan", "none", "null", "<na>", "nat")
 
@@ -134,6 +134,12 @@ def _csv(path: Path) -> Columns:
         raise TableError(
             f"outcomes {path} cannot be read: {fault}. A CSV file in UTF-8 is needed, with a heading. Write it again."
         ) from error
+    if len(heading) == 1 and (mark := next((one for one in ";\t|" if one in heading[0]), None)):
+        raise TableError(
+            f"outcomes {path} have {mark!r} between their columns: commas are needed, and points in numbers. Write it "
+            f"again, or pass the frame: read_outcomes(pandas.read_csv(path, sep={mark!r}, decimal=','))."
+        )
+    heading = [name.strip() for name in heading]
     rows = [row for row in rows if row]  # blank lines
     uneven = next((i for i, row in enumerate(rows) if len(row) != len(heading)), None)
     if uneven is not None:
@@ -240,7 +246,8 @@ def _costs(columns: Columns, fields: _Fields) -> tuple[Float64[np.ndarray, "samp
         if len(named) != 1:
             raise TableError(
                 f"stage {stage!r} has {len(named)} columns of its cost: 1 is needed, '{stage}.cost' for what the stage "
-                f"costs by itself, or '{stage}.cumulative_cost' with all before it. Correct it."
+                f"costs by itself, or '{stage}.cumulative_cost' with all before it; a unit "
+                "stands behind, in square brackets. Correct it."
             )
         [(match, column)] = named
         kinds[match["kind"]] = units[match["unit"] or "units"] = column
@@ -289,8 +296,9 @@ def _between(columns: Columns, name: str, low: float, high: float) -> Float64[np
             "earlier one would do. Evaluate it there, or leave the sample out."
         )
     raise TableError(
-        f"column {name!r} has {str(value)[:40]!r} in row {row}: a number from {low:g} to {high:g} is needed. Correct "
-        "it, or leave the sample out."
+        f"column {name!r} has {str(value)[:40]!r} in row {row}: a number from {low:g} to {high:g} is needed, written "
+        "with a point and without a unit or percent sign. Correct it, leave the sample out, or, if the column is no "
+        "number, rename it without a dot."
     )
 
 
