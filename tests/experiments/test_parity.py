@@ -1,5 +1,7 @@
 """The paper's tables as data, and the page that sets ours beside them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -87,3 +89,11 @@ def test_results_of_another_kind_are_refused(tmp_path, content):
     with pytest.raises(InputError, match=rf"{name}.*another version.*eenet reproduce {name}"):
         write_paper_page(tmp_path / "pages", tmp_path, "the command")
     assert not (tmp_path / "pages").exists()
+
+
+def test_the_readme_has_the_first_table_of_the_page():
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "results" / "paper.md").read_text(encoding="utf-8")
+    table = page[page.index("| data, model |") : page.index("\n\n", page.index("| data, model |"))]
+    assert len(table.splitlines()) == 2 + len(PAPER)
+    assert table in (root / "README.md").read_text(encoding="utf-8")
