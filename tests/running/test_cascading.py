@@ -87,8 +87,7 @@ def test_classes_are_aligned_by_name() -> None:
         ([("a", len), ("b", len)], {"classes": {"a": ["x", "y"]}}, InputError, "b"),
         ([("a", len), ("b", len)], {"prepare": {"a": len, 0: len}}, InputError, "prepare of a stands twice"),
         ([("a", len), ("b", len)], {"classes": {"a": [[0], [1]], "b": [[0], [1]]}}, InputError, "names or numbers"),
-        ([("len 1", len), len, len], {}, InputError, "len 1"),
-        ([len, len], {"source": 3}, InputError, "source of type int"),
+        ([("len 1", len), len, len], {}, InputError, "occur more than once"),
         ([("a", len), ("b", len)], {"classes": {"a": ["x", "y"], "b": ["x", "z"]}}, InputError, "z"),
     ],
 )
@@ -166,7 +165,9 @@ def overwriting(x: Any) -> Any:
 def test_what_a_member_writes_into_its_inputs_no_other_sees(data: Any, prepare: Any) -> None:
     x = data[0].copy()
     both = cascade([("first", writing), ("second", lambda rows: writing(rows.copy()))], prepare=prepare)
-    policy = StoppingScheduler(seed=0).fit(record(both, data, costs=CostTable((1, 3), "ms"), progress=False), "60%")
+    policy = StoppingScheduler(seed=0).fit(
+        record(both, data, costs=CostTable((1, 3), "ms"), progress=False), budget="60%"
+    )
     table = record(both, (x, data[1]), progress=False)
     assert np.array_equal(x, data[0])
     p = 1 / (1 + np.exp(-x[:, 0].astype(np.float64)))
@@ -203,3 +204,8 @@ def test_numbered_classes_of_another_order_are_aligned() -> None:
     both = cascade([one, two], classes={0: [2, 1, 0], 1: [0, 1, 2]})
     table = record(both, (np.zeros((1, 1)), [2]), progress=False)
     assert np.allclose(np.exp(table.seen()[0]), [[0.1, 0.2, 0.7]] * 2)
+
+
+def test_a_source_that_is_no_text_is_refused(unchecked: None) -> None:
+    with pytest.raises(InputError, match="source of type int"):
+        cascade([len, len], source=3)  # type: ignore[arg-type]

@@ -236,7 +236,7 @@ def _of_samples(name: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
             f"column {name!r} has {shown} for one sample, in rows {', '.join(map(str, np.sort(rows[row])))}: it is the "
             "same for all its stages. Correct it."
         )
-    return values[rows[:, 0]]
+    return np.asarray(values[rows[:, 0]])
 
 
 def _numbered(values: np.ndarray) -> tuple[list[str], np.ndarray]:
