@@ -165,10 +165,8 @@ def overwriting(x: Any) -> Any:
 def test_what_a_member_writes_into_its_inputs_no_other_sees(data: Any, prepare: Any) -> None:
     x = data[0].copy()
     both = cascade([("first", writing), ("second", lambda rows: writing(rows.copy()))], prepare=prepare)
-    policy = StoppingScheduler(seed=0).fit(
-        record(both, data, costs=CostTable((1, 3), "ms"), progress=False), budget="60%"
-    )
-    table = record(both, (x, data[1]), progress=False)
+    table = record(both, (x, data[1]), costs=CostTable((1, 3), "ms"), progress=False)
+    policy = StoppingScheduler(seed=0).fit(table, budget="60%")
     assert np.array_equal(x, data[0])
     p = 1 / (1 + np.exp(-x[:, 0].astype(np.float64)))
     assert np.allclose(np.exp(table.seen()[:, 1, 1]), p, atol=1e-5)
