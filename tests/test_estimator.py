@@ -331,6 +331,47 @@ def test_a_member_speaks_for_itself() -> None:
         model.predict([["x"] * 6])
 
 
+def test_no_sample_is_refused_in_any_form() -> None:
+    pd = pytest.importorskip("pandas")
+    X, y = made(count=200)
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    model = small().fit(frame, y)
+    for none in (frame[:0], X[:0]):
+        with pytest.raises(ValueError, match="0 sample"):
+            model.predict(none)
+
+
+def test_weights_that_are_none_are_none() -> None:
+    X, y = made(count=200)
+    small(members=[("a", KNeighborsClassifier()), ("b", KNeighborsClassifier(9))]).fit(X, y, sample_weight=None)
+
+
+class Turned(ClassifierMixin, BaseEstimator):
+    """A fitted classifier whose classes stand in another order."""
+
+    def __init__(self, inner: Any, order: Any) -> None:
+        self.inner, self.order = inner, order
+        self.classes_ = inner.classes_[order]
+
+    def fit(self, X: Any, y: Any) -> Turned:
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        return np.asarray(self.inner.predict_proba(X)[:, self.order])
+
+
+@pytest.mark.parametrize("orders", [([2, 1, 0], [0, 1, 2]), ([0, 1, 2], [1, 2, 0])])
+def test_members_that_are_fitted_may_order_their_classes_as_they_like(orders: Any) -> None:
+    X, y = made()
+    members = ("lr", LogisticRegression()), ("nb", GaussianNB())  # without ties, which the order decides
+    inner = [(name, member.fit(X[:200], y[:200])) for name, member in members]
+    turned = [(name, Turned(member, order)) for (name, member), order in zip(inner, orders, strict=True)]
+    one, other = (small(members=them, prefit=True).fit(X[200:], y[200:]) for them in (inner, turned))
+    assert other.classes_.tolist() == orders[1]
+    assert np.allclose(other.table_.seen()[:, :, np.argsort(orders[1])], one.table_.seen(), atol=1e-5)
+    assert np.array_equal(other.predict(X), one.predict(X))
+
+
 # --- ids --------------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +386,16 @@ def test_ids_are_those_of_the_content() -> None:
     assert np.array_equal(row_ids(texts), row_ids(np.array(texts)))
     assert np.array_equal(row_ids(texts), row_ids(np.array(texts, dtype=object)))
     assert np.array_equal(row_ids(texts)[[1, 3]], row_ids(["b", "ab"]))
+
+
+def test_ids_of_nan_and_of_sparse_sums() -> None:
+    with np.errstate(invalid="ignore"):
+        computed = np.array([np.inf]) - np.inf  # its sign differs from that of np.nan on some processors
+    nan = np.array([[np.nan, 1], [-np.nan, 1], [computed[0], 1]])
+    assert len(set(row_ids(nan).tolist())) == 1
+    summed = sparse.csr_matrix((np.array([1.0, 2.0, 3.0]), np.array([0, 0, 1]), np.array([0, 3])), shape=(1, 2))
+    assert np.array_equal(row_ids(summed), row_ids(np.array([[3.0, 3.0]])))
+    assert summed.nnz == 3
 
 
 def test_ids_spread() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from eenet import AdaptiveModel, CostTable, StoppingScheduler, cascade, record, replay
 from eenet.errors import InputError, RunError, ShapeError, TableError
 from eenet.experiments.zoo import tiny_cnn
+from eenet.running.inputs import copy_of
 
 COSTS = CostTable((1.0, 3.0, 10.0), "ms", 7.0)
 
@@ -84,6 +85,9 @@ def test_classes_are_aligned_by_name() -> None:
         ([("a", len), ("a", len)], {}, InputError, "a"),
         ([len, len], {"prepare": {"other": len}}, InputError, "other"),
         ([("a", len), ("b", len)], {"classes": {"a": ["x", "y"]}}, InputError, "b"),
+        ([("a", len), ("b", len)], {"prepare": {"a": len, 0: len}}, InputError, "prepare of a stands twice"),
+        ([("a", len), ("b", len)], {"classes": {"a": [[0], [1]], "b": [[0], [1]]}}, InputError, "names or numbers"),
+        ([("len 1", len), len, len], {}, InputError, "occur more than once"),
         ([("a", len), ("b", len)], {"classes": {"a": ["x", "y"], "b": ["x", "z"]}}, InputError, "z"),
     ],
 )
@@ -142,3 +146,64 @@ def test_texts_are_prepared_for_who_needs_them() -> None:
     seen.clear()
     found = AdaptiveModel(both, policy).predict_all(texts, batch_size=8)
     assert len(seen) == (found.exit_index == 1).sum()
+
+
+def writing(x: Any) -> np.ndarray:
+    """A member that writes into what it is given."""
+    found = np.stack([1 - 1 / (1 + np.exp(-x[:, 0])), 1 / (1 + np.exp(-x[:, 0]))], axis=1)
+    x[:] = 0
+    return found
+
+
+def overwriting(x: Any) -> Any:
+    """A preparation that writes into what it is given."""
+    x *= 2
+    return x
+
+
+@pytest.mark.parametrize("prepare", [None, {"first": overwriting}])
+def test_what_a_member_writes_into_its_inputs_no_other_sees(data: Any, prepare: Any) -> None:
+    x = data[0].copy()
+    both = cascade([("first", writing), ("second", lambda rows: writing(rows.copy()))], prepare=prepare)
+    table = record(both, (x, data[1]), costs=CostTable((1, 3), "ms"), progress=False)
+    policy = StoppingScheduler(seed=0).fit(table, budget="60%")
+    assert np.array_equal(x, data[0])
+    p = 1 / (1 + np.exp(-x[:, 0].astype(np.float64)))
+    assert np.allclose(np.exp(table.seen()[:, 1, 1]), p, atol=1e-5)
+    found = AdaptiveModel(both, policy).predict_all(x, batch_size=7)
+    assert np.array_equal(x, data[0]) and np.array_equal(found.exit_index, replay(policy, table).exit_index)
+
+
+def test_copies_are_of_any_form() -> None:
+    batch = {
+        "ids": torch.ones(2, 3),
+        "more": [np.ones(2), {"deep": np.ones(1)}],
+        "texts": ["a", "b"],
+        "n": (np.ones(1),),
+    }
+    copied = copy_of(batch)
+    copied["ids"][:] = 0
+    copied["more"][0][:] = 0
+    copied["more"][1]["deep"][:] = 0
+    copied["n"][0][:] = 0
+    assert copied["texts"] == batch["texts"]
+    assert batch["ids"].all() and batch["more"][0].all() and batch["more"][1]["deep"].all() and batch["n"][0].all()
+
+
+def test_labels_that_are_no_class_are_named() -> None:
+    both = cascade([len, len], classes={0: ["a", "b"], 1: ["a", "b"]})
+    for labels in (["a", None], [["a"], ["b"]], ["a", "c"]):
+        with pytest.raises(InputError, match="is no class"):
+            both.encoded(labels)
+
+
+def test_numbered_classes_of_another_order_are_aligned() -> None:
+    one, two = table_of([0.7, 0.2, 0.1]), table_of([0.1, 0.2, 0.7])
+    both = cascade([one, two], classes={0: [2, 1, 0], 1: [0, 1, 2]})
+    table = record(both, (np.zeros((1, 1)), [2]), progress=False)
+    assert np.allclose(np.exp(table.seen()[0]), [[0.1, 0.2, 0.7]] * 2)
+
+
+def test_a_source_that_is_no_text_is_refused(unchecked: None) -> None:
+    with pytest.raises(InputError, match="source of type int"):
+        cascade([len, len], source=3)  # type: ignore[arg-type]

@@ -448,3 +448,21 @@ def test_costs_that_do_not_differ_are_as_good_as_a_cost_table():
 
 
 # --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def test_probabilities_of_zero_do_not_hide_what_a_later_exit_is_worth():
+    """Forests give 0 to classes that no tree chose; the logarithm keeps an ensemble from using such an exit."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 600)
+    guess = np.where(rng.random(600) < 0.58, labels, rng.integers(0, 3, 600))
+    first = np.where(np.arange(3) == guess[:, None], 0.6, 0.2)
+    votes = rng.random((600, 20)) < np.where(rng.random(600) < 0.8, 0.8, 0.0)[:, None]  # of 20 trees
+    others = (labels[:, None] + rng.integers(1, 3, (600, 1))) % 3
+    second = (np.where(votes, labels[:, None], others)[:, :, None] == np.arange(3)).mean(axis=1)
+    table = ExitTable.from_probs(np.stack([first, second], axis=1), labels=labels)
+    table = table.with_costs(CostTable((1.0, 21.0), "units", 20.0))
+    early, late = table.require_utility("").mean(axis=0)
+    assert late > early + 0.05
+    dial = StoppingScheduler(seed=0).sweep(table)
+    reached = [Replayer(table).expected(policy)[1] for policy in dial.policies]
+    assert max(reached) >= late - 0.01

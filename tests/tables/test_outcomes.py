@@ -205,6 +205,8 @@ def test_what_is_no_table_is_refused(columns, said):
         (LONG.replace("c,x,large,0,9,\n", "").encode(), "sample 'c' lacks the stage 'large'"),
         (LONG.encode() + b"c,x,large,0,9,\n", "sample 'c' has the stage 'large' 2 times"),
         (LONG.replace(".1\n", "\n").encode(), "'small.score' has no value in row 2"),
+        (b"a.utility;a.cost\n1;1\n", "one column, .*separated by ';'"),
+        (b"a.utility\ta.cost\n1\t1\n", "one column, .*separated by"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, text, said):
@@ -212,6 +214,43 @@ def test_damaged_files_are_refused(tmp_path, text, said):
     path.write_bytes(text)
     with pytest.raises(TableError, match=said):
         read_outcomes(path)
+
+
+def test_spaces_in_a_heading_are_no_part_of_names(tmp_path):
+    path = tmp_path / "outcomes.csv"
+    path.write_text("a.utility, a.cost , a.s, b.utility, b.cost\n1, 1, 2, 0, 3\n", encoding="utf-8")
+    assert read_outcomes(path).cost is None and read_outcomes(path).costs.cumulative == (1.0, 4.0)
+
+
+def long_columns(order):
+    """Two samples of two stages, rows in some order."""
+    columns = {"sample": list("xxyy"), "stage": list("abab"), "utility": [1, 0, 1, 1], "cost": [1, 5, 2, 6]}
+    columns |= {"score": [0.1, 0.2, 0.3, 0.4], "group": list("ggkk")}
+    return {name: [values[i] for i in order] for name, values in columns.items()}
+
+
+def test_stages_whose_order_is_not_clear_are_refused():
+    table = read_outcomes(long_columns([0, 1, 2, 3]))
+    for order in ([0, 2, 1, 3], [2, 0, 1, 3], [2, 3, 0, 1]):  # samples mixed, their stages in order
+        assert read_outcomes(long_columns(order)).exit_names == table.exit_names
+    for order in ([0, 1, 3, 2], [1, 0, 2, 3], [3, 0, 1, 2]):
+        with pytest.raises(TableError, match=r"stages of sample '[xy]' stand in the order .*not clear"):
+            read_outcomes(long_columns(order))
+        named = read_outcomes(long_columns(order), stages=["a", "b"])
+        assert sorted(named.cost.tolist()) == sorted(table.cost.tolist()) and named.exit_names == ("a", "b")
+        assert sorted(outcome_groups(long_columns(order))) == ["g", "k"]
+
+
+def test_a_sample_of_two_groups_is_refused():
+    with pytest.raises(TableError, match="'group' has 'g' and 'h' for one sample, in rows 0, 1"):
+        read_outcomes(long_columns([0, 1, 2, 3]) | {"group": list("ghkk")})
+
+
+@pytest.mark.parametrize("values", [np.array([1, 2, 3], "m8[ms]"), np.array([1j, 2, 3])])
+def test_times_and_complex_numbers_are_no_numbers(values):
+    for name in ("small.cost [ct]", "small.score"):
+        with pytest.raises(TableError, match="does not fit: numbers"):
+            read_outcomes(WIDE | {name: values})
 
 
 def test_missing_files_and_unknown_stages_are_refused(tmp_path):

@@ -24,7 +24,7 @@ from sklearn.utils.metadata_routing import (
 )
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import _num_samples, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from eenet.errors import InputError, ShapeError
 from eenet.estimator.members import are_pairs, check_members, fitted, out_of_fold, own_errors, with_weights
@@ -93,7 +93,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         dial_: Policies for all budgets.
         policy_: The policy for the budget.
         exit_index_: After which member each calibration sample leaves, from 0.
-        cost_: What that costs; the mean is the expected cost of new samples.
+        cost_: What that costs, on outputs that members gave for samples they had not seen.
 
     Example:
         >>> from sklearn.datasets import load_digits
@@ -144,6 +144,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
             InputError: A setting is wrong, a member has no ``predict_proba``, or is not fitted where it should be.
             BudgetError: The budget is below the cost of the first member.
         """
+        params = {name: value for name, value in params.items() if value is not None}
         _raise_for_params(params, self, "fit", allow=["sample_weight"])
         self._check_settings()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -270,6 +271,8 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
             sparse, nan = self._takes or (False, False)
             finite = "allow-nan" if nan else True
             check_array(found, accept_sparse=sparse, dtype=None, allow_nd=True, ensure_all_finite=finite)
+        if not _num_samples(found):
+            raise InputError("X of 0 samples cannot be used: there is nothing to answer. Pass at least 1.")
         return found
 
     def _given_costs(self) -> CostTable:

@@ -18,8 +18,8 @@ from eenet.evaluation.exits import CostParts
 from eenet.running.engines import Engine
 from eenet.running.engines.base import ExitOutput
 from eenet.running.engines.graphs import reason
-from eenet.running.inputs import Inputs, batch_of, joined, rows_of, shapes_of
-from eenet.running.members import Key, Member, Prepare, aligned, by_name, member_of, named
+from eenet.running.inputs import Inputs, batch_of, copy_of, joined, rows_of, shapes_of
+from eenet.running.members import Key, Member, Prepare, aligned, by_name, member_of, named, names_of_classes
 from eenet.tables.arrays import as_array, batch_size
 from eenet.tables.checks import instance, listed
 from eenet.tables.costs import CostTable
@@ -96,19 +96,20 @@ def cascade(
     given = [named(member, i) for i, member in enumerate(listed(members, "members"))]
     twice = [name for name, count in Counter(name for name, _ in given).items() if count > 1]
     names = [f"{name} {i}" if name in twice else name for i, (name, _) in enumerate(given)]
-    if twice and any(isinstance(member, tuple) and member[0] in twice for member in members):
-        raise InputError(f"members {twice} occur more than once: names tell them apart. Give each its own.")
+    if (twice and any(isinstance(one, tuple) and one[0] in twice for one in members)) or len(set(names)) < len(names):
+        same = twice or [name for name in names if names.count(name) > 1]
+        raise InputError(f"members {same} occur more than once: names tell them apart. Give each its own.")
     preparing, naming = by_name(prepare, names, "prepare"), by_name(classes, names, "classes")
     found = []
     for name, (_, model) in zip(names, given, strict=True):
         if name in preparing:
             instance(preparing[name], Callable, f"prepare of {name}", "Pass a function.")  # type: ignore[arg-type]
         member = member_of(name, model)
-        known = tuple(listed(naming[name], f"classes of {name}")) if name in naming else member.classes
+        known = names_of_classes(naming[name], name) if name in naming else member.classes
         found.append(replace(member, prepare=preparing.get(name), classes=known))
     if sum(member.exits for member in found) < 2:
         raise InputError("members are too few: there is 1 exit, and leaving early needs 2. Add a model.")
-    return Cascade(aligned(found), source)
+    return Cascade(aligned(found), instance(source, str, "source", "Pass a name."))
 
 
 @final
@@ -155,9 +156,9 @@ class Cascade(Engine):
             raise InputError("classes are unknown: no member names them. Pass classes= to cascade.")
         number = {name: i for i, name in enumerate(self.classes)}
         values = as_array(labels).tolist()
-        strange = next((one for one in values if one not in number), None)
-        if strange is not None:
-            raise InputError(f"label {strange!r} is no class: there are {list(self.classes)}. Correct the labels.")
+        strange = [one for one in values if isinstance(one, list) or one not in number]
+        if strange:
+            raise InputError(f"label {strange[0]!r} is no class: there are {list(self.classes)}. Correct the labels.")
         return np.array([number[one] for one in values], dtype=np.int64)
 
     def session(self) -> AbstractContextManager[object]:
@@ -312,7 +313,7 @@ def _prepared(member: Member, inputs: Inputs) -> Inputs:
         return inputs
     count = batch_size(inputs)
     with _naming("prepare", count):
-        given = batch_of(member.prepare(inputs))
+        given = batch_of(member.prepare(copy_of(inputs)))
         if (found := batch_size(given)) != count:
             raise ShapeError(f"it returns {found} samples for {count}. Let it return one for each, in their order.")
     return given

@@ -91,6 +91,18 @@ def rows_of(inputs: Inputs, rows: slice | Int[np.ndarray, " kept"]) -> Inputs:
     return inputs[rows] if isinstance(rows, slice) else [inputs[row] for row in rows]
 
 
+def copy_of(inputs: Inputs) -> Inputs:
+    """Return a batch whose arrays are copies, for code of others, which may write into what it is given."""
+    if isinstance(inputs, Mapping):
+        return {name: copy_of(value) for name, value in inputs.items()}
+    if isinstance(inputs, list | tuple):
+        found = [copy_of(one) for one in inputs]
+        return found if isinstance(inputs, list) else tuple(found)
+    if hasattr(inputs, "detach"):  # a tensor
+        return inputs.clone()
+    return inputs.copy() if is_array(inputs) else inputs
+
+
 def shapes_of(inputs: Inputs) -> Shapes:
     """Return the shapes of a batch's arrays without their first axis."""
     return tuple(tuple(array.shape[1:]) for array in arrays_of(inputs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ from jaxtyping import Int
 from eenet.errors import InputError
 from eenet.running.engines import Engine, as_engine
 from eenet.running.engines.function import FunctionEngine
-from eenet.tables.checks import instance
+from eenet.tables.checks import instance, listed
 
 Prepare: TypeAlias = Callable[[Any], Any]
 """Makes what one member takes of a batch of raw inputs, such as token numbers of texts."""
@@ -62,7 +62,18 @@ def by_name(given: Mapping[Key, Any] | None, names: Sequence[str], what: str) ->
         known = key in names if isinstance(key, str) else type(key) is int and 0 <= key < len(names)
         if not known:
             raise InputError(f"{what} of {key!r} belongs to no member: there are {', '.join(names)}. Name one.")
-        found[key if isinstance(key, str) else names[key]] = value
+        name = key if isinstance(key, str) else names[key]
+        if name in found:
+            raise InputError(f"{what} of {name} stands twice: by name, and by number. Leave one out.")
+        found[name] = value
+    return found
+
+
+def names_of_classes(given: Any, name: str) -> tuple[Any, ...]:  # noqa: ANN401
+    """Return what was given as the classes of a member; refuse what cannot be looked up, such as lists."""
+    found = tuple(listed(given, f"classes of {name}"))
+    if not all(isinstance(one, Hashable) for one in found):
+        raise InputError(f"classes of {name} {_some(found)} cannot be used: names or numbers are needed. Pass these.")
     return found
 
 
@@ -119,15 +130,18 @@ def _torch_member(name: str, model: Any) -> Member:  # noqa: ANN401
 def aligned(members: Sequence[Member]) -> list[Member]:
     """Return the members with the order of their columns, so that classes stand as the last member has them.
 
-    Classes 0, 1, 2, ... in this order are numbers of columns, no names.
+    Classes 0, 1, 2, ... in this order are numbers of columns, no names, unless all members have classes, and one of
+    them others or in another order.
 
     Raises:
         InputError: The classes differ, or some members name theirs and others do not.
     """
-    named = [
-        replace(member, classes=None if member.classes == tuple(range(len(member.classes or ()))) else member.classes)
-        for member in members
-    ]
+    numbered = [member.classes == tuple(range(len(member.classes or ()))) for member in members]
+    if all(numbered) or any(member.classes is None for member in members):
+        pairs = zip(members, numbered, strict=True)
+        named = [replace(member, classes=None) if bare else member for member, bare in pairs]
+    else:
+        named = list(members)
     wanted = named[-1].classes
     known = [member for member in named if member.classes is not None]
     if not known:

@@ -25,6 +25,9 @@ def row_ids(inputs: Inputs) -> Int[np.ndarray, " sample"]:
     """
     if sparse.issparse(inputs):
         rows = inputs.tocsr()
+        if not rows.has_canonical_format:  # a place may have several numbers, which add up
+            rows = rows.copy()
+            rows.sum_duplicates()
         terms = _bits(rows.data) * _odd(rows.shape[1])[rows.indices]
         sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])  # around 2^64
         return np.asarray(sums[rows.indptr[1:]] - sums[rows.indptr[:-1]]).view(np.int64)
@@ -39,8 +42,10 @@ def row_ids(inputs: Inputs) -> Int[np.ndarray, " sample"]:
 
 
 def _bits(values: Float[np.ndarray, "*shape"] | Int[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
-    """Return numbers as bits, 0 for 0 and -0, those that differ between short numbers in the lower half too."""
-    bits = np.add(values, 0.0, dtype=np.float64, order="C").view(np.uint64)
+    """Return numbers as bits, 0 for 0 and -0, one NaN for all; short numbers differ in the lower half too."""
+    plain = np.add(values, 0.0, dtype=np.float64, order="C")
+    plain[np.isnan(plain)] = np.nan
+    bits = plain.view(np.uint64)
     return np.asarray(bits ^ (bits >> _HALF))
 
 

@@ -34,6 +34,8 @@ _LARGE = 10_000_000  # numbers in the columns of a regression above which they a
 _SHARED = 0.1  # penalty on what all classes share, as a part of the ridge: it is better known than each class's own
 _FEATURES = 100.0  # penalty on features of variance 1, in ridges: probabilities vary less, and say more of the utility
 _NEAR = 0.35  # distance from the boundary at which a sample counts half, in root mean squares of the prediction
+_FAR = 0.03  # mean error of chances from which they are no basis
+_ERRORS = 5.0  # standard errors that are added to it
 _NARROWINGS = 2  # times a regression is repeated near the boundary it found
 _MOST_NARROWED = 42  # columns up to which regressions are repeated near the boundary: those of 20 classes
 _NARROW_BLOCK = 1024  # samples whose products of two columns are in memory at a time
@@ -140,14 +142,21 @@ def _likelihood(table: ExitTable) -> float:
 
 
 def _expected_utility(table: ExitTable, together: Ensemble | None) -> Float64[np.ndarray, "sample exit"]:
-    """Return the utility of answering at each exit: the chance to be right given all exits, or what was recorded."""
+    """Return the utility of answering at each exit: the chance to be right given all exits, or what was recorded.
+
+    Probabilities of 0, which forests give often, keep an ensemble from fitting: chances that are far from how often
+    exits are right tell nothing of what going on is worth.
+    """
     if together is None:
         return table.require_utility(_WHAT)
     expected = []
     for rows in table.chunks():
         chances = np.exp(together(log_softmax(table.logits[rows])).astype(np.float64))
         expected.append(np.take_along_axis(chances, table.seen(rows).argmax(axis=2), axis=1))
-    return np.concatenate(expected)
+    found, recorded = np.concatenate(expected), table.require_utility(_WHAT)
+    off = found - recorded
+    too_far = np.abs(off.mean(axis=0)) > _FAR + _ERRORS * off.std(axis=0) / math.sqrt(len(off))
+    return recorded if too_far.any() else found
 
 
 class Induced(NamedTuple):

@@ -41,8 +41,8 @@ def read_outcomes(source: Any, stages: Sequence[str] | None = None, *, reference
 
     *Wide*, one row per sample: columns ``<stage>.utility`` (in [0, 1], or true and false), ``<stage>.cost``, and any
     others named ``<stage>.<feature>``. Stages are in the order of their first columns. *Long*, one row per sample and
-    stage: columns ``sample``, ``stage``, ``utility``, ``cost`` and features; stages in the order in which they first
-    appear. Columns without a stage are left out, apart from `outcome_groups`.
+    stage: columns ``sample``, ``stage``, ``utility``, ``cost`` and features; stages in the order of every
+    sample's rows. Columns without a stage are left out, apart from `outcome_groups`.
 
     A feature that a stage does not have keeps its value from the stage before, and is 0 before the first that has it.
     Those of the last stage are not needed: nothing is decided there. Costs that are the same for all samples become a
@@ -66,7 +66,7 @@ def read_outcomes(source: Any, stages: Sequence[str] | None = None, *, reference
         >>> table.exit_names, table.costs.cumulative
         (('small', 'large'), (1.0, 10.0))
     """
-    columns = _wide(_columns(source))
+    columns = _wide(_columns(source), ordered=stages is None)
     fields = _by_stage(columns)
     names = tuple(fields) if stages is None else _chosen(stages, fields)
     if len(names) < 2:
@@ -92,7 +92,7 @@ def read_outcomes(source: Any, stages: Sequence[str] | None = None, *, reference
 
 def outcome_groups(source: Any) -> np.ndarray | None:  # noqa: ANN401 - as of `read_outcomes`
     """Return the group of every sample, from a column ``group`` or else ``label``; None where there is neither."""
-    columns = _wide(_columns(source))
+    columns = _wide(_columns(source), ordered=False)
     found = next((columns[name] for name in _ABOUT_SAMPLES if name in columns), None)
     return None if found is None else np.array([str(value) for value in found.tolist()], dtype=np.str_)
 
@@ -129,6 +129,7 @@ def _csv(path: Path) -> Columns:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             heading, *rows = csv.reader(file, strict=True)
+            heading = [name.strip() for name in heading]
     except (OSError, ValueError, csv.Error) as error:  # ValueError: an empty file, and what is no UTF-8
         fault = "it is empty" if path.stat().st_size == 0 else str(error)
         raise TableError(
@@ -175,8 +176,13 @@ def _unlike(names: Sequence[str], values: Sequence[np.ndarray]) -> Columns:
     return columns
 
 
-def _wide(columns: Columns) -> Columns:
-    """Return columns of one row per sample, from such ones or from one row per sample and stage."""
+def _wide(columns: Columns, *, ordered: bool) -> Columns:
+    """Return columns of one row per sample, from such ones or from one row per sample and stage.
+
+    Args:
+        columns: As they are.
+        ordered: The order of rows is that of the stages; refuse rows that have several.
+    """
     if not set(_LONG) <= set(columns):
         return columns
     samples, of_sample = _numbered(columns["sample"])
@@ -194,8 +200,10 @@ def _wide(columns: Columns) -> Columns:
             f"sample {sample!r} lacks the stage {stage!r}: what its answer would be worth is not known, and the policy "
             "has to be judged there too. Evaluate it, or leave the sample out."
         )
+    if ordered:
+        _check_order(samples, stages, of_sample, of_stage)
     rows = np.argsort(place).reshape(len(samples), len(stages))
-    wide = {name: columns[name][rows[:, 0]] for name in ("sample", *_ABOUT_SAMPLES) if name in columns}
+    wide = {name: _of_samples(name, columns[name], rows) for name in ("sample", *_ABOUT_SAMPLES) if name in columns}
     for j, stage in enumerate(stages):
         for name, values in columns.items():
             own = values[rows[:, j]]
@@ -203,6 +211,33 @@ def _wide(columns: Columns) -> Columns:
                 continue  # a feature that the stage does not have
             wide[f"{stage}.{name}"] = own
     return wide
+
+
+def _check_order(samples: Sequence[str], stages: Sequence[str], of_sample: np.ndarray, of_stage: np.ndarray) -> None:
+    """Refuse rows in which samples have their stages in several orders: which of them runs first is not known."""
+    orders = of_stage[np.argsort(of_sample, kind="stable")].reshape(len(samples), len(stages))
+    other = (orders != orders[0]).any(axis=1)
+    if other.any():
+        row = int(other.argmax())
+        first, second = (", ".join(stages[k] for k in orders[i]) for i in (0, row))
+        raise TableError(
+            f"stages of sample {samples[row]!r} stand in the order {second}, those of {samples[0]!r} as {first}: which "
+            "of them runs first is not clear. Sort the rows, or pass stages=."
+        )
+
+
+def _of_samples(name: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return what is known of each sample from the rows of its stages; refuse it where they differ."""
+    texts = np.array([str(value) for value in values.tolist()], dtype=object)[rows]
+    differs = (texts != texts[:, :1]).any(axis=1)
+    if differs.any():
+        row = int(differs.argmax())
+        shown = " and ".join(repr(text) for text in dict.fromkeys(texts[row]))
+        raise TableError(
+            f"column {name!r} has {shown} for one sample, in rows {', '.join(map(str, np.sort(rows[row])))}: it is the "
+            "same for all its stages. Correct it."
+        )
+    return np.asarray(values[rows[:, 0]])
 
 
 def _numbered(values: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -281,6 +316,8 @@ def _features(columns: Columns, fields: Sequence[Mapping[str, str]]) -> tuple[np
 
 def _between(columns: Columns, name: str, low: float, high: float) -> Float64[np.ndarray, " sample"]:
     """Return the numbers of a column; refuse one that is missing or out of range, naming its row."""
+    if (kind := columns[name].dtype).kind in "mMc":  # numpy would take a time as a count of its own unit
+        raise TableError(f"column {name!r} of type {kind} does not fit: numbers are needed. Convert it.")
     try:
         found = columns[name].astype(np.float64)
     except (TypeError, ValueError):

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int
 
 from eenet.errors import ShapeError
 from eenet.running.engines.base import Engine, ExitOutput
-from eenet.running.inputs import Inputs, joined, rows_of
+from eenet.running.inputs import Inputs, copy_of, joined, rows_of
 from eenet.tables.arrays import as_array
 from eenet.tables.checks import logits_of
 
@@ -20,7 +20,7 @@ class FunctionEngine(Engine):
     """An engine of one exit: a function from a batch to probabilities ``[sample, class]``.
 
     Args:
-        function: Is called with the inputs as they come, whatever their form.
+        function: Is called with a copy of the inputs, whatever their form: what it writes there, no other member sees.
     """
 
     name, num_exits = "function", 1
@@ -38,7 +38,7 @@ class FunctionEngine(Engine):
             ShapeError: The function returns something else than one row per sample.
             TableError: A row is negative or does not sum to 1, or is no number.
         """
-        probs = as_array(self._function(state))
+        probs = as_array(self._function(copy_of(state)))
         if probs.ndim != 2 or probs.dtype.kind not in "fiub":
             raise ShapeError(
                 f"probabilities of shape {probs.shape} and type {probs.dtype} do not fit: one row of classes per "
