@@ -129,7 +129,6 @@ def _csv(path: Path) -> Columns:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             heading, *rows = csv.reader(file, strict=True)
-            heading = [name.strip() for name in heading]
     except (OSError, ValueError, csv.Error) as error:  # ValueError: an empty file, and what is no UTF-8
         fault = "it is empty" if path.stat().st_size == 0 else str(error)
         raise TableError(
