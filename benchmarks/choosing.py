@@ -14,7 +14,6 @@ Every result is kept in WORK and is not made again while its file is there.
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -94,18 +93,15 @@ def weak(name: str, options: argparse.Namespace) -> Path:
 
 
 def compared(name: str, pooled: ExitTable, size: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the areas of all policies, and how long they took, over redrawn calibration sets of some size."""
+    """Return the areas of all policies over redrawn calibration sets of some size."""
     log(f"{name}, N = {size}")
     val, test = pooled.select(slice(0, size)), pooled.select(slice(size, None))
     chosen = {policy: scheduler(policy, options.seed) for policy in POLICIES if policy not in SLOW}
-    began = time.perf_counter()
     result = compare(val, test, chosen, splits=options.splits, seed=options.seed).to_dict()
     return {
-        "seconds": time.perf_counter() - began,
         "exits": [one["utility_test"] for one in result["exits"]],
         "n_test": result["n_test"],
         "area": result["area"],
-        "fit_seconds": {row["policy"]: row["fit_seconds"] for row in result["rows"]},
         "pairs": [pair for pair in result["pairs"] if "auto" in (pair["a"], pair["b"])],
     }
 
@@ -123,14 +119,7 @@ def page(found: dict[tuple[str, int], dict[str, Any]], missing: list[str], optio
             short.append(f"{name} at N = {size} ({behind:.2f} below {best})")
         exits = " ".join(f"{100 * value:.0f}" for value in one["exits"])
         cells = [name, exits, str(size), str(one["n_test"]), f"{100 * area['auto']:.2f}", best, f"{-behind:+.2f}"]
-        rows.append(
-            (
-                *cells,
-                f"{gain:+.2f}",
-                f"{100 * (area['auto'] - area['max_prob']):+.2f}",
-                f"{one['fit_seconds']['auto']:.1f}",
-            )
-        )
+        rows.append((*cells, f"{gain:+.2f}", f"{100 * (area['auto'] - area['max_prob']):+.2f}"))
     head = (
         "table",
         "exits, %",
@@ -141,7 +130,6 @@ def page(found: dict[tuple[str, int], dict[str, Any]], missing: list[str], optio
         "auto minus it",
         "minus stopping",
         "minus max_prob",
-        "fit s",
     )
     verdict = (
         f"`auto` is at most {ALLOWED} points below the best other policy on every table and size."
