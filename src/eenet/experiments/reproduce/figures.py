@@ -53,7 +53,7 @@ class Figures:
         auto: Likewise.
         learned: Name of a policy with a learned score, and the policy.
         cost: Mean cost per sample that `max_prob` and `auto` shall both realise.
-        samples: The inputs of the table.
+        samples: The inputs of the table, which are shown; None: figures show none of them.
         maps: Whether the samples are answered by maps.
     """
 
@@ -62,11 +62,12 @@ class Figures:
     auto: Dial
     learned: tuple[str, Policy]
     cost: float
-    samples: LabelledDataset
+    samples: LabelledDataset | None
     maps: bool = False
 
     def save(self, folder: Path, name: str) -> dict[str, Any]:
         """Write every figure that can be drawn into a folder, and return what they show, as JSON values."""
+        folder.mkdir(parents=True, exist_ok=True)
         found: dict[str, Any] = {"files": {}, "left_out": {}, "learned": self.learned[0]}
         pair: tuple[Policy, ...] = ()
         for kind in ("ladder", "scores", "reliability") if self.maps else ():
@@ -128,7 +129,7 @@ def _described(found: Paired, table: ExitTable) -> dict[str, Any]:
     }
 
 
-def pictures(samples: LabelledDataset) -> UInt8[np.ndarray, "sample height width channel"] | None:
+def pictures(samples: LabelledDataset | None) -> UInt8[np.ndarray, "sample height width channel"] | None:
     """Return samples as small pictures before any normalisation; None where they are no images with 1 or 3 channels."""
     if not isinstance(samples, ArrayDataset) or samples.images.shape[1] not in (1, 3):
         return None
@@ -145,7 +146,7 @@ def _small(samples: ArrayDataset, first: int) -> UInt8[np.ndarray, "sample heigh
     return found
 
 
-def texts(samples: LabelledDataset) -> list[str] | None:
+def texts(samples: LabelledDataset | None) -> list[str] | None:
     """Return texts as far as the model reads them; None where samples are no texts, or their tokenizer is not known."""
     if not isinstance(samples, TextDataset) or samples.preparation is None:
         return None

@@ -43,6 +43,7 @@ from eenet.training.fit import FINAL_WEIGHTS
 SIZES = (1, 32, 128)
 Evaluated: TypeAlias = Literal["calibration", "test"]
 TIME = "training.json"
+WITHOUT_SAMPLES = "without_samples"  # folder of the figures for pages that are passed on: data sets often may not be
 MOST_CLASSES = 100  # for which the paper's scheduler, with the paper's settings, is fitted in minutes
 PASSES, TIMED, MAPS = 7, 128, 16  # timed passes, and test samples in a pass (maps take longer)
 
@@ -141,7 +142,7 @@ class Reproduction:
         folder = pages or self.out
         folder.mkdir(parents=True, exist_ok=True)
         for name in found["figures"]["files"].values() if folder.resolve() != self.out.resolve() else ():
-            shutil.copyfile(self.out / name, folder / name)
+            shutil.copyfile(self.out / WITHOUT_SAMPLES / name, folder / name)
         page = write_page(folder, self.experiment.name, found, costs)
         return {
             "name": self.experiment.name,
@@ -230,14 +231,17 @@ class Reproduction:
 
     @step("figures.json", "Drawing figures.")
     def figures(self) -> Results:
-        """Draw who leaves where, scores and weights, and count what they show; see `Figures`."""
+        """Draw who leaves where, scores and weights, and count what they show; see `Figures`.
+
+        All are drawn twice: with samples of the data set, for the folder, and without, for pages elsewhere.
+        """
         (calibration, _), (test, confusion) = self.recorded.values()
         found = self.smallest_budget()
         learning: Scheduler = StoppingScheduler(seed=self.seed)
         name = "stopping"
         if calibration.num_columns <= MOST_CLASSES:
             name, learning = "eenet_paper", EENetScheduler.paper(seed=self.seed)
-        return Figures(
+        drawn = Figures(
             table=test,
             max_prob=GeometricScheduler(seed=self.seed).sweep(calibration),
             auto=AutoScheduler(seed=self.seed).sweep(calibration),
@@ -245,7 +249,9 @@ class Reproduction:
             cost=found["test_cost"] * calibration.require_costs().full,
             samples=self.run.splits.test,
             maps=confusion is not None,
-        ).save(self.out, self.experiment.name)
+        )
+        replace(drawn, samples=None).save(self.out / WITHOUT_SAMPLES, self.experiment.name)
+        return drawn.save(self.out, self.experiment.name)
 
     @step("budget.json", "Looking for the smallest budget.")
     def smallest_budget(self) -> Results:
