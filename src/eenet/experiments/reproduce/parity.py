@@ -169,7 +169,10 @@ def _paper_cell(base: float, row: Budgeted, method: int) -> str:
 
 
 def _cell(cell: Mapping[str, float] | None) -> str:
-    return "out of reach" if cell is None else f"{cell['lost']:.2f} ± {cell['sd']:.2f}"
+    """Return points lost with their spread over splits, where there are several."""
+    if cell is None:
+        return "out of reach"
+    return f"{cell['lost']:.2f}" + (f" ± {cell['sd']:.2f}" if cell["sd"] else "")
 
 
 def _sizes(paper: PaperExperiment, found: Mapping[str, Any] | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
