@@ -84,6 +84,7 @@ SEGMENTATION = TrainSettings(epochs=25, batch_size=8, lr=0.05, ema=0.99, weighti
 SHORT = TrainSettings(  # from published weights, for comparing policies
     epochs=1.0,
     batch_size=64,
+    precision="bfloat16",
     lr=0.03,
     head_lr=0.15,
     heads_share=0.06,
