@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "attach": ("attach", "Give exits to a model, check that samples can really leave there, and train them."),
     "train": ("train", "Train a multi-exit model; a run that was stopped continues when the command is repeated."),
     "record": ("train", "Record what every exit says about every sample of a split: the table of fit and compare."),
-    "profile": ("measure", "Measure what leaving at each exit costs: operations, and time at every batch size."),
+    "profile": ("measure", "Measure what leaving at each exit costs: parameters, operations, and time."),
     "fit": ("fit", "Learn where to leave: fit a policy on recorded outputs so that it meets a budget."),
     "compare": ("compare", "Compare policies at equal cost: fitted on VAL, judged on TEST."),
     "advise": ("advise", "Say which exits to keep, and whether early exit pays on this data at all."),

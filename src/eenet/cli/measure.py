@@ -64,7 +64,7 @@ def profile(
     out: Annotated[Path | None, options.file_out("Write the costs here, as JSON.", ".json")] = None,
     output: Output,
 ) -> Result:
-    """Measure what leaving at each exit costs: parameters, operations, and time at every batch size.
+    """Measure what leaving at each exit costs: parameters, operations, and time.
 
     With --policy, that policy's decisions are timed, and its numbers counted; without, a threshold's are timed.
 

@@ -100,7 +100,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         >>> from sklearn.linear_model import LogisticRegression
         >>> from sklearn.ensemble import RandomForestClassifier
         >>> X, y = load_digits(return_X_y=True)
-        >>> small, large = LogisticRegression(C=0.01), RandomForestClassifier(random_state=0)
+        >>> small, large = LogisticRegression(C=0.01, max_iter=1000), RandomForestClassifier(random_state=0)
         >>> model = CascadeClassifier([("lr", small), ("rf", large)], costs=[1, 40], random_state=0).fit(X, y)
         >>> model.set_budget("20%").predict(X[:3])
         array([0, 1, 2])
