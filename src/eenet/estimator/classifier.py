@@ -97,11 +97,11 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
 
     Example:
         >>> from sklearn.datasets import load_digits
-        >>> from sklearn.linear_model import LogisticRegression
         >>> from sklearn.ensemble import RandomForestClassifier
+        >>> from sklearn.naive_bayes import GaussianNB
         >>> X, y = load_digits(return_X_y=True)
-        >>> small, large = LogisticRegression(C=0.01, max_iter=1000), RandomForestClassifier(random_state=0)
-        >>> model = CascadeClassifier([("lr", small), ("rf", large)], costs=[1, 40], random_state=0).fit(X, y)
+        >>> small, large = GaussianNB(), RandomForestClassifier(random_state=0)
+        >>> model = CascadeClassifier([("bayes", small), ("forest", large)], costs=[1, 40], random_state=0).fit(X, y)
         >>> model.set_budget("20%").predict(X[:3])
         array([0, 1, 2])
         >>> float(model.cost_.mean()) <= 0.21 * 40
