@@ -134,5 +134,10 @@ def test_public_names_without_torch_are_usable() -> None:
         "Bundle",
         "export",
     }
-    for name in set(eenet.__all__) - needs_torch - {"bench", "measure", "record"}:
+    for name in set(eenet.__all__) - needs_torch - {"bench", "measure", "record", "CascadeClassifier"}:
         assert getattr(eenet, name) is not None
+
+
+def test_the_estimator_names_its_extra_where_scikit_learn_is_missing() -> None:
+    with pytest.raises(eenet.EenetError, match=r"eenet\[sklearn\]"):
+        eenet.CascadeClassifier  # noqa: B018
