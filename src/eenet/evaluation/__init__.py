@@ -10,6 +10,7 @@ from eenet.evaluation.exits import CostParts, StaticModel
 from eenet.evaluation.groups import Group
 from eenet.evaluation.paired import Paired, at_equal_cost, group_counts, paired, shares_by_budget
 from eenet.evaluation.results import Comparison
+from eenet.evaluation.saving import Saving, saving
 from eenet.evaluation.scores import Calibration, ScoreWeights, Separation, calibration, score_weights, separation
 from eenet.evaluation.segmentation import MapReport, load_confusion
 from eenet.evaluation.statics import BesideStatic
@@ -25,6 +26,7 @@ __all__ = [
     "MapReport",
     "Paired",
     "Report",
+    "Saving",
     "ScoreWeights",
     "Separation",
     "StaticModel",
@@ -38,6 +40,7 @@ __all__ = [
     "group_counts",
     "load_confusion",
     "paired",
+    "saving",
     "score_weights",
     "separation",
     "shares_by_budget",

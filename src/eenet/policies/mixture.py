@@ -158,7 +158,8 @@ class TransformedPolicy(Policy):
 
     def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:
         if self.policy.newest_only:  # the newest in every place for a policy that looks at no other
-            transformed = np.broadcast_to(self.transform(seen)[:, None], seen.shape)
+            transformed = np.zeros_like(seen)
+            transformed[:, -1] = self.transform(seen)
         else:
             transformed = self.transform.history(seen)
         return self.policy.leaves(transformed, sample_ids)

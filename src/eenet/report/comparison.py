@@ -33,6 +33,7 @@ def comparison_page(
     examples: Sequence[Example] = (),
     caveats: Sequence[str] = (),
     command: str = "",
+    verdict: str = "",
 ) -> str:
     """Return the whole page about a comparison.
 
@@ -44,6 +45,7 @@ def comparison_page(
         examples: Inputs, listed by the exit they left at.
         caveats: Further things a reader should know.
         command: How to make the page again.
+        verdict: Said before everything else, such as the sentence of `eenet.evaluation.saving`.
 
     Returns:
         One self-contained HTML page.
@@ -60,7 +62,7 @@ def comparison_page(
         sections.append(bench_section(bench))
     sections.append(Section("Caveats", [[*comparison.get("notes", ()), *caveats]]))
     sections.append(about_section(command=command, seed=comparison.get("seed")))
-    return html.page(title, sections, lead=lead(comparison))
+    return html.page(title, sections, lead=f"{verdict} {lead(comparison)}".strip())
 
 
 def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:

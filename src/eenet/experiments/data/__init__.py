@@ -8,6 +8,7 @@ asked for; what is missing or damaged raises a `DataError` that names it.
 from eenet.experiments.data.arrays import load_digits, load_image_arrays
 from eenet.experiments.data.augment import random_crop_flip, random_crop_flip_cut, random_flip, random_resized_crop_flip
 from eenet.experiments.data.cifar import load_cifar10, load_cifar10_packed, load_cifar100
+from eenet.experiments.data.clutter import load_cluttered_digits
 from eenet.experiments.data.dataset import ArrayDataset, DataSplits
 from eenet.experiments.data.files import ImageFiles, MaskFiles
 from eenet.experiments.data.imagenet import load_image_folder, load_imagenet, load_tiny_imagenet
@@ -36,6 +37,7 @@ __all__ = [
     "masked",
     "DataSplits",
     "load_digits",
+    "load_cluttered_digits",
     "load_cifar10",
     "load_cifar10_packed",
     "load_cifar100",

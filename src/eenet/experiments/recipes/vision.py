@@ -18,6 +18,7 @@ from eenet.errors import DataError
 from eenet.experiments.data.arrays import load_digits
 from eenet.experiments.data.augment import random_crop_flip, random_crop_flip_cut, random_flip, random_resized_crop_flip
 from eenet.experiments.data.cifar import load_cifar10, load_cifar100
+from eenet.experiments.data.clutter import load_cluttered_digits
 from eenet.experiments.data.dataset import DataSplits
 from eenet.experiments.data.imagenet import load_imagenet, load_tiny_imagenet
 from eenet.experiments.data.scenes import load_camvid, load_cityscapes
@@ -26,7 +27,7 @@ from eenet.experiments.zoo.densenet import densenet121
 from eenet.experiments.zoo.hrnet import hrnet_segmenter
 from eenet.experiments.zoo.msdnet import msdnet, msdnet_imagenet
 from eenet.experiments.zoo.resnet import cifar_resnet, load_cifar_resnet_weights
-from eenet.experiments.zoo.tiny import tiny_cnn
+from eenet.experiments.zoo.tiny import tiny_cnn, tiny_resnet
 from eenet.models.heads import HeadFactory, branch_head, conv_head, mixed_linear, residual_head
 from eenet.models.model import MultiExitModel
 from eenet.training.losses import uniform_weights
@@ -81,6 +82,7 @@ FINE_TUNING = replace(  # the published weights know the train images by heart: 
     FROM_SCRATCH, epochs=15, head_lr=0.15, augment=partial(random_crop_flip_cut, hole=8)
 )
 SEGMENTATION = TrainSettings(epochs=25, batch_size=8, lr=0.05, ema=0.99, weighting=uniform_weights, augment=random_flip)
+_MADE = (load_digits, load_cluttered_digits)  # need no files
 SHORT = TrainSettings(  # from published weights, for comparing policies
     epochs=1.0,
     batch_size=64,
@@ -108,7 +110,7 @@ def _recipe(
     def data(root: Path | None, seed: int) -> DataSplits:
         chosen: dict[str, Any] = {} if load is load_camvid else {"seed": seed}  # the splits of CamVid are fixed
         chosen |= {} if size is None else {"size": size}
-        return load(**chosen) if load is load_digits else load(root or Path(), **chosen)
+        return load(**chosen) if load in _MADE else load(root or Path(), **chosen)
 
     return Recipe(
         name=name,
@@ -117,7 +119,7 @@ def _recipe(
         data=data,
         settings=settings,
         pretrained=pretrained_resnet if pretrained else None,
-        needs_root=load is not load_digits,
+        needs_root=load not in _MADE,
         fetch=partial(load, download=True) if load in (load_cifar10, load_cifar100) else None,
     )
 
@@ -145,9 +147,16 @@ _RECIPES = (
         load_digits,
         TrainSettings(epochs=8, batch_size=32, lr=0.1, weighting=uniform_weights),
     ),
+    _recipe(
+        "digits_clutter",
+        "a small ResNet with 3 exits on pictures, made by code, of one large digit among small ones",
+        tiny_resnet,
+        load_cluttered_digits,
+        TrainSettings(epochs=5, batch_size=64, lr=0.1, distillation=0.1, weighting=uniform_weights),
+    ),
     _resnet("cifar10_resnet56_3", _SHORTLY, _THREE, conv_head((2, 2, 1, 2)), SHORT),
     _resnet("cifar10_resnet56_6", _SHORTLY, _SIX, conv_head((2, 2)), replace(SHORT, head_lr=0.3)),
-    _resnet("cifar10-resnet56-3", _TUNED, (3, 19), small_head, replace(FINE_TUNING, epochs=8, precision="bfloat16")),
+    _resnet("cifar10-resnet56-3", _TUNED, (3, 12), small_head, replace(FINE_TUNING, epochs=8, precision="bfloat16")),
     _resnet("cifar10-resnet56-6", _TUNED, (3, 13, 17, 20, 23), small_head, FINE_TUNING),
     _resnet("cifar10-resnet56-3-paper", "from scratch", _THREE, PUBLIC_HEAD, PAPER_CIFAR),
     _resnet("cifar10-resnet56-6-paper", "from scratch", _SIX, PUBLIC_HEAD, PAPER_CIFAR),

@@ -1,4 +1,4 @@
-"""A very small net with exits, for tests and the embedded data set."""
+"""Very small nets with exits, for tests and the data sets that come along."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from torch import nn
 
 from eenet.errors import InputError
 from eenet.experiments.zoo.parts import convolution
+from eenet.experiments.zoo.resnet import BasicBlock, Classifier, Stem
 from eenet.models.heads import grid_linear, pooled_linear
 from eenet.models.model import MultiExitModel
 
@@ -39,3 +40,28 @@ def tiny_cnn(num_classes: int = 10, exits: int = 3, in_channels: int = 1, width:
         heads.append(make_head((2, channels, 2, 2), num_classes))
         before = channels
     return MultiExitModel(stages, heads)
+
+
+def tiny_resnet(num_classes: int = 10, in_channels: int = 1, deep: int = 6) -> MultiExitModel:
+    """Return a small residual net with three exits, most of whose layers come after the second, randomly initialised.
+
+    One block of 16 channels at half the image's height and width, one of 32 at a quarter (exit 0), one of 64 at an
+    eighth (exit 1), and ``deep`` further ones of 64 there (exit 2). Early heads are `pooled_linear`.
+
+    Args:
+        num_classes: number of classes C.
+        in_channels: channels of the images.
+        deep: blocks after exit 1.
+
+    Raises:
+        InputError: no block after exit 1.
+    """
+    if deep < 1:
+        raise InputError(f"deep {deep} is not enough: the last exit needs blocks of its own. Pass 1 or more.")
+    stages = [
+        nn.Sequential(Stem(in_channels, 16), BasicBlock(16, 16, 2), BasicBlock(16, 32, 2)),
+        nn.Sequential(BasicBlock(32, 64, 2)),
+        nn.Sequential(*(BasicBlock(64, 64, 1) for _ in range(deep))),
+    ]
+    early = [pooled_linear((2, channels, 4, 4), num_classes) for channels in (32, 64)]
+    return MultiExitModel(stages, [*early, Classifier(64, num_classes)])

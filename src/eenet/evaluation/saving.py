@@ -1,0 +1,163 @@
+"""What a policy saves and what it loses, in one sentence; and whether it is worth the trouble."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from eenet.policies.policy import Policy
+from eenet.policies.replay import Replayer
+from eenet.schedulers.bounds import static_mix
+from eenet.tables.checks import instance
+from eenet.tables.costs import CostTable
+from eenet.tables.table import ExitTable
+
+LEAST_SAVING = 0.05  # of cost or time: below, nobody would notice
+_FEW = 200  # samples below which differences of points are chance
+_Z = 1.96  # of a 95 % interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saving:
+    """What leaving early saved and lost on samples that took no part in fitting.
+
+    Attributes:
+        cost_share: Mean cost per sample, as a share of the original model's.
+        unit: Of the costs.
+        lost: Points of utility below the last exit for all samples; negative where some were gained.
+        lost_error: Its standard error.
+        exits: Share of the samples that left at each exit.
+        static_exit: The best single exit that costs no more than the policy; None where there is none.
+        static_lost: Points that this exit loses.
+        gain: Points above the best mix of fixed exits at equal cost, with the ends of its 95 % interval.
+        num_samples: Judged on.
+        speedups: How many times faster than the original model, by batch size; empty where nothing was timed.
+    """
+
+    cost_share: float
+    unit: str
+    lost: float
+    lost_error: float
+    exits: tuple[float, ...]
+    static_exit: int | None
+    static_lost: float | None
+    gain: tuple[float, float, float]
+    num_samples: int
+    speedups: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def pays(self) -> bool:
+        """Whether the policy is worth the trouble."""
+        return not self.reasons
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What speaks against it, each from a number; empty where nothing does."""
+        return tuple(self._against())
+
+    @property
+    def sentence(self) -> str:
+        """The saving and the loss in one sentence; where it does not pay, first that and why."""
+        facts = f"{self._saved()}, {_points(self.lost)}, {self._left()}; {self._beside()}."
+        if self.pays:
+            return facts
+        return f"Do not bother: {'; '.join(self.reasons)}. What was measured: {facts}"
+
+    def __str__(self) -> str:
+        """Say the sentence."""
+        return self.sentence
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values, the sentence among them."""
+        values = asdict(self) | {"speedups": {str(size): value for size, value in self.speedups.items()}}
+        return values | {"pays": self.pays, "reasons": list(self.reasons), "sentence": self.sentence}
+
+    def _saved(self) -> str:
+        if not self.speedups:
+            return f"{1 - self.cost_share:.0%} of the {self.unit} saved"
+        (first, speedup), *others = self.speedups.items()
+        beside = ", ".join(f"{value:.1f}x at {size}" for size, value in others)
+        return f"{speedup:.1f}x faster at batch {first}" + (f" ({beside})" if beside else "")
+
+    def _left(self) -> str:
+        *early, _ = self.exits
+        most = int(np.argmax(early))
+        return f"{early[most]:.0%} of the samples left at exit {most}"
+
+    def _beside(self) -> str:
+        if self.static_exit is None or self.static_lost is None:
+            return "no single exit is as cheap"
+        return f"the best single exit at that cost {_points(self.static_lost, verb=True)}"
+
+    def _against(self) -> Iterator[str]:
+        gain, low, high = self.gain
+        if low <= 0:
+            better = "better" if high < 0 else "as good"
+            yield (
+                f"a fixed mix of exits is {better} at equal cost (the policy is {gain:+.1f} points above it, 95 % "
+                f"interval {low:+.1f} to {high:+.1f})"
+            )
+            if self.num_samples < _FEW:
+                yield f"{self.num_samples} samples are too few to tell small gains from none"
+        if self.cost_share > 1 - LEAST_SAVING:
+            yield f"it costs {self.cost_share:.0%} of the original model"
+        if self.speedups and max(self.speedups.values()) < 1 + LEAST_SAVING:
+            best = max(self.speedups, key=lambda size: self.speedups[size])
+            yield f"the saving is not on the clock ({self.speedups[best]:.2f}x at batch {best})"
+
+
+def saving(
+    policy: Policy, table: ExitTable, costs: CostTable | None = None, *, speedups: Mapping[int, float] | None = None
+) -> Saving:
+    """Return what a policy saves and loses on a table, and whether that pays.
+
+    Args:
+        policy: Fitted on other samples.
+        table: Of samples that took no part in training, fitting or choosing.
+        costs: Default: the table's own.
+        speedups: Of the same policy by batch size, as `eenet.bench` measured them.
+
+    Raises:
+        TableError: The table has neither labels nor utility, or no costs.
+    """
+    table = instance(table, ExitTable, "table").with_costs(costs)
+    costs, utility = table.require_costs(), table.require_utility("what a policy saves")
+    replayer = Replayer(table)
+    spent_each, earned = replayer.per_sample(instance(policy, Policy, "policy"))
+    cost, lost = float(spent_each.mean()), utility[:, -1] - earned
+    spent = table.leaving_costs.mean(axis=0)
+    cheap = np.flatnonzero(spent <= cost * (1 + 1e-9))
+    best = int(cheap[utility[:, cheap].mean(axis=0).argmax()]) if len(cheap) else None
+    mix = np.array(static_mix(table, table, costs, cost).distribution)
+    above = 100 * (earned - utility @ mix)
+    error = _Z * _error(above)
+    return Saving(
+        cost_share=cost / costs.full,
+        unit=costs.unit,
+        lost=100 * float(lost.mean()),
+        lost_error=100 * _error(lost),
+        exits=tuple(replayer.expected_shares(policy).tolist()),
+        static_exit=best,
+        static_lost=None if best is None else 100 * float((utility[:, -1] - utility[:, best]).mean()),
+        gain=(float(above.mean()), float(above.mean()) - error, float(above.mean()) + error),
+        num_samples=len(utility),
+        speedups=dict(speedups or {}),
+    )
+
+
+def _error(values: np.ndarray) -> float:
+    """Return the standard error of a mean."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+
+
+def _points(lost: float, *, verb: bool = False) -> str:
+    rounded = round(lost, 1)
+    if verb:
+        return f"loses {rounded:.1f} points" if rounded >= 0 else f"gains {-rounded:.1f} points"
+    if rounded == 0:
+        return "no loss"
+    return f"{rounded:.1f} points lost" if rounded > 0 else f"{-rounded:.1f} points gained"
