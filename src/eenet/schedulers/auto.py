@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -14,8 +15,9 @@ from eenet.policies.dial import Dial
 from eenet.policies.replay import Replayer
 from eenet.schedulers.base import LEAST_SAMPLES, Scheduler, folds_of, sampled
 from eenet.schedulers.choosing import HeldOut, held_out
-from eenet.schedulers.ensemble import fit_ensemble, transformed_dial
-from eenet.schedulers.matrix import fit_matrix, suits_matrix
+from eenet.policies.transforms import Ensemble
+from eenet.schedulers.ensemble import fit_ensemble, fold_ensembles, transformed_dial
+from eenet.schedulers.matrix import MatrixFit, fit_matrix, fit_matrix_knowing, suits_matrix
 from eenet.schedulers.stopping import StoppingScheduler
 from eenet.schedulers.thresholds import GeometricScheduler, JointScheduler
 from eenet.tables.costs import CostTable, standard_budgets
@@ -27,6 +29,11 @@ _MANY = 1000  # samples from which on optimal stopping does not overfit
 _COMBINING = 0.5  # standard errors by which the ensemble must help, with fewer
 _ROWS = 10_000  # samples the choice is made on at most
 _ENTRIES = 10_000_000  # numbers in their outputs at most
+_COARSE: dict[type[Scheduler], dict[str, int]] = {
+    GeometricScheduler: {"targets": 41},
+    JointScheduler: {"multipliers": 20},
+    StoppingScheduler: {"multipliers": 40},
+}
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,13 @@ class AutoScheduler(Scheduler):
     at_least: ClassVar[dict[str, float]] = {"folds": 2, "tolerance": 0, "margin": 0}
 
     def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
-        choice = self.choose(table)
+        fits = _Fits(table, self.folds, self.seed)
+        choice = self._choose(fits)
         name, _, combined = choice.name.partition("+")
         scheduler = self._schedulers(table)[name]
         if combined == "matrix":
-            dial = _matrix_dial(scheduler, table, budgets, self.seed)
+            fitted = fits.matrix if fits.part is table else fit_matrix(table, self.seed)
+            dial = _matrix_dial(scheduler, fitted, table, budgets)
         elif combined:
             together = fit_ensemble(table, self.seed)
             dial = transformed_dial(together, scheduler.dial(table.transformed(together), budgets))
@@ -112,10 +121,14 @@ class AutoScheduler(Scheduler):
         """Return which scheduler suits the table, and why; arguments and errors are those of `Scheduler.sweep`."""
         table = table.with_costs(costs)
         table.require_utility("fitting AutoScheduler")
+        return self._choose(_Fits(table, self.folds, self.seed))
+
+    def _choose(self, fits: _Fits) -> Choice:
+        table = fits.table
         if table.num_samples < max(LEAST_SAMPLES, self.folds):
             name = next(iter(self._schedulers(table)))
             return Choice(name, (), f"{name}: {table.num_samples} samples are not enough to choose by.")
-        found = self._held_out(table)
+        found = self._held_out(fits)
         scores = {name: one.parts for name, one in found.items()}
         areas = {name: float(score.mean()) for name, score in scores.items()}
         best = max(areas, key=lambda name: areas[name])
@@ -152,12 +165,14 @@ class AutoScheduler(Scheduler):
         }
         return {name: one for name, one in schedulers.items() if not one.unsuited(table)}
 
-    def _held_out(self, table: ExitTable) -> dict[str, HeldOut]:
+    def _coarse(self, table: ExitTable) -> dict[str, Scheduler]:
+        """Return the same, with fewer candidates to find policies among: enough to choose by, in half the time."""
+        return {name: replace(one, **_COARSE[type(one)]) for name, one in self._schedulers(table).items()}
+
+    def _held_out(self, fits: _Fits) -> dict[str, HeldOut]:
         """Return what each contender earns on held-out samples, the simplest contender first."""
-        table = sampled(table, min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_columns))), self.seed)
-        costs = table.require_costs()
-        budgets = standard_budgets(costs)
-        return held_out(table, self._reported(self._trials(table, budgets), table), budgets)
+        budgets = standard_budgets(fits.table.require_costs())
+        return held_out(fits.part, self._reported(self._trials(fits, budgets), fits.part), budgets)
 
     def _reported(self, trials: Iterable[_Trial], table: ExitTable) -> Iterator[_Trial]:
         tries = len(self._schedulers(table)) * self.folds * (2 if table.combinable else 1)
@@ -167,38 +182,58 @@ class AutoScheduler(Scheduler):
             if self.progress is not None:
                 self.progress(trial[0], i + 1, tries)
 
-    def _trials(self, table: ExitTable, budgets: tuple[float, ...]) -> Iterator[_Trial]:
+    def _trials(self, fits: _Fits, budgets: tuple[float, ...]) -> Iterator[_Trial]:
         """Yield every fold's contenders: name, held-out rows, their replayer, and the dial fitted on the other rows."""
-        fold = folds_of(table.num_samples, self.folds, self.seed)
+        table, fold, schedulers = fits.part, fits.fold, self._coarse(fits.part)
         for f in range(self.folds):
-            rows, rest = np.flatnonzero(fold == f), table.select(fold != f)
+            rows, rest, together = np.flatnonzero(fold == f), table.select(fold != f), None
             replayer = Replayer(table.select(rows))
             views = [("", rest, replayer)]
             if table.combinable:
-                together = fit_ensemble(rest, self.seed)
+                together = fits.ensembles[f]
                 views.append(("+ensemble", rest.transformed(together), replayer.transformed(together)))
             for suffix, part, judge in views:
-                for name, scheduler in self._schedulers(table).items():
-                    yield name + suffix, rows, judge, scheduler.dial(part, budgets)
+                for name, scheduler in schedulers.items():
+                    if isinstance(scheduler, StoppingScheduler):
+                        yield name + suffix, rows, judge, scheduler.dial_knowing(together, part)
+                    else:
+                        yield name + suffix, rows, judge, scheduler.dial(part, budgets)
         if not self._tries_matrix(table):
             return
-        fitted = fit_matrix(table, self.seed)
-        scheduler, known = self._schedulers(table)["stopping"], fitted.held_out
-        for f in range(self.folds if min(fitted.penalties) < math.inf else 0):
+        known, penalties = fits.matrix.held_out, fits.matrix.penalties
+        for f in range(self.folds if min(penalties) < math.inf else 0):
             rows = np.flatnonzero(fold == f)
-            dial = scheduler.dial(known.select(fold != f), budgets)
+            dial = schedulers["stopping"].dial(known.select(fold != f), budgets)
             yield "stopping+matrix", rows, Replayer(known.select(rows)), dial
 
     def _tries_matrix(self, table: ExitTable) -> bool:
         return table.num_samples >= _MANY and suits_matrix(table) and "stopping" in self._schedulers(table)
 
 
-def _matrix_dial(scheduler: Scheduler, table: ExitTable, budgets: tuple[float, ...], seed: int) -> Dial:
+class _Fits:
+    """The transforms of a table, each fitted once, and the part of the table that the choice is made on."""
+
+    def __init__(self, table: ExitTable, folds: int, seed: int) -> None:
+        most = min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_columns)))
+        self.table, self.part, self.seed = table, sampled(table, most, seed), seed
+        self.fold = folds_of(self.part.num_samples, folds, seed)
+
+    @cached_property
+    def ensembles(self) -> list[Ensemble]:
+        """Fitted on the part without each fold."""
+        return fold_ensembles(self.part, self.fold)
+
+    @cached_property
+    def matrix(self) -> MatrixFit:
+        """Fitted on the part."""
+        return fit_matrix_knowing(self.ensembles, self.fold, self.part, self.seed)
+
+
+def _matrix_dial(scheduler: Scheduler, fitted: MatrixFit, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
     """Return a dial on the exits' combination by matrices, fitted on what these say of samples they have not seen.
 
     The matrices look surer on the table itself, so policies may cost something else there: the larger cost counts.
     """
-    fitted = fit_matrix(table, seed)
     dial = scheduler.dial(fitted.held_out, budgets)
     deployed = Replayer(table.transformed(fitted.transform))
     found = [
