@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,10 +72,21 @@ def held_out_ensemble(table: ExitTable, folds: int, seed: int = 0) -> tuple[Exit
     """
     subset = _subset(table, seed)
     fold = folds_of(subset.num_samples, folds, seed)
-    together = subset.seen()
-    for f, ensemble in enumerate(fold_ensembles(subset, fold)):
+    return subset, held_out_by(fold_ensembles(subset, fold), fold, subset)
+
+
+def held_out_by(ensembles: Sequence[Ensemble], fold: Int[np.ndarray, " sample"], table: ExitTable) -> ExitTable:
+    """Return the table's samples combined, each by the ensemble that was fitted without its fold."""
+    together = table.seen()
+    for f, ensemble in enumerate(ensembles):
         together[fold == f] = ensemble.history(together[fold == f])
-    return subset, replace(subset, logits=together, utility=None, transform=None)
+    return replace(table, logits=together, utility=None, transform=None)
+
+
+def likelihood(table: ExitTable) -> float:
+    """Return the mean log-probability of the labels over all exits."""
+    right = [np.take_along_axis(table.seen(rows), table.labels[rows, None, None], axis=2) for rows in table.chunks()]
+    return float(np.maximum(np.concatenate(right), -100.0).mean(dtype=np.float64))
 
 
 def fold_ensembles(table: ExitTable, fold: Int[np.ndarray, " sample"]) -> list[Ensemble]:

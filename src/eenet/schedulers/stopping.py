@@ -17,7 +17,7 @@ from eenet.policies.policy import ScorePolicy
 from eenet.policies.replay import Replayer
 from eenet.policies.transforms import Ensemble
 from eenet.schedulers.base import Scheduler, blocks, folds_of, multipliers
-from eenet.schedulers.ensemble import fit_ensemble, held_out_ensemble, transformed_dial
+from eenet.schedulers.ensemble import fit_ensemble, held_out_ensemble, likelihood, transformed_dial
 from eenet.schedulers.search import PerExit, around_zero, frontier
 from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import standard_budgets
@@ -97,7 +97,7 @@ class StoppingScheduler(Scheduler):
         Likelihood has little noise: without it, an ensemble with nothing to combine is often kept by chance.
         """
         alone, together = held_out_ensemble(table, self.folds, self.seed)
-        if _likelihood(together) <= _likelihood(alone):
+        if likelihood(together) <= likelihood(alone):
             return False
         reached = []
         for part in (alone, together):
@@ -140,12 +140,6 @@ def suited_state(table: ExitTable) -> StoppingState:
     if not table.has_classes:
         return StoppingState("features")
     return StoppingState("curved" if table.num_columns <= _MOST_CURVES else "summed")
-
-
-def _likelihood(table: ExitTable) -> float:
-    """Return the mean log-probability of the labels over all exits."""
-    right = [np.take_along_axis(table.seen(rows), table.labels[rows, None, None], axis=2) for rows in table.chunks()]
-    return float(np.maximum(np.concatenate(right), -100.0).mean(dtype=np.float64))
 
 
 def _expected_utility(table: ExitTable, together: Ensemble | None) -> Float64[np.ndarray, "sample exit"]:
