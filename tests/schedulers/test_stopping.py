@@ -147,7 +147,9 @@ def test_backward_induction_equals_its_slow_twin(seed, kind, by_sample):
 @pytest.mark.parametrize("by_sample", [False, True])
 def test_every_fixed_exit_is_among_the_rules(by_sample):
     table = random_table(3, by_sample=by_sample)
-    found = induce(table, table.utility, _lambdas(table, table.utility, 80), state=StoppingState(), folds=5, ridge=1.0, seed=0)
+    found = induce(
+        table, table.utility, _lambdas(table, table.utility, 80), state=StoppingState(), folds=5, ridge=1.0, seed=0
+    )
     assert found.cost[:3].tolist() == pytest.approx(list(table.costs.cumulative))
     assert np.allclose(found.utility[:3], table.utility.mean(axis=0))
     for k in range(3):
@@ -406,7 +408,15 @@ def test_features_are_used_whatever_their_scale(scale, tmp_path):
 def test_constant_features_have_no_weight():
     table = telling_table(200, 0)
     table.features[:, :, 2] = 0.1
-    found = induce(table, table.utility, _lambdas(table, table.utility, 80), state=StoppingState("features"), folds=5, ridge=1.0, seed=0)
+    found = induce(
+        table,
+        table.utility,
+        _lambdas(table, table.utility, 80),
+        state=StoppingState("features"),
+        folds=5,
+        ridge=1.0,
+        seed=0,
+    )
     assert (found.weight[:, :, [2, 5]] == 0).all()
 
 
