@@ -172,7 +172,7 @@ class AutoScheduler(Scheduler):
         for f in range(self.folds):
             rows, rest, suffix = np.flatnonzero(fold == f), table.select(fold != f), ""
             judge, together = Replayer(table.select(rows)), fits.ensembles[f] if fits.ensembles else None
-            if fits.combined:
+            if fits.combined and together is not None:
                 rest, judge, suffix = rest.transformed(together), judge.transformed(together), "+ensemble"
             for name, scheduler in schedulers.items():
                 if isinstance(scheduler, StoppingScheduler):
@@ -214,8 +214,8 @@ class _Fits:
         if not self.ensembles:
             return False
         together = held_out_by(self.ensembles, self.fold, self.part)
-        utility = [table.require_utility("combining exits") for table in (self.part, together)]
-        return likelihood(together) > likelihood(self.part) and not np.array_equal(*utility)
+        alone, changed = (table.require_utility("combining exits") for table in (self.part, together))
+        return likelihood(together) > likelihood(self.part) and not np.array_equal(alone, changed)
 
     @cached_property
     def matrix(self) -> MatrixFit:

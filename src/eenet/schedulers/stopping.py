@@ -299,15 +299,14 @@ class _Regression:
         near = held_out / (_NEAR * np.sqrt(np.square(held_out).mean(axis=0)) + 1e-12)
         near = 1 / (1 + np.square(near, out=near))
         near /= near.mean(axis=0)
-        near = near.astype(np.float32)  # twice as fast; sums over blocks are added up in double
         upper = np.triu_indices(width)  # of the matrix of products
         gram, cross = np.zeros((folds, len(upper[0]), targets)), np.zeros((folds, width, targets))
         for f, fold in enumerate(self.folds):
             for rows in blocks(fold.start, fold.stop, _NARROW_BLOCK):
-                z = np.ascontiguousarray(self.x[rows].T, dtype=np.float32)
+                z = np.ascontiguousarray(self.x[rows].T, dtype=np.float64)
                 products = np.concatenate([z[i:] * z[i] for i in range(width)])
                 gram[f] += products @ near[rows]
-                cross[f] += z @ (near[rows] * y[rows].astype(np.float32))
+                cross[f] += z @ (near[rows] * y[rows])
         cross, solutions, matrix = cross.sum(axis=0) - cross, [], np.empty((targets, width, width))
         for f, others in enumerate(gram.sum(axis=0) - gram):
             matrix[:, upper[0], upper[1]] = matrix[:, upper[1], upper[0]] = others.T
