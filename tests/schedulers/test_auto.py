@@ -11,7 +11,10 @@ from eenet.schedulers import (
     JointScheduler,
     StoppingScheduler,
     TransformedScheduler,
+    ensemble,
+    fit_ensemble,
 )
+from eenet.schedulers.auto import _Fits
 from eenet.schedulers.choosing import HeldOut, _contribution
 from eenet.tables import CostTable, ExitTable, log_softmax, standard_budgets
 from eenet.testing import check_policy, classwise_table, synthetic_table
@@ -26,6 +29,10 @@ def tied_table(num_samples=150):
     logits = 4.0 * np.eye(3)[labels][:, None].repeat(3, axis=1)
     logits = logits + 0.1 * np.random.default_rng(0).normal(size=(num_samples, 3, 3))
     return ExitTable(logits=logits, labels=labels, costs=CostTable((1.0, 2.0, 3.0), "ms"))
+
+
+def held_out_of(auto, table):
+    return auto._held_out(_Fits(table, auto.folds, auto.seed))
 
 
 class Softened(Transform):
@@ -44,7 +51,7 @@ def without_labels(table):
 def test_where_all_tie_the_simplest_is_taken():
     choice = SHORT.choose(tied_table())
     assert choice.name == "max_prob"
-    assert [one.name for one in choice.contenders] == [*SIMPLE, *(f"{name}+ensemble" for name in SIMPLE)]
+    assert [one.name for one in choice.contenders] == list(SIMPLE)
     assert {one.area for one in choice.contenders} == {1.0}
     assert {one.deficit for one in choice.contenders} == {0.0}
 
@@ -53,11 +60,9 @@ def test_where_all_tie_the_simplest_is_taken():
 def test_stopping_is_taken_where_the_class_counts():
     table = classwise_table(3000, seed=0)
     choice = SHORT.choose(table)
-    areas = {one.name: one.area for one in choice.contenders}
     assert choice.name.startswith("stopping")
-    assert areas["stopping"] > areas["joint"] + 0.01
-    joint = next(one for one in choice.contenders if one.name == "joint")
-    assert joint.deficit > 2 * joint.noise
+    margin = next(one for one in choice.contenders if one.name.startswith("margin"))
+    assert margin.deficit > max(0.01, 2 * margin.noise)
 
 
 @pytest.mark.slow
@@ -92,7 +97,7 @@ def test_after_a_transform_of_the_users_there_are_no_ensembles(scheduler):
 
 def test_the_reason_names_everyone_in_order_of_merit(monkeypatch):
     table = synthetic_table(300, num_exits=2)
-    scores = SHORT._held_out(table)
+    scores = held_out_of(SHORT, table)
     monkeypatch.setattr(AutoScheduler, "_held_out", lambda *_: scores)  # once is enough
     choice = SHORT.choose(table)
     assert choice.reason.startswith(f"{choice.name}: ")
@@ -110,32 +115,47 @@ def test_the_reason_names_everyone_in_order_of_merit(monkeypatch):
 
 def test_the_simplest_within_the_tolerance_is_taken(monkeypatch):
     table = synthetic_table(300, num_exits=2)
-    scores = SHORT._held_out(table)
+    scores = held_out_of(SHORT, table)
     monkeypatch.setattr(AutoScheduler, "_held_out", lambda *_: scores)  # once is enough
     contenders = SHORT.choose(table).contenders
     assert max(contenders, key=lambda one: one.area).deficit == 0.0
-    gain = np.mean([scores[f"{one}+ensemble"].parts - scores[one].parts for one in scores if "+" not in one], axis=0)
-    combined = gain.mean() > 0.5 * gain.std(ddof=1) / np.sqrt(300)
-    left = {name: one.parts for name, one in scores.items() if ("+" in name) == combined}
-    best = max(left, key=lambda name: left[name].mean())
-    for tolerance in (0.0, 1.0, 3.0, 1e9):
+    parts = {name: one.parts for name, one in scores.items()}
+    best = max(parts, key=lambda name: parts[name].mean())
+    for tolerance in (0.0, 0.5, 1.0, 3.0, 1e9):
         choice = AutoScheduler(folds=2, tolerance=tolerance).choose(table)
-        behind = {name: left[best] - parts for name, parts in left.items()}
+        behind = {name: parts[best] - one for name, one in parts.items()}
         within = [name for name, one in behind.items() if one.mean() <= tolerance * one.std(ddof=1) / np.sqrt(300)]
         assert choice.contenders == contenders
         assert choice.name == within[0]
-    assert choice.name == next(iter(left))
+    assert choice.name == next(iter(parts))
 
 
-@pytest.mark.parametrize(("gain", "chosen"), [(0.4, "max_prob"), (0.6, "max_prob+ensemble"), (-1.0, "max_prob")])
-def test_whether_to_combine_exits_is_judged_by_all_schedulers_together(gain, chosen, monkeypatch):
-    noise = np.random.default_rng(0).normal(size=400)
-    noise = (noise - noise.mean()) / noise.std(ddof=1)
-    scores = {"max_prob": np.full(400, 0.5), "joint": np.full(400, 0.5)}
-    scores |= {f"{name}+ensemble": base + 0.1 * (noise + gain / 20) for name, base in scores.items()}
-    known = {name: HeldOut(parts, np.arange(10.0)) for name, parts in scores.items()}
-    monkeypatch.setattr(AutoScheduler, "_held_out", lambda *_: known)
-    assert AutoScheduler().choose(synthetic_table(400, num_exits=2)).name == chosen
+def repeated_exit_table(num_samples=400, num_exits=3):
+    """Every exit says the same: there is nothing to combine."""
+    table = synthetic_table(num_samples, num_exits=num_exits)
+    return ExitTable(logits=table.logits[:, :1].repeat(num_exits, axis=1), labels=table.labels, costs=table.costs)
+
+
+@pytest.mark.parametrize(
+    ("make", "combined"),
+    [(lambda: synthetic_table(400, num_exits=3), True), (repeated_exit_table, None), (tied_table, False)],
+    ids=["independent", "repeated", "tied"],
+)
+def test_exits_are_combined_where_held_out_labels_become_likelier(make, combined):
+    table = make()
+    fits = _Fits(table, 4, 0)
+    gain, changed = 0.0, False
+    for f in range(4):  # in words: every fold by an ensemble that has not seen it
+        rows = np.flatnonzero(fits.fold == f)
+        together = table.select(rows).transformed(fit_ensemble(table.select(fits.fold != f)))
+        for one, sign in ((together, 1), (table.select(rows), -1)):
+            right = np.take_along_axis(one.seen(), table.labels[rows, None, None], axis=2)
+            gain += sign * float(np.maximum(right, -100).sum(dtype=np.float64))
+        changed |= bool((together.utility != table.utility[rows]).any())
+    assert fits.combined == (gain > 0 and changed)
+    assert combined is None or fits.combined == combined
+    names = [one.name for one in AutoScheduler(folds=4).choose(table).contenders]
+    assert all(name.endswith("+ensemble") == fits.combined for name in names)
 
 
 def test_fewer_than_50_samples_are_no_ground_for_a_choice():
@@ -146,7 +166,7 @@ def test_fewer_than_50_samples_are_no_ground_for_a_choice():
     dial, plain = AutoScheduler().sweep(table), GeometricScheduler().sweep(table)
     assert dial.reason == choice.reason
     assert (dial.fit_costs, dial.fit_utilities) == (plain.fit_costs, plain.fit_utilities)
-    assert len(SHORT.choose(synthetic_table(50, num_exits=2)).contenders) == 8
+    assert len(SHORT.choose(synthetic_table(50, num_exits=2)).contenders) == 4
 
 
 @pytest.mark.parametrize("make", [tied_table, lambda: without_labels(classwise_table(1000))], ids=["tied", "classwise"])
@@ -262,35 +282,39 @@ def test_odd_tables_are_chosen_for(case):
     assert Replayer(odd).expected(policy)[0] <= 1.5
 
 
+@pytest.mark.parametrize(("count", "joint"), [(999, True), (1000, False)])
+def test_from_1000_samples_on_stopping_replaces_joint_thresholds(count, joint):
+    names = list(AutoScheduler()._coarse(synthetic_table(count, num_exits=2)))
+    assert names == [name for name in SIMPLE if joint or name != "joint"]
+
+
 @pytest.mark.parametrize(
-    ("count", "lead", "chosen"),
-    [
-        (1000, 1.5, "stopping+ensemble"),  # in standard errors: not enough to leave what is best on most tables
-        (1000, 2.5, "joint"),
-        (999, 1.5, "joint"),  # the best, and below it nothing simpler within one standard error
-        (999, 0.5, "joint"),  # simpler than stopping, and better
-        (999, -0.5, "joint"),  # simpler than stopping, and within one
-        (1000, -0.5, "stopping+ensemble"),
-    ],
+    ("lead", "chosen"), [(0.4, "max_prob"), (0.6, "stopping"), (-1.0, "max_prob")], ids=["noise", "better", "worse"]
 )
-def test_stopping_is_the_start_from_1000_samples_on(count, lead, chosen, monkeypatch):
-    noise = np.random.default_rng(0).normal(size=count)
+def test_half_a_standard_error_is_noise(lead, chosen, monkeypatch):
+    noise = np.random.default_rng(0).normal(size=400)
     noise = (noise - noise.mean()) / noise.std(ddof=1)
-    base = 0.5 + 0.1 * np.sin(np.arange(count))
-    scores = {
-        "max_prob": base - 0.4,
-        "joint": base + 0.01 * (noise + lead / np.sqrt(count)),
-        "stopping": base - (0.2 if count >= 1000 else 0.0),
-        "stopping+ensemble": base,
-    }
+    scores = {"max_prob": np.full(400, 0.5), "stopping": 0.5 + 0.1 * (noise + lead / 20)}
     known = {name: HeldOut(parts, np.arange(10.0)) for name, parts in scores.items()}
     monkeypatch.setattr(AutoScheduler, "_held_out", lambda *_: known)
-    choice = AutoScheduler().choose(synthetic_table(count, num_exits=2))
+    choice = AutoScheduler().choose(synthetic_table(400, num_exits=2))
     assert choice.name == chosen
-    best = max(choice.contenders, key=lambda one: one.area).name
-    if best != chosen:
-        words = "best on most tables, and joint is not better" if chosen.startswith("stopping") else "simpler than"
-        assert words in choice.reason
+    words = "simpler than stopping and within noise" if lead == 0.4 else "the best on held-out samples"
+    assert words in choice.reason
+
+
+def test_nothing_is_fitted_twice(monkeypatch):
+    fitted = []
+
+    def counted(table, *, positive):
+        fitted.append(table.num_samples)
+        return real(table, positive=positive)
+
+    real = ensemble._fit
+    monkeypatch.setattr(ensemble, "_fit", counted)
+    dial = AutoScheduler(folds=4).sweep(synthetic_table(400, num_exits=3))
+    assert dial.reason.split(":")[0].endswith("+ensemble")
+    assert fitted == [300] * 4 + [400]
 
 
 @pytest.mark.parametrize(("count", "peak", "capped"), [(1000, 4, True), (1000, 9, False), (999, 4, False)])

@@ -81,7 +81,7 @@ def slow_induce(table, expected, state, folds, ridge, seed):
     c, utility = table.leaving_costs.tolist(), table.utility
     columns = [state(table.seen()[:, k]) for k in range(exits - 1)]
     weights, biases, outcome = [], [], []
-    for multiplier in _lambdas(table, expected).tolist():
+    for multiplier in _lambdas(table, expected, 80).tolist():
         leaves_at = [exits - 1] * n
         weight, bias = np.zeros((exits - 1, columns[0].shape[1])), np.zeros(exits - 1)
         for k in reversed(range(exits - 1)):
@@ -134,7 +134,7 @@ def test_backward_induction_equals_its_slow_twin(seed, kind, by_sample):
     if kind == "features":
         table = features_of(table)
     expected = _expected_utility(table, fit_ensemble(table) if kind == "summed" else None)
-    found = induce(table, expected, state=state, folds=5, ridge=1.0, seed=seed)
+    found = induce(table, expected, _lambdas(table, expected, 80), state=state, folds=5, ridge=1.0, seed=seed)
     weight, bias, outcome = slow_induce(table, expected, state, 5, 1.0, seed)
     exits = table.num_exits
     assert np.allclose(found.weight[exits:], weight, atol=1e-6)
@@ -147,7 +147,9 @@ def test_backward_induction_equals_its_slow_twin(seed, kind, by_sample):
 @pytest.mark.parametrize("by_sample", [False, True])
 def test_every_fixed_exit_is_among_the_rules(by_sample):
     table = random_table(3, by_sample=by_sample)
-    found = induce(table, table.utility, state=StoppingState(), folds=5, ridge=1.0, seed=0)
+    found = induce(
+        table, table.utility, _lambdas(table, table.utility, 80), state=StoppingState(), folds=5, ridge=1.0, seed=0
+    )
     assert found.cost[:3].tolist() == pytest.approx(list(table.costs.cumulative))
     assert np.allclose(found.utility[:3], table.utility.mean(axis=0))
     for k in range(3):
@@ -406,7 +408,15 @@ def test_features_are_used_whatever_their_scale(scale, tmp_path):
 def test_constant_features_have_no_weight():
     table = telling_table(200, 0)
     table.features[:, :, 2] = 0.1
-    found = induce(table, table.utility, state=StoppingState("features"), folds=5, ridge=1.0, seed=0)
+    found = induce(
+        table,
+        table.utility,
+        _lambdas(table, table.utility, 80),
+        state=StoppingState("features"),
+        folds=5,
+        ridge=1.0,
+        seed=0,
+    )
     assert (found.weight[:, :, [2, 5]] == 0).all()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -12,10 +13,11 @@ from jaxtyping import Float64, Int
 
 from eenet.policies.dial import Dial
 from eenet.policies.replay import Replayer
+from eenet.policies.transforms import Ensemble
 from eenet.schedulers.base import LEAST_SAMPLES, Scheduler, folds_of, sampled
 from eenet.schedulers.choosing import HeldOut, held_out
-from eenet.schedulers.ensemble import fit_ensemble, transformed_dial
-from eenet.schedulers.matrix import fit_matrix, suits_matrix
+from eenet.schedulers.ensemble import fit_ensemble, fold_ensembles, held_out_by, likelihood, transformed_dial
+from eenet.schedulers.matrix import MatrixFit, fit_matrix, fit_matrix_knowing, suits_matrix
 from eenet.schedulers.stopping import StoppingScheduler
 from eenet.schedulers.thresholds import GeometricScheduler, JointScheduler
 from eenet.tables.costs import CostTable, standard_budgets
@@ -23,10 +25,14 @@ from eenet.tables.table import ExitTable
 
 _Trial: TypeAlias = tuple[str, Int[np.ndarray, " row"], Replayer, Dial]
 
-_MANY = 1000  # samples from which on optimal stopping does not overfit
-_COMBINING = 0.5  # standard errors by which the ensemble must help, with fewer
+_MANY = 1000  # samples from which on optimal stopping does what joint thresholds do, and matrices can be fitted
 _ROWS = 10_000  # samples the choice is made on at most
 _ENTRIES = 10_000_000  # numbers in their outputs at most
+_COARSE: dict[type[Scheduler], dict[str, int]] = {
+    GeometricScheduler: {"targets": 41},
+    JointScheduler: {"multipliers": 20},
+    StoppingScheduler: {"multipliers": 40},
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Choice:
 
     Attributes:
         name: Of the contender chosen.
-        contenders: All, the simplest first.
+        contenders: All that were tried, the simplest first.
         reason: In a sentence.
         pays: The smallest standard budget with the largest utility on held-out samples, above which nothing is spent;
             infinite where utility still rises at the largest one, and below 1,000 samples, where that is chance.
@@ -66,41 +72,41 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoScheduler(Scheduler):
-    """Chooses between confidence, margin, joint thresholds and optimal stopping, each with and without an ensemble.
+    """Chooses between confidence, margin, joint thresholds and optimal stopping, with or without an ensemble.
 
-    All are fitted on part of the table and judged on the rest, in turn (cross-validation), at the ten standard budgets
-    and at equal realised cost; the one chosen is fitted on the whole table, and the dial's ``reason`` says why.
+    Exits are combined by `fit_ensemble` where that makes the labels of held-out samples likelier, over all exits, and
+    changes answers. Then each scheduler is fitted on part of the table and judged on the rest, in turn
+    (cross-validation), at the ten standard budgets and at equal realised cost. Of those within ``tolerance`` standard
+    errors of the best the simplest is taken: the order is confidence, margin, joint thresholds, optimal stopping.
 
-    From 1,000 samples on, optimal stopping is taken, alone, with the ensemble, or with the matrices of `fit_matrix`
-    (where classes are few and matrices pay), whichever did best, unless another is better by more than ``margin``
-    standard errors of the difference. With fewer samples it overfits: whether the ensemble helps is then judged by all
-    schedulers together, and of those within ``tolerance`` standard errors of the best, with it or without, the simplest
-    is taken. With fewer than 50 there is nothing to choose by, and the simplest is taken.
+    From 1,000 samples on there are no joint thresholds, which optimal stopping replaces, but, where exits are combined
+    and classes are few, optimal stopping on the matrices of `fit_matrix`; and no more is spent than pays: the dial
+    stops at the budget with the largest held-out utility. With fewer than 50 there is nothing to choose by, and the
+    simplest is taken.
 
-    From 1,000 samples on, no more is spent than pays: the dial stops at the budget with the largest held-out utility.
-
-    Where labels are unknown, or a transform is there already, there are no ensembles. On tables of features,
-    confidences are tried that are the names of columns, and optimal stopping.
+    The one chosen is fitted on the whole table, and the dial's ``reason`` says why. Where labels are unknown, or a
+    transform is there already, there is no ensemble. On tables of features, confidences are tried that are the names of
+    columns, and optimal stopping.
 
     Attributes:
         folds: Of the cross-validation.
-        tolerance: Standard errors within which a simpler scheduler is preferred, below 1,000 samples.
-        margin: Standard errors by which another must be better than optimal stopping, from 1,000 samples on.
+        tolerance: Standard errors of the difference within which a simpler scheduler is preferred.
         progress: Called with what was just tried, how many trials are done and how many there are.
     """
 
     folds: int = 5
-    tolerance: float = 1.0
-    margin: float = 2.0
+    tolerance: float = 0.5
     progress: Callable[[str, int, int], None] | None = field(default=None, repr=False, compare=False)
-    at_least: ClassVar[dict[str, float]] = {"folds": 2, "tolerance": 0, "margin": 0}
+    at_least: ClassVar[dict[str, float]] = {"folds": 2, "tolerance": 0}
 
     def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
-        choice = self.choose(table)
+        fits = _Fits(table, self.folds, self.seed)
+        choice = self._choose(fits)
         name, _, combined = choice.name.partition("+")
         scheduler = self._schedulers(table)[name]
         if combined == "matrix":
-            dial = _matrix_dial(scheduler, table, budgets, self.seed)
+            fitted = fits.matrix if fits.part is table else fit_matrix(table, self.seed)
+            dial = _matrix_dial(scheduler, fitted, table, budgets)
         elif combined:
             together = fit_ensemble(table, self.seed)
             dial = transformed_dial(together, scheduler.dial(table.transformed(together), budgets))
@@ -112,35 +118,24 @@ class AutoScheduler(Scheduler):
         """Return which scheduler suits the table, and why; arguments and errors are those of `Scheduler.sweep`."""
         table = table.with_costs(costs)
         table.require_utility("fitting AutoScheduler")
+        return self._choose(_Fits(table, self.folds, self.seed))
+
+    def _choose(self, fits: _Fits) -> Choice:
+        table = fits.table
         if table.num_samples < max(LEAST_SAMPLES, self.folds):
             name = next(iter(self._schedulers(table)))
             return Choice(name, (), f"{name}: {table.num_samples} samples are not enough to choose by.")
-        found = self._held_out(table)
+        found = self._held_out(fits)
         scores = {name: one.parts for name, one in found.items()}
-        areas = {name: float(score.mean()) for name, score in scores.items()}
-        best = max(areas, key=lambda name: areas[name])
-        contenders = [Contender(name, area, *_behind(scores[best], scores[name])) for name, area in areas.items()]
-        start = max((name for name in areas if name.startswith("stopping")), key=lambda name: areas[name], default="")
-        if start and table.num_samples >= _MANY:
-            lead, noise = _behind(scores[best], scores[start])
-            name = best if lead > self.margin * noise else start
-        else:
-            name, best = self._simplest(_worth_combining(scores))
+        best = max(scores, key=lambda name: float(scores[name].mean()))
+        contenders = [Contender(name, float(one.mean()), *_behind(scores[best], one)) for name, one in scores.items()]
+        name = next(one.name for one in contenders if one.deficit <= self.tolerance * one.noise)
         peak, budgets = int(found[name].earned.argmax()), standard_budgets(table.require_costs())
         pays = budgets[peak] if table.num_samples >= _MANY and peak < len(budgets) - 1 else math.inf
         reason = _reason(name, contenders, best)
         if pays < math.inf:
             reason += f" More than {pays:.4g} {table.require_costs().unit} brought nothing, and is not spent."
         return Choice(name, tuple(contenders), reason, pays)
-
-    def _simplest(self, scores: Mapping[str, Float64[np.ndarray, " sample"]]) -> tuple[str, str]:
-        """Return the simplest contender within ``tolerance`` standard errors of the best, and the best."""
-        best = max(scores, key=lambda name: float(scores[name].mean()))
-        for name, score in scores.items():
-            lead, noise = _behind(scores[best], score)
-            if lead <= self.tolerance * noise:
-                return name, best
-        return best, best
 
     def _schedulers(self, table: ExitTable) -> dict[str, Scheduler]:
         """Return what can be fitted on a table, the simplest first."""
@@ -152,53 +147,87 @@ class AutoScheduler(Scheduler):
         }
         return {name: one for name, one in schedulers.items() if not one.unsuited(table)}
 
-    def _held_out(self, table: ExitTable) -> dict[str, HeldOut]:
-        """Return what each contender earns on held-out samples, the simplest contender first."""
-        table = sampled(table, min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_columns))), self.seed)
-        costs = table.require_costs()
-        budgets = standard_budgets(costs)
-        return held_out(table, self._reported(self._trials(table, budgets), table), budgets)
+    def _coarse(self, table: ExitTable) -> dict[str, Scheduler]:
+        """Return those that are tried, with fewer candidates to find policies among: enough to choose by."""
+        tried = self._schedulers(table)
+        if table.num_samples >= _MANY:
+            tried.pop("joint", None)
+        return {name: replace(one, **_COARSE[type(one)]) for name, one in tried.items()}
 
-    def _reported(self, trials: Iterable[_Trial], table: ExitTable) -> Iterator[_Trial]:
-        tries = len(self._schedulers(table)) * self.folds * (2 if table.combinable else 1)
-        tries += self.folds * self._tries_matrix(table)
+    def _held_out(self, fits: _Fits) -> dict[str, HeldOut]:
+        """Return what each contender earns on held-out samples, the simplest contender first."""
+        budgets = standard_budgets(fits.table.require_costs())
+        return held_out(fits.part, self._reported(self._trials(fits, budgets), fits), budgets)
+
+    def _reported(self, trials: Iterable[_Trial], fits: _Fits) -> Iterator[_Trial]:
+        tries = self.folds * (len(self._coarse(fits.part)) + self._tries_matrix(fits))
         for i, trial in enumerate(trials):
             yield trial
             if self.progress is not None:
                 self.progress(trial[0], i + 1, tries)
 
-    def _trials(self, table: ExitTable, budgets: tuple[float, ...]) -> Iterator[_Trial]:
+    def _trials(self, fits: _Fits, budgets: tuple[float, ...]) -> Iterator[_Trial]:
         """Yield every fold's contenders: name, held-out rows, their replayer, and the dial fitted on the other rows."""
-        fold = folds_of(table.num_samples, self.folds, self.seed)
+        table, fold, schedulers = fits.part, fits.fold, self._coarse(fits.part)
         for f in range(self.folds):
-            rows, rest = np.flatnonzero(fold == f), table.select(fold != f)
-            replayer = Replayer(table.select(rows))
-            views = [("", rest, replayer)]
-            if table.combinable:
-                together = fit_ensemble(rest, self.seed)
-                views.append(("+ensemble", rest.transformed(together), replayer.transformed(together)))
-            for suffix, part, judge in views:
-                for name, scheduler in self._schedulers(table).items():
-                    yield name + suffix, rows, judge, scheduler.dial(part, budgets)
-        if not self._tries_matrix(table):
+            rows, rest, suffix = np.flatnonzero(fold == f), table.select(fold != f), ""
+            judge, together = Replayer(table.select(rows)), fits.ensembles[f] if fits.ensembles else None
+            if fits.combined and together is not None:
+                rest, judge, suffix = rest.transformed(together), judge.transformed(together), "+ensemble"
+            for name, scheduler in schedulers.items():
+                if isinstance(scheduler, StoppingScheduler):
+                    yield name + suffix, rows, judge, scheduler.dial_knowing(together, rest)
+                else:
+                    yield name + suffix, rows, judge, scheduler.dial(rest, budgets)
+        if not self._tries_matrix(fits):
             return
-        fitted = fit_matrix(table, self.seed)
-        scheduler, known = self._schedulers(table)["stopping"], fitted.held_out
-        for f in range(self.folds if min(fitted.penalties) < math.inf else 0):
+        known = fits.matrix.held_out
+        for f in range(self.folds):
             rows = np.flatnonzero(fold == f)
-            dial = scheduler.dial(known.select(fold != f), budgets)
+            dial = schedulers["stopping"].dial(known.select(fold != f), budgets)
             yield "stopping+matrix", rows, Replayer(known.select(rows)), dial
 
-    def _tries_matrix(self, table: ExitTable) -> bool:
-        return table.num_samples >= _MANY and suits_matrix(table) and "stopping" in self._schedulers(table)
+    def _tries_matrix(self, fits: _Fits) -> bool:
+        suits = fits.part.num_samples >= _MANY and fits.combined and suits_matrix(fits.part)
+        return suits and min(fits.matrix.penalties) < math.inf
 
 
-def _matrix_dial(scheduler: Scheduler, table: ExitTable, budgets: tuple[float, ...], seed: int) -> Dial:
+class _Fits:
+    """The transforms of a table, each fitted once, and the part of the table that the choice is made on."""
+
+    def __init__(self, table: ExitTable, folds: int, seed: int) -> None:
+        most = min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_columns)))
+        self.table, self.part, self.seed = table, sampled(table, most, seed), seed
+        self.fold = folds_of(self.part.num_samples, folds, seed)
+
+    @cached_property
+    def ensembles(self) -> list[Ensemble]:
+        """Fitted on the part without each fold; none where exits cannot be combined."""
+        return fold_ensembles(self.part, self.fold) if self.part.combinable else []
+
+    @cached_property
+    def combined(self) -> bool:
+        """Whether the ensembles make the labels of samples they have not seen likelier, and change answers.
+
+        Likelihood has far less noise than utility: a few hundred samples tell.
+        """
+        if not self.ensembles:
+            return False
+        together = held_out_by(self.ensembles, self.fold, self.part)
+        alone, changed = (table.require_utility("combining exits") for table in (self.part, together))
+        return likelihood(together) > likelihood(self.part) and not np.array_equal(alone, changed)
+
+    @cached_property
+    def matrix(self) -> MatrixFit:
+        """Fitted on the part."""
+        return fit_matrix_knowing(self.ensembles, self.fold, self.part, self.seed)
+
+
+def _matrix_dial(scheduler: Scheduler, fitted: MatrixFit, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
     """Return a dial on the exits' combination by matrices, fitted on what these say of samples they have not seen.
 
     The matrices look surer on the table itself, so policies may cost something else there: the larger cost counts.
     """
-    fitted = fit_matrix(table, seed)
     dial = scheduler.dial(fitted.held_out, budgets)
     deployed = Replayer(table.transformed(fitted.transform))
     found = [
@@ -206,21 +235,6 @@ def _matrix_dial(scheduler: Scheduler, table: ExitTable, budgets: tuple[float, .
         for cost, utility, policy in zip(dial.fit_costs, dial.fit_utilities, dial.policies, strict=True)
     ]
     return transformed_dial(fitted.transform, Dial.of_candidates(found, dial.costs, dial.seed))
-
-
-def _worth_combining(
-    scores: Mapping[str, Float64[np.ndarray, " sample"]],
-) -> dict[str, Float64[np.ndarray, " sample"]]:
-    """Return the contenders with the ensemble, or those without: whether it helps is judged by all schedulers together.
-
-    That tells more than the best one alone, of which a few hundred samples cannot say.
-    """
-    gains = [scores[f"{name}+ensemble"] - score for name, score in scores.items() if f"{name}+ensemble" in scores]
-    if not gains:
-        return dict(scores)
-    lead, noise = _behind(np.mean(gains, axis=0), np.zeros(len(gains[0])))
-    combined = lead > _COMBINING * noise
-    return {name: score for name, score in scores.items() if ("+" in name) == combined}
 
 
 def _behind(first: Float64[np.ndarray, " sample"], second: Float64[np.ndarray, " sample"]) -> tuple[float, float]:
@@ -237,6 +251,4 @@ def _reason(name: str, contenders: Sequence[Contender], best: str) -> str:
         chosen = next(one for one in contenders if one.name == name)
         gap = f"{100 * chosen.deficit:.2f} ± {100 * chosen.noise:.2f} points"
         why = f"simpler than {best} and within noise of it ({gap})"
-        if name.startswith("stopping"):
-            why = f"the best on most tables, and {best} is not better by more than noise ({gap})"
     return f"{name}: {why}. Held-out utility over the standard budgets, in percent: {listed}."

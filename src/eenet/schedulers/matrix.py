@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -72,12 +72,37 @@ def fit_matrix(table: ExitTable, seed: int = 0, folds: int = 5) -> MatrixFit:
     """
     _check(table)
     number(folds, "folds", 2, whole=True)
+    rows = _fitted_on(table, seed)
+    fold = folds_of(len(rows), min(folds, len(rows)), seed)
+    return _fit(table, rows, fold, fold_ensembles(table.select(rows), fold), seed)
+
+
+def fit_matrix_knowing(
+    ensembles: Sequence[Ensemble], fold: Int[np.ndarray, " sample"], table: ExitTable, seed: int
+) -> MatrixFit:
+    """Return the same as `fit_matrix`, where the ensembles fitted without each fold are known."""
+    _check(table)
+    rows = _fitted_on(table, seed)
+    if len(rows) < table.num_samples:
+        return fit_matrix(table, seed, len(ensembles))
+    return _fit(table, rows, fold, ensembles, seed)
+
+
+def _fitted_on(table: ExitTable, seed: int) -> Int[np.ndarray, " row"]:
+    """Return the rows that are fitted on: all, or so many that fitting takes seconds."""
     exits, classes = table.num_exits, table.num_columns
     work = exits * (exits + 1) // 2 * classes * classes
-    rows = sampled_rows(table.num_samples, max(_LEAST, _WORK // work), seed)
-    part = table.select(rows)
-    fold = folds_of(len(rows), min(folds, len(rows)), seed)
-    alone, ensembles = fit_ensemble(table, seed), fold_ensembles(part, fold)
+    return sampled_rows(table.num_samples, max(_LEAST, _WORK // work), seed)
+
+
+def _fit(
+    table: ExitTable,
+    rows: Int[np.ndarray, " row"],
+    fold: Int[np.ndarray, " row"],
+    ensembles: Sequence[Ensemble],
+    seed: int,
+) -> MatrixFit:
+    alone, part, exits = fit_ensemble(table, seed), table.select(rows), table.num_exits
     seen = part.seen()
     found = [
         _fit_exit(seen[:, : k + 1], [one(seen[:, : k + 1]) for one in ensembles], part.labels, fold)

@@ -24,7 +24,8 @@ Costs: TypeAlias = Float[np.ndarray, " exit"] | Float[np.ndarray, "sample exit"]
 Thresholds: TypeAlias = Float32[np.ndarray, "candidate exit"]
 
 _LEAST = np.finfo(np.float32).min
-_MULTIPLIERS = 40  # Lagrange multipliers of cost, evenly spaced in their logarithm
+MULTIPLIERS = 40
+"""Lagrange multipliers of cost, evenly spaced in their logarithm."""
 _SWEEPS = 8  # rounds of coordinate ascent over all exits
 _ROUNDS = 3  # ascents, each from the best of the pool so far
 _BLOCK = 200_000  # entries of a [candidate, sample] matrix worked on at a time: they stay in the processor's cache
@@ -193,7 +194,9 @@ def frontier(cost: Float[np.ndarray, " candidate"], utility: Float[np.ndarray, "
     return hull
 
 
-def search(scores: PerExit, utility: PerExit, costs: Costs, seed: int) -> Thresholds:
+def search(
+    scores: PerExit, utility: PerExit, costs: Costs, seed: int, num_multipliers: int = MULTIPLIERS
+) -> Thresholds:
     """Return threshold vectors that trade utility for cost well, for every Lagrange multiplier of cost.
 
     For a multiplier ``lambda`` the objective ``mean u - lambda c`` is raised one threshold at a time: given the others,
@@ -204,7 +207,7 @@ def search(scores: PerExit, utility: PerExit, costs: Costs, seed: int) -> Thresh
     mean_costs = costs if costs.ndim == 1 else costs.mean(axis=0)
     pool = _starts(scores, mean_costs, seed)
     cost, gain = outcomes(scores, utility, costs, pool)
-    lambdas = multipliers(max(float(np.ptp(gain)), 1e-6), mean_costs, 100.0, _MULTIPLIERS)
+    lambdas = multipliers(max(float(np.ptp(gain)), 1e-6), mean_costs, 100.0, num_multipliers)
     ascent = _Ascent(scores, utility, costs)
     for round_ in range(_ROUNDS):
         value = gain - lambdas[:, None] * cost

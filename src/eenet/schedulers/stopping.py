@@ -17,7 +17,7 @@ from eenet.policies.policy import ScorePolicy
 from eenet.policies.replay import Replayer
 from eenet.policies.transforms import Ensemble
 from eenet.schedulers.base import Scheduler, blocks, folds_of, multipliers
-from eenet.schedulers.ensemble import fit_ensemble, held_out_ensemble, transformed_dial
+from eenet.schedulers.ensemble import fit_ensemble, held_out_ensemble, likelihood, transformed_dial
 from eenet.schedulers.search import PerExit, around_zero, frontier
 from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import standard_budgets
@@ -28,7 +28,6 @@ Solved: TypeAlias = tuple[Float64[np.ndarray, "input target"], PerTarget]
 
 _WHAT = "fitting StoppingScheduler"
 _MOST_CURVES = 64  # classes up to which each has a curve of its own
-_MULTIPLIERS = 80  # Lagrange multipliers of cost, evenly spaced in their logarithm; with half as many, rules are missed
 _BLOCK = 4096  # samples worked on at a time
 _LARGE = 10_000_000  # numbers in the columns of a regression above which they are kept in float32
 _SHARED = 0.1  # penalty on what all classes share, as a part of the ridge: it is better known than each class's own
@@ -63,6 +62,8 @@ class StoppingScheduler(Scheduler):
         folds: Of the cross-fitting.
         ridge: Penalty on the weights of what is made of probabilities, in samples; on those of features 100 times that,
             as if each had variance 1.
+        multipliers: Lagrange multipliers of cost that rules are fitted for, evenly spaced in their logarithm; with
+            half as many, some rules are missed.
 
     Raises:
         TableError: On fitting: the table has 1 sample only.
@@ -75,19 +76,20 @@ class StoppingScheduler(Scheduler):
     ensemble: bool = True
     folds: int = 5
     ridge: float = 1.0
-    at_least: ClassVar[dict[str, float]] = {"folds": 2}
+    multipliers: int = 80
+    at_least: ClassVar[dict[str, float]] = {"folds": 2, "multipliers": 2}
     positive = ("ridge",)
 
     def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
         if table.num_samples < 2:
             raise TableError("table of 1 sample is too small: stopping holds samples out in turn. Give at least 2.")
         if isinstance(table.transform, Ensemble):
-            return self._dial(table, table.transform)
+            return self.dial_knowing(table.transform, table)
         together = fit_ensemble(table, self.seed) if table.combinable else None
         if together is None or not (self.ensemble and self._ensemble_pays(table)):
-            return self._dial(table, together)
+            return self.dial_knowing(together, table)
         combined = table.transformed(together)
-        return transformed_dial(together, self._dial(combined, together))
+        return transformed_dial(together, self.dial_knowing(together, combined))
 
     def _ensemble_pays(self, table: ExitTable) -> bool:
         """Return whether held-out ensembles raise both the likelihood of the labels and what the rule reaches.
@@ -95,7 +97,7 @@ class StoppingScheduler(Scheduler):
         Likelihood has little noise: without it, an ensemble with nothing to combine is often kept by chance.
         """
         alone, together = held_out_ensemble(table, self.folds, self.seed)
-        if _likelihood(together) <= _likelihood(alone):
+        if likelihood(together) <= likelihood(alone):
             return False
         reached = []
         for part in (alone, together):
@@ -106,10 +108,15 @@ class StoppingScheduler(Scheduler):
         return bool(reached[1] > reached[0])
 
     def _induce(self, table: ExitTable, expected: PerExit) -> Induced:
-        return induce(table, expected, state=suited_state(table), folds=self.folds, ridge=self.ridge, seed=self.seed)
+        state, lambdas = suited_state(table), _lambdas(table, expected, self.multipliers)
+        return induce(table, expected, lambdas, state=state, folds=self.folds, ridge=self.ridge, seed=self.seed)
 
-    def _dial(self, table: ExitTable, together: Ensemble | None) -> Dial:
-        """Return the rules that pay for their cost on held-out samples, at the cost they really have."""
+    def dial_knowing(self, together: Ensemble | None, table: ExitTable) -> Dial:
+        """Return the rules that pay for their cost on held-out samples, at the cost they really have.
+
+        ``together`` is what `fit_ensemble` makes of the table, None where exits cannot be combined; it says what
+        answers are worth, and gives none.
+        """
         induced, replayer = self._induce(table, _expected_utility(table, together)), Replayer(table)
         kind, columns = suited_state(table).kind, table.num_columns
         zero = np.where(np.arange(table.num_exits) < table.num_exits - 1, 0.0, -math.inf)
@@ -133,12 +140,6 @@ def suited_state(table: ExitTable) -> StoppingState:
     if not table.has_classes:
         return StoppingState("features")
     return StoppingState("curved" if table.num_columns <= _MOST_CURVES else "summed")
-
-
-def _likelihood(table: ExitTable) -> float:
-    """Return the mean log-probability of the labels over all exits."""
-    right = [np.take_along_axis(table.seen(rows), table.labels[rows, None, None], axis=2) for rows in table.chunks()]
-    return float(np.maximum(np.concatenate(right), -100.0).mean(dtype=np.float64))
 
 
 def _expected_utility(table: ExitTable, together: Ensemble | None) -> Float64[np.ndarray, "sample exit"]:
@@ -173,9 +174,16 @@ class Induced(NamedTuple):
 
 
 def induce(
-    table: ExitTable, expected: PerExit, *, state: StoppingState, folds: int, ridge: float, seed: int
+    table: ExitTable,
+    expected: PerExit,
+    lambdas: Float64[np.ndarray, " multiplier"],
+    *,
+    state: StoppingState,
+    folds: int,
+    ridge: float,
+    seed: int,
 ) -> Induced:
-    """Return stopping rules for many multipliers of cost.
+    """Return stopping rules for many multipliers of cost, ``lambdas``.
 
     At exit ``k`` the value of going on minus that of leaving is regressed on the state, by ridge regression, for all
     multipliers at once. The value of going on is what the rule fitted for the later exits realised on samples it had
@@ -190,7 +198,6 @@ def induce(
     order = np.argsort(fold, kind="stable")  # so that the samples of a fold are neighbours
     expected, costs, utility = expected[order], table.leaving_costs[order], table.require_utility(_WHAT)[order]
     ends = np.bincount(fold).cumsum().tolist()
-    lambdas = _lambdas(table, expected)
     penalty = _penalty(state, table.num_columns, ridge)
     width = len(penalty) - 1
     weight, bias = np.zeros((len(lambdas), exits - 1, width)), np.zeros((len(lambdas), exits - 1))
@@ -218,9 +225,9 @@ def induce(
     )
 
 
-def _lambdas(table: ExitTable, expected: PerExit) -> Float64[np.ndarray, " multiplier"]:
+def _lambdas(table: ExitTable, expected: PerExit, count: int) -> Float64[np.ndarray, " multiplier"]:
     gain = max(float(np.ptp(expected.mean(axis=0))), 1e-3)
-    return multipliers(gain, np.array(table.require_costs().cumulative), 30.0, _MULTIPLIERS)
+    return multipliers(gain, np.array(table.require_costs().cumulative), 30.0, count)
 
 
 def _columns(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -12,10 +13,18 @@ from eenet.policies.dial import Dial
 from eenet.policies.replay import Replayer
 from eenet.policies.scorers import ColumnScorer, Confidence, ConfidenceScorer, Scorer, confidence_scorer
 from eenet.schedulers.base import Scheduler
-from eenet.schedulers.search import frontier, geometric_shares, outcomes, search, thresholds_for_shares
+from eenet.schedulers.search import (
+    MULTIPLIERS,
+    frontier,
+    geometric_shares,
+    outcomes,
+    search,
+    thresholds_for_shares,
+)
 from eenet.tables.table import ExitTable
 
-_TARGETS = 201  # mean costs at which geometric proportions are solved; between them policies are mixed
+TARGETS = 201
+"""Mean costs at which geometric proportions are solved; between them policies are mixed."""
 
 
 def any_scorer(table: ExitTable) -> Scorer:
@@ -48,28 +57,29 @@ def geometric_dial(
     *,
     base: Float[np.ndarray, " exit"] | None = None,
     steps: Float[np.ndarray, " exit"] | None = None,
+    targets: int = TARGETS,
 ) -> Dial:
     """Return a dial of a scorer whose exit shares form a geometric progression.
 
     ``base`` are the shares that the progression tilts (default: equal ones), ``steps`` its exponents (default: the
-    numbers of the exits).
+    numbers of the exits), ``targets`` the number of mean costs at which it is solved.
     """
     replayer, costs = Replayer(table), np.array(table.require_costs().cumulative)
-    shares = geometric_shares(np.linspace(costs[0], costs[-1], _TARGETS), costs, base, steps)
+    shares = geometric_shares(np.linspace(costs[0], costs[-1], targets), costs, base, steps)
     thresholds = thresholds_for_shares(replayer.scores(scorer), shares)
     thresholds[0, :-1] = -math.inf  # the ends exactly: everybody leaves first, everybody stays to the last
     thresholds[-1, :-1] = math.inf
     return threshold_dial(scorer, replayer, thresholds, seed)
 
 
-def joint_dial(scorer: Scorer, table: ExitTable, seed: int) -> Dial:
-    """Return a dial of a scorer whose thresholds are searched jointly.
+def joint_dial(scorer: Scorer, table: ExitTable, seed: int, multipliers: int = MULTIPLIERS) -> Dial:
+    """Return a dial of a scorer whose thresholds are searched jointly, for so many Lagrange multipliers of cost.
 
     Only the concave frontier is kept, so the dial ends where spending more bought nothing on the fitting data.
     """
     replayer, costs = Replayer(table), realised_costs(table)
     scores, utility = replayer.scores(scorer), table.require_utility("fitting thresholds")
-    thresholds = search(scores, utility, costs, seed)
+    thresholds = search(scores, utility, costs, seed, multipliers)
     kept = frontier(*outcomes(scores, utility, costs, thresholds))
     return threshold_dial(scorer, replayer, thresholds[kept], seed)
 
@@ -99,12 +109,18 @@ class ConfidenceScheduler(Scheduler):
 class GeometricScheduler(ConfidenceScheduler):
     """Leaves by a confidence, with exit shares in geometric progression ``P_k ~ rho^k`` that spend the whole budget.
 
+    Attributes:
+        targets: Mean costs at which the progression is solved, at equal distances; between them policies are mixed.
+
     Source:
         MSDNet (Huang et al., ICLR 2018); BranchyNet (Teerapittayanon et al., ICPR 2016) for the entropy.
     """
 
+    targets: int = TARGETS
+    at_least: ClassVar[dict[str, float]] = {"targets": 2}
+
     def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
-        return geometric_dial(self.scorer(table), table, self.seed)
+        return geometric_dial(self.scorer(table), table, self.seed, targets=self.targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +129,13 @@ class JointScheduler(ConfidenceScheduler):
 
     On the fitting data a larger budget never lowers utility. The policy may stay below a budget where spending more
     bought nothing.
+
+    Attributes:
+        multipliers: Lagrange multipliers of cost that thresholds are searched for.
     """
 
+    multipliers: int = MULTIPLIERS
+    at_least: ClassVar[dict[str, float]] = {"multipliers": 2}
+
     def dial(self, table: ExitTable, budgets: tuple[float, ...]) -> Dial:
-        return joint_dial(self.scorer(table), table, self.seed)
+        return joint_dial(self.scorer(table), table, self.seed, self.multipliers)
