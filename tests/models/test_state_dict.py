@@ -238,7 +238,7 @@ def test_files_of_version_0_1_load(name, form, assign):
 
 
 def test_an_old_file_of_two_truths_is_refused():
-    model, inputs, attached = attached_copy("conv")
+    attached = attached_copy("conv")[2]
     state = {key: value.clone() for key, value in old_names(attached).items()}
     state["stages.0.weights.stem.weight"] += 1
     with pytest.raises(RuntimeError, match=r"whole\.model\.stem\.weight .*several names.*Keep the entry that is right"):
@@ -266,7 +266,7 @@ def test_old_files_of_models_with_closed_exits_and_of_cascades():
 
 
 def test_inside_another_module():
-    model, inputs, attached = attached_copy("conv")
+    _, inputs, attached = attached_copy("conv")
     outer = nn.ModuleDict({"net": attached, "more": nn.Linear(2, 2)})
     assert set(outer.state_dict()) == {f"net.{key}" for key in attached.state_dict()} | {"more.weight", "more.bias"}
     state = {key: value.clone() for key, value in scramble(outer).state_dict().items()}
