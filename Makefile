@@ -6,8 +6,9 @@ OUT     ?= eenet-demo
 VENV    := .venv
 BIN     := $(VENV)/bin
 DEV     := $(VENV)/.installed-dev
-DOCS    := $(VENV)/.installed-docs
 BARE    := .venv-no-torch
+# Modules are compiled when they are first imported: most of what libraries bring never is.
+INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-no-torch test-extras lint format docs clean
@@ -29,11 +30,7 @@ $(BIN)/python:
 
 # One installation serves every target; the stamps depend on what decides it, so a second call reuses it.
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $@
-
-$(DOCS): pyproject.toml constraints.txt $(DEV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python $(INSTALL) --editable '.[dev,docs]'
 	@touch $@
 
 demo: $(DEV)
@@ -48,7 +45,7 @@ test-slow: $(DEV)
 # The package is installed as users install it; a change of its files installs it again.
 $(BARE)/.installed: pyproject.toml constraints.txt README.md $(shell find src -name '*.py')
 	$(PYTHON) -m venv $(BARE)
-	$(BARE)/bin/python -m pip install --quiet --constraint constraints.txt '.[onnx,report]' pytest
+	$(BARE)/bin/python $(INSTALL) '.[onnx,report]' pytest
 	@touch $@
 
 test-no-torch: $(DEV) $(BARE)/.installed
@@ -68,7 +65,7 @@ format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(DOCS)
+docs: $(DEV)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:

@@ -4,6 +4,7 @@ Where PyTorch is not installed, the test files that need it are left out.
 """
 
 import ast
+import gc
 import importlib
 import os
 import sys
@@ -14,6 +15,8 @@ from types import ModuleType
 
 from jaxtyping import config, install_import_hook
 
+for _library in ("OMP", "OPENBLAS", "MKL"):  # before NumPy: the other cores are the other test processes'
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 install_import_hook("eenet", "typechecking.check")  # before the first import of eenet, so that every module is checked
 
 import numpy as np  # noqa: E402
@@ -30,6 +33,13 @@ def pytest_configure() -> None:
     """Leave the other cores to the other test processes."""
     if torch is not None:
         torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the hundreds of thousands of objects of modules and tests, which all stay."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eenet.cli import main
+from eenet.cli import main, names
 from eenet.models.weights import save_tensors
 from eenet.tables.files import write_json
 
@@ -62,6 +62,13 @@ def made_run(folder: Path, recipe: str, state: dict[str, Any], budget: str = "60
 def piped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Print as into a pipe, however wide the terminal of whoever runs the tests."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture
+def few_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare a few policies by default, which are fitted in no time, in place of all there are."""
+    few = ("max_prob", "patience", "vote", "ztw")
+    monkeypatch.setattr(names, "POLICIES", {name: names.POLICIES[name] for name in few})
 
 
 @pytest.fixture

@@ -260,7 +260,7 @@ def bert(here):
 TEXTS = ("attach", "hf:bert", "--input", "12", "--exits", "2", "--data", "texts.csv", "--out", "run", "-q")
 
 
-def test_texts_are_data(eenet, bert):
+def test_texts_are_data(eenet, bert, monkeypatch):
     learn = ("--epochs", "6", "--batch-size", "8", "--lr", "0.01", "--head-lr", "0.01")
     ran = eenet(*TEXTS, "--columns", "verdict,text", *learn)
     assert ran.code == 0 and "Trained hf:bert with 2 exits" in ran.stdout, ran.stderr
@@ -277,11 +277,13 @@ def test_texts_are_data(eenet, bert):
         for row in range(12):
             alone = opened.model(test.inputs(slice(row, row + 1)))
             assert all(torch.allclose(a[row], b[0], atol=1e-5) for a, b in zip(whole, alone, strict=True))
-    value = eenet("record", "run", "--split", "val", "--out", "val.npz", "--json", "-q").value
-    assert value["num_samples"] == 24 and value["utility"][-1] > 0.9
-    assert eenet("fit", "val.npz", "-b", "80%", "-p", "max_prob", "--out", "policy", "-q").code == 0
-    ran = eenet("run", "run", "--policy", "policy", "split:test", "--json", "-q").value
-    assert ran["accuracy"] > 0.9
+    with monkeypatch.context() as patch:  # opened once: recording the model takes most of the time
+        patch.setattr("eenet.experiments.recipes.open_run", lambda *_, **__: opened)
+        value = eenet("record", "run", "--split", "val", "--out", "val.npz", "--json", "-q").value
+        assert value["num_samples"] == 24 and value["utility"][-1] > 0.9
+        assert eenet("fit", "val.npz", "-b", "80%", "-p", "max_prob", "--out", "policy", "-q").code == 0
+        ran = eenet("run", "run", "--policy", "policy", "split:test", "--json", "-q").value
+        assert ran["accuracy"] > 0.9
     wanted = ran["samples"]
     vocabulary = list(json.loads((bert / "run" / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"])
     rows = [[vocabulary[token] for token in row if token > 3] for row in inputs["input_ids"].tolist()]

@@ -122,6 +122,7 @@ def test_utility_means_nothing_where_samples_have_labels(eenet, tmp_path):
     assert ran.code == 2 and "utility" in ran.stderr and not (tmp_path / "a.npz").exists()
 
 
+@pytest.mark.usefixtures("few_policies")
 def test_tables_without_labels_are_compared_without_what_needs_them(eenet, tmp_path):
     for name, seed in (("val", 0), ("test", 1)):
         utility = np.random.default_rng(seed).random((200, 3)).astype(np.float32)

@@ -15,6 +15,7 @@ from eenet.cli.output import Output, percent, plain
 from eenet.errors import InputError
 from eenet.experiments.zoo import tiny_cnn
 from eenet.report.sections import Table
+from eenet.running.engines import programs
 from eenet.schedulers import Scheduler
 
 
@@ -46,11 +47,14 @@ def test_help_and_version(eenet):
     assert "compare" in eenet().stdout
 
 
-def test_every_name_makes_its_object():
+def test_every_name_makes_its_object(monkeypatch):
     for name in names.POLICIES:
         assert isinstance(names.scheduler(name, 3), Scheduler) and names.scheduler(name, 3).seed == 3
+    model, inputs = tiny_cnn(exits=2).eval(), torch.randn(2, 1, 8, 8)
+    graphs = programs._programs(model, inputs, whole=True)  # exporting takes most of the time: once for both
+    monkeypatch.setattr(programs, "_programs", lambda *_, **__: graphs)
     for name in ("eager", "onnxruntime", "openvino"):  # compiling takes its time and has tests of its own
-        assert names.engine(name, tiny_cnn(exits=2), torch.randn(2, 1, 8, 8)).name == name
+        assert names.engine(name, model, inputs).name == name
     assert set(names.ENGINES) == {"eager", "onnxruntime", "openvino", "compiled"}
 
 

@@ -59,6 +59,7 @@ def test_compare_holds_policies_to_what_pays_on_request(eenet, tables):
     assert any("spends at most" in note for note in held["notes"]) == (costs[0] != costs[1])
 
 
+@pytest.mark.usefixtures("few_policies")
 def test_compare_by_default_leaves_out_what_a_utility_of_ones_own_does_not_suit(eenet, write_table):
     worth = np.random.default_rng(0).uniform(size=(200, 3))
     sides = (write_table(f"{name}.npz", seed=seed, utility=worth) for seed, name in enumerate(("val", "test")))
@@ -124,7 +125,7 @@ def test_splits_give_deviations(eenet, tables):
 
 def test_the_same_seed_gives_the_same_numbers(eenet, tables):
     def numbers(seed: int) -> list[float]:
-        words = ("-b", "60%", "-p", "eenet", "--splits", "2", "--seed", seed, "--json")
+        words = ("-b", "60%", "-p", "stopping", "--splits", "2", "--seed", seed, "--json")
         return [row["test_utility"] for row in eenet("compare", *tables, *words).value["rows"]]
 
     assert numbers(3) == numbers(3)

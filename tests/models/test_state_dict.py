@@ -1,11 +1,12 @@
 """Saving and loading models with exits: every tensor once, shared again afterwards, older files understood."""
 
 import copy
+import functools
 from collections import UserDict
 
 import pytest
 import torch
-from foreign import FAMILIES, Convolutional, check_attached, run_dropping
+from foreign import FAMILIES, attached_copy, check_attached, run_dropping
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
@@ -59,8 +60,7 @@ def old_names(model):
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_attached_models_have_the_names_of_the_original_and_of_the_heads(name):
-    model, inputs = FAMILIES[name]()
-    attached = attach(model.eval(), inputs, exits=3)
+    model, _, attached = attached_copy(name)
     names = set(attached.state_dict())
     heads = {f"heads.{key}" for key in attached.heads.state_dict()}
     assert names == original_names(model) | heads
@@ -77,8 +77,8 @@ def _is_parameter(model, name):
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_any_saver_brings_it_back_into_a_model_attached_anew(name, tmp_path):
-    model, inputs = FAMILIES[name]()
-    attached, path = attach(model.eval(), inputs, exits=3).eval(), tmp_path / "model"
+    _, inputs, attached = attached_copy(name)
+    path = tmp_path / "model"
     other = attach(FAMILIES[name]()[0].eval(), inputs, exits=3)
 
     def torchs():
@@ -105,11 +105,9 @@ def test_any_saver_brings_it_back_into_a_model_attached_anew(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["conv", pytest.param("tokens", marks=pytest.mark.slow)])
 def test_assigned_tensors_stay_shared(name):
-    model, inputs = FAMILIES[name]()
-    attached = scramble(attach(model.eval(), inputs, exits=3).eval())
-    state = {key: value.clone() for key, value in attached.state_dict().items()}
-    original = FAMILIES[name]()[0].eval()
-    other = attach(original, inputs, exits=3)
+    _, inputs, attached = attached_copy(name)
+    state = {key: value.clone() for key, value in scramble(attached).state_dict().items()}
+    original, _, other = attached_copy(name)
     frozen = next(other.whole.parameters()).requires_grad_(False)
     other.load_state_dict(state, assign=True)
     assert next(other.whole.parameters()) is not frozen and not next(other.whole.parameters()).requires_grad
@@ -122,8 +120,7 @@ def test_assigned_tensors_stay_shared(name):
 
 
 def test_copies_and_conversions_stay_shared():
-    model, inputs = FAMILIES["conv"]()
-    attached = attach(model.eval(), inputs, exits=3)
+    model, inputs, attached = attached_copy("conv")
     for twin in (copy.deepcopy(attached), copy.deepcopy(attached).to("meta").to_empty(device="cpu")):
         twin.load_state_dict(attached.state_dict())
         assert list(twin.state_dict()) == list(attached.state_dict())
@@ -157,19 +154,25 @@ def masked_bert():
     return transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=50, **sizes))
 
 
+@functools.cache
+def made(make):
+    """Return a model with exits, made once: recording it takes most of the time."""
+    return attach(make().eval(), FAMILIES["tokens"]()[1], exits=3).eval()
+
+
 @pytest.mark.parametrize(
     ("make", "assign"),
     [(Tied, False), (Tied, True), *(pytest.param(masked_bert, one, marks=pytest.mark.slow) for one in (False, True))],
 )
 def test_tied_weights_are_saved_once_and_tied_again(make, assign, tmp_path):
     _, inputs = FAMILIES["tokens"]()
-    attached = scramble(attach(make().eval(), inputs, exits=3).eval())
+    attached = scramble(copy.deepcopy(made(make)))
     check_once(attached)
     assert set(attached.state_dict()) < original_names(attached.whole.model) | {
         f"heads.{key}" for key in attached.heads.state_dict()
     }
     save_file(attached.state_dict(), tmp_path / "model")
-    other = attach(make().eval(), inputs, exits=3)
+    other = copy.deepcopy(made(make))
     other.load_state_dict(load_file(tmp_path / "model"), assign=assign)
     check_same(attached, other, inputs)
     for model in (attached, other):
@@ -199,8 +202,7 @@ def test_a_plain_model_has_the_names_of_its_modules():
 
 
 def test_partial_dictionaries():
-    model, inputs = FAMILIES["conv"]()
-    attached = attach(model.eval(), inputs, exits=3)
+    model, inputs, attached = attached_copy("conv")
     before = {key: value.clone() for key, value in attached.state_dict().items()}
     weight = torch.full_like(model.classify.weight, 2.0)
     missing, unexpected = attached.load_state_dict({"whole.model.classify.weight": weight, "odd": weight}, strict=False)
@@ -222,23 +224,21 @@ def test_partial_dictionaries():
     [("conv", "all", False), pytest.param("tokens", "safetensors", True, marks=pytest.mark.slow)],
 )
 def test_files_of_version_0_1_load(name, form, assign):
-    model, inputs = FAMILIES[name]()
-    attached = scramble(attach(model.eval(), inputs, exits=3).eval())
-    state = {key: value.clone() for key, value in old_names(attached).items()}
+    _, inputs, attached = attached_copy(name)
+    state = {key: value.clone() for key, value in old_names(scramble(attached)).items()}
     if form == "safetensors":  # kept one name of each tensor, the first in the alphabet
         kept = {}
         for key, value in sorted(old_names(attached).items()):
             kept.setdefault((value.data_ptr(), value.shape) if value.numel() else key, key)
         state = {key: state[key] for key in kept.values()}
         assert "whole.model.embed.weight" not in state
-    other = attach(FAMILIES[name]()[0].eval(), inputs, exits=3)
+    other = attached_copy(name)[2]
     other.load_state_dict(state, assign=assign)
     check_same(attached, other, inputs)
 
 
 def test_an_old_file_of_two_truths_is_refused():
-    model, inputs = FAMILIES["conv"]()
-    attached = attach(model.eval(), inputs, exits=3)
+    attached = attached_copy("conv")[2]
     state = {key: value.clone() for key, value in old_names(attached).items()}
     state["stages.0.weights.stem.weight"] += 1
     with pytest.raises(RuntimeError, match=r"whole\.model\.stem\.weight .*several names.*Keep the entry that is right"):
@@ -246,8 +246,7 @@ def test_an_old_file_of_two_truths_is_refused():
 
 
 def test_old_files_of_models_with_closed_exits_and_of_cascades():
-    model, inputs = FAMILIES["conv"]()
-    attached = scramble(attach(model.eval(), inputs, exits=4).eval())
+    attached = scramble(attached_copy("conv")[2])
     fewer = attached.without([1])
     assert set(fewer.state_dict()) < set(attached.state_dict()) | {"heads.1.head.norm.weight"}
     for one, renamed in (
@@ -267,21 +266,20 @@ def test_old_files_of_models_with_closed_exits_and_of_cascades():
 
 
 def test_inside_another_module():
-    model, inputs = FAMILIES["conv"]()
-    attached = attach(model.eval(), inputs, exits=3)
+    _, inputs, attached = attached_copy("conv")
     outer = nn.ModuleDict({"net": attached, "more": nn.Linear(2, 2)})
     assert set(outer.state_dict()) == {f"net.{key}" for key in attached.state_dict()} | {"more.weight", "more.bias"}
     state = {key: value.clone() for key, value in scramble(outer).state_dict().items()}
-    other = nn.ModuleDict({"net": attach(Convolutional().eval(), inputs, exits=3), "more": nn.Linear(2, 2)})
+    other = nn.ModuleDict({"net": attached_copy("conv")[2], "more": nn.Linear(2, 2)})
     other.load_state_dict(state)
     check_same(attached, other["net"], inputs)
 
 
 def test_channels_last_models_can_be_saved(tmp_path):
-    model, inputs = FAMILIES["conv"]()
-    attached = attach(model.eval(), inputs, exits=3).to(memory_format=torch.channels_last)
+    model, inputs, attached = attached_copy("conv")
+    scramble(attached.to(memory_format=torch.channels_last))
     save_model(attached, str(tmp_path / "model"))
-    other = attach(Convolutional().eval(), inputs, exits=3)
+    other = attached_copy("conv")[2]
     load_model(other, tmp_path / "model")
     check_attached(model, inputs, attached)
     for key, value in other.state_dict().items():

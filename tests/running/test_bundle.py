@@ -7,13 +7,11 @@ import stat
 import numpy as np
 import pytest
 import torch
-from foreign import said
+from foreign import attached_copy, said
 from replaying import quantile_policy
-from torch import nn
 
 from eenet.errors import BundleError, InputError, ShapeError
 from eenet.experiments.zoo.tiny import tiny_cnn
-from eenet.models import attach
 from eenet.policies import ConfidenceScorer, Dial, MixedPolicy, ScorePolicy
 from eenet.running.bundle import Bundle
 from eenet.running.engines import EagerEngine
@@ -63,19 +61,13 @@ def test_a_loaded_bundle_runs_at_other_budgets(bundle, folder, images):
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_attached_models_in_any_memory_order(memory_format, tmp_path):
-    def make(info):
-        torch.manual_seed(0)
-        blocks = (nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(3))
-        model = nn.Sequential(nn.Conv2d(3, 4, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-        return attach(model, torch.randn(2, 3, 8, 8), exits=3)
-
-    model, inputs = make({}), torch.randn(4, 3, 8, 8)
+    model, inputs = attached_copy("conv")[2], torch.randn(4, 3, 8, 8)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1)
     policy = ScorePolicy(ConfidenceScorer("max_prob"), np.array([0.0, 0.0, -np.inf]))
     Bundle(model=model.to(memory_format=memory_format), policy=policy).save(tmp_path / "bundle")
-    loaded = Bundle.load(tmp_path / "bundle", make).model
+    loaded = Bundle.load(tmp_path / "bundle", lambda info: attached_copy("conv")[2]).model
     with torch.no_grad():
         for found, wanted in zip(loaded(inputs), model.eval()(inputs), strict=True):
             torch.testing.assert_close(found, wanted)

@@ -49,7 +49,8 @@ SCHEDULERS = {
 }
 
 
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "auto" else ()) for name in SCHEDULERS]
+SLOW = ("auto", "eenet_published")  # one of the others; and EENet with other settings
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SCHEDULERS]
 
 
 @pytest.mark.parametrize("name", NAMES)

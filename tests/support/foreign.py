@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eenet.models import MultiExitModel, attach
 from eenet.models.inputs import evaluating
 from eenet.running.engines import OnnxEngine
 from eenet.running.engines.programs import stage_programs
@@ -187,6 +190,22 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, object]]] = {
         _transformers("SwinForImageClassification", "SwinConfig", **_SWIN, num_labels=4), _pixels
     ),
 }
+
+
+@functools.cache
+def _attached(name: str) -> tuple[MultiExitModel, object]:
+    model, inputs = FAMILIES[name]()
+    return attach(model.eval(), inputs, exits=3).eval(), inputs
+
+
+def attached_copy(name: str) -> tuple[nn.Module, object, MultiExitModel]:
+    """Return a model of a family, its inputs, and itself with three exits, for tests of what comes after attaching.
+
+    The model is recorded once and copied: recording takes most of the time.
+    """
+    attached, inputs = copy.deepcopy(_attached(name))
+    return attached.whole.model, inputs, attached
+
 
 _MINI = _SMALL | {"hidden_size": 24, "num_attention_heads": 12, "intermediate_size": 96, "num_hidden_layers": 6}
 TEXTS: dict[str, Callable[[], tuple[nn.Module, object]]] = {
