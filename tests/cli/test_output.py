@@ -16,6 +16,7 @@ from eenet.errors import InputError
 from eenet.experiments.zoo import tiny_cnn
 from eenet.report.sections import Table
 from eenet.schedulers import Scheduler
+from eenet.schedulers.names import POLICIES
 
 
 def test_the_commands_are_those_of_the_contract():
@@ -47,7 +48,7 @@ def test_help_and_version(eenet):
 
 
 def test_every_name_makes_its_object():
-    for name in names.POLICIES:
+    for name in POLICIES:
         assert isinstance(names.scheduler(name, 3), Scheduler) and names.scheduler(name, 3).seed == 3
     for name in ("eager", "onnxruntime", "openvino"):  # compiling takes its time and has tests of its own
         assert names.engine(name, tiny_cnn(exits=2), torch.randn(2, 1, 8, 8)).name == name

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -29,14 +30,17 @@ from sklearn.utils.validation import _num_samples, check_consistent_length, chec
 from eenet.errors import InputError, ShapeError
 from eenet.estimator.expected import with_expected_costs
 from eenet.estimator.members import are_pairs, check_members, fitted, out_of_fold, own_errors, said, with_weights
+from eenet.imports import known
 from eenet.policies import Replayer
 from eenet.running import Prediction, cascade
 from eenet.running.latency import measure_latency
 from eenet.running.loop import Loop
 from eenet.running.recording import outputs
 from eenet.running.row_ids import row_ids
-from eenet.schedulers import AutoScheduler, Scheduler
+from eenet.schedulers import Scheduler
 from eenet.schedulers.base import LEAST_SAMPLES
+from eenet.schedulers.names import POLICIES
+from eenet.schedulers.names import scheduler as by_name
 from eenet.tables import CostTable, ExitTable
 from eenet.tables.arrays import axes_of
 from eenet.tables.checks import listed, logits_of, number
@@ -78,12 +82,12 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         members: At least two pairs of a name and a classifier with ``predict_proba``.
         budget: A mean cost per sample: ``"30%"`` of the last member alone, ``"0.2ms"``, or a number in the unit of the
             costs.
-        policy: ``"auto"``, which chooses by cross-validation, or a `Scheduler`.
+        policy: A name, such as ``"stopping"`` or ``"auto"``, which chooses by cross-validation; or a `Scheduler`.
         calibration: Share of the samples that is held out for the policy, stratified; members are fitted on the others.
             None: out-of-fold outputs of all samples, by ``cv``.
         cv: Number of folds (stratified, at random), or a splitter or splits of scikit-learn.
-        costs: What each member costs by itself, per sample, in any unit; None: the time of ``predict_proba`` is
-            measured.
+        costs: What each member costs by itself, per sample, in any unit: in the order of the members, or by their
+            names; None: the time of ``predict_proba`` is measured.
         prefit: The members are fitted already, and are used as they are: all samples given to `fit` are calibration
             samples, which the members must not have seen.
         batch_size: Samples per call at which members are timed.
@@ -163,7 +167,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         _raise_for_params(params, self, "fit", allow=["sample_weight"])
         self._check_settings()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        scheduler = AutoScheduler(seed=seed) if isinstance(self.policy, str) else self.policy
+        scheduler = by_name(self.policy, seed) if isinstance(self.policy, str) else self.policy
         self._takes: tuple[bool, bool] | None = None
         takes = get_tags(self).input_tags
         self._takes = takes.sparse, takes.allow_nan  # asking all members takes longer than many predictions
@@ -183,7 +187,9 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         own = _safe_indexing(X, self.calibration_rows_)
         self.costs_ = self._cost_table(own)
         asked = self.costs_.budget(self.budget)
-        self.table_ = ExitTable(logits=logits, labels=codes[self.calibration_rows_], costs=self.costs_)
+        names = tuple(name for name, _ in self.members)
+        labels = codes[self.calibration_rows_]
+        self.table_ = ExitTable(logits=logits, labels=labels, costs=self.costs_, exit_names=names)
         self._ids = row_ids(own)
         dial = scheduler.sweep(self.table_, budgets=[*standard_budgets(self.costs_), asked])
         seen = said(self.members_, X, len(self.classes_)) if seen_by_folds else None
@@ -265,10 +271,12 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         """Refuse what is wrong before any member is fitted."""
         check_members(self.members, fitted=self.prefit)
         self._validate_names([name for name, _ in self.members])
-        if not (self.policy == "auto" or isinstance(self.policy, Scheduler)):
+        if isinstance(self.policy, str):
+            known("policy", self.policy, POLICIES)
+        elif not isinstance(self.policy, Scheduler):
             raise InputError(
-                f"policy {self.policy!r} is unknown: 'auto' or a Scheduler is needed. Pass for example "
-                "StoppingScheduler()."
+                f"policy {self.policy!r} is none: a name or a Scheduler is needed. Pass one of {', '.join(POLICIES)}, "
+                "or for example StoppingScheduler()."
             )
         if self.calibration is not None:
             number(self.calibration, "calibration", above=0, below=1)
@@ -296,7 +304,16 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
 
     def _given_costs(self) -> CostTable:
         """Return the costs of leaving after each member, from what each costs by itself."""
-        values = [float(number(cost, "costs", above=0)) for cost in listed(self.costs, "costs")]
+        given = self.costs
+        if isinstance(given, Mapping):
+            names = [name for name, _ in self.members]
+            if set(given) != set(names):
+                raise InputError(
+                    f"costs of {list(given)} do not fit: the members are {', '.join(names)}. Give what each costs by "
+                    "itself."
+                )
+            given = [given[name] for name in names]
+        values = [float(number(cost, "costs", above=0)) for cost in listed(given, "costs")]
         if len(values) != len(self.members):
             raise ShapeError(
                 f"costs of {len(values)} members do not fit: there are {len(self.members)}. Give what each costs by "
@@ -380,6 +397,6 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):  # type: ignore[misc
         """Return the answers of the last member."""
         probs = np.asarray(self.members_[-1].predict_proba(X))
         log_probs, last = logits_of(probs[:, None])[:, 0], len(self.members) - 1
-        cost = None if self.costs is None else np.full(len(probs), float(self.costs[-1]))
+        cost = None if self.costs is None else np.full(len(probs), self._given_costs().full)
         stops = np.full(len(probs), last)
         return Prediction(exit_index=stops, log_probs=log_probs, outputs=log_probs, cost=cost)

@@ -20,8 +20,8 @@ def with_expected_costs(
     """Return the same dial with what its policies are expected to cost with members that were fitted on all samples.
 
     These answer otherwise than the members of the folds: they are surer, and where a member knows few probabilities, as
-    a small tree does, it knows others. So what counts is the cost with them on the samples that they were fitted on, and
-    on top of that, by how much more unseen samples cost than seen ones with the members of the folds.
+    a small tree does, it knows others. So what counts is the cost with them on the samples that they were fitted on,
+    and on top of that, by how much more unseen samples cost than seen ones with the members of the folds.
 
     Args:
         dial: Fitted on out-of-fold outputs: its costs are those of unseen samples with the members of the folds.
