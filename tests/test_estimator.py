@@ -204,7 +204,7 @@ def test_later_members_see_only_who_is_left(settings: dict[str, Any]) -> None:
 
 def test_expected_costs_by_hand() -> None:
     costs = CostTable((1.0, 11.0), "units", 10.0)
-    policies = [ScorePolicy("max_prob", [threshold, -np.inf]) for threshold in (-np.inf, 1.0, np.inf)]
+    policies = tuple(ScorePolicy("max_prob", [threshold, -np.inf]) for threshold in (-np.inf, 1.0, np.inf))
     dial = Dial(policies=policies, fit_costs=(1.0, 6.0, 11.0), fit_utilities=(0.5, 0.8, 0.9), costs=costs, reason="so")
 
     def sure(share: float) -> np.ndarray:
@@ -215,7 +215,7 @@ def test_expected_costs_by_hand() -> None:
     found = with_expected_costs(dial, sure(0.9), [sure(0.8), sure(0.6)])
     # seen samples cost 2 with the members, 3 and 5 with those of the folds: unseen ones 2 less than the 6 of the latter
     assert found.fit_costs == pytest.approx((1.0, 4.0, 11.0))
-    assert [found.policies[k] for k in range(3)] == policies
+    assert found.policies == policies
     assert found.reason == "so"
     cheap = with_expected_costs(dial, sure(1.0), [sure(0.0)])  # never less than the first member alone
     assert cheap.fit_costs == (1.0, 11.0)

@@ -403,7 +403,7 @@ def test_frames_of_polars_are_read():
     found = read_outcomes(frame)
     assert np.array_equal(found.features, table.features) and np.array_equal(found.utility, table.utility)
     assert np.array_equal(found.cost, table.cost) and found.exit_names == table.exit_names
-    with pytest.raises(TableError, match="'stage0.score' has no value in row 0"):
+    with pytest.raises(TableError, match=r"'stage0\.score' has no value in row 0"):
         read_outcomes(frame.with_columns(polars.lit(None).alias("stage0.score")))
     with pytest.raises(TableError, match=r"LazyFrame .* collect\(\)"):
         read_outcomes(frame.lazy())

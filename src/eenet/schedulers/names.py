@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from eenet.errors import InputError
 from eenet.imports import known
@@ -52,7 +51,7 @@ def _with_ensemble(seed: int, make: Callable[..., Scheduler]) -> Scheduler:
 
 _max_prob = partial(GeometricScheduler, confidence="max_prob")
 
-POLICIES: dict[str, Callable[..., Any]] = {
+POLICIES: dict[str, Callable[..., Scheduler]] = {
     "auto": AutoScheduler,
     "stopping": StoppingScheduler,
     "eenet": EENetScheduler,
