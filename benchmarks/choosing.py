@@ -22,13 +22,13 @@ from typing import Any
 from common import RESULTS, command_line, data_option, given, log, recorded
 
 from eenet import compare, measure
-from eenet.cli.names import POLICIES, scheduler
 from eenet.experiments import pages
 from eenet.experiments.data import load_cifar10
 from eenet.experiments.recipes.vision import SHORT
 from eenet.experiments.zoo.resnet import cifar_resnet, load_cifar_resnet_weights
 from eenet.models.heads import pooled_linear
 from eenet.report import markdown_table
+from eenet.schedulers.names import POLICIES, scheduler
 from eenet.tables.table import ExitTable
 from eenet.training.fit import fit_exits
 

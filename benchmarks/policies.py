@@ -29,13 +29,13 @@ from pages.policies import policies_page
 from scipy.stats import binomtest
 
 from eenet import compare
-from eenet.cli.names import POLICIES, scheduler
 from eenet.evaluation.compare import random_splits
 from eenet.experiments.pages import kept
 from eenet.policies import Dial, Policy, Replayer
 from eenet.schedulers import JointScheduler, Scheduler
 from eenet.schedulers.certify import certify
 from eenet.schedulers.control import BudgetController
+from eenet.schedulers.names import POLICIES, scheduler
 from eenet.tables.costs import standard_budgets
 from eenet.tables.files import read_json, write_json
 from eenet.tables.table import ExitTable

@@ -34,8 +34,8 @@ import numpy as np
 from common import log, row, show
 
 from eenet import ExitTable, GeometricScheduler, Policy, Scheduler, StoppingScheduler, compare
-from eenet.cli.names import POLICIES, scheduler
 from eenet.schedulers import PatienceScheduler, VoteScheduler
+from eenet.schedulers.names import POLICIES, scheduler
 from eenet.tables import standard_budgets
 from eenet.testing import synthetic_table
 

@@ -14,21 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.datasets import load_digits, make_classification
+from sklearn.datasets import load_breast_cancer, load_digits, make_classification
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, RepeatedStratifiedKFold, ShuffleSplit
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import check_estimator
 
-from eenet import CascadeClassifier, StoppingScheduler, compare
+from eenet import CascadeClassifier, CostTable, Dial, ScorePolicy, StoppingScheduler, advise, compare
 from eenet.errors import BudgetError, InputError, ShapeError
+from eenet.estimator.expected import with_expected_costs
 from eenet.running.row_ids import row_ids
 from eenet.schedulers import GeometricScheduler
 
@@ -195,8 +197,64 @@ def test_later_members_see_only_who_is_left(settings: dict[str, Any]) -> None:
     assert Counting.asked == [(found.exit_index == 1).sum()]
     assert 0 < Counting.asked[0] < 400
     assert np.array_equal(found.cost, np.where(found.exit_index == 1, 11.0, 1.0))
-    assert model.cost_.mean() == pytest.approx(5, abs=0.7)  # half of the last member
+    assert model.expected_cost_ == pytest.approx(5)  # half of the last member
+    assert model.cost_.mean() == pytest.approx(5, abs=0.7)
     assert len(model.cost_) == (160 if "calibration" in settings else 400)
+
+
+def test_expected_costs_by_hand() -> None:
+    costs = CostTable((1.0, 11.0), "units", 10.0)
+    policies = tuple(ScorePolicy("max_prob", [threshold, -np.inf]) for threshold in (-np.inf, 1.0, np.inf))
+    dial = Dial(policies=policies, fit_costs=(1.0, 6.0, 11.0), fit_utilities=(0.5, 0.8, 0.9), costs=costs, reason="so")
+
+    def sure(share: float) -> np.ndarray:
+        logits = np.zeros((10, 2, 2), dtype=np.float32)
+        logits[: round(10 * share), 0, 0] = 3.0
+        return logits
+
+    found = with_expected_costs(dial, sure(0.9), [sure(0.8), sure(0.6)])
+    # seen samples cost 2 with the members, 3 and 5 with those of the folds: unseen ones 2 less than the 6 of the latter
+    assert found.fit_costs == pytest.approx((1.0, 4.0, 11.0))
+    assert found.policies == policies
+    assert found.reason == "so"
+    cheap = with_expected_costs(dial, sure(1.0), [sure(0.0)])  # never less than the first member alone
+    assert cheap.fit_costs == (1.0, 11.0)
+    assert cheap.fit_utilities == (0.8, 0.9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "first", [DecisionTreeClassifier(max_depth=2), RandomForestClassifier(5, max_depth=3, random_state=0)]
+)
+def test_the_budget_holds_where_a_member_knows_few_probabilities(first: Any) -> None:
+    X, y = load_breast_cancer(return_X_y=True)
+    members = [("coarse", first), ("linear", make_pipeline(StandardScaler(), LogisticRegression()))]
+    off = []
+    for fit, test in RepeatedStratifiedKFold(n_splits=2, n_repeats=10, random_state=0).split(X, y):
+        model = CascadeClassifier(members, policy=FAST, costs=[1, 20], budget="30%", random_state=0).fit(X[fit], y[fit])
+        off.append(model.decide(X[test]).cost.mean() / model.expected_cost_ - 1)
+    assert model.expected_cost_ == pytest.approx(6)
+    assert abs(np.mean(off)) < 0.08
+
+
+def test_policies_by_name_and_costs_by_member() -> None:
+    X, y = made()
+    named = small(policy="max_prob", costs={"knn": 10, "lr": 1}).fit(X, y)
+    assert np.array_equal(named.predict_proba(X), small().fit(X, y).predict_proba(X))
+    assert named.costs_.cumulative == (1.0, 11.0)
+    assert named.table_.exit_names == ("lr", "knn")
+    own = advise(named.table_, resamples=20).statics  # each member at its own cost
+    assert [(one.name, one.cost) for one in own] == [("lr alone", 1.0), ("knn alone", 10.0)]
+    with pytest.raises(InputError, match=r"'stoping' is unknown: there are auto, .*vote.*Did you mean stopping"):
+        small(policy="stoping").fit(X, y)
+    with pytest.raises(InputError, match=r"costs of \['lr'\] .* lr, knn"):
+        small(costs={"lr": 1}).fit(X, y)
+
+
+def test_folds_that_leave_samples_out_are_refused() -> None:
+    X, y = made()
+    with pytest.raises(InputError, match="cv"):
+        small(cv=ShuffleSplit(2, random_state=0)).fit(X, y)
 
 
 def test_replay_is_run() -> None:

@@ -9,16 +9,16 @@ import pytest
 from replaying import ReplayEngine, batches
 
 from eenet import AdaptiveModel, CostTable, ExitTable, certify, load_policy, replay, save_policy
-from eenet.cli import names
 from eenet.errors import EenetError
 from eenet.schedulers import DeadlineScheduler, GeometricScheduler, TransformedScheduler, fit_calibration, fit_ensemble
+from eenet.schedulers.names import POLICIES, scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore:temperatures end at a limit")  # such tables occur, too
 
 SIZES = (1, 7, 64, 600)
 SHAPES = ((2, 2), (4, 10))
 SLOW_TO_FIT = {"auto": 60, "eenet_published": 10_000}  # one in so many tables, the first one among them
-KINDS = (*names.POLICIES, "deadline", "certified", "calibrated", "ensemble", "deadline+ensemble")
+KINDS = (*POLICIES, "deadline", "certified", "calibrated", "ensemble", "deadline+ensemble")
 
 
 def random_table(rng: np.random.Generator) -> ExitTable:
@@ -53,9 +53,9 @@ def fitted(kind: str, table: ExitTable, seed: int):
         return DeadlineScheduler(scheduler=inner, deadline=costs.cumulative[-2]).fit(table, budget=budget)
     transforms = {"calibrated": fit_calibration, "ensemble": fit_ensemble}
     if kind in transforms:
-        inner = names.scheduler("vote" if seed % 2 else "max_prob", seed)
+        inner = scheduler("vote" if seed % 2 else "max_prob", seed)
         return TransformedScheduler(scheduler=inner, fit_transform=transforms[kind]).fit(table, budget=budget)
-    return names.scheduler(kind, seed).fit(table, budget=budget)
+    return scheduler(kind, seed).fit(table, budget=budget)
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,18 @@ def test_tables_policies_and_exports_load_no_torch() -> None:
     assert "torch" not in modules_after(f"import {packages}; {public}")
 
 
+def test_public_names_that_need_torch_name_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None  # as if it were not there\nimport eenet\n"
+        "for name in ('attach', 'fit_exits', 'EagerEngine', 'Bundle', 'export'):\n"
+        "    try: getattr(eenet, name)\n"
+        "    except eenet.EenetError as error: print(error)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shown[0] == 'torch is not installed: attach needs it. Run pip install "eenet[torch]".'
+    assert len(shown) == 5
+
+
 def test_the_version_is_the_installed_one_and_has_a_place_in_the_changelog() -> None:
     from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""Objects of the user's own, found by the ``package.module:name`` that the user wrote; never by a name from a file."""
+"""Names that the user wrote: known ones, and the ``package.module:name`` of own objects; never names from a file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,27 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from eenet.errors import InputError
+
+Name = TypeVar("Name", bound=str)
+
+
+def known(kind: str, name: str, names: Iterable[Name]) -> Name:
+    """Return a name if it is one of those known.
+
+    Raises:
+        InputError: It is not; all are in the message, and the near ones.
+    """
+    ordered: list[Name] = sorted(names)
+    if name in ordered:
+        return ordered[ordered.index(name)]
+    near = difflib.get_close_matches(name.lower(), map(str, ordered), n=3, cutoff=0.5)
+    advice = f"Did you mean {' or '.join(near)}?" if near else "Pass one of these."
+    raise InputError(f"{kind} {name!r} is unknown: there are {', '.join(ordered)}. {advice}")
 
 
 def imported(spec: str, what: str, advice: str) -> Any:  # noqa: ANN401

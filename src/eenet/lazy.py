@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from eenet.errors import missing_extra
+
 
 def lazy(
     package: str, names: Mapping[str, Sequence[str]]
@@ -15,14 +17,18 @@ def lazy(
 
     Args:
         package: Its name.
-        names: The public names that each module defines.
+        names: The public names that each module defines. One whose module needs an optional package that is not
+            installed raises `MissingExtraError`, which names the extra.
     """
     modules = {name: module for module, defined in names.items() for name in defined}
 
     def load(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(modules[name]), name)
+        try:
+            value = getattr(importlib.import_module(modules[name]), name)
+        except ModuleNotFoundError as error:
+            raise missing_extra(error, f"{name} needs it") or error from error
         setattr(sys.modules[package], name, value)
         return value
 

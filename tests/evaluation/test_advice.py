@@ -13,9 +13,10 @@ from tests.evaluation.tables import dense_table
 from eenet.errors import BudgetError, InputError, ShapeError, TableError
 from eenet.evaluation import CostParts, StaticModel, advise
 from eenet.evaluation.exits import Samples, apply, choose_exits, fit_frontier, mixed
+from eenet.tables import read_outcomes
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
-from eenet.testing import gaussian_optimum, gaussian_table, typed_table
+from eenet.testing import gaussian_optimum, gaussian_table, planted_outcomes, typed_table
 
 COSTS = (1.0, 2.0, 3.0, 4.0)
 NEVER = float("inf")
@@ -322,3 +323,23 @@ def test_it_seldom_pays_by_luck():
 @pytest.mark.slow
 def test_it_always_pays_where_the_gain_is_plain():
     assert all(advise(typed_table(300, seed=seed), resamples=200, seed=seed).pays for seed in range(15))
+
+
+def test_models_asked_one_after_the_other_stand_alone_at_their_own_cost():
+    columns = planted_outcomes(400, stages=3)
+    columns |= {f"stage{k}.cost": np.full(400, cost) for k, cost in enumerate((1.0, 4.0, 20.0))}
+    table = read_outcomes(columns)
+    advice = advise(table, confidence="score", resamples=50)
+    assert [(one.name, one.cost) for one in advice.statics] == [
+        ("stage0 alone", 1.0),
+        ("stage1 alone", 4.0),
+        ("stage2 alone", 20.0),
+    ]
+    assert "the original model" not in advice.verdict
+    assert table.keeping([0, 2]).costs.cumulative == (1.0, 21.0)  # a stage left out costs nothing
+    varied = read_outcomes(planted_outcomes(50, stages=3))
+    assert np.allclose(varied.keeping([1, 2]).cost[:, 0], varied.cost[:, 1] - varied.cost[:, 0])
+    unnamed = ExitTable(logits=np.zeros((50, 2, 2)), labels=np.zeros(50, int), costs=CostTable((1.0, 5.0), "ms"))
+    passed_on = unnamed.with_fallback(cost=30)  # its exits have numbers for names
+    assert not passed_on.separate
+    assert passed_on.keeping([0, 2]).costs.cumulative == (1.0, 35.0)

@@ -10,7 +10,8 @@ import pytest
 
 import eenet
 from eenet import AdaptiveModel, ExitTable, advise, certify, compare, load_policy, replay, save_policy
-from eenet.cli.names import POLICIES, schedulers
+from eenet.cli.names import schedulers
+from eenet.schedulers.names import POLICIES
 
 
 def run(*words: object) -> "subprocess.CompletedProcess[str]":
@@ -123,18 +124,13 @@ def test_what_needs_torch_names_the_extra(words: tuple[str, ...], made: Path, tm
     assert not (tmp_path / "new").exists()
 
 
-def test_public_names_without_torch_are_usable() -> None:
-    needs_torch = {
-        "MultiExitModel",
-        "attach",
-        "tiny_cnn",
-        "TrainSettings",
-        "fit_exits",
-        "EagerEngine",
-        "Bundle",
-        "export",
-    }
-    for name in set(eenet.__all__) - needs_torch - {"bench", "measure", "record", "CascadeClassifier"}:
+def test_public_names_are_usable_or_name_the_extra() -> None:
+    models = {"MultiExitModel", "attach", "tiny_cnn", "TrainSettings", "fit_exits"}
+    needs_torch = {*models, "EagerEngine", "Bundle", "export"}
+    for name in needs_torch:
+        with pytest.raises(eenet.EenetError, match=rf"torch is not installed: {name} .*eenet\[torch\]"):
+            getattr(eenet, name)
+    for name in set(eenet.__all__) - needs_torch - {"CascadeClassifier"}:
         assert getattr(eenet, name) is not None
 
 

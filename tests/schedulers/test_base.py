@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 import pytest
 
-from eenet.cli.names import POLICIES, scheduler
 from eenet.errors import InputError
 from eenet.schedulers import (
     AutoScheduler,
@@ -21,6 +20,7 @@ from eenet.schedulers import (
     fit_ensemble,
 )
 from eenet.schedulers.base import folds_of
+from eenet.schedulers.names import POLICIES, scheduler
 from eenet.tables import ExitTable
 from eenet.testing import synthetic_table
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from eenet.cli.names import POLICIES, scheduler
 from eenet.errors import InputError, TableError
 from eenet.policies import ConfidenceScorer, Replayer, ScorePolicy, load_policy, save_policy
 from eenet.schedulers import (
@@ -15,6 +14,7 @@ from eenet.schedulers import (
     certify,
     static_mix,
 )
+from eenet.schedulers.names import POLICIES, scheduler
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
 

@@ -394,3 +394,16 @@ def test_a_large_file_is_read_and_fitted_in_seconds(tmp_path, unchecked):
     policy = StoppingScheduler().fit(table, budget="40%")
     assert read < 10 and time.process_time() - started - read < 15  # our limit, on an idle machine, is 10
     assert evaluate(policy, table).expected_cost <= table.costs.budget("40%").value
+
+
+def test_frames_of_polars_are_read():
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    columns = planted_outcomes(50, stages=3)
+    frame, table = polars.DataFrame(columns), read_outcomes(columns)
+    found = read_outcomes(frame)
+    assert np.array_equal(found.features, table.features) and np.array_equal(found.utility, table.utility)
+    assert np.array_equal(found.cost, table.cost) and found.exit_names == table.exit_names
+    with pytest.raises(TableError, match=r"'stage0\.score' has no value in row 0"):
+        read_outcomes(frame.with_columns(polars.lit(None).alias("stage0.score")))
+    with pytest.raises(TableError, match=r"LazyFrame .* collect\(\)"):
+        read_outcomes(frame.lazy())

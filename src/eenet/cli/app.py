@@ -99,7 +99,7 @@ def _dispatch(words: list[str]) -> int:
         sys.stdout.write(f"eenet {__version__}\n")
         return DONE
     if first not in COMMANDS:
-        from eenet.cli.names import known
+        from eenet.imports import known
 
         known("command", first, COMMANDS)
     return _call(first, words[1:])

@@ -10,6 +10,7 @@ from eenet.cli import loading, names, options
 from eenet.cli.interrupt import require
 from eenet.cli.output import Output, Result
 from eenet.errors import InputError
+from eenet.imports import known
 from eenet.report.sections import Table
 
 _SAMPLES = 16  # on which the exported stages are compared with the model
@@ -51,7 +52,7 @@ def export(
     """
     from eenet.running.engines.graphs import GRAPH_ENGINES
 
-    names.known("engine", engine, GRAPH_ENGINES)
+    known("engine", engine, GRAPH_ENGINES)
     require("torch", "onnx", "onnxscript", engine)
     from eenet import running
     from eenet.running.preparation import Preparation

@@ -1,14 +1,13 @@
-"""Names of policies, engines, recipes and experiments: the only place where a name turns into an object."""
+"""Names and places that the command line takes for policies and engines, and what they stand for."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from eenet.errors import InputError
-from eenet.imports import imported
+from eenet.imports import imported, known
 
 if TYPE_CHECKING:
     from eenet.models.inputs import Inputs
@@ -18,31 +17,7 @@ if TYPE_CHECKING:
     from eenet.schedulers import Scheduler
     from eenet.tables.table import ExitTable
 
-Name = TypeVar("Name", bound=str)
-
-# name -> "module:callable setting=value ..."; called with seed=..., it returns the scheduler
-POLICIES = {
-    "auto": "eenet.schedulers:AutoScheduler",
-    "stopping": "eenet.schedulers:StoppingScheduler",
-    "eenet": "eenet.schedulers:EENetScheduler",
-    "eenet_paper": "eenet.schedulers:EENetScheduler.paper",
-    "eenet_published": "eenet.schedulers:EENetScheduler.published",
-    "max_prob": "eenet.schedulers:GeometricScheduler confidence=max_prob",
-    "certainty": "eenet.schedulers:GeometricScheduler confidence=certainty",
-    "margin": "eenet.schedulers:GeometricScheduler confidence=margin",
-    "geometric": "eenet.schedulers:GeometricScheduler",
-    "joint": "eenet.schedulers:JointScheduler",
-    "patience": "eenet.schedulers:PatienceScheduler",
-    "vote": "eenet.schedulers:VoteScheduler",
-    "pcee": "eenet.schedulers:PceeScheduler",
-    "eero": "eenet.schedulers:EeroScheduler",
-    "ztw": "eenet.cli.names:ztw",
-    "max_prob+ensemble": "eenet.cli.names:with_ensemble name=max_prob",
-    "joint+ensemble": "eenet.cli.names:with_ensemble name=joint",
-}
 _LEFT_OUT = ("eenet_published", "geometric")  # of what is compared by default: slow; and max_prob under another name
-_CONFIDENCES = ("max_prob", "certainty", "margin")  # policies whose name says what they leave by
-_CHOOSING = ("geometric", "joint", "pcee", "eero")  # policies that leave by any confidence
 
 ENGINES = {
     "eager": ("float32", "bfloat16"),
@@ -53,42 +28,13 @@ ENGINES = {
 """Engines, each with the number formats it offers."""
 
 
-def ztw(seed: int) -> Scheduler:
-    """Zero Time Waste: a geometric ensemble of the exits, thresholds on its confidence."""
-    from eenet.schedulers import GeometricScheduler, TransformedScheduler, fit_geometric_ensemble
-
-    inner = GeometricScheduler(seed=seed)
-    return TransformedScheduler(scheduler=inner, fit_transform=fit_geometric_ensemble, seed=seed)
-
-
-def with_ensemble(seed: int, name: str) -> Scheduler:
-    """A policy on the answers that `stopping` and `auto` may give: the learnt combination of the exits seen."""
-    from eenet.schedulers import TransformedScheduler, fit_ensemble
-
-    return TransformedScheduler(scheduler=scheduler(name, seed), fit_transform=fit_ensemble, seed=seed)
-
-
-def known(kind: str, name: str, names: Iterable[Name]) -> Name:
-    """Return a name if it is one of those known.
-
-    Raises:
-        InputError: It is not; the near ones (or all) are in the message.
-    """
-    ordered: list[Name] = sorted(names)
-    if name in ordered:
-        return ordered[ordered.index(name)]
-    near = difflib.get_close_matches(name.lower(), map(str, ordered), n=3, cutoff=0.5)
-    advice = f"Did you mean {' or '.join(near)}?" if near else f"Pass one of {', '.join(ordered)}."
-    raise InputError(f"{kind} {name!r} is unknown: there is none of that name. {advice}")
-
-
 def scheduler(
     name: str, seed: int, progress: Callable[[str, int, int], None] | None = None, confidence: str | None = None
 ) -> Scheduler:
     """Return the scheduler of a policy's name.
 
     Args:
-        name: A key of `POLICIES`; or ``package.module:Class``, of the user's own.
+        name: That of a policy of `eenet.schedulers.names`; or ``package.module:Class``, of the user's own.
         seed: Of everything random.
         progress: Called with what is done, where fitting takes long enough for that to matter.
         confidence: What samples leave by, for those policies that leave by any confidence.
@@ -98,24 +44,21 @@ def scheduler(
             its own, or none.
     """
     from eenet.evaluation.results import BOUNDS
+    from eenet.schedulers.names import CHOOSING, POLICIES
+    from eenet.schedulers.names import scheduler as by_name
 
     if name in BOUNDS:
         raise InputError(
             f"policy {name!r} is a bound: it is computed on tables and cannot decide for new samples. "
             f"Pass one of {', '.join(POLICIES)}."
         )
-    own = ":" in name
-    path, *settings = (name,) if own else POLICIES[known("policy", name, POLICIES)].split()
-    make = users_own(name, "--policy") if own else imported(path, "policy", "Install eenet again.")
-    options: dict[str, Any] = dict(setting.split("=", 1) for setting in settings)
-    if confidence is not None:
-        if name not in _CHOOSING:
-            raise InputError(
-                f"--confidence {confidence!r} has no meaning for {name}: only {', '.join(_CHOOSING)} leave by any. "
-                "Pass one of these as --policy, or leave it out."
-            )
-        options["confidence"] = confidence
-    made: Scheduler = _own_scheduler(name, make, seed) if own else make(seed=seed, **options)
+    if confidence is not None and (":" in name or (name in POLICIES and name not in CHOOSING)):
+        raise InputError(
+            f"--confidence {confidence!r} has no meaning for {name}: only {', '.join(CHOOSING)} leave by any. "
+            "Pass one of these as --policy, or leave it out."
+        )
+    own = users_own(name, "--policy") if ":" in name else None
+    made = by_name(name, seed, confidence) if own is None else _own_scheduler(name, own, seed)
     if progress is not None and "progress" in {field.name for field in fields(made)}:
         return replace(made, progress=progress)  # type: ignore[call-arg]  # looked up in the line above
     return made
@@ -182,13 +125,14 @@ def schedulers(names: Sequence[str] | None, seed: int, confidence: str | None = 
         InputError: A name is unknown, or none of the policies leaves by any confidence.
     """
     from eenet.evaluation.results import BOUNDS
+    from eenet.schedulers.names import CHOOSING, POLICIES
 
     left_out = _LEFT_OUT if confidence is None else _LEFT_OUT[:1]
     default = [name for name in POLICIES if name not in left_out]
     asked = [
         name for name in names or default if ":" in name or known("policy", name, (*POLICIES, *BOUNDS)) not in BOUNDS
     ]
-    choosing = [name for name in asked if name in _CHOOSING] or asked[:1]  # at least one of them must
+    choosing = [name for name in asked if name in CHOOSING] or asked[:1]  # at least one of them must
     return {name: scheduler(name, seed, confidence=confidence if name in choosing else None) for name in asked}
 
 
@@ -197,8 +141,10 @@ def unsuited(table: ExitTable, confidence: str | None = None) -> dict[str, str]:
 
     A confidence that was chosen and is not in the table is no reason: fitting refuses it.
     """
+    from eenet.schedulers.names import CHOOSING
+
     made = schedulers(None, 0, confidence)
-    judged = {name: one for name, one in made.items() if confidence is None or name not in _CHOOSING}
+    judged = {name: one for name, one in made.items() if confidence is None or name not in CHOOSING}
     return {name: reason for name, one in judged.items() if (reason := one.unsuited(table))}
 
 

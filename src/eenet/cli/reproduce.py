@@ -12,6 +12,7 @@ from eenet.cli.interrupt import require
 from eenet.cli.loading import Data
 from eenet.cli.options import SeedOption, ThreadsOption, folder_out, word
 from eenet.cli.output import Output, Result, facts_table, percent
+from eenet.imports import known
 from eenet.report.sections import Table
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def reproduce(
 
         page = write_paper_page(pages or out, out, f"eenet reproduce paper --out {out}")
         return {"page": str(page)}, [facts_table("The paper's tables", {"page": str(page)})]
-    experiment = experiments.EXPERIMENTS[names.known("experiment", name, [*experiments.EXPERIMENTS, "paper"])]
-    chosen = names.known("--scale", scale, experiments.SCALES)
+    experiment = experiments.EXPERIMENTS[known("experiment", name, [*experiments.EXPERIMENTS, "paper"])]
+    chosen = known("--scale", scale, experiments.SCALES)
     data.prepare(experiment.recipes[chosen])
     if threads is not None:
         torch.set_num_threads(threads)

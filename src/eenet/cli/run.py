@@ -18,6 +18,7 @@ from eenet.cli.output import Output, Result, facts_table, percent, plain
 from eenet.cli.samples import ARRAY_SUFFIXES, Images, Source, TextFiles
 from eenet.cli.tiers import FILES, Sending
 from eenet.errors import InputError
+from eenet.imports import known
 from eenet.report.sections import Block, Table, exit_shares
 from eenet.tables.atomic import atomic_path
 from eenet.tables.files import read_arrays, read_json, read_object, write_json
@@ -251,7 +252,7 @@ def _of_bundle(
             f"bundle {str(target)!r} cannot be opened here: its info names no recipe that makes the model. Open it in "
             "Python, with Bundle.load and what makes it."
         )
-    recipe = RECIPES[names.known("recipe", str(info["recipe"]), RECIPES)].with_seed(info.get("seed", 0))
+    recipe = RECIPES[known("recipe", str(info["recipe"]), RECIPES)].with_seed(info.get("seed", 0))
     bundle = Bundle.load(target, build=lambda _: recipe.build(), parts=parts)
     opened = Run(recipe=recipe, model=bundle.model, path=target, data_root=data_root)
     saved = SavedPolicy(bundle.policy, bundle.costs, dial=bundle.dial)

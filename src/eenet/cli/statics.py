@@ -31,12 +31,12 @@ _FORM = "Write cost:utility or name:cost:utility such as tiny:2.1ms:0.93, or nam
 def read_statics(texts: Sequence[str] | None, table: ExitTable) -> list[StaticModel]:
     """Read the models of every --static, at costs in the unit of a table's.
 
-    A named exit of the table stands for a model that does nothing but what is between the exit before and this one.
+    The name of an exit stands for it alone, where exits are models by themselves (`ExitTable.separate`).
 
     Raises:
         InputError: One is no model, or its cost has another unit.
     """
-    costs, names = table.require_costs(), table.exit_names
+    costs, names = table.require_costs(), table.exit_names if table.separate else ()
     for text in texts or []:
         if names and ":" not in text and text not in names and not Path(text).suffix and not Path(text).exists():
             raise InputError(f"--static {text!r} is no stage: there are {', '.join(names)}. {_FORM}")

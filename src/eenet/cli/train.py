@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eenet.cli import loading, names, options
+from eenet.cli import loading, options
 from eenet.cli.interrupt import require
 from eenet.cli.output import Output, Result, error_line, percent
 from eenet.errors import InputError
+from eenet.imports import known
 from eenet.report.sections import Table
 from eenet.tables.costs import CostTable
 
@@ -40,7 +41,7 @@ def train(
     require("torch")
     from eenet.experiments import recipes
 
-    chosen = recipes.RECIPES[names.known("recipe", recipe, recipes.RECIPES)].with_seed(seed)
+    chosen = recipes.RECIPES[known("recipe", recipe, recipes.RECIPES)].with_seed(seed)
     data.prepare(chosen)
     output.note(f"Training {recipe}: {chosen.summary}.")
     root = "" if data.data_root is None else f" --data-root {shlex.quote(str(data.data_root))}"

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float32
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import StratifiedKFold, check_cv, cross_val_predict
+from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils import Bunch, _safe_indexing
-from sklearn.utils.validation import _check_method_params, check_is_fitted, has_fit_parameter
+from sklearn.utils.validation import _check_method_params, _num_samples, check_is_fitted, has_fit_parameter
 
 from eenet.errors import InputError, RunError
 from eenet.tables.checks import logits_of
@@ -78,15 +78,36 @@ def with_weights(members: Sequence[tuple[str, Any]], params: dict[str, Any]) -> 
 
 def out_of_fold(
     members: Sequence[tuple[str, Any]], X: Any, codes: np.ndarray, routed: Bunch, *, cv: Any, seed: int
-) -> Float32[np.ndarray, "sample exit class"]:
-    """Return what clones of the members say of the samples on which they were not fitted, the same folds for all."""
+) -> tuple[Float32[np.ndarray, "sample exit class"], list[Float32[np.ndarray, "_ exit class"]]]:
+    """Return what clones of the members say of all samples, each of those on which it was not fitted.
+
+    The same folds for all members. Second: what the clones of each fold say of the samples on which they were fitted.
+
+    Raises:
+        InputError: The test parts of the folds do not have every sample once.
+    """
     folds = StratifiedKFold(cv, shuffle=True, random_state=seed) if isinstance(cv, int) else check_cv(cv, codes)
     splits = list(folds.split(X, codes))
-    probs = [
-        cross_val_predict(member, X, codes, cv=splits, method="predict_proba", params=routed[name].fit)
-        for name, member in members
-    ]
-    return logits_of(np.stack(probs, axis=1))
+    if not np.array_equal(np.sort(np.concatenate([test for _, test in splits])), np.arange(len(codes))):
+        raise InputError(
+            f"cv {cv!r} does not fit: every sample has to be in the test part of one fold. Use StratifiedKFold, or "
+            "pass calibration=0.25."
+        )
+    classes, seen = int(codes.max()) + 1, []
+    unseen = np.empty((len(codes), len(members), classes), dtype=np.float32)
+    for train, test in splits:
+        own = list(fitted(members, X, codes, routed, train).values())
+        unseen[test] = said(own, _safe_indexing(X, test), classes)
+        seen.append(said(own, _safe_indexing(X, train), classes))
+    return unseen, seen
+
+
+def said(members: Sequence[Any], X: Any, classes: int) -> Float32[np.ndarray, "sample exit class"]:
+    """Return what fitted members say of samples, as log-probabilities; a class that one was not fitted on has none."""
+    probs = np.zeros((_num_samples(X), len(members), classes))
+    for k, member in enumerate(members):
+        probs[:, k, member.classes_] = member.predict_proba(X)
+    return logits_of(probs)
 
 
 def fitted(

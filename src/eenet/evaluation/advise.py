@@ -73,7 +73,8 @@ class Advice:
         dropped: The others, for ``MultiExitModel.without``.
         costs: With the kept exits only.
         frontier: Cost and cross-validated utility of early exit with the kept exits, from cheap to expensive.
-        statics: Each exit alone, the original model, and the models the user named.
+        statics: Each exit alone, the original model (of models asked one after the other, the last one alone), and the
+            models the user named.
         asked: The user's budgets in words; empty if none were named.
         rows: One per wanted budget.
         difference: Early exit minus the best static mix, mean over the wanted budgets, with its 95 % interval.
@@ -103,6 +104,11 @@ class Advice:
     def pays(self) -> bool:
         """Whether early exit is better at equal cost, and saves something where no budget was asked for."""
         return self.difference[1] > 0 and (bool(self.asked) or self._saves)
+
+    @property
+    def _last(self) -> StaticModel:
+        """The original model, or the last of several."""
+        return self.statics[len(self.kept) + len(self.dropped) - 1]
 
     @property
     def _saves(self) -> bool:
@@ -135,7 +141,7 @@ class Advice:
         )
         if self._saves:
             yield (
-                f"one point below the original model it saves {_percent(self.saving)} of the cost, the best static mix "
+                f"one point below {self._last.name} it saves {_percent(self.saving)} of the cost, the best static mix "
                 f"{_percent(self.static_saving)}"
             )
 
@@ -150,7 +156,7 @@ class Advice:
             yield f"the mix has models that you named ({', '.join(named)})"
         if not self._saves:
             yield (
-                f"one point below the original model it saves {_percent(self.saving)} of the cost, less than "
+                f"one point below {self._last.name} it saves {_percent(self.saving)} of the cost, less than "
                 f"{100 * _LEAST_SAVING:g} %"
             )
         yield from self._about_exits()
@@ -158,20 +164,19 @@ class Advice:
             yield f"{self.num_samples} samples cannot tell small gains from none"
 
     def _about_exits(self) -> Iterator[str]:
-        full, name = self.costs.full, self.costs.full_name
         *early, last = self.statics[: len(self.kept) + len(self.dropped)]
+        full = last.cost
         if early[0].cost >= _LATE * full:
-            yield f"the cheapest exit already costs {_percent(early[0].cost / full)} of {name}"
-        if self.costs.reference is not None and self.costs.high >= (1 + _HEAVY) * full:
-            yield f"heads and decisions add {_percent(self.costs.high / full - 1)} to the original model"
+            yield f"the cheapest exit already costs {_percent(early[0].cost / full)} of {last.name}"
+        if self.costs.high >= (1 + _HEAVY) * full:
+            yield f"the kept exits together cost {_percent(self.costs.high / full - 1)} more than {last.name}"
         if said := _hardly_knowing(max(model.utility for model in early), self.majority, self.num_samples):
             yield said
         good = next((k for k, model in enumerate(early) if model.utility >= last.utility - _LOSS), None)
         if good is not None and early[good].cost < full:
             yield (
-                f"exit {good} alone is within one point of the original model ({_percent(early[good].utility)} "
-                f"against {_percent(last.utility)}) at {_percent(early[good].cost / full)} of its cost, so a model "
-                "that ends there needs no policy"
+                f"{early[good].name} is within one point of {last.name} ({_percent(early[good].utility)} against "
+                f"{_percent(last.utility)}) at {_percent(early[good].cost / full)} of its cost, and needs no policy"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,13 +206,14 @@ def advise(
 ) -> Advice:
     """Say which exits are worth their cost, and whether early exit with them pays at all.
 
-    In each fold exits are chosen and thresholds on a confidence fitted on the other folds; the samples of the fold are
-    judged by them. The alternative is the best static mix: of each exit alone without the other heads, the original
-    model, and the models named (the ``random`` bound, for models that end there). It is chosen on the samples it is
-    judged on, which if anything favours it. Early exit **pays** if it is better at equal cost: if the lower end of the
-    paired bootstrap interval of the difference, averaged over the wanted budgets, is above zero. Without budgets of the
-    user's it must also save at least 5 % of the cost at one point below the original model. The interval covers the
-    chance in the samples, not that in the folds.
+    In each fold exits are chosen and thresholds on a confidence fitted on the other folds; the samples of the fold
+    are judged by them. The alternative is the best static mix: of each exit alone without the other heads (of
+    models asked one after the other, each at its own cost), the original model, and the models named (the
+    ``random`` bound, for models that end there). It is chosen on the samples it is judged on, which if anything
+    favours it. Early exit **pays** if it is better at equal cost: if the lower end of the paired bootstrap interval
+    of the difference, averaged over the wanted budgets, is above zero. Without budgets of the user's it must also
+    save at least 5 % of the cost at one point below the original model. The interval covers the chance in the
+    samples, not that in the folds.
 
     The kept exits are then chosen on all samples. Where labels are known, samples that a budget below the cheapest exit
     does not cover are answered with the most frequent class, so that sets with different first exits can be compared.
@@ -218,7 +224,8 @@ def advise(
             kept.
         costs: Default: the table's own.
         budgets: Wanted mean costs per sample; default: the ten standard ones.
-        parts: Of the costs; default: heads count as part of the stages before them.
+        parts: Of the costs; default: heads count as part of the stages before them; where exits are models by
+            themselves (`ExitTable.separate`), each has its own cost.
         statics: Other models without early exits; with ``utilities``, on the samples of the table.
         confidence: The score that samples leave by: of classes the name of a confidence, of features that of a column.
         folds: Of the cross-validation.
@@ -240,12 +247,14 @@ def advise(
         int(number(value, name, low, whole=True))
         for name, value, low in (("folds", folds, 2), ("resamples", resamples, 1), ("seed", seed, 0))
     )
+    if parts is None and table.separate:
+        parts = CostParts.of_models(costs)
     samples, parts, budgets = _samples(table, confidence, folds), _agreeing(costs, parts), list(budgets)
     check_statics(statics, len(samples), table.name)
     wanted = tuple(dict.fromkeys(costs.budget(budget) for budget in budgets or standard_budgets(costs)))
     warn_if_small(table)
     values = [budget.value for budget in wanted]
-    models = _statics(samples, costs, parts, statics, table.exit_names)
+    models = _statics(samples, costs, parts, statics, table)
     step = counter(progress, folds + 1)
     reachable = min(values) if budgets else math.inf
     choose = partial(choose_exits, parts=parts, budgets=values, reachable=reachable, seed=seed)
@@ -258,7 +267,7 @@ def advise(
     kept_costs = CostTable(parts.cumulative(kept), costs.unit, costs.reference)
     points = judged((kept_costs.low, *standard_budgets(kept_costs), kept_costs.high), lambda _: kept).mean()
     rows, difference = _compared(early, static, samples, wanted, models, resamples=resamples, seed=seed)
-    target = float(samples.utility[:, -1].mean()) - _LOSS
+    target, full = float(samples.utility[:, -1].mean()) - _LOSS, models[costs.num_exits - 1].cost
     return Advice(
         kept=kept,
         dropped=tuple(k for k in range(costs.num_exits) if k not in kept),
@@ -268,8 +277,8 @@ def advise(
         asked=tuple(budget.meaning for budget in wanted) if budgets else (),
         rows=rows,
         difference=difference,
-        saving=_saving(early.mean(), target, costs.full),
-        static_saving=_saving(static.mean(), target, costs.full),
+        saving=_saving(early.mean(), target, full),
+        static_saving=_saving(static.mean(), target, full),
         majority=float(samples.majority.mean()),
         num_samples=len(samples),
         notes=tuple(_notes(parts, statics)),
@@ -324,15 +333,16 @@ def _agreeing(costs: CostTable, parts: CostParts | None) -> CostParts:
 
 
 def _statics(
-    samples: Samples, costs: CostTable, parts: CostParts, named: Sequence[StaticModel], exits: Sequence[str]
+    samples: Samples, costs: CostTable, parts: CostParts, named: Sequence[StaticModel], table: ExitTable
 ) -> tuple[StaticModel, ...]:
     """Return every exit alone, the original model last, and the models the user named."""
     last = costs.num_exits - 1
     utility = samples.utility.mean(axis=0).tolist()
-    called = [f"{name} alone" for name in exits or [f"exit {k}" for k in range(costs.num_exits)]]
+    called = [f"{name} alone" for name in table.exit_names or [f"exit {k}" for k in range(costs.num_exits)]]
     alone = [StaticModel(name=called[k], cost=parts.alone(k), utility=utility[k]) for k in range(last)]
     whole = parts.alone(last) if costs.reference is None else costs.reference
-    return (*alone, StaticModel(name="the original model", cost=whole, utility=utility[last]), *named)
+    name = called[last] if table.separate else "the original model"
+    return (*alone, StaticModel(name=name, cost=whole, utility=utility[last]), *named)
 
 
 def _compared(

@@ -66,6 +66,11 @@ class CostParts:
         return cls(stages=costs.stage_costs, heads=(0.0,) * costs.num_exits, known=False)
 
     @classmethod
+    def of_models(cls, costs: CostTable) -> CostParts:
+        """Return the parts where every exit is a model by itself: alone, or left out, none needs another one."""
+        return cls(stages=(0.0,) * costs.num_exits, heads=costs.stage_costs)
+
+    @classmethod
     def of_profile(cls, profile: Mapping[str, Any], costs: CostTable) -> CostParts | None:
         """Return the parts of those costs in the JSON of ``eenet profile`` that equal the given ones, in their unit.
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Float64
 
 from eenet.errors import InputError
 from eenet.policies.scorers import Part, require_finite
-from eenet.tables.arrays import FLOOR, history
+from eenet.tables.arrays import FLOOR, history, row_max
 
 IMPOSSIBLE = np.float32(-12.0)
 """Log-probability below which matrices of a `MatrixCombination` see no difference: less likely classes say no more."""
@@ -123,6 +123,6 @@ class MatrixCombination(Transform):
 
 def _normalised(together: Float64[np.ndarray, "sample class"]) -> Float32[np.ndarray, "sample class"]:
     """Return logits, which are overwritten, as log-probabilities."""
-    together -= np.maximum.reduce(together, axis=1, keepdims=True)
+    together -= row_max(together)
     together -= np.log(np.add.reduce(np.exp(together), axis=1, keepdims=True))
     return np.asarray(np.maximum(together, FLOOR), dtype=np.float32)

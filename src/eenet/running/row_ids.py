@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int, UInt64
@@ -49,6 +50,7 @@ def _bits(values: Float[np.ndarray, "*shape"] | Int[np.ndarray, "*shape"]) -> UI
     return np.asarray(bits ^ (bits >> _HALF))
 
 
+@lru_cache(maxsize=8)
 def _odd(count: int) -> UInt64[np.ndarray, " column"]:
     """Return one fixed odd number per column."""
     return np.asarray(np.random.PCG64(0).random_raw(count) | np.uint64(1))

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -287,16 +287,24 @@ def logits_of(probs: np.ndarray) -> Float32[np.ndarray, "sample exit class"]:
     """Return the logarithms of probabilities, refusing what does not sum to 1; zeros are clamped."""
     if probs.ndim != 3:
         raise ShapeError(f"probs of shape {probs.shape} do not fit: [sample, exit, class] is needed. Reshape them.")
-    _check_finite("probs", probs)
+    if probs.dtype.kind != "f":
+        _check_finite("probs", probs)
     logits = np.empty(probs.shape, dtype=np.float32)
     for start in range(0, len(probs), 4096):
         part = probs[start : start + 4096].astype(np.float64)
-        bad = (part < 0).any(axis=2) | (np.abs(part.sum(axis=2) - 1) > _PROBS_TOLERANCE)
-        if bad.any():
-            row, k = (int(i) for i in np.argwhere(bad)[0])
-            raise TableError(
-                f"probs of row {start + row}, exit {k}, sum to {float(part[row, k].sum()):g}: probabilities are not "
-                "negative and sum to 1 within 0.001. Normalise them, or pass the raw outputs as 'logits'."
-            )
-        logits[start : start + 4096] = np.log(np.maximum(part, np.finfo(np.float32).tiny))
+        with np.errstate(invalid="ignore"):  # of infinity
+            off = np.abs(part @ np.ones(part.shape[2]) - 1)
+        if not (part.min(initial=0.0) >= 0 and off.max(initial=0.0) <= _PROBS_TOLERANCE):  # so neither where one is NaN
+            _refuse_probs(probs, part, off, start)
+        logits[start : start + 4096] = np.log(np.maximum(part, np.finfo(np.float32).tiny, out=part), out=part)
     return logits
+
+
+def _refuse_probs(probs: np.ndarray, part: np.ndarray, off: np.ndarray, start: int) -> NoReturn:
+    """Say which probability cannot be used, or which do not sum to 1."""
+    _check_finite("probs", probs)
+    row, k = (int(i) for i in np.argwhere((part < 0).any(axis=2) | (off > _PROBS_TOLERANCE))[0])
+    raise TableError(
+        f"probs of row {start + row}, exit {k}, sum to {float(part[row, k].sum()):g}: probabilities are not "
+        "negative and sum to 1 within 0.001. Normalise them, or pass the raw outputs as 'logits'."
+    )

@@ -111,6 +111,11 @@ def _columns(source: Any) -> Columns:  # noqa: ANN401
         if path.suffix.lower() != ".parquet":
             return _csv(path)
         source = _parquet(path)
+    if hasattr(source, "collect"):  # of polars, for one
+        raise TableError(
+            f"outcomes of type {type(source).__name__} are not read yet: the values are needed. Pass what collect() "
+            "returns."
+        )
     names: Any = source if isinstance(source, Mapping) else None
     for attribute in ("column_names", "columns"):  # of pyarrow; of pandas and polars
         names = getattr(source, attribute, None) if names is None else names

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from eenet.tables.costs import CostTable
 
 _BY_SAMPLE = ("logits", "features", "labels", "utility", "cost")
 _BY_EXIT = ("logits", "features", "utility", "cost")
+_NUMBERED = "exit {}"  # what exits are called that have no names, beside one that has
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,7 +40,8 @@ class ExitTable:
             most probable class is right, else 0) unless given; None where neither is known.
         cost: ``[sample, exit]``: cumulative, where cost differs from sample to sample. No policy reads it.
         costs: What leaving at each exit costs; of per-sample costs the means, with the unit of what is given here.
-        exit_names: One per exit, where exits have names, such as those of models asked one after the other.
+        exit_names: One per exit, where exits have names, such as those of models asked one after the other; see
+            `separate`.
         split: Name of the split the samples come from.
         source: Fingerprint of the model that was recorded; empty where it is not known.
         transform: Applied to the log-probabilities whenever they are read; see `transformed`.
@@ -103,6 +106,14 @@ class ExitTable:
     def has_classes(self) -> bool:
         """Whether outputs are logits, which answer the sample; features do not."""
         return self.logits is not None
+
+    @property
+    def separate(self) -> bool:
+        """Whether exits are models by themselves, asked one after the other: those that have names of their own are.
+
+        What leaving at one costs more than leaving at the one before is then what it costs alone.
+        """
+        return bool(self.exit_names) and self.exit_names[0] != _NUMBERED.format(0)
 
     @property
     def num_samples(self) -> int:
@@ -241,7 +252,7 @@ class ExitTable:
         """Return the table of a model that has some of the exits only, as `MultiExitModel.without` makes it.
 
         ``exits`` are those that stay, in increasing order, the last one among them. Without ``costs`` those of this
-        table count, as if the heads left out still ran.
+        table count, as if the heads left out still ran; exits that are `separate` are left out with their costs.
 
         Raises:
             InputError: The exits are no such choice, or the table is transformed.
@@ -258,11 +269,19 @@ class ExitTable:
         return self._with_exits(kept, costs)
 
     def _with_exits(self, kept: list[int], costs: CostTable | None) -> ExitTable:
-        if costs is None and self.costs is not None:
-            own = self.costs
-            costs = CostTable(tuple(own.cumulative[k] for k in kept), own.unit, own.reference)
         named = tuple(self.exit_names[k] for k in kept) if self.exit_names else ()
-        return replace(self, **self._picked(_BY_EXIT, (slice(None), kept)), exit_names=named, costs=costs)
+        changed = self._picked(_BY_EXIT, (slice(None), kept)) | {"exit_names": named, "costs": costs}
+        if costs is None and self.costs is not None:
+            parts = [self.costs.stage_costs[k] for k in kept] if self._drops_costs(kept) else None
+            cumulative = [self.costs.cumulative[k] for k in kept] if parts is None else accumulate(parts)
+            changed["costs"] = CostTable(tuple(cumulative), self.costs.unit, self.costs.reference)
+        if self.cost is not None and self._drops_costs(kept):
+            changed["cost"] = np.cumsum(np.diff(self.cost, axis=1, prepend=0.0)[:, kept], axis=1)
+        return replace(self, **changed)
+
+    def _drops_costs(self, kept: list[int]) -> bool:
+        """Return whether exits are left out whose costs are left out with them."""
+        return self.separate and kept != list(range(len(kept)))
 
     def with_fallback(self, *, cost: object, utility: object = 1.0, name: str = "fallback") -> ExitTable:
         """Return the table with one more exit, the last: whoever gets there is passed on, such as to a person.
@@ -288,7 +307,7 @@ class ExitTable:
         before, known = self.leaving_costs, self.require_costs()
         recorded = "logits" if self.has_classes else "features"
         outputs = np.concatenate([self.outputs, self.outputs[:, -1:]], axis=1)
-        named = self.exit_names or tuple(f"exit {k}" for k in range(self.num_exits))
+        named = self.exit_names or tuple(_NUMBERED.format(k) for k in range(self.num_exits))
         cumulative = np.column_stack([before, before[:, -1] + more])
         checks.check_cost(cumulative)
         same = self.cost is None and np.ptp(more) == 0
