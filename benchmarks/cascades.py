@@ -289,7 +289,9 @@ def by_threshold(
     """Return single thresholds on the largest probability, and what every sample costs and is worth by each."""
     early, rows = table.num_exits - 1, np.arange(table.num_samples)
     scores = np.stack([max_prob(table.seen_at(slice(None), k)) for k in range(early)], axis=1)
-    values = np.unique(np.append(np.quantile(scores, np.linspace(0, 1, THRESHOLDS)), 2.0))  # 2: none leaves early
+    values = np.unique(
+        [*np.quantile(scores, np.linspace(0, 1, THRESHOLDS)), scores.max() + 1]
+    )  # the last: none leaves early
     last = np.ones((len(rows), 1), bool)
     leaves = np.stack([np.append(scores >= value, last, axis=1).argmax(axis=1) for value in values], axis=1)
     costs, utility = np.array(table.require_costs().cumulative), table.require_utility("accuracy")
