@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -259,13 +260,17 @@ def first_above(leaves: Bool[np.ndarray, "query early"]) -> Int[np.ndarray, " qu
 
 
 def judged(policy: Policy, test: ExitTable) -> dict[str, Any]:
-    """Return cost and utility of a policy, and what it gains over fixed depths mixed to the same mean cost."""
+    """Return cost and utility of a policy, and what it gains over the best mix of two fixed depths of the same cost."""
     left = replay(policy, test).exit_index
     utility, costs = test.require_utility("reciprocal rank"), np.array(COSTS.cumulative)
     spent, own = float(costs[left].mean()), utility[np.arange(len(left)), left]
-    low = min(int(np.searchsorted(costs, spent, side="right")) - 1, len(costs) - 2)
-    share = (spent - costs[low]) / (costs[low + 1] - costs[low])
-    gain = own - (1 - share) * utility[:, low] - share * utility[:, low + 1]
+    shares = {
+        (low, high): (spent - costs[low]) / (costs[high] - costs[low])
+        for low, high in combinations(range(len(costs)), 2)
+        if costs[low] <= spent <= costs[high]
+    }
+    mixes = [(1 - share) * utility[:, low] + share * utility[:, high] for (low, high), share in shares.items()]
+    gain = own - max(mixes, key=np.mean)  # best on the test queries themselves: no policy is favoured
     return {
         "cost": spent,
         "utility": float(own.mean()),

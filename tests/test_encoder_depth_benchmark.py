@@ -72,6 +72,16 @@ def test_running_stops_where_replay_says(depth: ModuleType) -> None:
     assert depth.judged(depth.one_threshold(table, 4.0), table)["cost"] <= 4.0
 
 
+def test_the_best_mix_of_fixed_depths_is_beaten_or_not(depth: ModuleType) -> None:
+    scores = np.zeros((40, 3, 2), dtype=np.float32)
+    scores[:20, 1, 0], scores[20:, 1, 0] = 1, -1  # layer 4: half of the queries right; layers 2 and 6: see below
+    scores[:, 0, 0], scores[:, 2, 0] = np.where(np.arange(40) < 20, 2, -1), 2  # layer 2 is as good, and knows it
+    table = depth.table_of(scores, np.zeros(40, dtype=np.int64), np.ones(3))
+    found = depth.judged(depth.ScorePolicy(depth.ColumnScorer(0, 4), np.array([0.8, 2.0, -np.inf])), table)
+    assert found["cost"] == 4.0 and found["utility"] == 1.0 and found["shares"] == [0.5, 0, 0.5]
+    assert found["gain"] == pytest.approx(1 - (0.75 + 1) / 2)  # beside depths 2 and 6 mixed, not beside depth 4
+
+
 def test_fixed_depths_gain_nothing_over_themselves(depth: ModuleType) -> None:
     scores = np.random.default_rng(0).normal(size=(60, 3, 4)).astype(np.float32)
     table = depth.table_of(scores, np.zeros(60, dtype=np.int64), np.ones(3))

@@ -58,9 +58,10 @@ def depth_page(found: Mapping[str, Any], options: argparse.Namespace) -> Path:
         "## Fixed depth\n\nThe temperature of each layer is fitted on the calibration queries; the last two columns "
         "are the mean negative log-probability of the right text on the test queries.\n\n"
         + markdown_table(("read after", "MRR %", "first %", "temperature", "as scored", "calibrated"), layers),
-        "## Depth per query, at equal mean cost\n\n*Gain* is the difference, in points, from fixed depths mixed at "
-        "random to the same mean cost on the test queries, with its paired 95 % interval. At a budget of 4 layers that "
-        "is fixed depth 4, as far as the policy spends it all.\n\n"
+        "## Depth per query, at equal mean cost\n\n*Gain* is the difference, in points, from the best mix at "
+        "random of two fixed depths that has the same mean cost, with its paired 95 % interval; which depths are mixed "
+        "is chosen on the test queries, so that no policy is favoured. It is fixed depth 4 at a cost of 4 layers, "
+        "unless the mix of depths 2 and 6 is better.\n\n"
         + markdown_table(("budget, layers", "policy", "spent", "MRR %", "gain", "by layer, %"), rows),
         f"Run for real, one query with its 50 texts after the other, {timed['queries']} test queries, "
         f"{found['threads']} thread: {timed['full']:.0f} ms per query at full depth, {timed['adaptive']:.0f} ms by "
