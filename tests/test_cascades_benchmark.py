@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from eenet import CostTable, ExitTable, evaluate
+from eenet import CostTable, ExitTable, StoppingScheduler, evaluate
 from eenet.testing import synthetic_table
 
 COSTS = CostTable((1.0, 10.0), "ms", 9.0)
@@ -20,18 +20,77 @@ def cascades(benchmark) -> ModuleType:
     return benchmark("cascades")
 
 
-def test_the_single_threshold_is_the_best_there_is(cascades: ModuleType) -> None:
-    table = synthetic_table(300, num_exits=2, num_classes=4, seed=0).with_costs(COSTS)
-    target = float(table.utility[:, -1].mean()) - 0.02
-    policy = cascades.threshold(table, target)
-    found = evaluate(policy, table)
-    scores = np.sort(np.exp(table.seen_at(slice(None), 0)).max(axis=1))
-    order = np.argsort(-np.exp(table.seen_at(slice(None), 0)).max(axis=1), kind="stable")
+def planted(samples: int, seed: int = 0) -> ExitTable:
+    return synthetic_table(samples, num_exits=2, num_classes=4, seed=seed).with_costs(COSTS)
+
+
+def test_a_choice_is_safe_if_all_that_cost_more_are(cascades: ModuleType) -> None:
+    costs = np.array([1.0, 2.0, 3.0, 4.0])
+    none, much, hardly = np.zeros(1000), np.tile([1.0, -0.9], 500), np.eye(1000)[0]
+    assert cascades.safe(costs, np.stack([none, much, hardly, none], axis=1)) == 2  # 1: its standard error is 3 points
+    assert cascades.safe(costs, np.stack([none, none, none, none], axis=1)) == 0
+    assert cascades.safe(costs, np.stack([none, none, none, much], axis=1)) == 3  # none is, so the most expensive
+    assert cascades.safe(costs[::-1], np.stack([none, hardly, much, none], axis=1)) == 1  # in any order
+
+
+def test_thresholds_cost_what_replay_says(cascades: ModuleType) -> None:
+    table = planted(300)
+    values, costs, utility = cascades.by_threshold(table)
+    for i in (0, len(values) // 2, len(values) - 1):
+        found = evaluate(cascades.threshold(table, values[i]), table)
+        assert found.cost == pytest.approx(costs[:, i].mean()) and found.utility == pytest.approx(utility[:, i].mean())
+    assert costs[:, -1].min() == 10.0  # the last one keeps all samples
+
+
+def test_the_threshold_within_a_budget_is_the_best_there_is(cascades: ModuleType) -> None:
+    table = planted(300)
+    found = evaluate(cascades.threshold_within(table, 5.0), table)
+    scores = np.exp(table.seen_at(slice(None), 0)).max(axis=1)
+    order = np.argsort(-scores, kind="stable")
     utility = [np.append(table.utility[order[:n], 0], table.utility[order[n:], 1]).mean() for n in range(301)]
-    most = max(n for n, value in enumerate(utility) if value >= target)
-    assert len(np.unique(scores)) == 300 and found.utility >= target
-    assert found.cost <= 10.0 - 9.0 * (most - 3) / 300  # thresholds lie on a grid of 400 quantiles
-    assert evaluate(cascades.cheapest(table, target, 0), table).utility >= target - 1e-9
+    assert len(np.unique(scores)) == 300 and found.cost <= 5.0
+    affordable = [value for n, value in enumerate(utility) if 10.0 - 9.0 * n / 300 <= 5.0]
+    assert max(affordable) - 2 / 300 <= found.utility <= max(affordable)  # thresholds lie on a grid of quantiles
+
+
+def test_safe_policies_keep_their_word_on_samples_they_have_not_seen(
+    cascades: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cascades, "BUDGETS", 8)
+    table = planted(3000)
+    fitting, rest = table.select(np.arange(1000)), table.select(np.arange(1000, 3000))
+    found = evaluate(cascades.safest(StoppingScheduler(), fitting, seed=0), rest)
+    assert rest.utility[:, -1].mean() - found.expected_utility < 3 * cascades.LOSS and found.expected_cost <= 10.0
+
+
+def test_one_model_alone_need_not_run_the_first(cascades: ModuleType) -> None:
+    table = planted(300)
+    assert [cascades.alone_within(table, budget) for budget in (1.0, 8.9, 9.0)] == [0, 0, 1]
+    rows = cascades.at_budget(StoppingScheduler(), table, table, full=9.0, goal=1.0)
+    assert [row["policy"] for row in rows] == ["auto", "threshold", "alone"]
+    assert rows[2] == rows[2] | {"exit": 1, "speed": 1.0, "lost": 0.0, "error": 0.0}
+    assert cascades.at_budget(StoppingScheduler(), table, table, full=9.0, goal=20.0) == []  # exit 0 costs more
+
+
+def test_held_out_sentences_leave_no_phrase_in_training(cascades: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from eenet.experiments.data.texts import Texts
+
+    def some(*texts: str) -> Texts:
+        return Texts(texts, (0,) * len(texts))
+
+    train = some("a fine film", "a fine", "fine", "so dull", "dull", "so dull indeed", "twice", "Dev One")
+    monkeypatch.setattr(cascades, "HELD_OUT", 1)
+    monkeypatch.setattr(
+        cascades, "read_sst2", lambda root: {"train": train, "dev": some("dev one"), "test": some("test one")}
+    )
+    found = cascades.texts_of("sst2", Path())
+    dev, held_out = found["calibration"].texts
+    kept = {
+        "a fine film": ("so dull", "dull", "so dull indeed", "twice"),
+        "so dull indeed": ("a fine film", "a fine", "fine", "twice"),
+        "twice": ("a fine film", "a fine", "fine", "so dull", "dull", "so dull indeed"),
+    }
+    assert dev == "dev one" and found["train"].texts == kept[held_out] and found["test"].texts == ("test one",)
 
 
 def test_the_page_says_what_was_reached(cascades: ModuleType, tmp_path: Path) -> None:
@@ -43,7 +102,12 @@ def test_the_page_says_what_was_reached(cascades: ModuleType, tmp_path: Path) ->
         "speedup": 2.5,
     }
     outcome = {"accuracy": 0.9, "lost": 0.001, "error": 0.002, "shares": [80, 20], "bench": [row, row]}
-    one = {"costs": [0.5, 10.5], "policies": {"stopping": outcome, "threshold": outcome | {"lost": 0.004}}}
+    budget = {"goal": 5.0, "policy": "alone", "exit": 1, "speed": 4.9, "accuracy": 0.9, "lost": 0.0, "error": 0.001}
+    one = {
+        "costs": [0.5, 10.5],
+        "policies": {"auto": outcome, "threshold": outcome | {"lost": 0.004}},
+        "budgets": [budget, budget | {"policy": "auto", "exit": None, "lost": 0.0321}],
+    }
     texts = {
         "samples": {"train": 1, "calibration": 2, "test": 3},
         "timed": {"samples": 3, "passes": 5, "threads": 1},
@@ -69,13 +133,8 @@ def test_the_page_says_what_was_reached(cascades: ModuleType, tmp_path: Path) ->
     page = cascades.cascades_page({"agnews": texts, "sst2": texts, "cifar10": images}, Namespace(page=tmp_path))
     text = page.read_text(encoding="utf-8")
     assert text.count("2.5: reached") == 2 and text.count("5: missed") == 4 + 2
+    assert text.count("MiniLM alone | 90.00") == 4 and text.count("+3.21 ± 0.20") == 4
     assert "+0.10 ± 0.39" in text and "80.00 (25%), 90.00 (105%)" in text and "| - " in text
-
-
-def test_names_of_runs_are_checked(cascades: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cascades.main(["--out", str(tmp_path), "--minilm", "news=run"])
-    assert "agnews, sst2" in capsys.readouterr().err
 
 
 def test_tables_of_texts_keep_their_order(cascades: ModuleType, tmp_path: Path) -> None:
