@@ -48,13 +48,8 @@ def test_help_and_version(eenet):
     assert "compare" in eenet().stdout
 
 
-<<<<<<< HEAD
 def test_every_name_makes_its_object(monkeypatch):
-    for name in names.POLICIES:
-=======
-def test_every_name_makes_its_object():
     for name in POLICIES:
->>>>>>> w-c
         assert isinstance(names.scheduler(name, 3), Scheduler) and names.scheduler(name, 3).seed == 3
     model, inputs = tiny_cnn(exits=2).eval(), torch.randn(2, 1, 8, 8)
     graphs = programs._programs(model, inputs, whole=True)  # exporting takes most of the time: once for both
