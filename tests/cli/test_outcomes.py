@@ -131,7 +131,7 @@ def test_advice_takes_names_and_tables_too(eenet, outcomes, tmp_path):
     assert [one["name"] for one in value["statics"]] == [
         "stage0 alone",
         "stage1 alone",
-        "the original model",
+        "stage2 alone",
         "tiny",
         "outcomes",
         "stage2 by itself",
