@@ -9,7 +9,7 @@ import torch
 from eenet.errors import InputError
 from eenet.experiments.reproduce import EXPERIMENTS
 from eenet.experiments.reproduce.paper import METHODS, PAPER, Budgeted, PaperExperiment
-from eenet.experiments.reproduce.parity import FILE, results, write_paper_page
+from eenet.experiments.reproduce.parity import FILE, keep, results, write_paper_page
 from eenet.experiments.zoo import tiny_cnn
 from eenet.running import measure, record
 from eenet.schedulers import GeometricScheduler
@@ -74,11 +74,13 @@ def test_ours_stands_beside_the_paper_at_the_same_shares(tmp_path, monkeypatch):
     assert "| paper: EENet | 80.00 | 7.00 ± 0.10 | 7.00 ± 0.10 | 7.00 ± 0.10 |" in page
     assert "| paper: MAML-stop | 80.00 | - | - | - |" in page
     assert "max_prob, operations" in page and "max_prob, latency" in page and "out of reach" in page
-    assert "What differs in ours: everything. Means over 2 split(s)." in page
+    assert "What differs in ours: everything. Means over 2 split(s). Machine: " in page
     assert "`eenet reproduce cifar10-resnet56-3` has not been run" in page
     assert "| 7.00 ± 0.10 | - | - | out of reach |" in page
     assert f"| {PAPER[0].title} | 0.53 | 5.00 ± 0.19 | not run | not run | not run |" in page
     assert "the command" in page
+    keep(tmp_path / "pages", "tiny", found)  # the run is gone, its results stand beside the pages
+    assert write_paper_page(tmp_path / "pages", tmp_path / "empty", "the command").read_text() == page
 
 
 @pytest.mark.parametrize("content", [{}, [], None, {"ours": None}, {"ours": {"operations": {}}}])

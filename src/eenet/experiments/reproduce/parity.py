@@ -14,10 +14,11 @@ from eenet.experiments.reproduce.paper import METHODS, PAPER, Budgeted, PaperExp
 from eenet.report import markdown_table
 from eenet.schedulers import Scheduler
 from eenet.tables.costs import CostTable
-from eenet.tables.files import read_json
+from eenet.tables.files import read_json, write_json
 from eenet.tables.table import ExitTable
 
 FILE = "parity.json"
+KEPT = "parity"  # folder, beside the pages, of results whose runs are elsewhere
 _SHOWN = (("operations", "auto"), ("latency", "auto"), ("latency", "random"))  # in the first table
 _HEAD = """# The paper's tables, and ours beside them
 
@@ -68,7 +69,13 @@ def results(
         "times": row["cumulative"],
         "full_time": row["full"]["median"],
         "decisions": [1000 * one["median"] for one in row["decisions"]],
+        "machine": pages.machine().strip(),
     }
+
+
+def keep(folder: Path, name: str, found: Mapping[str, Any]) -> None:
+    """Write the results of an experiment beside the pages, so that their page can be made again without its run."""
+    write_json(folder / KEPT / f"{name}.json", dict(found))
 
 
 def _lost(found: Mapping[str, Any], costs: CostTable, shares: list[float]) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def write_paper_page(folder: Path, out: Path, command: str) -> Path:
     """Write the page of all experiments of the paper, with ours where they were done.
 
     Args:
-        folder: For the page.
+        folder: For the page; results of earlier runs, see `keep`, stand in for those that ``out`` has not.
         out: Contains a folder for every experiment of ours that was done, by its name.
         command: That makes the page again.
 
@@ -99,6 +106,8 @@ def write_paper_page(folder: Path, out: Path, command: str) -> Path:
     sections: list[str] = []
     for paper in PAPER:
         path = out / paper.ours / FILE
+        if not path.is_file():
+            path = folder / KEPT / f"{paper.ours}.json"
         if path.is_file():
             found[paper.ours] = read_json(path, "results")
         try:
@@ -109,9 +118,7 @@ def write_paper_page(folder: Path, out: Path, command: str) -> Path:
                 f"results {path} cannot be used: they are damaged, or of another version ({type(error).__name__}: "
                 f"{error}). Delete the file, and repeat eenet reproduce {paper.ours}."
             ) from error
-    return pages.write_page(
-        folder / "paper.md", _HEAD, summary(found), *sections, pages.again(command), pages.machine()
-    )
+    return pages.write_page(folder / "paper.md", _HEAD, summary(found), *sections, pages.again(command))
 
 
 def summary(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -157,7 +164,10 @@ def _section(paper: PaperExperiment, found: Mapping[str, Any] | None) -> Iterato
     if found is None:
         yield f"Ours is missing: `eenet reproduce {paper.ours}` has not been run, or its data are not at hand."
     else:
-        yield f"What differs in ours: {paper.differs}. Means over {found['ours']['operations']['splits']} split(s)."
+        yield (
+            f"What differs in ours: {paper.differs}. Means over {found['ours']['operations']['splits']} split(s). "
+            f"{found['machine']}"
+        )
     yield markdown_table(*_sizes(paper, found))
 
 

@@ -137,10 +137,12 @@ class Reproduction:
             "training": self.trained(),
             "command": self.command(),
         }
-        if any(one.ours == self.experiment.name for one in PAPER):
-            self.parity()
         folder = pages or self.out
         folder.mkdir(parents=True, exist_ok=True)
+        if any(one.ours == self.experiment.name for one in PAPER):
+            beside = self.parity()
+            if pages is not None:
+                parity.keep(pages, self.experiment.name, beside)
         for name in found["figures"]["files"].values() if folder.resolve() != self.out.resolve() else ():
             shutil.copyfile(self.out / WITHOUT_SAMPLES / name, folder / name)
         page = write_page(folder, self.experiment.name, found, costs)
