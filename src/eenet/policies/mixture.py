@@ -148,6 +148,7 @@ class TransformedPolicy(Policy):
                 "table."
             )
         self.transform, self.policy = transform, policy
+        self._followed: dict[Policy, TransformedPolicy] = {}  # made once: a sample is decided in microseconds
         self.num_exits, self.num_open, self.source = policy.num_exits, policy.num_open, policy.source
         self.num_columns = _one_number(transform.num_columns, policy.num_columns)
         self.compares_classes, self.seeds, self.depth = policy.compares_classes, policy.seeds, policy.depth
@@ -157,12 +158,14 @@ class TransformedPolicy(Policy):
         return f"on outputs changed by {type(self.transform).__name__}, {self.policy!r}"
 
     def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:
-        if self.policy.newest_only:  # the newest in every place for a policy that looks at no other
-            transformed = np.zeros_like(seen)
-            transformed[:, -1] = self.transform(seen)
-        else:
-            transformed = self.transform.history(seen)
-        return self.policy.leaves(transformed, sample_ids)
+        return self.decide(seen, sample_ids)[0]
+
+    def decide(self, seen: Seen, sample_ids: Ids) -> tuple[Flags, Answers | None]:
+        if not self.policy.newest_only:
+            return self.policy.leaves(self.transform.history(seen), sample_ids), None
+        transformed = np.zeros_like(seen)  # for a policy that looks at the newest only
+        transformed[:, -1] = newest = self.transform(seen)
+        return self.policy.leaves(transformed, sample_ids), newest if self.policy.answers_newest else None
 
     def answers(self, seen: Seen, sample_ids: Ids) -> Answers:
         if self.policy.answers_newest:
@@ -179,7 +182,11 @@ class TransformedPolicy(Policy):
 
     def following(self, sample_ids: Ids) -> Policy:
         inner = self.policy.following(sample_ids)
-        return self if inner is self.policy else TransformedPolicy(self.transform, inner)
+        if inner is self.policy:
+            return self
+        if inner not in self._followed:
+            self._followed[inner] = TransformedPolicy(self.transform, inner)
+        return self._followed[inner]
 
     def extended(self, num_exits: int) -> Policy:
         return TransformedPolicy(self.transform, self.policy.extended(num_exits))

@@ -59,6 +59,10 @@ class Policy(ABC):
     def answers(self, seen: Seen, sample_ids: Ids) -> Answers:
         """Return the log-probabilities that samples which leave now are answered with."""
 
+    def decide(self, seen: Seen, sample_ids: Ids) -> tuple[Flags, Answers | None]:
+        """Return `leaves`, and `answers` of all the samples where these are known by then; None: ask for them."""
+        return self.leaves(seen, sample_ids), None
+
     def __repr__(self) -> str:
         """Say in words where samples leave."""
         return f"{type(self).__name__} for {self.num_exits} exits"

@@ -213,7 +213,7 @@ def time_stages(engine: Engine, inputs: Inputs, policy: Policy, *, decisions: bo
             lap(f"head {k}")
             seen = loop.read(k, group, output, answer) if decisions else None
             if seen is not None and k < last:
-                policy.leaves(seen, ids).nonzero()
+                policy.decide(seen, ids)[0].nonzero()
                 if count > 1:
                     loop.kept(k, group, state, every_second)
                 lap(f"decision {k}")

@@ -184,13 +184,18 @@ class Loop:
         state = self.engine.stage(k, group.state)
         output, answer = self.engine.head(k, state)
         seen = self.read(k, group, output, answer)
-        if k == self._last or len(gone := group.policy.leaves(seen, group.ids).nonzero()[0]) == len(group.ids):
+        if k == self._last:
             self.leave(k, group, _ALL, answer)
+            return None
+        leaves, known = group.policy.decide(seen, group.ids)
+        gone = leaves.nonzero()[0]
+        if len(gone) == len(group.ids):
+            self.leave(k, group, _ALL, answer, known)
             return None
         if not len(gone):
             group.state = state
             return group
-        self.leave(k, group, gone, answer)
+        self.leave(k, group, gone, answer, known)
         stays = np.ones(len(group.ids), dtype=np.bool_)
         stays[gone] = False
         return self.kept(k, group, state, stays.nonzero()[0])
@@ -227,10 +232,19 @@ class Loop:
         kept = self.engine.select(state, rows)
         return Group(kept, group.ids[rows], group.places[rows], group.policy, group.shapes, seen)
 
-    def leave(self, k: int, group: Group, rows: slice | Int[np.ndarray, " left"], answer: Any) -> None:  # noqa: ANN401
-        """Note who leaves at exit ``k``, and with what answer."""
+    def leave(
+        self,
+        k: int,
+        group: Group,
+        rows: slice | Int[np.ndarray, " left"],
+        answer: Any,  # noqa: ANN401
+        known: np.ndarray | None = None,
+    ) -> None:
+        """Note who leaves at exit ``k``, and with what: the head's answer, what the policy said of all, or says now."""
         classes = answer is None
-        if classes:
+        if classes and known is not None:
+            answers = known[rows]
+        elif classes:
             assert group.seen is not None
             answers = group.policy.answers(group.seen[:, : k + 1][rows], group.ids[rows])
         else:

@@ -276,6 +276,6 @@ def _log_softmax(rows: np.ndarray) -> np.ndarray:
 
 def row_max(rows: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row 1"]:
     """Return the largest number of every row, NaN where one is: numpy takes ten times as long along short rows."""
-    if rows.shape[1] > _SHORT:
+    if rows.shape[1] > _SHORT or len(rows) == 1:
         return np.asarray(np.maximum.reduce(rows, axis=1, keepdims=True))
     return np.asarray(np.maximum.reduce(np.ascontiguousarray(rows.T), axis=0)[:, None])
