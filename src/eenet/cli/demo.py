@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from eenet.policies import SavedPolicy
     from eenet.report import Example
 
-BUDGET, BUDGETS = "35%", ["30%", "35%", "50%"]
+BUDGET, BUDGETS = "30%", ["20%", "30%", "50%"]
 BATCH_SIZES = "1,32"
-TIMED = 400  # samples
+TIMED = 256  # samples
 EXAMPLES_PER_EXIT = 6
 MADE = (
     "The pictures are made by code from the handwritten digits of scikit-learn: one large digit, which is the class, "

@@ -19,7 +19,7 @@ from eenet.experiments.data.dataset import ArrayDataset, DataSplits, Split, shuf
 
 SIDE = 32
 MOST_OTHERS = 4
-LARGE, SMALL = range(15, 20), range(9, 12)  # height and width of the digits, in pixels
+LARGE, SMALL = range(15, 20), range(10, 14)  # height and width of the digits, in pixels
 NOISE = (0.05, 0.15)  # standard deviation of an easy picture, and what is added for the hardest
 COUNTS: dict[Split, int] = {"train": 6000, "calibration": 2000, "test": 2000}
 _MEAN, _STD = (0.2,), (0.3,)

@@ -42,7 +42,7 @@ def tiny_cnn(num_classes: int = 10, exits: int = 3, in_channels: int = 1, width:
     return MultiExitModel(stages, heads)
 
 
-def tiny_resnet(num_classes: int = 10, in_channels: int = 1, deep: int = 6) -> MultiExitModel:
+def tiny_resnet(num_classes: int = 10, in_channels: int = 1, deep: int = 10) -> MultiExitModel:
     """Return a small residual net with three exits, most of whose layers come after the second, randomly initialised.
 
     One block of 16 channels at half the image's height and width, one of 32 at a quarter (exit 0), one of 64 at an

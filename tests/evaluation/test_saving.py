@@ -1,0 +1,98 @@
+"""What a policy saves and loses, in a sentence; and where it is not worth the trouble."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from eenet import AutoScheduler, ConfidenceScorer, CostTable, ScorePolicy
+from eenet.errors import TableError
+from eenet.evaluation import saving
+from eenet.policies import MixedPolicy, replay
+from eenet.policies.policy import static_policy
+from eenet.tables import ExitTable
+from eenet.testing import planted
+
+COSTS = CostTable((1.0, 2.0, 4.0), "ms")
+
+
+def table_of(right, sure):
+    """Return a table of two classes: which answers are right, and how sure each exit is."""
+    right, sure = np.array(right, dtype=bool), np.array(sure, dtype=np.float64)
+    labels = np.zeros(len(right), dtype=np.int64)
+    logit = np.where(right, sure, -sure)
+    return ExitTable(logits=np.stack([logit, -logit], axis=2), labels=labels, costs=COSTS)
+
+
+def test_by_hand():
+    right = [[1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 1, 0]] * 50
+    sure = [[3, 3, 3], [0.1, 3, 3], [0.1, 0.1, 3], [3, 3, 3]] * 50
+    table = table_of(right, sure)
+    policy = ScorePolicy("max_prob", [2.0, 2.0, -math.inf])
+    found = saving(policy, table, speedups={1: 2.04, 32: 1.66})
+    # they leave at 0, 1, 2, 0: right, right, right, wrong
+    assert found.exits == (0.5, 0.25, 0.25) and found.cost_share == (1 + 2 + 4 + 1) / 4 / 4
+    assert found.lost == pytest.approx(0.0) and found.lost_error == 0.0
+    assert found.static_exit == 1 and found.static_lost == pytest.approx(0.0)  # 3 of 4 right, as at the last exit
+    # exit 1 for all is as good at the same cost: the gain is none
+    assert found.gain[0] == pytest.approx(0.0) and found.num_samples == 200
+    assert not found.pays and "as good at equal cost" in found.sentence
+    assert "2.0x faster at batch 1 (1.7x at 32), no loss, 50% of the samples left at exit 0" in str(found)
+
+
+def test_the_loss_and_the_gain_are_means_over_samples():
+    table, other = planted.gaussian_table(3000, seed=0), planted.gaussian_table(2000, seed=1)
+    policy = AutoScheduler(seed=0).fit(table, budget="40%")
+    found = saving(policy, other)
+    utility = other.require_utility("test")
+    parts = [(weight, replay(part, other)) for weight, part in policy.components()]
+    cost = sum(weight * trace.mean_cost for weight, trace in parts)
+    earned = sum(
+        weight * (trace.log_probs.argmax(axis=1) == other.labels).astype(np.float64) for weight, trace in parts
+    )
+    assert found.cost_share == pytest.approx(cost / other.costs.full)
+    lost = utility[:, -1] - earned
+    assert found.lost == pytest.approx(100 * lost.mean())
+    assert found.lost_error == pytest.approx(100 * lost.std(ddof=1) / math.sqrt(len(lost)))
+    assert found.gain[1] > 0 and found.pays
+    assert "% of the ms saved" in found.sentence and "Do not bother" not in found.sentence
+
+
+def test_a_mixture_counts_in_expectation_whatever_the_coin():
+    table = table_of([[0, 0, 1]] * 40, [[1, 1, 1]] * 40)
+    first, last = (static_policy(ConfidenceScorer("max_prob"), k, 3) for k in (0, 2))
+    found = {seed: saving(MixedPolicy(first, last, 0.25, seed), table) for seed in (0, 1)}
+    assert found[0] == found[1]
+    assert found[0].exits == (0.25, 0.0, 0.75) and found[0].lost == pytest.approx(25.0)
+    assert found[0].gain[0] == pytest.approx(0.0)  # a fixed mix is what it is
+
+
+def test_it_says_where_it_is_not_on_the_clock():
+    table, other = planted.gaussian_table(3000, seed=0), planted.gaussian_table(2000, seed=1)
+    policy = AutoScheduler(seed=0).fit(table, budget="40%")
+    found = saving(policy, other, speedups={1: 0.97, 32: 1.02})
+    assert found.sentence.startswith("Do not bother: the saving is not on the clock (1.02x at batch 32).")
+    assert saving(policy, other, speedups={1: 0.97, 32: 1.3}).pays
+    few = saving(policy, other.select(np.arange(40)))
+    assert not few.pays and "40 samples are too few" in few.sentence
+
+
+def test_nothing_saved_does_not_pay():
+    table = table_of([[0, 0, 1]] * 30 + [[1, 1, 1]] * 30, [[1, 1, 1]] * 60)
+    found = saving(static_policy(ConfidenceScorer("max_prob"), 2, 3), table)
+    assert found.cost_share == 1.0 and "it costs 100% of the original model" in found.sentence
+
+
+def test_values_are_json():
+    table = planted.gaussian_table(200, seed=0)
+    found = saving(AutoScheduler(seed=0).fit(table, budget="60%"), table, speedups={1: 1.5}).to_dict()
+    assert json.loads(json.dumps(found))["speedups"] == found["speedups"] == {"1": 1.5}
+    assert {"sentence", "pays", "reasons"} <= found.keys()
+
+
+def test_what_cannot_be_judged_is_refused():
+    table = planted.gaussian_table(60, seed=0)
+    policy = AutoScheduler(seed=0).fit(table, budget="60%")
+    with pytest.raises(TableError):
+        saving(policy, ExitTable(logits=table.logits, costs=table.costs))
