@@ -29,8 +29,8 @@ def test_a_picture_has_its_digit_and_up_to_four_small_ones(monkeypatch):
     alone = np.isin(lit, list(large))
     assert 0.1 < alone.mean() < 0.35  # no small one is drawn for one picture in five
     assert lit.max() <= max(large) + MOST_OTHERS * max(SMALL) ** 2
-    for picture, digit in zip(pictures[alone], chosen[alone], strict=True):
-        np.testing.assert_allclose(picture[picture > 0], digits[digit, 0, 0], rtol=1e-5)
+    for picture, digit in zip(pictures, chosen, strict=True):
+        assert (picture >= 0.999 * digits[digit, 0, 0]).sum() >= min(LARGE) ** 2
     assert set(chosen) == {0, 1, 2}
 
 
