@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
@@ -124,13 +125,32 @@ def saving(
     Raises:
         TableError: The table has neither labels nor utility, or no costs.
     """
-    table = instance(table, ExitTable, "table").with_costs(costs)
+    replayer = Replayer(instance(table, ExitTable, "table").with_costs(costs))
+    replayer.table.require_utility("what a policy saves")
+    earned = replayer.per_sample(instance(policy, Policy, "policy"))
+    return saving_of(replayer.table, *earned, tuple(replayer.expected_shares(policy).tolist()), speedups=speedups)
+
+
+def saving_of(
+    table: ExitTable,
+    spent: Float64[np.ndarray, " sample"],
+    earned: Float64[np.ndarray, " sample"],
+    exits: tuple[float, ...],
+    *,
+    speedups: Mapping[int, float] | None = None,
+) -> Saving:
+    """Return the same from what each sample costs and earns, in expectation over the coin.
+
+    Args:
+        table: Of these samples, with costs and utility.
+        spent: Cost of each sample.
+        earned: Its utility.
+        exits: Share of the samples that left at each exit.
+        speedups: See `saving`.
+    """
     costs, utility = table.require_costs(), table.require_utility("what a policy saves")
-    replayer = Replayer(table)
-    spent_each, earned = replayer.per_sample(instance(policy, Policy, "policy"))
-    cost, lost = float(spent_each.mean()), utility[:, -1] - earned
-    spent = table.leaving_costs.mean(axis=0)
-    cheap = np.flatnonzero(spent <= cost * (1 + 1e-9))
+    cost, lost = float(spent.mean()), utility[:, -1] - earned
+    cheap = np.flatnonzero(table.leaving_costs.mean(axis=0) <= cost * (1 + 1e-9))
     best = int(cheap[utility[:, cheap].mean(axis=0).argmax()]) if len(cheap) else None
     mix = np.array(static_mix(table, table, costs, cost).distribution)
     above = 100 * (earned - utility @ mix)
@@ -140,7 +160,7 @@ def saving(
         unit=costs.unit,
         lost=100 * float(lost.mean()),
         lost_error=100 * _error(lost),
-        exits=tuple(replayer.expected_shares(policy).tolist()),
+        exits=exits,
         static_exit=best,
         static_lost=None if best is None else 100 * float((utility[:, -1] - utility[:, best]).mean()),
         gain=(float(above.mean()), float(above.mean()) - error, float(above.mean()) + error),

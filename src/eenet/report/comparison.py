@@ -7,10 +7,11 @@ from typing import Any
 
 from eenet.errors import InputError
 from eenet.report import html
+from eenet.report.explorer import explorer
 from eenet.report.sections import (
     Block,
     Example,
-    Picture,
+    Markup,
     Section,
     Table,
     about_section,
@@ -21,6 +22,7 @@ from eenet.report.sections import (
     report_section,
 )
 
+_SAME = "VAL and TEST are the same data: these are fitting numbers, not what to expect of others. "
 _KEYS = ("unit", "reference", "n_val", "n_test", "splits", "exits", "rows", "area", "pairs", "curves")
 
 
@@ -30,10 +32,13 @@ def comparison_page(
     title: str = "Comparison of early-exit policies",
     report: Mapping[str, Any] | None = None,
     bench: Mapping[str, Any] | None = None,
+    profile: Mapping[str, Any] | None = None,
     examples: Sequence[Example] = (),
+    promise: str = "",
     caveats: Sequence[str] = (),
     command: str = "",
     verdict: str = "",
+    budget: float | None = None,
 ) -> str:
     """Return the whole page about a comparison.
 
@@ -42,10 +47,15 @@ def comparison_page(
         title: Of the page.
         report: `Report.to_dict()` of one policy, for a section about it.
         bench: What ``eenet bench --json`` wrote.
+        profile: What ``eenet profile`` wrote: times at other budgets are estimated from it.
         examples: Inputs, listed by the exit they left at.
+        promise: The statement of a certificate.
         caveats: Further things a reader should know.
         command: How to make the page again.
-        verdict: Said before everything else, such as the sentence of `eenet.evaluation.saving`.
+        verdict: Said first, at the budget where the slider begins, such as the sentence of `eenet.evaluation.saving`
+            with measured times. Default: the same sentence with estimated times.
+        budget: Where the slider begins, in the comparison's unit. Default: the first asked; where none was, the
+            smallest that loses at most one point.
 
     Returns:
         One self-contained HTML page.
@@ -53,59 +63,66 @@ def comparison_page(
     Raises:
         InputError: The comparison lacks a key.
     """
-    sections = comparison_sections(comparison)
-    if report is not None:
-        sections.append(report_section(report))
-    if examples:
-        sections.append(examples_section(examples))
-    if bench is not None:
-        sections.append(bench_section(bench))
-    sections.append(Section("Caveats", [[*comparison.get("notes", ()), *caveats]]))
+    first, *others = _sections(comparison, bench=bench, profile=profile, verdict=verdict, budget=budget)
+    said, *shown = first.blocks
+    sections = [Section(first.heading, shown)]
+    sections += [examples_section(examples)] if examples else []
+    sections += [bench_section(bench)] if bench is not None else []
+    sections += [Section("What is promised", [promise])] if promise else []
+    sections += [] if report is None else [report_section(report)]
+    sections += others
+    if caveats:
+        sections.append(Section("Further caveats", [list(caveats)]))
     sections.append(about_section(command=command, seed=comparison.get("seed")))
-    return html.page(title, sections, lead=f"{verdict} {lead(comparison)}".strip())
+    return html.page(title, sections, lead=[said, *_warnings(comparison)])
 
 
-def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
-    """Return the sections about a comparison, with pictures: curves, rows, exits, differences and who pays.
+def comparison_sections(
+    comparison: Mapping[str, Any],
+    *,
+    number: int = 0,
+    bench: Mapping[str, Any] | None = None,
+    profile: Mapping[str, Any] | None = None,
+) -> list[Section]:
+    """Return the sections about a comparison: what can be turned, what was compared, rows, exits, differences.
+
+    Args:
+        comparison: `Comparison.to_dict()`.
+        number: Of the comparison on the page.
+        bench: What ``eenet bench --json`` wrote.
+        profile: What ``eenet profile`` wrote.
 
     Raises:
         InputError: The comparison lacks a key.
     """
+    return _sections(comparison, number=number, bench=bench, profile=profile)
+
+
+def _sections(comparison: Mapping[str, Any], **turned: Any) -> list[Section]:  # noqa: ANN401 - passed through
     for key in _KEYS:
         if key not in comparison:
             raise InputError(
                 f"comparison without {key!r} cannot be reported: it is not complete. Run `eenet compare` again."
             )
-    from eenet.report import plots  # loads matplotlib
+    found = explorer(comparison, **turned)
+    parts: list[Section] = []
+    if found is not None:
+        heading = "What a budget saves and loses"
+        parts = [
+            Section(heading, [found.verdict, found.turn]),
+            Section("Who leaves where", [found.exits, found.budgets]),
+            *([Section("By which score", [found.scores])] if found.scores else []),
+            *([Section("Who pays", [found.who_pays])] if found.who_pays else []),
+        ]
+    compared = Section("What was compared", [lead(comparison)])
+    notes = [Section("Caveats", [list(comparison["notes"])])] if comparison.get("notes") else []
+    return [*parts, compared, *table_sections(comparison), *notes]
 
-    figures = [
-        (
-            plots.utility_cost(comparison),
-            "Utility over mean cost per sample, one curve per policy; the numbers are in the tables below.",
-            "Realised cost and utility on the test samples; markers: asked budgets; crosses: every exit for all "
-            "samples. The oracle knows the labels: it is mostly luck, no goal, and may leave the frame.",
-        ),
-        (
-            plots.gain_over_random(comparison),
-            "Gain of every policy over the best static mix at equal cost.",
-            "The same curves, as points of utility above the best mix of static exits at equal cost.",
-        ),
-        (
-            plots.exit_shares(comparison),
-            "Share of the test samples leaving at each exit; the numbers are in the table of policies.",
-            "Where the samples left.",
-        ),
-    ]
-    figures += [
-        (
-            plots.group_losses(comparison, by),
-            f"Loss by {by} and policy; the numbers are in the table of who pays.",
-            f"Loss by {by}. Dots: groups, orange where they pay more than all samples together (the black line).",
-        )
-        for by in dict.fromkeys(entry["by"] for entry in comparison.get("groups", ()))
-    ]
-    pictures = [Picture(plots.png(figure), alt, caption) for figure, alt, caption in figures]
-    return [Section("Utility and cost", pictures), *table_sections(comparison)]
+
+def _warnings(comparison: Mapping[str, Any]) -> list[Block]:
+    """Return what a reader must know beside the verdict."""
+    said = _SAME * bool(comparison.get("same_data")) + _better_statics(comparison)
+    return [Markup(f'<p class="warning">{html.escape(said)}</p>')] if said else []
 
 
 def table_sections(comparison: Mapping[str, Any]) -> list[Section]:
@@ -141,7 +158,7 @@ def lead(comparison: Mapping[str, Any]) -> str:
     policies = _policies(area)
     means = "" if comparison["splits"] == 1 else f", means over {comparison['splits']} random splits"
     same = bool(comparison.get("same_data"))
-    warning = "VAL and TEST are the same data: these are fitting numbers, not what to expect of others. " * same
+    warning = _SAME * same
     judged = "the same" if same else f"{comparison['n_test']} others"
     summary = (
         f"{len(policies)} policies, fitted on {comparison['n_val']} samples and judged on {judged}"
