@@ -21,8 +21,11 @@ from eenet.report.sections import (
     exit_shares,
     report_section,
 )
+from eenet.report.svg import escape
 
 _SAME = "VAL and TEST are the same data: these are fitting numbers, not what to expect of others. "
+_WHO_PAYS = "Who pays for early exit"
+_TURNED = ("Who leaves where", "By which score", "Who pays")
 _KEYS = ("unit", "reference", "n_val", "n_test", "splits", "exits", "rows", "area", "pairs", "curves")
 
 
@@ -35,6 +38,7 @@ def comparison_page(
     profile: Mapping[str, Any] | None = None,
     examples: Sequence[Example] = (),
     promise: str = "",
+    more: Sequence[Section] = (),
     caveats: Sequence[str] = (),
     command: str = "",
     verdict: str = "",
@@ -50,6 +54,7 @@ def comparison_page(
         profile: What ``eenet profile`` wrote: times at other budgets are estimated from it.
         examples: Inputs, listed by the exit they left at.
         promise: The statement of a certificate.
+        more: Further sections, such as those about costs.
         caveats: Further things a reader should know.
         command: How to make the page again.
         verdict: Said first, at the budget where the slider begins, such as the sentence of `eenet.evaluation.saving`
@@ -64,17 +69,20 @@ def comparison_page(
         InputError: The comparison lacks a key.
     """
     first, *others = _sections(comparison, bench=bench, profile=profile, verdict=verdict, budget=budget)
-    said, *shown = first.blocks
+    turns = isinstance(first.blocks[0], Markup)
+    said, *shown = first.blocks if turns else (verdict, *first.blocks)
     sections = [Section(first.heading, shown)]
+    while others and others[0].heading in _TURNED:
+        sections.append(others.pop(0))
     sections += [examples_section(examples)] if examples else []
     sections += [bench_section(bench)] if bench is not None else []
     sections += [Section("What is promised", [promise])] if promise else []
     sections += [] if report is None else [report_section(report)]
-    sections += others
-    if caveats:
-        sections.append(Section("Further caveats", [list(caveats)]))
+    sections += [*others, *more]
+    notes = [*comparison.get("notes", ()), *caveats]
+    sections += [Section("Caveats", [notes])] if notes else []
     sections.append(about_section(command=command, seed=comparison.get("seed")))
-    return html.page(title, sections, lead=[said, *_warnings(comparison)])
+    return html.page(title, sections, lead=[*([said] if said else []), *_warnings(comparison)])
 
 
 def comparison_sections(
@@ -95,7 +103,8 @@ def comparison_sections(
     Raises:
         InputError: The comparison lacks a key.
     """
-    return _sections(comparison, number=number, bench=bench, profile=profile)
+    notes = [Section("Caveats", [list(comparison["notes"])])] if comparison.get("notes") else []
+    return [*_sections(comparison, number=number, bench=bench, profile=profile), *notes]
 
 
 def _sections(comparison: Mapping[str, Any], **turned: Any) -> list[Section]:  # noqa: ANN401 - passed through
@@ -105,24 +114,25 @@ def _sections(comparison: Mapping[str, Any], **turned: Any) -> list[Section]:  #
                 f"comparison without {key!r} cannot be reported: it is not complete. Run `eenet compare` again."
             )
     found = explorer(comparison, **turned)
+    tables = table_sections(comparison)
     parts: list[Section] = []
     if found is not None:
-        heading = "What a budget saves and loses"
+        leaving, scores, pays = _TURNED
         parts = [
-            Section(heading, [found.verdict, found.turn]),
-            Section("Who leaves where", [found.exits, found.budgets]),
-            *([Section("By which score", [found.scores])] if found.scores else []),
-            *([Section("Who pays", [found.who_pays])] if found.who_pays else []),
+            Section("What a budget saves and loses", [found.verdict, found.turn]),
+            Section(leaving, [found.exits, found.budgets]),
+            *([Section(scores, [found.scores])] if found.scores else []),
         ]
-    compared = Section("What was compared", [lead(comparison)])
-    notes = [Section("Caveats", [list(comparison["notes"])])] if comparison.get("notes") else []
-    return [*parts, compared, *table_sections(comparison), *notes]
+        if any(entry["pays_more"] for entry in comparison.get("groups", ())) or found.who_pays:
+            parts.append(Section(pays, [*filter(None, [found.who_pays]), *tables[-1].blocks]))
+        tables = [section for section in tables if section.heading != _WHO_PAYS]
+    return [*parts, Section("What was compared", [lead(comparison)]), *tables]
 
 
 def _warnings(comparison: Mapping[str, Any]) -> list[Block]:
     """Return what a reader must know beside the verdict."""
     said = _SAME * bool(comparison.get("same_data")) + _better_statics(comparison)
-    return [Markup(f'<p class="warning">{html.escape(said)}</p>')] if said else []
+    return [Markup(f'<p class="warning">{escape(said)}</p>')] if said else []
 
 
 def table_sections(comparison: Mapping[str, Any]) -> list[Section]:
@@ -385,4 +395,4 @@ def groups_section(comparison: Mapping[str, Any]) -> Section | None:
         for entry, worst in ((entry, entry["groups"][0]) for entry in entries)
     ]
     least = ("samples", "spread [points]", "its exits [%]", "95 % interval", "its loss [points]")
-    return Section("Who pays for early exit", [explanation, Table.of(rows, columns, least=least)])
+    return Section(_WHO_PAYS, [explanation, Table.of(rows, columns, least=least)])

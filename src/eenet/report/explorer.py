@@ -19,10 +19,7 @@ from eenet.report.svg import Curve, Frame, Point, chart, escape, halves, swatch
 _MOST_LOST = 1.0  # points, where the slider begins unless a budget was asked for
 _BASELINE = "max_prob"
 _BOUNDS = ("random", "oracle")
-_ESTIMATED = (
-    "Speed-ups at other budgets are estimated from measured times: {how}. They are those of this machine; the table of "
-    "measured times has what was really run."
-)
+_ESTIMATED = "Speed-ups are estimated from measured times: {how}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,8 +311,11 @@ class _Turned:
 
     def _how(self) -> str:
         if any(clock.efficiency != 1 for clock in self.times):
-            return "the part of the time saved on paper that the benchmark saved is taken to be the same everywhere"
-        return "the mean time of leaving at each exit, decisions and waiting left out"
+            return (
+                "of the time saved on paper, the part that the benchmark really saved (see Measured time) is taken "
+                "to be the same at every budget"
+            )
+        return "the mean time of leaving at each exit, without that of decisions"
 
     def plot(self) -> str:
         i = self.number
@@ -324,19 +324,25 @@ class _Turned:
             f"Utility over mean cost per sample: {', '.join(one.name for one in self.curves if one.shown)}, and every "
             "exit for all samples. The numbers are in the tables below."
         )
-        legend = "".join(
-            f'<label{"" if one.shown else " class=more"}><input type="checkbox" data-curve="curve-{i}-{k}"'
-            f"{' checked' if one.shown else ''}>{swatch(one, k)}<span>{escape(one.name)}"
-            f"{f' ({escape(one.note)})' if one.note else ''}</span></label>\n"
-            for k, one in enumerate(self.curves)
+        boxes: dict[bool, str] = {True: "", False: ""}
+        for k, one in enumerate(self.curves):
+            note = f" ({escape(one.note)})" if one.note else ""
+            boxes[one.shown] += (
+                f'<label><input type="checkbox" data-curve="curve-{i}-{k}"{" checked" * one.shown}>{swatch(one, k)}'
+                f"<span>{escape(one.name)}{note}</span></label>\n"
+            )
+        more = (
+            f'<details class="more"><summary>{len(self.curves) - boxes[True].count("<label>")} other curves</summary>'
         )
+        more += f'<fieldset class="legend"><legend>Other curves</legend>{boxes[False]}</fieldset></details>\n'
         drawn = chart(self.frame, self.curves, self.points, name=f"curve-{i}", alt=alt, marker=marker)
         bent = ", in equal ratios" if self.frame.logarithmic else ""
         return (
             f'<figure><p class="axis">Utility on the test samples [%]</p>{drawn}\n'
             f'<p class="axis x">Mean cost per sample, % of {self.original} '
             f"(100 % = {self.full:.4g} {escape(self.unit)}){bent}</p>\n"
-            f'<fieldset class="legend"><legend>Curves</legend>{legend}</fieldset>\n<figcaption>Realised cost and '
+            f'<fieldset class="legend"><legend>Curves</legend>{boxes[True]}</fieldset>\n'
+            f"{more if boxes[False] else ''}<figcaption>Realised cost and "
             f"utility on the test samples. Large dot: {escape(self.policy)} at the chosen budget. Circles: every exit "
             f"for all samples{'; diamonds: models without exits' * bool(self.comparison.get('statics'))}. The numbers "
             "are in the tables below.</figcaption></figure>\n"
@@ -344,7 +350,7 @@ class _Turned:
 
     def exits(self) -> Markup:
         known = "those-0" in self.now.text
-        those = "<th scope=col>right of those</th>" if known else ""
+        those = "<th scope=col>utility of those</th>" if known else ""
         head = f"<th scope=col>exit</th><th scope=col>leave here</th><th scope=col>share</th>{those}"
         rows = ""
         for k, one in enumerate(self.comparison["exits"]):
@@ -353,10 +359,10 @@ class _Turned:
             cells += self._text(f"share-{k}", "td") + (self._text(f"those-{k}", "td") if known else "")
             everybody = f"<td>{one['utility_test']:.1%}</td><td>{one['cost'] / self.full:.1%}</td>"
             rows += f"<tr><th scope=row>{name}</th>{cells}{everybody}</tr>\n"
-        head += "<th scope=col>right of all</th><th scope=col>cost</th>"
+        head += "<th scope=col>utility of all</th><th scope=col>cost</th>"
         caption = (
-            f"Where the test samples leave under {escape(self.policy)} at the chosen budget. Right of those: utility "
-            f"of the samples that leave there; of all: if all samples left there. Cost: in % of {self.original}."
+            f"Where the test samples leave under {escape(self.policy)} at the chosen budget. Of those: "
+            f"the samples that leave there; of all: if all samples left there. Cost: in % of {self.original}."
         )
         return Markup(
             f'<div class="wide" tabindex="0" role="region" aria-label="Who leaves where"><table class="bars"><caption>'
@@ -379,8 +385,8 @@ class _Turned:
         return Markup(
             f'<p><span class="key right"></span> right at that exit, upwards; <span class="key wrong"></span> wrong, '
             "downwards; each half has a scale of its own. Dashed: the threshold; samples to the right of it leave. "
-            f"From 0 at the left to 1. {self._text('what')} AUROC: the chance that a right sample has a larger score than a "
-            f'wrong one.</p>\n<div class="smalls">{figures}</div>\n'
+            f"From 0 at the left to 1. {self._text('what')} AUROC: the chance that a right sample has a larger score "
+            f'than a wrong one.</p>\n<div class="smalls">{figures}</div>\n'
         )
 
     def who_pays(self) -> Markup:

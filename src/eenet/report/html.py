@@ -11,7 +11,7 @@ from eenet.report.sections import Block, Code, Example, Gallery, Markup, Section
 from eenet.report.svg import escape, image_source
 from eenet.tables.atomic import atomic_path
 
-_LONG = 12  # rows from which on a table with a caption is folded away
+_LONG = 12  # rows from which on a table is folded away
 _WRAPPED = 40  # letters from which on a cell is broken into lines
 
 
@@ -50,7 +50,7 @@ def write_page(path: str | os.PathLike[str], html: str) -> None:
 def _block(block: Block) -> str:
     match block:
         case Markup():
-            html = block
+            html = str(block)
         case Code():
             html = f"<pre>{escape(block)}</pre>"
         case str():
@@ -60,13 +60,18 @@ def _block(block: Block) -> str:
             html = f"<ul>\n{html}</ul>" if html else ""
         case Table(_, rows, caption, folded):
             html = _table(block)
-            if caption and (folded or len(rows) > _LONG):
-                bare = _table(replace(block, caption=""), caption)
-                html = f"<details><summary>{escape(caption)}</summary>\n{bare}\n</details>"
+            if folded:
+                html = _folded(caption, _table(replace(block, caption=""), caption))
+            elif len(rows) > _LONG:
+                html = _folded(f"Table of {len(rows)} rows", html)
         case Gallery(heading, examples, exit_index):
             figures = "\n".join(map(_example, examples))
             html = f'<h3>{escape(heading)}</h3>\n<div class="examples" data-left="0:{exit_index}">\n{figures}\n</div>'
     return html + "\n"
+
+
+def _folded(summary: str, html: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>\n{html}\n</details>"
 
 
 def _table(table: Table, called: str = "") -> str:

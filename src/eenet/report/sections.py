@@ -155,7 +155,7 @@ def bench_section(bench: Mapping[str, Any]) -> Section:
     }
     shares = ("efficiency", "regrouped_efficiency")  # may be unknown
     rows = [dict(row) | {key: _or_dash(row.get(key), ".2f") for key in shares} for row in bench["rows"]]
-    how = f"Time per sample, median over passes, on {bench['device']} with {bench['threads']} threads."
+    how = f"Time per sample, median over passes, on {bench['device']} with {bench['threads']} thread(s)."
     return Section("Measured time", [how, Table.of(rows, columns, least=("regrouped", "dtype"))])
 
 

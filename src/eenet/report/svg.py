@@ -18,9 +18,10 @@ from jaxtyping import UInt8
 
 from eenet.errors import visible
 
-DASHES = ("", "9 5", "2 4", "12 4 2 4", "5 3", "14 5 5 5", "1 6")
+DASHES = ("", "9 5", "12 4 2 4", "4 3", "2 4", "14 5 5 5", "8 3")
 _COLOURS = 7  # --c0, --c1, ... of the style sheet
-_LOG_SPAN = 12.0  # a cost range wider than this gets a logarithmic axis
+_LOG_SPAN = 4.0  # a cost range wider than this gets a logarithmic axis
+_MOST_TICKS = 7
 
 
 def escape(text: str) -> str:
@@ -115,9 +116,9 @@ class Frame:
         low, high = (100 * cost / self.full for cost in self.costs)
         if self.logarithmic:
             powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-            shares = [step * 10.0**power for power in powers for step in (1, 2, 5)]
-            shares = [one for one in shares if low <= one <= high]
-            return shares[:: -(-len(shares) // 6)], _round(*self.utilities)
+            every = [step * 10.0**power for power in powers for step in (1, 1.5, 2, 3, 5, 7)]
+            shares = [one for one in every if low <= one <= high]
+            return shares if len(shares) <= _MOST_TICKS else shares[:: -(-len(shares) // 6)], _round(*self.utilities)
         return _round(low, high), _round(*self.utilities)
 
 
