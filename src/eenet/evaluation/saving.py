@@ -73,8 +73,10 @@ class Saving:
         return self.sentence
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values, the sentence among them."""
+        """Return JSON-ready values, the sentence among them; None for what one sample does not tell."""
         values = asdict(self) | {"speedups": {str(size): value for size, value in self.speedups.items()}}
+        values["lost_error"] = self.lost_error if math.isfinite(self.lost_error) else None
+        values["gain"] = [value if math.isfinite(value) else None for value in self.gain]
         return values | {"pays": self.pays, "reasons": list(self.reasons), "sentence": self.sentence}
 
     def _saved(self) -> str:

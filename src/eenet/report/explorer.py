@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from eenet.errors import visible
 from eenet.evaluation.saving import Saving
 from eenet.report.clocks import Clock, clocks
 from eenet.report.sections import Markup, Table, exit_shares
@@ -153,8 +154,9 @@ class _Turned:
         speedups = {clock.batch_size: clock.speedup(position["exit_distribution"]) for clock in own if clock.batch_size}
         known = position.get("saving") or self._by_means(position)
         values = {one.name: known[one.name] for one in fields(Saving) if one.name in known}
-        lists = {key: tuple(values[key]) for key in ("exits", "gain")}
-        return Saving(**values | lists | {"speedups": speedups})
+        values["gain"] = tuple(math.nan if value is None else value for value in values["gain"])
+        values["lost_error"] = math.inf if values["lost_error"] is None else values["lost_error"]
+        return Saving(**values | {"exits": tuple(values["exits"]), "speedups": speedups})
 
     def _by_means(self, position: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is known of a saving where samples are not: nothing about its chance."""
@@ -276,7 +278,10 @@ class _Turned:
         return Markup(f'<p data-text="{self.number}:verdict" {self._drawn("verdict")}>{said}</p>')
 
     def slider(self) -> str:
-        i, states = self.number, [{"text": one.text, "draw": one.draw} for one in self.states]
+        i, states = (
+            self.number,
+            [{"text": {key: visible(text) for key, text in one.text.items()}, "draw": one.draw} for one in self.states],
+        )
         data = json.dumps(states, ensure_ascii=True, separators=(",", ":"))
         for character in "<>&":
             data = data.replace(character, f"\\u{ord(character):04x}")
