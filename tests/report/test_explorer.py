@@ -13,7 +13,7 @@ from eenet import report
 from eenet.evaluation import StaticModel, compare
 from eenet.report.clocks import clocks
 from eenet.report.explorer import chosen_policy
-from eenet.report.svg import Frame, halves
+from eenet.report.svg import Frame, Point, chart, halves
 from eenet.schedulers import GeometricScheduler, PatienceScheduler, StoppingScheduler
 from eenet.tables import ExitTable
 from eenet.testing import synthetic_table
@@ -200,6 +200,16 @@ def test_places_by_hand():
     assert frame.ticks() == ([30.0, 40.0, 50.0, 60.0, 70.0], [50.0, 60.0, 70.0, 80.0, 90.0, 100.0])
     wide = Frame(full=100.0, costs=(1.0, 100.0), utilities=(50.0, 100.0))
     assert wide.logarithmic and wide.at(10.0, 100.0) == ("50.00%", "0.00%")
+
+
+def test_names_of_points_have_room():
+    frame = Frame.around(10.0, [1.0, 3.0], [50.0, 60.0])
+    points = [Point(name=f"exit {k}", cost=1 + k / 10, utility=50.0) for k in range(21)]
+    points.append(Point(name="model", cost=1.05, utility=55.0, of_exit=False))
+    drawn = chart(frame, [], points, name="c", alt="", marker={})
+    named = [int(k) for k in re.findall(r">exit (\d+)</text>", drawn)]
+    assert named == [k for k in range(21) if k % 4 == 0] and ">model</text>" in drawn
+    assert drawn.count("<title>") == len(points)
 
 
 def test_halves_of_a_histogram_by_hand():

@@ -63,7 +63,7 @@ class Saving:
     @property
     def sentence(self) -> str:
         """The saving and the loss in one sentence; where it does not pay, first that and why."""
-        facts = f"{self._saved()}, {_points(self.lost)}, {self._left()}; {self._beside()}."
+        facts = f"{self._saved()}, {points(self.lost)}, {self._left()}; {self._beside()}."
         if self.pays:
             return facts
         return f"Do not bother: {'; '.join(self.reasons)}. What was measured: {facts}"
@@ -94,7 +94,7 @@ class Saving:
     def _beside(self) -> str:
         if self.static_exit is None or self.static_lost is None:
             return "no single exit is as cheap"
-        return f"the best single exit at that cost {_points(self.static_lost, verb=True)}"
+        return f"the best single exit at that cost {points(self.static_lost, verb=True)}"
 
     def _against(self) -> Iterator[str]:
         gain, low, high = self.gain
@@ -176,7 +176,8 @@ def _error(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
 
 
-def _points(lost: float, *, verb: bool = False) -> str:
+def points(lost: float, *, verb: bool = False) -> str:
+    """Say how many points are lost or gained, after a subject where ``verb``: "loses 0.6 points"."""
     rounded = round(lost, 1)
     if verb:
         return f"loses {rounded:.1f} points" if rounded >= 0 else f"gains {-rounded:.1f} points"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from eenet.errors import visible
-from eenet.evaluation.saving import Saving
+from eenet.evaluation.saving import Saving, points
 from eenet.report.clocks import Clock, clocks
 from eenet.report.sections import Markup, Table, exit_shares
 from eenet.report.svg import Curve, Frame, Point, chart, escape, halves, swatch
@@ -205,7 +205,9 @@ class _Turned:
             texts |= {f"group-{i}": f"{group['by']} {group['name']}", f"size-{i}": f"{group['num_samples']:.0f}"}
             texts[f"loss-{i}"] = f"{group['loss']:.1f} ({group['low']:.1f} to {group['high']:.1f})"
         paying = position.get("num_paying", 0)
-        texts["paying"] = f"{paying} surely lose{'s' * (paying == 1)} more" if paying else "nobody surely loses more"
+        texts["paying"] = {0: "nobody surely loses more", 1: "1 class or group surely loses more"}.get(
+            paying, f"{paying} classes or groups surely lose more"
+        )
         self._score(position, texts, draw)
         return State(text=texts, draw=draw)
 
@@ -229,7 +231,7 @@ class _Turned:
             speedup = clock.speedup(position["exit_distribution"])
             texts |= {f"speed-{i}": f"{speedup:.2f}x", f"ms-{i}": f"{clock.full_ms / speedup:.3g} ms"}
             fast = fast or f", about {speedup:.1f}x as fast"
-        texts["now"] = f"Spends {saving.cost_share:.1%}, loses {lost} points{fast}."
+        texts["now"] = f"Spends {saving.cost_share:.1%}, {points(saving.lost, verb=True)}{fast}."
         return texts
 
     def _drawing(self, position: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -341,7 +343,7 @@ class _Turned:
         )
         more += f'<fieldset class="legend"><legend>Other curves</legend>{boxes[False]}</fieldset></details>\n'
         drawn = chart(self.frame, self.curves, self.points, name=f"curve-{i}", alt=alt, marker=marker)
-        bent = ", in equal ratios" if self.frame.logarithmic else ""
+        bent = ", logarithmic" if self.frame.logarithmic else ""
         return (
             f'<figure><p class="axis">Utility on the test samples [%]</p>{drawn}\n'
             f'<p class="axis x">Mean cost per sample, % of {self.original} '
@@ -356,15 +358,17 @@ class _Turned:
     def exits(self) -> Markup:
         known = "those-0" in self.now.text
         those = "<th scope=col>utility of those</th>" if known else ""
-        head = f"<th scope=col>exit</th><th scope=col>leave here</th><th scope=col>share</th>{those}"
+        head = f"<th scope=col>exit</th><th scope=col class=bar>leave here</th><th scope=col>share</th>{those}"
         rows = ""
         for k, one in enumerate(self.comparison["exits"]):
             name = escape(one.get("name", f"exit {k}"))
             cells = f'<td class="bar"><span class="fill" {self._drawn(f"bar-{k}")}></span></td>'
             cells += self._text(f"share-{k}", "td") + (self._text(f"those-{k}", "td") if known else "")
-            everybody = f"<td>{one['utility_test']:.1%}</td><td>{one['cost'] / self.full:.1%}</td>"
+            everybody = "".join(
+                f"<td class=fixed>{share:.1%}</td>" for share in (one["utility_test"], one["cost"] / self.full)
+            )
             rows += f"<tr><th scope=row>{name}</th>{cells}{everybody}</tr>\n"
-        head += "<th scope=col>utility of all</th><th scope=col>cost</th>"
+        head += "<th scope=col class=fixed>utility of all</th><th scope=col class=fixed>cost</th>"
         caption = (
             f"Where the test samples leave under {escape(self.policy)} at the chosen budget. Of those: "
             f"the samples that leave there; of all: if all samples left there. Cost: in % of {self.original}."

@@ -224,7 +224,11 @@ def examples_section(examples: Sequence[Example]) -> Section:
         Gallery(f"Left at exit {k}", [example for example in examples if example.exit_index == k], k)
         for k in sorted(found)
     ]
-    said = "They move with the budget." if turn else "At the budget of the policy that was run: the slider moves none."
+    said = (
+        "They move with the budget; answers are those of the policy that was run."
+        if turn
+        else "At the budget of the policy that was run: the slider moves none."
+    )
     return Section("Example inputs by exit", [said, *galleries])
 
 

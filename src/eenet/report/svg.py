@@ -22,6 +22,7 @@ DASHES = ("", "9 5", "12 4 2 4", "4 3", "2 4", "14 5 5 5", "8 3")
 _COLOURS = 7  # --c0, --c1, ... of the style sheet
 _LOG_SPAN = 4.0  # a cost range wider than this gets a logarithmic axis
 _MOST_TICKS = 7
+_ROOM = 0.14  # of the width, for the name of a point
 
 
 def escape(text: str) -> str:
@@ -158,7 +159,8 @@ def chart(
         f'style="{one.style(k)}" d="{frame.path(one.costs, one.utilities)}"/>'
         for k, one in enumerate(curves)
     ]
-    drawn = "".join(_point(frame, one) for one in points)
+    named = _named(frame, points)
+    drawn = "".join(_point(frame, one, named=one in named) for one in points)
     at = f'<line class="at" {marker["line"]}/><circle class="now" r="7" {marker["dot"]}/>' if marker else ""
     return (
         f'<svg class="plot" role="img" aria-label="{escape(alt)}">{grid}'
@@ -167,7 +169,18 @@ def chart(
     )
 
 
-def _point(frame: Frame, point: Point) -> str:
+def _named(frame: Frame, points: Sequence[Point]) -> list[Point]:
+    """Return the points whose names have room: models, the last exit, and exits far enough before the next named."""
+    named = [one for one in points if not one.of_exit]
+    before = math.inf
+    for one in reversed([one for one in points if one.of_exit]):
+        if frame.x(one.cost) <= before - _ROOM:
+            named.append(one)
+            before = frame.x(one.cost)
+    return named
+
+
+def _point(frame: Frame, point: Point, *, named: bool) -> str:
     x, y = frame.at(point.cost, point.utility)
     title = f"<title>{escape(point.name)}: {point.utility:.2f} %</title>"
     shape = f'<circle class="exit" cx="{x}" cy="{y}" r="4.5">{title}</circle>'
@@ -175,6 +188,8 @@ def _point(frame: Frame, point: Point) -> str:
         shape = (
             f'<svg x="{x}" y="{y}" overflow="visible"><path class="exit" d="M0-7L7 0L0 7L-7 0Z">{title}</path></svg>'
         )
+    if not named:
+        return shape
     right = frame.x(point.cost) > 0.85
     beside = 'dx="-.6em" text-anchor="end"' if right else 'dx=".7em"'
     return f'{shape}<text x="{x}" y="{y}" {beside} dy="1.25em">{escape(point.name)}</text>'
