@@ -17,11 +17,12 @@ def test_the_demo_trains_fits_compares_and_really_stops_early(eenet, tmp_path):
     assert saved["speedups"] == rows and max(rows.values()) > 1.2
     first, second = (f"{rows[size]:.1f}x" for size in ("1", "32"))
     assert saved["sentence"].startswith(f"{first} faster at batch 1 ({second} at 32)")
-    assert saved["sentence"] in (tmp_path / "demo" / "report.html").read_text()
     assert value["bench"]["rows"] and value["comparison"]["rows"]
-    for name in ("run/model.safetensors", "val.npz", "policy/policy.json", "utility_cost.png", "report.html"):
+    for name in ("run/model.safetensors", "val.npz", "policy/policy.json", "comparison.json", "report.html"):
         assert (tmp_path / "demo" / name).stat().st_size > 0
     assert json.loads((tmp_path / "demo" / "costs.json").read_text())["latency"]
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert value["saving"]["sentence"] in page and "data-exits=" in page
 
 
 def test_the_demo_refuses_a_file_as_its_folder(eenet, tmp_path):

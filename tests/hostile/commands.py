@@ -48,8 +48,6 @@ def of_comparison(path: Path) -> str:
     asked = value["rows"][0]["budget_input"]
     page = (path / "report.html").read_text()
     assert page.endswith("</html>\n") and f"-b {asked}" in page
-    for name in ("utility_cost.png", "gain.png", "exits.png"):
-        assert (path / name).read_bytes()[-8:-4] == b"IEND", name
     return str(asked)
 
 

@@ -11,7 +11,6 @@ import typer
 
 from eenet.cli import names, options
 from eenet.cli.fit import read_budget
-from eenet.cli.interrupt import require
 from eenet.cli.loading import Costs
 from eenet.cli.output import Output, Result, comparison_parts
 from eenet.cli.sides import Sides
@@ -52,7 +51,7 @@ def compare(
             "the column group, or label, of outcomes.",
         ),
     ] = None,
-    out: Annotated[Path | None, options.folder_out("Folder for JSON, plots, page.")] = None,
+    out: Annotated[Path | None, options.folder_out("Folder for JSON and page.")] = None,
     seed: options.SeedOption = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Compare although VAL and TEST were recorded from two models.")
@@ -84,8 +83,6 @@ def compare(
     from eenet import evaluation
 
     chosen = names.schedulers(policy, seed, confidence)
-    if out is not None:
-        require("matplotlib")
     sides = Sides.read(costs, val, test, seed)
     known = sides.val.require_costs()
     models = sides.statics(read_statics(static, sides.test), splits=splits)
@@ -120,7 +117,7 @@ def compare(
 
 
 def write_comparison(value: Mapping[str, Any], out: Path, **page: Any) -> list[Path]:  # noqa: ANN401 - passed through
-    """Write a comparison as JSON, plots and page, all files at the end and together, and return them.
+    """Write a comparison as JSON and page, both files at the end and together, and return them.
 
     Args:
         value: The JSON of `eenet compare`.
@@ -131,9 +128,6 @@ def write_comparison(value: Mapping[str, Any], out: Path, **page: Any) -> list[P
 
     with atomic_files(out, SET) as draft:
         write_json(draft / "comparison.json", dict(value))
-        report.save_figure(report.utility_cost(value), draft / "utility_cost.png")
-        report.save_figure(report.gain_over_random(value), draft / "gain.png")
-        report.save_figure(report.exit_shares(value), draft / "exits.png")
         report.write_page(draft / "report.html", report.comparison_page(value, **page))
         names = sorted(file.name for file in draft.iterdir())
     return [out / name for name in names]

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+
 from eenet.cli.compare import AllOption, compare, write_comparison
 from eenet.cli.fit import Promise, fit
 from eenet.cli.interrupt import require
@@ -17,6 +19,7 @@ from eenet.cli.output import Output, Result, comparison_parts, facts_table, perc
 from eenet.cli.run import run
 from eenet.cli.train import record, train_run
 from eenet.report.sections import Block, Section, bench_section, exit_shares
+from eenet.tables.files import read_json
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ def demo(
 
         eenet demo --out my-demo --seed 1
     """
-    require("torch", "sklearn", "matplotlib")
+    require("torch", "sklearn")
     from eenet.evaluation import saving
     from eenet.experiments import recipes
     from eenet.models.processor import has_bfloat16
@@ -75,22 +78,25 @@ def demo(
     comparison, _ = compare(val, test, budget=BUDGETS, costs=Costs(), seed=seed, output=output)
     output.note("[6/6] Running the adaptive model for real on the test images.")
     ran, _ = run(folder, ["split:test"], policy=policy, output=output)
-    real = _compared(ran, load_policy(policy), Costs().read_table(test))
+    saved, table = load_policy(policy), Costs().read_table(test)
+    real = _compared(ran, saved, table)
     timed, _ = bench(timing, policy=policy, passes=5, samples=TIMED, out=out / "bench.json", output=output)
     speedups = {row["batch_size"]: row["speedup"] for row in timed["rows"]}
-    saved = saving(load_policy(policy).policy, Costs().read_table(test), speedups=speedups)
+    saves = saving(saved.policy, table, speedups=speedups)
     agreed = f"Run for real, {real['same_exit']} of {real['num_samples']} test images left where replay predicted."
     files = write_comparison(
         comparison,
         out,
         title="eenet demo: a digit among digits",
-        verdict=saved.sentence,
+        verdict=saves.sentence,
+        budget=fitted["budget"],
         bench=timed,
-        examples=_examples(trained, ran["samples"]),
+        profile=read_json(out / "costs.json", "costs"),
+        examples=_examples(trained, ran["samples"], _turned(saved, table, comparison)),
         caveats=(agreed, MADE),
         command=output.line,
     )
-    value = {"out": str(out), "saving": saved.to_dict(), "fit": fitted, "run": real, "bench": timed}
+    value = {"out": str(out), "saving": saves.to_dict(), "fit": fitted, "run": real, "bench": timed}
     value |= {"comparison": comparison}
     return value, [*_shown(value, everything), *(f"wrote {file}" for file in files)]
 
@@ -138,8 +144,18 @@ def _facts(fitted: Mapping[str, Any], real: Mapping[str, Any], bench: Mapping[st
     }
 
 
-def _examples(trained: Run, samples: Sequence[Mapping[str, Any]]) -> list[Example]:
-    """Return the first test images that left at each exit."""
+def _turned(saved: SavedPolicy, table: ExitTable, comparison: Mapping[str, Any]) -> np.ndarray | None:
+    """Return where every sample leaves at every position of the comparison's dial, ``[position, sample]``."""
+    from eenet.policies.replay import Replayer
+
+    if saved.dial is None or "dial" not in comparison:
+        return None
+    replayer, at = Replayer(table), saved.dial.at
+    return np.stack([replayer.exit_index(at(one["budget"])) for one in comparison["dial"]["positions"]])
+
+
+def _examples(trained: Run, samples: Sequence[Mapping[str, Any]], turned: np.ndarray | None) -> list[Example]:
+    """Return the first test images that left at each exit, and where they leave at other budgets."""
     from eenet.experiments.data.dataset import as_images
     from eenet.report import Example
 
@@ -149,6 +165,7 @@ def _examples(trained: Run, samples: Sequence[Mapping[str, Any]]) -> list[Exampl
         Example(
             exit_index=one["exit"],
             caption=f"{classes[one['label']]}, answered {one['class']}",
+            exits=() if turned is None else tuple(turned[:, one["sample"]].tolist()),
             image=(test.images[slice(one["sample"], one["sample"] + 1)][0, 0] * 255).byte().numpy(),
         )
         for left in by_exit

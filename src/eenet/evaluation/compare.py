@@ -19,6 +19,7 @@ from eenet.evaluation.results import BOUNDS, Budgets, Comparison, Family, Policy
 from eenet.evaluation.segmentation import Confusion, check_confusion, iou_of_marginals, marginals
 from eenet.evaluation.statics import beside_statics, check_statics
 from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
+from eenet.evaluation.turned import Turning
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
 from eenet.schedulers.base import Scheduler, warn_if_small
@@ -136,7 +137,8 @@ def compare(
     notes = [*maps, *_notes(val, test, runs, asked), *saving_note(schedulers, cap=cap)]
     done = summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=notes)
     beside = beside_statics(done, statics, runs, resamples=resamples, seed=seed)
-    return replace(done, statics=tuple(vars(one) for one in beside))
+    dials = [{"policy": name, **run.dial} for name, run in runs[0].runs.items() if run.dial is not None]
+    return replace(done, statics=tuple(vars(one) for one in beside), dial=dials[0] if dials else None)
 
 
 def _check_settings(schedulers: Mapping[str, Scheduler], *, splits: int, groups: bool, confusion: bool) -> None:
@@ -256,8 +258,9 @@ class _Split:
     def run(self, schedulers: Mapping[str, Scheduler], step: Callable[[str], None]) -> SplitRun:
         """Fit every scheduler once and replay the policy of every budget; the bounds come last."""
         runs = {}
+        tested = Family.of(list(schedulers)).policy
         for name, scheduler in schedulers.items():
-            runs[name] = self._fitted(scheduler)
+            runs[name] = self._fitted(scheduler, turn=name == tested and self.keep and not self.maps)
             step(name)
         runs["random"] = self._bound(partial(static_mix, self.val), is_mix=True)
         if not self.maps:
@@ -269,7 +272,7 @@ class _Split:
     def _sampled(self, costs: np.ndarray, gained: np.ndarray) -> SampledCurve:
         return SampledCurve(costs=costs, utilities=gained, measure=self.measure)
 
-    def _fitted(self, scheduler: Scheduler) -> PolicyRun:
+    def _fitted(self, scheduler: Scheduler, *, turn: bool) -> PolicyRun:
         started = time.perf_counter()
         dial = scheduler.sweep(self.val, budgets=self.values)
         most = most_that_pays(scheduler, self.val) if self.cap else math.inf
@@ -291,7 +294,9 @@ class _Split:
             for known in self.groupings if budget in asked else ():
                 groups[known.by, budget] = group_stats(known, self.test, found.leaving, found.utility)
         sampled = self._sampled(*(np.stack(each) for each in zip(*kept, strict=True))) if kept else None
-        return self._judged(*zip(*points, strict=True), seconds=seconds, sampled=sampled, groups=groups, cap=most)
+        turned = Turning(self.replayers[1], self.groupings).over(dial, sorted(asked)) if turn else None
+        more = {"sampled": sampled, "groups": groups, "cap": most, "dial": turned}
+        return self._judged(*zip(*points, strict=True), seconds=seconds, **more)
 
     def _expected(self, policy: Policy) -> _Expected:
         """Return what a policy does in expectation over its coin: each component is replayed once on each table."""

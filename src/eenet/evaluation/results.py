@@ -64,6 +64,7 @@ class PolicyRun:
         area: Mean of its curve over the standard budgets.
         sampled: The samples of TEST at every point, for the bootstrap; None over several splits, and for the oracle.
         groups: By kind of group and budget; empty for bounds.
+        dial: What its dial does at every budget of a range, for the tested policy alone.
         cap: The budget beyond which nothing is spent.
     """
 
@@ -72,6 +73,7 @@ class PolicyRun:
     cap: float = math.inf
     sampled: SampledCurve | None = None
     groups: dict[tuple[str, float], GroupStats] = field(default_factory=dict)
+    dial: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -197,6 +199,8 @@ class Comparison:
         standard_budgets: The ten budgets the area is taken over.
         statics: Models without early exits beside the policies at their cost, one `BesideStatic` as JSON values each.
         same_data: Whether VAL and TEST are the same outputs, so that all numbers are those of fitting.
+        dial: The tested policy at every budget of a range, as JSON values (`eenet.evaluation.turned`); None over
+            several splits, of maps, and without policies.
         notes: What a reader should know before believing the numbers.
     """
 
@@ -218,6 +222,7 @@ class Comparison:
     standard_budgets: tuple[float, ...]
     statics: tuple[dict[str, Any], ...] = ()
     same_data: bool = False
+    dial: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -228,9 +233,7 @@ class Comparison:
             "family": dict(vars(self.family)),
             "groups": [groups.to_dict() for groups in self.groups],
         }
-        if not self.area_sd:
-            del values["area_sd"]
-        return values
+        return {key: value for key, value in values.items() if key not in ("area_sd", "dial") or value}
 
 
 def summarise(

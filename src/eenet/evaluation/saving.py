@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
@@ -62,7 +63,7 @@ class Saving:
     @property
     def sentence(self) -> str:
         """The saving and the loss in one sentence; where it does not pay, first that and why."""
-        facts = f"{self._saved()}, {_points(self.lost)}, {self._left()}; {self._beside()}."
+        facts = f"{self._saved()}, {points(self.lost)}, {self._left()}; {self._beside()}."
         if self.pays:
             return facts
         return f"Do not bother: {'; '.join(self.reasons)}. What was measured: {facts}"
@@ -72,8 +73,10 @@ class Saving:
         return self.sentence
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values, the sentence among them."""
+        """Return JSON-ready values, the sentence among them; None for what one sample does not tell."""
         values = asdict(self) | {"speedups": {str(size): value for size, value in self.speedups.items()}}
+        values["lost_error"] = self.lost_error if math.isfinite(self.lost_error) else None
+        values["gain"] = [value if math.isfinite(value) else None for value in self.gain]
         return values | {"pays": self.pays, "reasons": list(self.reasons), "sentence": self.sentence}
 
     def _saved(self) -> str:
@@ -91,7 +94,7 @@ class Saving:
     def _beside(self) -> str:
         if self.static_exit is None or self.static_lost is None:
             return "no single exit is as cheap"
-        return f"the best single exit at that cost {_points(self.static_lost, verb=True)}"
+        return f"the best single exit at that cost {points(self.static_lost, verb=True)}"
 
     def _against(self) -> Iterator[str]:
         gain, low, high = self.gain
@@ -124,13 +127,32 @@ def saving(
     Raises:
         TableError: The table has neither labels nor utility, or no costs.
     """
-    table = instance(table, ExitTable, "table").with_costs(costs)
+    replayer = Replayer(instance(table, ExitTable, "table").with_costs(costs))
+    replayer.table.require_utility("what a policy saves")
+    earned = replayer.per_sample(instance(policy, Policy, "policy"))
+    return saving_of(replayer.table, *earned, tuple(replayer.expected_shares(policy).tolist()), speedups=speedups)
+
+
+def saving_of(
+    table: ExitTable,
+    spent: Float64[np.ndarray, " sample"],
+    earned: Float64[np.ndarray, " sample"],
+    exits: tuple[float, ...],
+    *,
+    speedups: Mapping[int, float] | None = None,
+) -> Saving:
+    """Return the same from what each sample costs and earns, in expectation over the coin.
+
+    Args:
+        table: Of these samples, with costs and utility.
+        spent: Cost of each sample.
+        earned: Its utility.
+        exits: Share of the samples that left at each exit.
+        speedups: See `saving`.
+    """
     costs, utility = table.require_costs(), table.require_utility("what a policy saves")
-    replayer = Replayer(table)
-    spent_each, earned = replayer.per_sample(instance(policy, Policy, "policy"))
-    cost, lost = float(spent_each.mean()), utility[:, -1] - earned
-    spent = table.leaving_costs.mean(axis=0)
-    cheap = np.flatnonzero(spent <= cost * (1 + 1e-9))
+    cost, lost = float(spent.mean()), utility[:, -1] - earned
+    cheap = np.flatnonzero(table.leaving_costs.mean(axis=0) <= cost * (1 + 1e-9))
     best = int(cheap[utility[:, cheap].mean(axis=0).argmax()]) if len(cheap) else None
     mix = np.array(static_mix(table, table, costs, cost).distribution)
     above = 100 * (earned - utility @ mix)
@@ -140,7 +162,7 @@ def saving(
         unit=costs.unit,
         lost=100 * float(lost.mean()),
         lost_error=100 * _error(lost),
-        exits=tuple(replayer.expected_shares(policy).tolist()),
+        exits=exits,
         static_exit=best,
         static_lost=None if best is None else 100 * float((utility[:, -1] - utility[:, best]).mean()),
         gain=(float(above.mean()), float(above.mean()) - error, float(above.mean()) + error),
@@ -154,7 +176,8 @@ def _error(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
 
 
-def _points(lost: float, *, verb: bool = False) -> str:
+def points(lost: float, *, verb: bool = False) -> str:
+    """Say how many points are lost or gained, after a subject where ``verb``: "loses 0.6 points"."""
     rounded = round(lost, 1)
     if verb:
         return f"loses {rounded:.1f} points" if rounded >= 0 else f"gains {-rounded:.1f} points"

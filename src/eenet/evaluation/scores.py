@@ -32,12 +32,14 @@ class MainScore:
         transform: What the scorer reads the exits through, if anything.
         share: Share of the samples that follow it.
         early_exits: At how many exits it is compared with a threshold: not at the last open one, where all leave.
+        thresholds: Those that most of its samples follow, at as many exits or fewer.
     """
 
     scorer: Scorer
     transform: Transform | None
     share: float
     early_exits: int
+    thresholds: tuple[float, ...]
 
     def at_exits(
         self, table: ExitTable
@@ -57,13 +59,17 @@ def main_score(policy: Policy) -> MainScore:
     """
     shares: dict[tuple[Scorer, Transform | None], float] = {}
     early: dict[tuple[Scorer, Transform | None], int] = {}
+    largest: dict[tuple[Scorer, Transform | None], tuple[float, tuple[float, ...]]] = {}
     instance(policy, Policy, "policy")
     for share, part in policy.components():
         rule, transform = (part.policy, part.transform) if isinstance(part, TransformedPolicy) else (part, None)
         if isinstance(rule, ScorePolicy):
             key = rule.scorer, transform
             shares[key] = shares.get(key, 0.0) + share
-            early[key] = max(early.get(key, 0), (rule.num_open or rule.num_exits) - 1)
+            here = (rule.num_open or rule.num_exits) - 1
+            early[key] = max(early.get(key, 0), here)
+            if here and share > largest.get(key, (0.0, ()))[0]:
+                largest[key] = share, tuple(rule.thresholds[:here].tolist())
     shares = {key: share for key, share in shares.items() if early[key]}
     if not shares:
         raise InputError(
@@ -71,7 +77,9 @@ def main_score(policy: Policy) -> MainScore:
             "how it decides. Pass a policy for a larger budget, made of ScorePolicy."
         )
     key = max(shares, key=lambda one: shares[one])
-    return MainScore(scorer=key[0], transform=key[1], share=shares[key], early_exits=early[key])
+    return MainScore(
+        scorer=key[0], transform=key[1], share=shares[key], early_exits=early[key], thresholds=largest[key][1]
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,6 +1,6 @@
 """Results for readers: plots, one self-contained HTML page, Markdown for the docs. Contract JSON goes in.
 
-The plots load matplotlib, and are loaded when one of them is first used.
+The page is plain SVG with a little JavaScript. The plots for the docs load matplotlib, when one of them is first used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from eenet.report.sections import (
 )
 
 if TYPE_CHECKING:
-    from eenet.report.plots import exit_shares, gain_over_random, group_losses, png, save_figure, utility_cost
+    from eenet.report.plots import gain_over_random, png, save_figure, utility_cost
 
 __all__ = [
     "Example",
@@ -35,9 +35,7 @@ __all__ = [
     "comparison_sections",
     "costs_section",
     "examples_section",
-    "exit_shares",
     "gain_over_random",
-    "group_losses",
     "groups_section",
     "markdown_table",
     "page",
@@ -51,5 +49,5 @@ __all__ = [
 ]
 __getattr__, __dir__, _ = lazy(
     __name__,
-    {"eenet.report.plots": ("exit_shares", "gain_over_random", "group_losses", "png", "save_figure", "utility_cost")},
+    {"eenet.report.plots": ("gain_over_random", "png", "save_figure", "utility_cost")},
 )

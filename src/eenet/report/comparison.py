@@ -7,10 +7,11 @@ from typing import Any
 
 from eenet.errors import InputError
 from eenet.report import html
+from eenet.report.explorer import explorer
 from eenet.report.sections import (
     Block,
     Example,
-    Picture,
+    Markup,
     Section,
     Table,
     about_section,
@@ -20,7 +21,11 @@ from eenet.report.sections import (
     exit_shares,
     report_section,
 )
+from eenet.report.svg import escape
 
+_SAME = "VAL and TEST are the same data: these are fitting numbers, not what to expect of others. "
+_WHO_PAYS = "Who pays for early exit"
+_TURNED = ("Who leaves where", "By which score", "Who pays")
 _KEYS = ("unit", "reference", "n_val", "n_test", "splits", "exits", "rows", "area", "pairs", "curves")
 
 
@@ -30,10 +35,14 @@ def comparison_page(
     title: str = "Comparison of early-exit policies",
     report: Mapping[str, Any] | None = None,
     bench: Mapping[str, Any] | None = None,
+    profile: Mapping[str, Any] | None = None,
     examples: Sequence[Example] = (),
+    promise: str = "",
+    more: Sequence[Section] = (),
     caveats: Sequence[str] = (),
     command: str = "",
     verdict: str = "",
+    budget: float | None = None,
 ) -> str:
     """Return the whole page about a comparison.
 
@@ -42,10 +51,16 @@ def comparison_page(
         title: Of the page.
         report: `Report.to_dict()` of one policy, for a section about it.
         bench: What ``eenet bench --json`` wrote.
+        profile: What ``eenet profile`` wrote: times at other budgets are estimated from it.
         examples: Inputs, listed by the exit they left at.
+        promise: The statement of a certificate.
+        more: Further sections, such as those about costs.
         caveats: Further things a reader should know.
         command: How to make the page again.
-        verdict: Said before everything else, such as the sentence of `eenet.evaluation.saving`.
+        verdict: Said first, at the budget where the slider begins, such as the sentence of `eenet.evaluation.saving`
+            with measured times. Default: the same sentence with estimated times.
+        budget: Where the slider begins, in the comparison's unit. Default: the first asked; where none was, the
+            smallest that loses at most one point.
 
     Returns:
         One self-contained HTML page.
@@ -53,59 +68,71 @@ def comparison_page(
     Raises:
         InputError: The comparison lacks a key.
     """
-    sections = comparison_sections(comparison)
-    if report is not None:
-        sections.append(report_section(report))
-    if examples:
-        sections.append(examples_section(examples))
-    if bench is not None:
-        sections.append(bench_section(bench))
-    sections.append(Section("Caveats", [[*comparison.get("notes", ()), *caveats]]))
+    first, *others = _sections(comparison, bench=bench, profile=profile, verdict=verdict, budget=budget)
+    turns = isinstance(first.blocks[0], Markup)
+    said, *shown = first.blocks if turns else (verdict, *first.blocks)
+    sections = [Section(first.heading, shown)]
+    while others and others[0].heading in _TURNED:
+        sections.append(others.pop(0))
+    sections += [examples_section(examples)] if examples else []
+    sections += [bench_section(bench)] if bench is not None else []
+    sections += [Section("What is promised", [promise])] if promise else []
+    sections += [] if report is None else [report_section(report)]
+    sections += [*others, *more]
+    notes = [*comparison.get("notes", ()), *caveats]
+    sections += [Section("Caveats", [notes])] if notes else []
     sections.append(about_section(command=command, seed=comparison.get("seed")))
-    return html.page(title, sections, lead=f"{verdict} {lead(comparison)}".strip())
+    return html.page(title, sections, lead=[*([said] if said else []), *_warnings(comparison)])
 
 
-def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
-    """Return the sections about a comparison, with pictures: curves, rows, exits, differences and who pays.
+def comparison_sections(
+    comparison: Mapping[str, Any],
+    *,
+    number: int = 0,
+    bench: Mapping[str, Any] | None = None,
+    profile: Mapping[str, Any] | None = None,
+) -> list[Section]:
+    """Return the sections about a comparison: what can be turned, what was compared, rows, exits, differences.
+
+    Args:
+        comparison: `Comparison.to_dict()`.
+        number: Of the comparison on the page.
+        bench: What ``eenet bench --json`` wrote.
+        profile: What ``eenet profile`` wrote.
 
     Raises:
         InputError: The comparison lacks a key.
     """
+    notes = [Section("Caveats", [list(comparison["notes"])])] if comparison.get("notes") else []
+    return [*_sections(comparison, number=number, bench=bench, profile=profile), *notes]
+
+
+def _sections(comparison: Mapping[str, Any], **turned: Any) -> list[Section]:  # noqa: ANN401 - passed through
     for key in _KEYS:
         if key not in comparison:
             raise InputError(
                 f"comparison without {key!r} cannot be reported: it is not complete. Run `eenet compare` again."
             )
-    from eenet.report import plots  # loads matplotlib
+    found = explorer(comparison, **turned)
+    tables = table_sections(comparison)
+    parts: list[Section] = []
+    if found is not None:
+        leaving, scores, pays = _TURNED
+        parts = [
+            Section("What a budget saves and loses", [found.verdict, found.turn]),
+            Section(leaving, [found.exits, found.budgets]),
+            *([Section(scores, [found.scores])] if found.scores else []),
+        ]
+        if any(entry["pays_more"] for entry in comparison.get("groups", ())) or found.who_pays:
+            parts.append(Section(pays, [*filter(None, [found.who_pays]), *tables[-1].blocks]))
+        tables = [section for section in tables if section.heading != _WHO_PAYS]
+    return [*parts, Section("What was compared", [lead(comparison)]), *tables]
 
-    figures = [
-        (
-            plots.utility_cost(comparison),
-            "Utility over mean cost per sample, one curve per policy; the numbers are in the tables below.",
-            "Realised cost and utility on the test samples; markers: asked budgets; crosses: every exit for all "
-            "samples. The oracle knows the labels: it is mostly luck, no goal, and may leave the frame.",
-        ),
-        (
-            plots.gain_over_random(comparison),
-            "Gain of every policy over the best static mix at equal cost.",
-            "The same curves, as points of utility above the best mix of static exits at equal cost.",
-        ),
-        (
-            plots.exit_shares(comparison),
-            "Share of the test samples leaving at each exit; the numbers are in the table of policies.",
-            "Where the samples left.",
-        ),
-    ]
-    figures += [
-        (
-            plots.group_losses(comparison, by),
-            f"Loss by {by} and policy; the numbers are in the table of who pays.",
-            f"Loss by {by}. Dots: groups, orange where they pay more than all samples together (the black line).",
-        )
-        for by in dict.fromkeys(entry["by"] for entry in comparison.get("groups", ()))
-    ]
-    pictures = [Picture(plots.png(figure), alt, caption) for figure, alt, caption in figures]
-    return [Section("Utility and cost", pictures), *table_sections(comparison)]
+
+def _warnings(comparison: Mapping[str, Any]) -> list[Block]:
+    """Return what a reader must know beside the verdict."""
+    said = _SAME * bool(comparison.get("same_data")) + _better_statics(comparison)
+    return [Markup(f'<p class="warning">{escape(said)}</p>')] if said else []
 
 
 def table_sections(comparison: Mapping[str, Any]) -> list[Section]:
@@ -141,7 +168,7 @@ def lead(comparison: Mapping[str, Any]) -> str:
     policies = _policies(area)
     means = "" if comparison["splits"] == 1 else f", means over {comparison['splits']} random splits"
     same = bool(comparison.get("same_data"))
-    warning = "VAL and TEST are the same data: these are fitting numbers, not what to expect of others. " * same
+    warning = _SAME * same
     judged = "the same" if same else f"{comparison['n_test']} others"
     summary = (
         f"{len(policies)} policies, fitted on {comparison['n_val']} samples and judged on {judged}"
@@ -368,4 +395,4 @@ def groups_section(comparison: Mapping[str, Any]) -> Section | None:
         for entry, worst in ((entry, entry["groups"][0]) for entry in entries)
     ]
     least = ("samples", "spread [points]", "its exits [%]", "95 % interval", "its loss [points]")
-    return Section("Who pays for early exit", [explanation, Table.of(rows, columns, least=least)])
+    return Section(_WHO_PAYS, [explanation, Table.of(rows, columns, least=least)])

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import cycle
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import UInt8
 
 from eenet.errors import missing_extra, visible
 from eenet.tables.atomic import atomic_path
@@ -22,7 +21,6 @@ try:
     from matplotlib import colormaps, rc_context
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import imsave
     from matplotlib.text import Text
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 except ModuleNotFoundError as error:
@@ -37,8 +35,6 @@ _NAMED = ("*", "p", "h", "<", ">")  # of models without early exits
 _STYLES = ("-", "--", "-.")
 GREY = "#666666"
 _LOG_SPAN = 12.0  # a cost range wider than this gets a logarithmic axis
-_MOST_BUDGETS = 4  # in one figure: of more, so many spread over their range
-_PAYS, _EVEN = "#D55E00", "#9aa5b1"
 
 
 def utility_cost(comparison: Mapping[str, Any]) -> Figure:
@@ -98,64 +94,6 @@ def gain_over_random(comparison: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def exit_shares(comparison: Mapping[str, Any]) -> Figure:
-    """Return where the test samples left, as stacked bars by policy, for up to four of the asked budgets."""
-    figure, panels = _panels(comparison["rows"], comparison["unit"], row_height=0.27)
-    num_exits = len(comparison["exits"])
-    colours = exit_colours(num_exits)
-    for axes, rows in panels:
-        _bars(axes, rows, colours)
-    axes = panels[-1][0]
-    axes.set_xlabel("Share of the test samples [%]")
-    handles = [axes.barh(0, 0, color=colour, label=f"exit {k}") for k, colour in enumerate(colours)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(num_exits, 8), frameon=False)
-    return figure
-
-
-def group_losses(comparison: Mapping[str, Any], by: str = "class") -> Figure:
-    """Return the loss of every class, or ``group``, as a dot, by policy, for up to four of the asked budgets."""
-    chosen = [entry for entry in comparison["groups"] if entry["by"] == by]
-    figure, panels = _panels(chosen, comparison["unit"], row_height=0.3)
-    for axes, entries in panels:
-        for row, entry in enumerate(entries):
-            _dots(axes, row, entry["groups"])
-            axes.plot([entry["loss"]] * 2, [row - 0.35, row + 0.35], color="black", linewidth=2)
-        axes.set_yticks(range(len(entries)), [entry["policy"] for entry in entries], fontsize=8.5)
-        axes.set_ylim(len(entries) - 0.5, -0.5)
-        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-    panels[-1][0].set_xlabel("Loss by leaving early [points]")
-    return figure
-
-
-def _panels(
-    entries: Sequence[Mapping[str, Any]], unit: str, *, row_height: float
-) -> tuple[Figure, list[tuple[Axes, list[Mapping[str, Any]]]]]:
-    """Return a figure with one panel per budget, four at most, each with its entries, one per policy."""
-    budgets = sorted({entry["budget"] for entry in entries})
-    if len(budgets) > _MOST_BUDGETS:
-        budgets = [budgets[round(index)] for index in np.linspace(0, len(budgets) - 1, _MOST_BUDGETS)]
-    # a budget typed in two ways has one panel
-    groups = [list({one["policy"]: one for one in entries if one["budget"] == budget}.values()) for budget in budgets]
-    ratios = [len(group) for group in groups]
-    figure = Figure(figsize=(8.5, 0.9 + sum(row_height * ratio + 0.55 for ratio in ratios)), layout="constrained")
-    grid = figure.subplots(len(groups), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
-    for axes, group in zip(grid, groups, strict=True):
-        budget, text = group[0]["budget"], str(group[0]["budget_input"])
-        typed = "" if text == f"{budget:g}" else f"{text} = "
-        axes.set_title(f"asked: {typed}{budget:.4g} {unit} per sample", fontsize=10, loc="left")
-        axes.spines[["top", "right", "left"]].set_visible(False)
-    return figure, list(zip(grid, groups, strict=True))
-
-
-def _dots(axes: Axes, row: int, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Draw one dot per group, the first with its name."""
-    colours = [_PAYS if group["pays_more"] else _EVEN for group in groups]
-    axes.scatter([group["loss"] for group in groups], [row] * len(groups), c=colours, s=28, alpha=0.8, linewidths=0)
-    axes.annotate(
-        groups[0]["name"], (groups[0]["loss"], row), xytext=(5, 0), textcoords="offset points", fontsize=8, va="center"
-    )
-
-
 def png(figure: Figure, dpi: int = 130) -> bytes:
     """Return a figure as the bytes of a PNG image."""
     buffer = io.BytesIO()
@@ -164,13 +102,6 @@ def png(figure: Figure, dpi: int = 130) -> bytes:
             text.set_parse_math(False)
             text.set_text(visible(text.get_text()))
         figure.savefig(buffer, dpi=dpi, format="png")
-    return buffer.getvalue()
-
-
-def image_png(image: UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """Return a grey or RGB image as the bytes of a PNG image."""
-    buffer = io.BytesIO()
-    imsave(buffer, image, format="png", cmap="gray", vmin=0, vmax=255)
     return buffer.getvalue()
 
 
@@ -275,18 +206,3 @@ def _cost_axis(axes: Axes, comparison: Mapping[str, Any]) -> None:
             axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.set_minor_formatter(NullFormatter())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]], colours: Sequence[Any]) -> None:
-    """Draw one stacked bar per row, shares of 6 % and more written into it."""
-    names = [row["policy"] for row in rows]
-    shares = 100 * np.array([row["exit_distribution"] for row in rows])
-    left = np.zeros(len(rows))
-    for k, colour in enumerate(colours):
-        bars = axes.barh(names, shares[:, k], left=left, color=colour, height=0.8, edgecolor="white", linewidth=0.5)
-        texts = [f"{share:.0f}" if share >= 6 else "" for share in shares[:, k]]
-        axes.bar_label(bars, texts, label_type="center", fontsize=7.5, color="white" if is_dark(colour) else "black")
-        left += shares[:, k]
-    axes.set_xlim(0, 100)
-    axes.invert_yaxis()
-    axes.tick_params(axis="y", labelsize=8.5, length=0)

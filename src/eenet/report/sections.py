@@ -36,12 +36,14 @@ class Example:
         caption: For example "8, answered 8".
         image: Grey or RGB, None for other inputs.
         text: The input itself where it is text.
+        exits: Where it leaves at every position of the comparison's ``dial``; empty: it stays under ``exit_index``.
     """
 
     exit_index: int
     caption: str
     image: UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width 3"] | None = None
     text: str = ""
+    exits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,27 +73,23 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """The bytes of a PNG, what it shows for those who do not see it, and what stands below it."""
-
-    png: bytes
-    alt: str
-    caption: str = ""
-
-
-@dataclass(frozen=True)
 class Gallery:
-    """Example inputs under a heading."""
+    """Example inputs under a heading, those that left at one exit."""
 
     heading: str
     examples: Sequence[Example]
+    exit_index: int
 
 
 class Code(str):
     """A command."""
 
 
-Block: TypeAlias = str | list[str] | Table | Picture | Gallery
+class Markup(str):
+    """HTML made here, whose texts are escaped; for pages only."""
+
+
+Block: TypeAlias = str | list[str] | Table | Gallery
 """A text stands for a paragraph, a list of texts for bullets."""
 
 
@@ -157,7 +155,7 @@ def bench_section(bench: Mapping[str, Any]) -> Section:
     }
     shares = ("efficiency", "regrouped_efficiency")  # may be unknown
     rows = [dict(row) | {key: _or_dash(row.get(key), ".2f") for key in shares} for row in bench["rows"]]
-    how = f"Time per sample, median over passes, on {bench['device']} with {bench['threads']} threads."
+    how = f"Time per sample, median over passes, on {bench['device']} with {bench['threads']} thread(s)."
     return Section("Measured time", [how, Table.of(rows, columns, least=("regrouped", "dtype"))])
 
 
@@ -220,11 +218,18 @@ def _policy_size(known: Mapping[str, Any]) -> list[str]:
 
 def examples_section(examples: Sequence[Example]) -> Section:
     """Return the section with example inputs, grouped by the exit they left at."""
+    turn = all(example.exits for example in examples)
+    found = {k for example in examples for k in (example.exit_index, *example.exits)}
     galleries = [
-        Gallery(f"Left at exit {k}", [example for example in examples if example.exit_index == k])
-        for k in sorted({example.exit_index for example in examples})
+        Gallery(f"Left at exit {k}", [example for example in examples if example.exit_index == k], k)
+        for k in sorted(found)
     ]
-    return Section("Example inputs by exit", galleries)
+    said = (
+        "They move with the budget; answers are those of the policy that was run."
+        if turn
+        else "At the budget of the policy that was run: the slider moves none."
+    )
+    return Section("Example inputs by exit", [said, *galleries])
 
 
 def about_section(*, command: str = "", seed: int | None = None) -> Section:
