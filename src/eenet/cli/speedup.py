@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from eenet.cli import options
-from eenet.cli.attach import Data, Training, attach
+from eenet.cli.attach import Data, Making, SpecArgument, Training, attached_run
 from eenet.cli.compare import AllOption, compare, write_comparison
 from eenet.cli.fit import Promise, fit
 from eenet.cli.interrupt import require
-from eenet.cli.loading import Costs
+from eenet.cli.loading import Costs, readable
 from eenet.cli.measure import Timing, bench
 from eenet.cli.output import Output, Result, comparison_parts
 from eenet.cli.train import record
 from eenet.errors import InputError
 from eenet.report.sections import bench_section
+from eenet.tables.costs import CostTable
 
 _AT_RANDOM = ("timm", "torchvision")  # whose models begin with random weights
 
 
 def speedup(
-    spec: Annotated[
-        str,
-        typer.Argument(metavar="SPEC", help="timm:NAME, torchvision:NAME, hf:FOLDER, or package.module:function."),
-    ],
+    spec: SpecArgument,
     *,
     samples: Data,
     budget: Annotated[
-        str, options.word("B", "Mean cost per sample: 60% of the model, or 1.2GFLOPs.", "--budget", "-b")
+        str, options.word("B", "Mean cost per sample: 60% of the model, 1.2GFLOPs.", *options.BUDGET)
     ] = "60%",
-    exits: Annotated[
-        str | None,
-        options.word("N|NAME,NAME", "How many (default: 4), the original output included; or the modules they read."),
-    ] = None,
-    weights: Annotated[Path | None, options.file_in("--weights", "Weights: .safetensors, .pt or a checkpoint.")] = None,
-    input_shape: Annotated[str | None, options.word("C,H,W", "Shape of a sample, or its tokens.", "--input")] = None,
-    num_classes: Annotated[int | None, options.count("Classes of a library's model, in place of its own.", 2)] = None,
+    making: Making,
     everything_learns: Annotated[
         bool, typer.Option("--all-layers", help="Train the whole model; default: the heads of the exits only.")
     ] = False,
@@ -67,7 +59,7 @@ def speedup(
     """
     if samples.data is None:
         raise InputError("--data is missing: exits learn from samples, and are judged on others. Pass --data.")
-    if spec.partition(":")[0] in _AT_RANDOM and weights is None and not everything_learns:
+    if spec.partition(":")[0] in _AT_RANDOM and making.weights is None and not everything_learns:
         raise InputError(
             f"{spec} without --weights begins at random: heads alone would learn from nothing. Pass --weights FILE, or "
             "--all-layers to train the whole model."
@@ -75,20 +67,16 @@ def speedup(
     require("torch", "matplotlib")
     from eenet.evaluation import saving
     from eenet.policies import load_policy
-    from eenet.speedup import BATCH_SIZES, PASSES, TIMED
+    from eenet.speedup.one_call import BATCH_SIZES, PASSES, samples_to_time
+    from eenet.speedup.parts import require_enough
 
-    attached, _ = attach(
-        spec,
-        exits=exits,
-        input_shape=input_shape,
-        num_classes=num_classes,
-        weights=weights,
-        samples=samples,
-        training=Training(epochs=epochs, freeze=not everything_learns),
-        out=out,
-        seed=seed,
-        output=output,
-    )
+    def check(known: dict[str, Any]) -> None:
+        cumulative = tuple(row["flops"] for row in known["exits"])
+        readable(CostTable(cumulative, known["unit"], known["reference"])).budget(budget)
+        require_enough(known["samples"])
+
+    training = Training(epochs=epochs, freeze=not everything_learns)
+    attached, _ = attached_run(spec, making, samples, training, out=out, seed=seed, output=output, check=check)
     val, test, policy, root = out / "val.npz", out / "test.npz", out / "policy", samples.data_root
     for path in (val, test):
         record(out, split=path.stem, out=path, data_root=root, output=output)
@@ -98,9 +86,11 @@ def speedup(
         val, test, budget=[budget], policy=["auto", "max_prob"], costs=Costs(), seed=seed, output=output
     )
     timing = Timing(run=out, batch_size=",".join(map(str, BATCH_SIZES)), data_root=root, seed=seed)
-    timed, _ = bench(timing, policy=policy, passes=PASSES, samples=TIMED, out=out / "bench.json", output=output)
+    table = Costs().read_table(test)
+    count = samples_to_time(table.require_costs())
+    timed, _ = bench(timing, policy=policy, passes=PASSES, samples=count, out=out / "bench.json", output=output)
     speedups = {row["batch_size"]: row["speedup"] for row in timed["rows"]}
-    saved = saving(load_policy(policy).policy, Costs().read_table(test), speedups=speedups)
+    saved = saving(load_policy(policy).policy, table, speedups=speedups)
     files = write_comparison(
         comparison,
         out,

@@ -5,41 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
-import numpy as np
-import torch
-from jaxtyping import Int
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from eenet.errors import DataError, InputError
+from eenet.errors import InputError
 from eenet.evaluation import Saving, compare, saving
 from eenet.models.attach import attach
-from eenet.models.inputs import Inputs
+from eenet.models.inputs import Inputs, unwrapped
 from eenet.models.model import MultiExitModel
 from eenet.report import comparison_page, write_page
 from eenet.running import AdaptiveModel, Bundle, bench, measure, record
 from eenet.running.benchmark import BenchReport
-from eenet.running.engines import Engine, plain_model
-from eenet.running.inputs import batches_of, joined, rows_of
+from eenet.running.engines import Engine
+from eenet.running.inputs import rows_of
 from eenet.running.measuring import counted
 from eenet.schedulers import AutoScheduler, GeometricScheduler
-from eenet.schedulers.base import LEAST_SAMPLES
-from eenet.tables.arrays import as_array, batch_size
+from eenet.speedup.parts import first_of, parts_of
 from eenet.tables.checks import number
-from eenet.tables.costs import BudgetLike, CostTable
+from eenet.tables.costs import BudgetLike, CostTable, unit_factor
 from eenet.tables.table import ExitTable
-from eenet.training.dataset import LabelledDataset
 from eenet.training.fit import fit_exits
-from eenet.training.samples import as_dataset
 from eenet.training.settings import TrainSettings, attached_settings
 
-_Part: TypeAlias = Any
-"""Samples with labels: a `LabelledDataset`, or inputs and labels of any kind as a pair in memory."""
-
-SHARES = (0.6, 0.2, 0.2)  # of the samples: to train on, for calibration, for testing
 BATCH_SIZES, PASSES = (1, 32), 5  # timed
 TIMED = 400  # test samples at most
 _EXAMPLES = 32  # samples on which operations are counted
@@ -86,8 +75,8 @@ class SpeedUp:
             BudgetError: No number, a foreign unit, or below the cost of exit 0.
         """
         model = self.model.at(budget)
-        timed = _timed(self.trained, model, self.timed, seed=self.seed, progress=False)
-        return replace(self, model=model, budget=budget, bench=timed, saving=_saving(model, self.test, timed))
+        judged = _judged(self.trained, model, self.test, self.timed, seed=self.seed, progress=False)
+        return replace(self, model=model, budget=budget, **judged)
 
     def report(self, path: str | os.PathLike[str]) -> None:
         """Write one HTML page: the sentence, ``auto`` beside ``max_prob`` and the bounds at equal cost, the times."""
@@ -120,7 +109,7 @@ class SpeedUp:
 
 
 def speed_up(
-    model: nn.Module | Engine,
+    model: object,
     data: Any,  # noqa: ANN401 - data of any form
     budget: BudgetLike = "60%",
     *,
@@ -160,6 +149,7 @@ def speed_up(
         InputError: Two of the three parts are the same samples; settings or data that do not fit the model.
 
     Example:
+        >>> import torch
         >>> from sklearn.datasets import load_digits
         >>> block = lambda: torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
         >>> net = torch.nn.Sequential(*(block() for _ in range(4)), torch.nn.Linear(64, 10))
@@ -169,15 +159,20 @@ def speed_up(
         (3, 10)
     """
     seed = int(number(seed, "seed", 0, 2**32 - 1, whole=True))
+    model = _checked(model, train)
     trains = train and not isinstance(model, Engine)
-    training, calibration, test = _parts(data, seed, in_memory=isinstance(model, Engine), trains=trains)
-    example = _on_device(model, _first(calibration, _EXAMPLES))
-    with_exits = _with_exits(model, example, exits, seed)
+    training, calibration, test = parts_of(data, seed, in_memory=isinstance(model, Engine), trains=trains)
+    example = _on_device(model, first_of(calibration, _EXAMPLES))
+    with_exits: MultiExitModel | Engine
+    if isinstance(model, MultiExitModel | Engine):
+        with_exits = model
+    else:
+        with_exits = attach(model, rows_of(example, slice(0, 2)), exits, seed=seed)
     costs = _costs(with_exits, example)
     asked = costs.budget(budget)
     if trains:
         assert isinstance(with_exits, MultiExitModel)
-        chosen = settings or _settings(with_exits, example, len(training), costs.full, freeze=freeze, seed=seed)
+        chosen = settings or _settings(example, len(training), costs.full, freeze=freeze, seed=seed)
         chosen = replace(chosen, heads_share=1.0) if freeze else chosen
         fit_exits(with_exits, training, chosen, progress=progress)
     tables = [
@@ -186,86 +181,24 @@ def speed_up(
     ]
     dial = AutoScheduler(seed=seed).sweep(tables[0], costs, budgets=[asked])
     adaptive = AdaptiveModel(with_exits, dial.at(asked), costs, dial=dial)
-    inputs = _first(test, _how_many(costs))
-    timed = _timed(with_exits, adaptive, inputs, seed=seed, progress=progress)
+    inputs = first_of(test, samples_to_time(costs))
     return SpeedUp(
         model=adaptive,
-        saving=_saving(adaptive, tables[1], timed),
-        bench=timed,
         trained=with_exits,
         calibration=tables[0],
         test=tables[1],
         budget=budget,
         timed=inputs,
         seed=seed,
+        **_judged(with_exits, adaptive, tables[1], inputs, seed=seed, progress=progress),
     )
 
 
-def split_rows(count: int, shares: Sequence[float], seed: int) -> list[Int[np.ndarray, " row"]]:
-    """Return row numbers in parts of about these shares: each row is in one part, chosen by the seed."""
-    ends = (count * np.cumsum(shares)[:-1] / sum(shares)).round().astype(int)
-    return np.split(np.random.default_rng(seed).permutation(count), ends)
-
-
-def _parts(data: Any, seed: int, *, in_memory: bool, trains: bool) -> tuple[_Part, _Part, _Part]:  # noqa: ANN401
-    """Return what is trained on, what the policy is fitted on, and what it is judged on."""
-    read = _read_pair if in_memory else as_dataset
-    if isinstance(data, tuple) and len(data) == 3:
-        training, *others = data
-        if trains and training is None:
-            raise InputError("data without samples to train on do not fit: heads have to learn. Pass some.")
-        parts = [read(training) if trains else None, *map(read, others)]
-        named = zip(("train", "calibration", "test"), data, parts, strict=True)
-        for (one, raw, part), (other, raw_too, part_too) in combinations(named, 2):
-            if part is not None and part_too is not None and (raw is raw_too or _same(part, part_too)):
-                raise InputError(
-                    f"data for {one} and {other} are the same samples: what was learnt on them cannot be judged on "
-                    "them. Pass samples that no other part has."
-                )
-    else:
-        whole = read(data)
-        rows = split_rows(_count(whole), SHARES if trains else SHARES[1:], seed)
-        parts = [None] * (not trains) + [_select(whole, some) for some in rows]
-    for name, part in (("calibration", parts[1]), ("test", parts[2])):
-        if (count := _count(part)) < LEAST_SAMPLES:
-            raise DataError(
-                f"data of {count} samples for {name} are too few: with fewer than {LEAST_SAMPLES}, nothing can be said. "
-                f"Pass {LEAST_SAMPLES} or more for each of calibration and test; of samples in one piece, a fifth is "
-                "for each of these."
-            )
-    return parts[0], parts[1], parts[2]
-
-
-def _read_pair(data: Any) -> tuple[Any, np.ndarray]:  # noqa: ANN401
-    """Return inputs of any kind and their labels, in memory: members of cascades may take what is no tensor."""
-    found = [
-        (rows_of(inputs, np.arange(batch_size(inputs))), as_array(labels))  # a copy: the next batch may overwrite it
-        for inputs, labels in batches_of(data, _EXAMPLES, with_labels=True)
-    ]
-    if not found:
-        raise DataError("data yield no batch: there is nothing to fit on. Pass some samples.")
-    inputs, labels = zip(*found, strict=True)
-    return joined(inputs), np.concatenate(labels)
-
-
-def _count(part: _Part) -> int:
-    return len(part) if isinstance(part, LabelledDataset) else len(part[1])
-
-
-def _select(part: _Part, rows: np.ndarray) -> _Part:
-    if isinstance(part, LabelledDataset):
-        return part.select(torch.from_numpy(rows))
-    return rows_of(part[0], rows), part[1][rows]
-
-
-def _first(part: _Part, count: int) -> Any:  # noqa: ANN401 - inputs of any kind
-    rows = slice(0, count)
-    return part.inputs(rows) if isinstance(part, LabelledDataset) else rows_of(part[0], rows)
-
-
-def _same(part: _Part, other: _Part) -> bool:
-    both = isinstance(part, LabelledDataset) and isinstance(other, LabelledDataset)
-    return both and part.fingerprint() == other.fingerprint()
+def samples_to_time(costs: CostTable) -> int:
+    """Return how many samples a pass of timing has: fewer of a large model, so that it takes seconds."""
+    factor = unit_factor("FLOPs", costs.unit)
+    most = TIMED if factor is None else _TIMED_OPERATIONS * factor / costs.full
+    return int(min(TIMED, max(2 * BATCH_SIZES[-1], most)))
 
 
 def _on_device(model: nn.Module | Engine, inputs: Any) -> Any:  # noqa: ANN401
@@ -274,20 +207,21 @@ def _on_device(model: nn.Module | Engine, inputs: Any) -> Any:  # noqa: ANN401
     return inputs if weight is None else pytree.tree_map(lambda leaf: leaf.to(weight.device), inputs)
 
 
-def _with_exits(
-    model: nn.Module | Engine, example: Inputs, exits: int | Sequence[str], seed: int
-) -> MultiExitModel | Engine:
-    if isinstance(model, Engine):
-        return model
-    if not isinstance(model, nn.Module):
+def _checked(model: object, train: bool) -> nn.Module | Engine:
+    """Return a model without what is wrapped around it; refuse what is none, and exits that would learn nothing."""
+    if not isinstance(model, Engine | nn.Module):
         raise InputError(
-            f"model of type {type(model).__name__} does not fit: a torch.nn.Module is given exits, several models are "
-            "put one after another by cascade. Pass one of these."
+            f"model of type {type(model).__name__} does not fit: a torch.nn.Module is given exits. Pass one; several "
+            "models, or those of other libraries, as a cascade."
         )
-    try:
-        return plain_model(model)
-    except InputError:
-        return attach(model, rows_of(example, slice(0, 2)), exits, seed=seed)
+    if isinstance(model, nn.Module):
+        model = unwrapped(model)
+    if not train and not isinstance(model, MultiExitModel | Engine):
+        raise InputError(
+            f"train=False does not fit: {type(model).__name__} has no exits yet, and those that it is given have "
+            "learnt nothing. Leave train out, or pass a MultiExitModel."
+        )
+    return model
 
 
 def _costs(model: MultiExitModel | Engine, example: Any) -> CostTable:  # noqa: ANN401
@@ -299,31 +233,23 @@ def _costs(model: MultiExitModel | Engine, example: Any) -> CostTable:  # noqa: 
     return measure(model, example, batch_sizes=sizes, passes=PASSES, progress=False).costs(batch_size=sizes[0])
 
 
-def _settings(
-    model: MultiExitModel, example: Inputs, samples: int, operations: float, *, freeze: bool, seed: int
-) -> TrainSettings:
+def _settings(example: Inputs, samples: int, operations: float, *, freeze: bool, seed: int) -> TrainSettings:
     """Return the usual settings, with as many epochs as take minutes: gradients of everything take twice a run more."""
     texts = any(not leaf.is_floating_point() for leaf in pytree.tree_leaves(example))
     each = operations * (1 if freeze else 3)
     return attached_settings(texts=texts, epochs=min(_EPOCHS, _TRAINED_OPERATIONS / (each * samples)), seed=seed)
 
 
-def _how_many(costs: CostTable) -> int:
-    """Return how many samples are timed."""
-    most = _TIMED_OPERATIONS / costs.full if costs.unit == "FLOPs" else TIMED
-    return int(min(TIMED, max(2 * BATCH_SIZES[-1], most)))
-
-
-def _timed(
+def _judged(
     trained: MultiExitModel | Engine,
     model: AdaptiveModel,
-    inputs: Any,
+    test: ExitTable,
+    timed: Any,
     *,
     seed: int,
-    progress: bool,  # noqa: ANN401
-) -> BenchReport:
-    return bench(trained, model.policy, inputs, batch_sizes=BATCH_SIZES, passes=PASSES, seed=seed, progress=progress)
-
-
-def _saving(model: AdaptiveModel, test: ExitTable, timed: BenchReport) -> Saving:
-    return saving(model.policy, test, speedups={row.batch_size: row.speedup for row in timed.rows})
+    progress: bool,
+) -> dict[str, Any]:
+    """Return the times and the saving, as attributes of a `SpeedUp`."""
+    times = bench(trained, model.policy, timed, batch_sizes=BATCH_SIZES, passes=PASSES, seed=seed, progress=progress)
+    speedups = {row.batch_size: row.speedup for row in times.rows}
+    return {"bench": times, "saving": saving(model.policy, test, speedups=speedups)}
