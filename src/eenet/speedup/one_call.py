@@ -244,7 +244,7 @@ def _judged(
     trained: MultiExitModel | Engine,
     model: AdaptiveModel,
     test: ExitTable,
-    timed: Any,
+    timed: Any,  # noqa: ANN401
     *,
     seed: int,
     progress: bool,
