@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from eenet.schedulers import Scheduler as Scheduler
     from eenet.schedulers import StoppingScheduler as StoppingScheduler
     from eenet.schedulers import certify as certify
+    from eenet.speedup import SpeedUp as SpeedUp
+    from eenet.speedup import speed_up as speed_up
     from eenet.tables import CostTable as CostTable
     from eenet.tables import ExitTable as ExitTable
     from eenet.tables import read_outcomes as read_outcomes
@@ -57,6 +59,8 @@ __version__ = "0.2.0.dev0"
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
+        # all in one call
+        "eenet.speedup": ("speed_up", "SpeedUp"),
         # 1 a model with exits, 2 its training
         "eenet.models": ("attach", "MultiExitModel"),
         "eenet.experiments.zoo": ("tiny_cnn",),

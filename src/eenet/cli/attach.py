@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,11 +20,51 @@ from eenet.tables.capacity import read_capacities
 
 if TYPE_CHECKING:
     from eenet.experiments.recipes import Attachment, Run, Source
+    from eenet.models import Capacities
     from eenet.models.inputs import Inputs
     from eenet.models.model import MultiExitModel
     from eenet.training.settings import TrainSettings
 
 _LISTED = 20  # classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """The options that say how a model is made, and where its exits go."""
+
+    exits: Annotated[
+        str | None,
+        options.word("N|NAME,NAME", "How many (default: 4), the original output included; or the modules they read."),
+    ] = None
+    capacity: Annotated[
+        list[str] | None,
+        options.word(
+            "C", "What a tier of devices holds: 1.2MB, '0.3M params', 20MFLOPs, 5ms; not with --exits. Repeatable."
+        ),
+    ] = None
+    input_shape: Annotated[str | None, options.word("C,H,W", "Shape of a sample, or its tokens.", "--input")] = None
+    num_classes: Annotated[int | None, options.count("Classes of a library's model, in place of its own.", 2)] = None
+    weights: Annotated[Path | None, options.file_in("--weights", "Weights: .safetensors, .pt or a checkpoint.")] = None
+
+    @property
+    def shape(self) -> list[int] | None:
+        """The shape of a sample, where it was given."""
+        text = self.input_shape
+        return None if text is None else options.whole_numbers(text, "--input", "3,224,224, or 64 tokens")
+
+    def wanted(self) -> int | list[str] | Capacities:
+        """Return where exits are to go, as `eenet.attach` takes it."""
+        from eenet.models import Capacities
+
+        if self.exits is not None and self.capacity:
+            raise InputError(
+                f"--exits {self.exits!r} and --capacity cannot be combined: both say where exits go. Pass one."
+            )
+        if self.capacity:
+            return Capacities(tiers=read_capacities(self.capacity))
+        exits = "4" if self.exits is None else self.exits
+        named = [name.strip() for name in exits.split(",") if name.strip()]
+        return int(exits) if options.is_count(exits.strip()) else named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,25 +148,15 @@ class Data:
         )
 
 
+SpecArgument = Annotated[
+    str, typer.Argument(metavar="SPEC", help="timm:NAME, torchvision:NAME, hf:FOLDER, or package.module:function.")
+]
+
+
 def attach(
-    spec: Annotated[
-        str,
-        typer.Argument(metavar="SPEC", help="timm:NAME, torchvision:NAME, hf:FOLDER, or package.module:function."),
-    ],
+    spec: SpecArgument,
     *,
-    exits: Annotated[
-        str | None,
-        options.word("N|NAME,NAME", "How many (default: 4), the original output included; or the modules they read."),
-    ] = None,
-    capacity: Annotated[
-        list[str] | None,
-        options.word(
-            "C", "What a tier of devices holds: 1.2MB, '0.3M params', 20MFLOPs, 5ms; not with --exits. Repeatable."
-        ),
-    ] = None,
-    input_shape: Annotated[str | None, options.word("C,H,W", "Shape of a sample, or its tokens.", "--input")] = None,
-    num_classes: Annotated[int | None, options.count("Classes of a library's model, in place of its own.", 2)] = None,
-    weights: Annotated[Path | None, options.file_in("--weights", "Weights: .safetensors, .pt or a checkpoint.")] = None,
+    making: Making,
     samples: Data,
     training: Training,
     out: Annotated[Path | None, options.folder_out("Folder for the trained run.", "RUN")] = None,
@@ -152,21 +183,28 @@ def attach(
 
         eenet attach hf:bert --data texts.csv --out run
     """
-    samples.check(out)
-    shape = None if input_shape is None else options.whole_numbers(input_shape, "--input", "3,224,224, or 64 tokens")
-    if exits is not None and capacity:
-        raise InputError(f"--exits {exits!r} and --capacity cannot be combined: both say where exits go. Pass one.")
-    tiers = read_capacities(capacity) if capacity else ()
-    exits = "4" if exits is None else exits
-    named = [name.strip() for name in exits.split(",") if name.strip()]
+    return attached_run(spec, making, samples, training, out=out, seed=seed, output=output)
 
+
+def attached_run(
+    spec: str,
+    making: Making,
+    samples: Data,
+    training: Training,
+    *,
+    out: Path | None,
+    seed: int,
+    output: Output,
+    check: Callable[[dict[str, Any]], None] = lambda known: None,
+) -> Result:
+    """Do what `attach` does; ``check`` may refuse what is known of the model and the samples before the training."""
+    samples.check(out)
+    shape, num_classes, weights = making.shape, making.num_classes, making.weights
     require("torch")
     from eenet.experiments.recipes import attach_source, attached, load_source
     from eenet.models import Capacities
 
-    wanted: int | list[str] | Capacities = int(exits) if options.is_count(exits.strip()) else named
-    wanted = Capacities(tiers=tiers) if tiers else wanted
-
+    wanted = making.wanted()
     settings = training.settings(samples.data or "", seed)
     if num_classes is None and samples.data is not None:
         num_classes = attached.wanted_classes(spec, samples.data, samples.data_root)
@@ -186,6 +224,7 @@ def attach(
     value, described = _described(spec, source, model)
     parts += described
     if attachment is not None and out is not None:
+        check(value | facts)
         recipe = attached.attached_recipe(attachment.at(model, source.example_inputs), model)
         output.note(f"Training {recipe.summary}.")
         with warnings.catch_warnings():

@@ -15,11 +15,12 @@ from eenet.training.losses import (
     uniform_weights,
 )
 from eenet.training.schedule import LearningRate, Optimiser, adamw, constant, cosine_decay, sgd, step_decay
-from eenet.training.settings import TrainSettings, paper_loss
+from eenet.training.settings import TrainSettings, attached_settings, paper_loss
 
 __all__ = [
     "fit_exits",
     "TrainSettings",
+    "attached_settings",
     "paper_loss",
     "History",
     "Optimiser",

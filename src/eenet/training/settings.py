@@ -19,8 +19,9 @@ from eenet.training.losses import (
     increasing_weights,
     paper_weights,
     plain_gradients,
+    uniform_weights,
 )
-from eenet.training.schedule import LearningRate, Optimiser, Phase, cosine_decay, sgd
+from eenet.training.schedule import LearningRate, Optimiser, Phase, adamw, cosine_decay, sgd
 
 _COMPARABLE = (bool, int, float, str, bytes, tuple, list, type(None))  # closed-over values that identify it
 Precision = Literal["float32", "bfloat16"]
@@ -136,6 +137,14 @@ class TrainSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values, functions by their names."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+def attached_settings(*, texts: bool = False, **chosen: Any) -> TrainSettings:  # noqa: ANN401 - of `TrainSettings`
+    """Return how exits attached to somebody's model are trained, unless something else is chosen; on texts by AdamW."""
+    usual: dict[str, Any] = {"epochs": 5.0, "batch_size": 32, "lr": 0.02, "head_lr": 0.05, "weighting": uniform_weights}
+    if texts:
+        usual |= {"optimiser": adamw, "lr": 5e-5, "head_lr": 1e-3, "weight_decay": 0.01}
+    return TrainSettings(**usual | chosen)
 
 
 def paper_loss(settings: TrainSettings, *, alpha: float = 0.01, temperature: float = 3.0) -> TrainSettings:

@@ -28,20 +28,16 @@ from eenet.models.model import MultiExitModel
 from eenet.running.pictures import check_each
 from eenet.tables.files import read_object, sha256
 from eenet.training.fit import FINAL_WEIGHTS
-from eenet.training.losses import uniform_weights
-from eenet.training.schedule import adamw
-from eenet.training.settings import TrainSettings
+from eenet.training.settings import TrainSettings, attached_settings
 
 ATTACHED = "attached"
 DATA_SETS = ("digits", "cifar10")
-_USUAL = partial(TrainSettings, epochs=5.0, batch_size=32, lr=0.02, head_lr=0.05, weighting=uniform_weights)
-_USUAL_OF_TEXTS = partial(_USUAL, optimiser=adamw, lr=5e-5, head_lr=1e-3, weight_decay=0.01)
 _TRAINING = ("epochs", "batch_size", "lr", "head_lr", "heads_share")
 
 
 def training(data: str = "", **chosen: Any) -> TrainSettings:  # noqa: ANN401 - of `TrainSettings`
-    """Return how attached exits are trained on some data, unless something else is chosen; on texts by AdamW."""
-    return (_USUAL_OF_TEXTS if _is_text(data) else _USUAL)(**chosen)
+    """Return how attached exits are trained on some data, unless something else is chosen."""
+    return attached_settings(texts=_is_text(data), **chosen)
 
 
 def _is_text(data: str) -> bool:
