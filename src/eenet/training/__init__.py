@@ -1,5 +1,6 @@
 """Training a model with exits: losses as plain functions, settings, and a loop that resumes after a kill."""
 
+from eenet.training.adapter import MultiExitLoss, TrainerAdapter
 from eenet.training.fit import History, fit_exits
 from eenet.training.losses import (
     Forward,
@@ -39,5 +40,7 @@ __all__ = [
     "SampleWeighting",
     "expected_exit_weights",
     "exit_losses",
+    "MultiExitLoss",
+    "TrainerAdapter",
     "distillation_loss",
 ]

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from eenet.errors import RunError, ShapeError
+from eenet.errors import RunError
 from eenet.models.model import MultiExitModel
 from eenet.models.processor import warn_of_emulation
 from eenet.models.weights import save_tensors
@@ -29,7 +29,7 @@ from eenet.training.batches import Batch, Batches, joined_processes, seed_of
 from eenet.training.checkpoint import claim_folder, restore_checkpoint, write_checkpoint
 from eenet.training.checks import check_training
 from eenet.training.dataset import LabelledDataset
-from eenet.training.losses import distillation_loss, exit_losses, learnable, log_shares
+from eenet.training.losses import exit_losses, exit_weights, learnable, log_shares, total_loss
 from eenet.training.samples import as_dataset
 from eenet.training.schedule import Average, Phases
 from eenet.training.settings import Schedule, TrainSettings
@@ -137,7 +137,7 @@ class _Trainer:
             self.settings.optimiser, self.settings.momentum, self.settings.weight_decay
         )
         self.average = Average(model, self.settings.ema) if self.settings.ema else None
-        self.weights = _weights(self.settings, model.num_exits).to(self.device)
+        self.weights = exit_weights(self.settings.weighting, model.num_exits).to(self.device)
         self.labels = batches.dataset.labels.long().to(self.device) if self.settings.balanced else None
         self.done: list[Tensor] = []
         self.saved_at = time.monotonic()
@@ -208,10 +208,14 @@ class _Trainer:
             if settings.sample_weighting is not None:
                 sample_weights = settings.sample_weighting([one.detach() for one in logits], targets)
                 losses = exit_losses(logits, targets, sample_weights) * (learnable(targets) / learnt)
-            loss = (losses * self.weights).sum()
-            if self.schedule.distils(step):
-                share = len(targets) / batch.samples
-                loss = loss + share * settings.distillation * _distilled(logits, settings)
+            loss = total_loss(
+                losses,
+                self.weights,
+                logits,
+                distillation=len(targets) / batch.samples * settings.distillation if self.schedule.distils(step) else 0,
+                temperature=settings.temperature,
+                summed=settings.distillation_summed,
+            )
             loss.backward()  # type: ignore[no-untyped-call]
         return done
 
@@ -225,21 +229,6 @@ class _Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.follow(step)
-
-
-def _distilled(logits: list[Tensor], settings: TrainSettings) -> Tensor:
-    return distillation_loss(logits, settings.temperature, summed=settings.distillation_summed)
-
-
-def _weights(settings: TrainSettings, num_exits: int) -> Float[Tensor, " exit"]:
-    """Return the weight of every exit's loss."""
-    weights = torch.tensor(settings.weighting(num_exits), dtype=torch.float32)
-    if weights.shape != (num_exits,):
-        raise ShapeError(
-            f"weighting with {weights.numel()} weights does not fit: the model has {num_exits} exits. Return one "
-            "weight per exit."
-        )
-    return weights
 
 
 def _sane(losses: Float[Tensor, " exit"], step: int, schedule: Schedule) -> Float[Tensor, " exit"]:
