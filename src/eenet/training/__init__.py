@@ -1,7 +1,7 @@
 """Training a model with exits: losses as plain functions, settings, and a loop that resumes after a kill."""
 
 from eenet.training.adapter import MultiExitLoss, TrainerAdapter
-from eenet.training.fit import History, fit_exits
+from eenet.training.fit import History, Log, LogFunction, fit_exits
 from eenet.training.losses import (
     Forward,
     SampleWeighting,
@@ -23,6 +23,8 @@ __all__ = [
     "TrainSettings",
     "paper_loss",
     "History",
+    "Log",
+    "LogFunction",
     "Optimiser",
     "sgd",
     "adamw",
