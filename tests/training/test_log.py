@@ -64,7 +64,7 @@ def test_what_cannot_log_is_refused_before_any_work(tmp_path, unchecked) -> None
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_tensorboard_reads_what_was_logged(tmp_path) -> None:
-    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed: `make test-fits` installs it")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
 
