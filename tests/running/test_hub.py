@@ -141,8 +141,10 @@ def test_a_repository_that_is_not_there_and_names_that_are_none_are_refused(tmp_
         with pytest.raises(InputError, match="somebody/none"):
             Bundle.from_pretrained("somebody/none", endpoint=server.endpoint)
         with pytest.raises(InputError, match="neither a folder"):
-            Bundle.from_pretrained(tmp_path / "no such folder", endpoint=server.endpoint)
-        assert not matching(server.asked, "*no such folder*")
+            Bundle.from_pretrained(str(tmp_path / "no such folder"), endpoint=server.endpoint)
+        with pytest.raises(BundleError, match="no such folder"):
+            Bundle.from_pretrained(tmp_path / "missing", endpoint=server.endpoint)
+        assert not matching(server.asked, "*folder*") and not matching(server.asked, "*missing*")
         endpoint = server.endpoint
     with pytest.raises(RunError, match="cannot be reached"):
         Bundle.from_pretrained("somebody/none", endpoint=endpoint)

@@ -225,7 +225,7 @@ class Bundle:
             RunError: The Hub does not answer, or refuses.
         """
         folder = Path(source)
-        if not folder.is_dir():
+        if not folder.is_dir() and isinstance(source, str):
             folder = fetched(str(source), _FILES, revision=revision, token=token, endpoint=endpoint)
         return _read(folder, build or partial(_rebuilt, folder), parts)
 
