@@ -11,7 +11,7 @@ BARE    := .venv-no-torch
 INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-no-torch test-extras lint format docs clean
+.PHONY: help demo test test-slow test-no-torch test-extras test-fits lint format docs clean
 
 help:
 	@echo "make demo       train, record, measure, fit, run and report on the embedded data set (to $(OUT)/)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slow  the slow tests"
 	@echo "make test-no-torch  what must work where PyTorch is not installed, in an environment of its own"
 	@echo "make test-extras    every extra alone in an empty environment: an import and a command"
+	@echo "make test-fits      Lightning and TensorBoard are installed, and their tests run"
 	@echo "make lint       formatting, lint, types, import layers"
 	@echo "make format     rewrite the formatting"
 	@echo "make docs       the pages in docs/_build/html"
@@ -51,6 +52,12 @@ $(BARE)/.installed: pyproject.toml constraints.txt README.md $(shell find src -n
 test-no-torch: $(DEV) $(BARE)/.installed
 	$(BIN)/python tests/no_torch/make_export.py $(BARE)/export
 	EENET_EXPORT=$(abspath $(BARE)/export) $(BARE)/bin/python -m pytest -c tests/no_torch/pytest.ini tests/no_torch
+
+# What is too large for every developer: Lightning and TensorBoard.
+test-fits: $(DEV)
+	$(BIN)/python $(INSTALL) --editable '.[fits]'
+	$(BIN)/python -c 'import lightning, tensorboard'
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_lightning_example.py tests/training/test_log.py
 
 test-extras: $(DEV)
 	PYTHON=$(PYTHON) BIN=$(BIN) bash .ci/extras

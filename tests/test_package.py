@@ -39,8 +39,8 @@ def test_importing_loads_nothing_heavy() -> None:
 
 def test_tables_policies_and_exports_load_no_torch() -> None:
     packages = ", ".join(f"eenet.{name}" for name in WITHOUT_TORCH)
-    public = "from eenet import AdaptiveModel, CostTable, ExitTable, StoppingScheduler, advise, certify, compare"
-    assert "torch" not in modules_after(f"import {packages}; {public}")
+    names = "AdaptiveModel, AdaptivePipeline, CostTable, ExitTable, StoppingScheduler, advise, certify, compare"
+    assert "torch" not in modules_after(f"import {packages}; from eenet import {names}")
 
 
 def test_public_names_that_need_torch_name_the_extra() -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from eenet.policies import replay as replay
     from eenet.policies import save_policy as save_policy
     from eenet.running import AdaptiveModel as AdaptiveModel
+    from eenet.running import AdaptivePipeline as AdaptivePipeline
     from eenet.running import Bundle as Bundle
     from eenet.running import EagerEngine as EagerEngine
     from eenet.running import bench as bench
@@ -80,7 +81,17 @@ __getattr__, __dir__, __all__ = lazy(
             "certify",
         ),
         # 5 really stops early, 6 evaluation, 7 shipping
-        "eenet.running": ("AdaptiveModel", "EagerEngine", "bench", "cascade", "measure", "record", "Bundle", "export"),
+        "eenet.running": (
+            "AdaptiveModel",
+            "EagerEngine",
+            "bench",
+            "cascade",
+            "measure",
+            "record",
+            "Bundle",
+            "export",
+            "AdaptivePipeline",
+        ),
         "eenet.estimator": ("CascadeClassifier",),
         "eenet.evaluation": ("advise", "compare", "evaluate"),
         "eenet.errors": ("EenetError",),

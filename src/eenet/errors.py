@@ -24,6 +24,7 @@ import importlib
 EXTRAS = {
     "PIL": "vision",
     "accelerate": "train",
+    "huggingface_hub": "hub",
     "matplotlib": "report",
     "onnx": "onnx",
     "onnxruntime": "onnx",

@@ -209,3 +209,21 @@ def test_what_are_no_texts_is_refused_and_strange_labels_are_left_out(texts, tmp
     images = Images(Preparation(mean=(0.5,), std=(0.5,), size=(4, 4)))
     with pytest.raises(InputError, match="is a file of texts: the model reads images"):
         images.files([str(tmp_path / "odd.csv")])
+
+
+@pytest.mark.slow
+def test_a_bundle_that_contains_its_structure_runs_on_texts(eenet, tmp_path) -> None:
+    from small_bert import CLASSES, small_bundle, small_texts
+
+    bundle = small_bundle()
+    bundle.save_pretrained(tmp_path / "bundle")
+    texts = [text for text, _ in small_texts(9)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    ran = eenet("run", str(tmp_path / "bundle"), str(tmp_path / "texts.txt"), "--json")
+    assert ran.code == 0, ran.stderr
+    wanted = bundle.adaptive()(bundle.preparation(texts))
+    rows = json.loads(ran.stdout)["samples"]
+    assert [row["exit"] for row in rows] == wanted.exit_index.tolist()
+    assert [row["class"] for row in rows] == [CLASSES[k] for k in wanted.labels]
+    ran = eenet("run", str(tmp_path / "bundle"), "split:test")
+    assert ran.code == 2 and "knows no data set" in ran.stderr

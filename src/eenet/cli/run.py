@@ -3,69 +3,29 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
-from eenet.cli import loading, names, options
-from eenet.cli.interrupt import require
+from eenet.cli import options
+from eenet.cli.opened import Opened, open_target
 from eenet.cli.output import Output, Result, facts_table, percent, plain
-from eenet.cli.samples import ARRAY_SUFFIXES, Images, Source, TextFiles
+from eenet.cli.samples import Source
 from eenet.cli.tiers import FILES, Sending
 from eenet.errors import InputError
-from eenet.imports import known
 from eenet.report.sections import Block, Table, exit_shares
+from eenet.running.pipeline import ranked
 from eenet.tables.atomic import atomic_path
-from eenet.tables.files import read_arrays, read_json, read_object, write_json
+from eenet.tables.files import write_json
 
 if TYPE_CHECKING:
-    from eenet.experiments.recipes import Run
-    from eenet.models.model import MultiExitModel
-    from eenet.policies import SavedPolicy
-    from eenet.policies.scorers import Part
-    from eenet.running import AdaptiveModel, Prediction, Tier
-    from eenet.running.engines.graphs import TensorSpec
+    from eenet.running import Prediction
 
 LISTED_SAMPLES = 50
 _LONGEST_SHOWN = 60  # characters of a text
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet calculates what begins so
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A model that stops early, and what is known about its inputs and answers.
-
-    Attributes:
-        adaptive: The model with its policy, or some of its stages.
-        split: Returns a split of its own data by name.
-        array: Returns the samples of an array file.
-        files: Returns how files of images or texts become inputs.
-        classes: Names of the classes, where known.
-        exits: What the exits are called, where the model has some of the original's only.
-    """
-
-    adaptive: AdaptiveModel | Tier
-    split: Callable[[str], Source]
-    array: Callable[[Path], Source]
-    files: Callable[[], Images | TextFiles]
-    classes: Sequence[str] | None
-    exits: tuple[int, ...] | None = None
-
-    def read(self, words: Sequence[str]) -> list[Source]:
-        """Return the inputs that the user named: splits, then array files, then all images or texts."""
-        splits = [word for word in words if word.startswith("split:")]
-        arrays = [word for word in words if Path(word).suffix.lower() in ARRAY_SUFFIXES and word not in splits]
-        files = [word for word in words if word not in (*splits, *arrays)]
-        sources = [self.split(word.removeprefix("split:")) for word in splits]
-        sources += [self.array(Path(word)) for word in arrays]
-        if files:
-            sources.append(self.files().files(files))
-        return sources
 
 
 def run(
@@ -127,7 +87,7 @@ def run(
     from eenet.running import Tier
     from eenet.running.progress import track
 
-    opened = _open(target, policy, data_root, threads, output, force=force, parts=parts)
+    opened = open_target(target, policy, data_root, threads, output, force=force, parts=parts)
     inputs, adaptive = inputs or [], opened.adaptive
     sending = Sending(state=state, out=state_out, compress=compress)
     sending.require(adaptive, inputs, budget)
@@ -182,136 +142,6 @@ def _finished(
     return {**value, "samples": samples}, _tables(value, samples, texts)
 
 
-def _open(
-    target: Path,
-    policy: Path | None,
-    data_root: Path | None,
-    threads: int | None,
-    output: Output,
-    *,
-    force: bool,
-    parts: Sequence[str] | None,
-) -> Opened:
-    """Open a run with a policy, a bundle or an export, whichever a folder is."""
-    manifest = target / "manifest.json"
-    kind = read_object(manifest, "manifest").get("format") if manifest.is_file() else "eenet run"
-    if kind == "eenet run":
-        if policy is None:
-            raise InputError(f"--policy is missing: the run {str(target)!r} has none. Pass what `eenet fit` wrote.")
-        opened = loading.open_run(target, data_root)
-        return _of_run(opened, *loading.open_policy(policy, opened, output, force=force, parts=parts), threads)
-    if policy is not None:
-        raise InputError(f"--policy {str(policy)!r} is one too many: {str(target)!r} has its own. Leave it out.")
-    if kind == "eenet bundle":
-        return _of_bundle(target, data_root, threads, force=force, parts=names.parts(parts))
-    return _of_export(target, threads, names.parts(parts))
-
-
-def _of_run(
-    opened: Run, saved: SavedPolicy, model: MultiExitModel, threads: int | None, *, check_source: bool = False
-) -> Opened:
-    import torch
-
-    from eenet.running import AdaptiveModel
-    from eenet.running.texts import TextPreparation
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-    def files() -> Images | TextFiles:
-        match opened.preparation:
-            case None:
-                raise InputError("files cannot be read: the run does not say how they become inputs. Pass split:test.")
-            case TextPreparation() as how:
-                columns = opened.stored.get("columns")
-                return TextFiles(preparation=how, classes=opened.classes, columns=columns and tuple(columns))
-            case how:
-                return Images(how)
-
-    return Opened(
-        adaptive=AdaptiveModel(model, saved.policy, saved.costs, dial=saved.dial, check_source=check_source),
-        split=partial(_split, opened),
-        array=lambda path: files().array(path),
-        files=files,
-        classes=opened.classes,
-        exits=saved.exits,
-    )
-
-
-def _of_bundle(
-    target: Path, data_root: Path | None, threads: int | None, *, force: bool, parts: Sequence[type[Part]]
-) -> Opened:
-    require("torch")
-    from eenet.experiments.recipes import RECIPES, Run
-    from eenet.policies import SavedPolicy
-    from eenet.running import Bundle
-
-    info = read_json(target / "info.json", "bundle file")
-    if not isinstance(info, dict) or "recipe" not in info:
-        raise InputError(
-            f"bundle {str(target)!r} cannot be opened here: its info names no recipe that makes the model. Open it in "
-            "Python, with Bundle.load and what makes it."
-        )
-    recipe = RECIPES[known("recipe", str(info["recipe"]), RECIPES)].with_seed(info.get("seed", 0))
-    bundle = Bundle.load(target, build=lambda _: recipe.build(), parts=parts)
-    opened = Run(recipe=recipe, model=bundle.model, path=target, data_root=data_root)
-    saved = SavedPolicy(bundle.policy, bundle.costs, dial=bundle.dial)
-    return _of_run(opened, saved, bundle.model, threads, check_source=not force)
-
-
-def _of_export(target: Path, threads: int | None, parts: Sequence[type[Part]]) -> Opened:
-    from eenet.running import AdaptiveModel, Tier, open_export
-
-    opened = open_export(target, threads, parts=parts)
-    preparation = opened.manifest.preparation
-
-    def split(name: str) -> Source:
-        raise InputError(f"input 'split:{name}' cannot be read: an export knows no data set. Pass arrays or images.")
-
-    def array(path: Path) -> Source:
-        arrays, labels = opened.samples(read_arrays(path, "input"), path)
-        count = len(next(iter(arrays.values())))
-
-        def read(rows: slice) -> dict[str, np.ndarray]:
-            return next(opened.batches({name: array[rows] for name, array in arrays.items()}, count))
-
-        return Source([f"{path.name}:{row}" for row in range(count)], read, labels)
-
-    def files() -> Images:
-        if preparation is None:
-            taken = ", ".join(f"{one.name} {one.dtype} {_sizes(one)}" for one in opened.manifest.inputs)
-            raise InputError(
-                f"files cannot be read: the export does not say how they become inputs. Pass an .npz with {taken}."
-            )
-        return Images(preparation)
-
-    return Opened(
-        adaptive=Tier(opened.engine, opened.policy, opened.costs)
-        if opened.engine.held
-        else AdaptiveModel(opened.engine, opened.policy, opened.costs, dial=opened.dial),
-        split=split,
-        array=array,
-        files=files,
-        classes=opened.manifest.classes,
-    )
-
-
-def _sizes(one: TensorSpec) -> str:
-    """Return the shape of an input in words, a free size as its limits."""
-    limits = {size.axis: f"{size.low} to {size.high or 'any'}" for size in one.free}
-    sizes = (limits.get(axis, str(size)) for axis, size in enumerate(one.shape, 1))
-    return f"[{', '.join(('sample', *sizes))}]"
-
-
-def _split(opened: Run, name: str) -> Source:
-    data = opened.splits.get(name)
-    try:
-        labels = data.labels.numpy()
-    except InputError:  # masks: a class per pixel, none of the sample
-        labels = None
-    return Source([f"{name}:{row}" for row in range(len(data))], data.inputs, labels)
-
-
 def _row(
     prediction: Prediction, row: int, number: int, named: tuple[str, int | None], opened: Opened
 ) -> dict[str, Any]:
@@ -320,10 +150,8 @@ def _row(
     k = int(prediction.exit_index[row])
     sample: dict[str, Any] = {"sample": number, "input": name}
     if prediction.log_probs is not None:
-        found = int(prediction.log_probs[row].argmax())
-        sample["prediction"] = found
-        sample["class"] = str(found) if opened.classes is None else opened.classes[found]
-        sample["probability"] = float(np.exp(np.float64(prediction.log_probs[row, found])))
+        ((found, name, probability),) = ranked(prediction.log_probs[row], opened.classes)
+        sample |= {"prediction": found, "class": name, "probability": probability}
     sample["exit"] = k if opened.exits is None else opened.exits[k]
     sample["cost"] = None if prediction.cost is None else float(prediction.cost[row])
     if label is not None and prediction.log_probs is not None:

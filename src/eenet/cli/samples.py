@@ -71,11 +71,7 @@ class Images:
         paths = [path for place in places for path in (images_in(place)[0] if place.is_dir() else [place])]
         for path in paths:
             check_picture(path)
-        read = self.preparation.read
-        return Source(
-            [str(path) for path in paths],
-            lambda rows: self.preparation(np.stack([read(path) for path in paths[rows]])),
-        )
+        return Source([str(path) for path in paths], lambda rows: self.preparation.of(paths[rows]))
 
     def array(self, path: Path) -> Source:
         """Return the images of an array file."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from eenet.running.bundle import Bundle as Bundle
     from eenet.running.cascading import Cascade as Cascade
     from eenet.running.cascading import cascade as cascade
+    from eenet.running.collator import Collator as Collator
     from eenet.running.cuts import Cut as Cut
     from eenet.running.cuts import tier_report as tier_report
     from eenet.running.engines import CompiledEngine as CompiledEngine
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from eenet.running.measuring import Profile as Profile
     from eenet.running.measuring import load_costs as load_costs
     from eenet.running.measuring import measure as measure
+    from eenet.running.pipeline import AdaptivePipeline as AdaptivePipeline
     from eenet.running.recording import record as record
     from eenet.running.recording import record_dense as record_dense
     from eenet.running.split import split_export as split_export
@@ -43,6 +45,8 @@ __getattr__, __dir__, __all__ = lazy(
         "eenet.running.loop": ("Prediction",),
         "eenet.running.engines": ("Engine", "EagerEngine", "CompiledEngine", "OnnxEngine", "OpenVinoEngine"),
         "eenet.running.bundle": ("Bundle",),
+        "eenet.running.pipeline": ("AdaptivePipeline",),
+        "eenet.running.collator": ("Collator",),
         "eenet.running.cascading": ("Cascade", "cascade"),
         "eenet.running.measuring": ("Profile", "load_costs", "measure"),
         "eenet.running.benchmark": ("bench",),

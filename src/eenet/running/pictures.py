@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,6 +26,8 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """How names of image files end, in small or capital letters."""
 File: TypeAlias = str | os.PathLike[str] | BytesIO | BufferedReader
 """A path, or an open file of bytes."""
+Picture: TypeAlias = Any
+"""A `File`, or an image of Pillow."""
 
 _HIDDEN = "hidden"
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of 8 bits per channel, or fewer
@@ -42,11 +44,11 @@ def bad_image(name: object, fact: str, advice: str = "Get it again, or leave it 
 
 
 @contextmanager
-def opening(file: File, name: object = None) -> Iterator[Image.Image]:
+def opening(file: Picture, name: object = None) -> Iterator[Image.Image]:
     """Open an image file with Pillow; whatever goes wrong with it becomes one sentence.
 
     Args:
-        file: A path, or an open file.
+        file: A path, an open file, or an image that is open already and stays so.
         name: What it is called in messages; default: its path.
 
     Raises:
@@ -58,7 +60,7 @@ def opening(file: File, name: object = None) -> Iterator[Image.Image]:
 
     name = file if name is None else name
     try:
-        with Image.open(file) as image:
+        with nullcontext(file) if isinstance(file, Image.Image) else Image.open(file) as image:
             yield image
     except EenetError:
         raise
@@ -172,7 +174,7 @@ def picture_size(file: File, name: object = None) -> tuple[int, int]:
         return (width, height) if turned else (height, width)
 
 
-def read_picture(file: File, channels: int = 3, name: object = None) -> UInt8[np.ndarray, "height width channel"]:
+def read_picture(file: Picture, channels: int = 3, name: object = None) -> UInt8[np.ndarray, "height width channel"]:
     """Return the pixels of an image file: upright, what is transparent on white, in colour or grey.
 
     Args:
@@ -203,7 +205,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def read_image(
-    file: File, size: tuple[int, int], *, short_side: int | None = None, channels: int = 3, name: object = None
+    file: Picture, size: tuple[int, int], *, short_side: int | None = None, channels: int = 3, name: object = None
 ) -> UInt8[np.ndarray, "channel height width"]:
     """Return an image file brought to one size, as data sets, runs and exports read it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Shaped, UInt8
 
 from eenet.errors import InputError, ShapeError
-from eenet.running.pictures import File, read_image
+from eenet.running.pictures import Picture, read_image
 from eenet.tables.arrays import as_array
 
 _MOST_PIXELS = 1 << 28
@@ -77,8 +78,8 @@ class Preparation:
         """The largest number that inputs contain: a channel at its brightest."""
         return max((1 - mean) / std for mean, std in zip(self.mean, self.std, strict=True))
 
-    def read(self, file: File, name: object = None) -> UInt8[np.ndarray, "channel height width"]:
-        """Return a raw image from a file, see `read_image`.
+    def read(self, file: Picture, name: object = None) -> UInt8[np.ndarray, "channel height width"]:
+        """Return a raw image from a file or an image of Pillow, see `read_image`.
 
         Raises:
             DataError: The file cannot be used.
@@ -87,6 +88,10 @@ class Preparation:
         self.require_files()
         channels, *size = self.raw_shape
         return read_image(file, (size[0], size[1]), short_side=self.short_side, channels=channels, name=name)
+
+    def of(self, files: Sequence[Picture]) -> Float32[np.ndarray, "sample channel height width"]:
+        """Return inputs from image files, or images of Pillow; errors are those of `read`."""
+        return self(np.stack([self.read(file) for file in files]))
 
     def require_files(self) -> None:
         """Refuse to read files where images have other channels than these."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
 from eenet.errors import DataError
+from eenet.libraries import pretrained
 
 Tokens: TypeAlias = Int64[np.ndarray, "sample token"]
 NAMES = ("input_ids", "attention_mask")
@@ -79,3 +81,28 @@ def formed(
     width = max(least, end) if width is None else width
     numbers = tokens[:, :width].astype(np.int64)
     return dict(zip(NAMES, (numbers, mask[:, :width].astype(np.int64)), strict=True)) if named else numbers
+
+
+def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401
+    """Return the tokenizer of Hugging Face in a folder.
+
+    Args:
+        folder: On this machine, as ``save_pretrained`` leaves it; nothing is downloaded.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        DataError: The folder holds no whole tokenizer, or one that does not pad.
+    """
+    made = pretrained("AutoTokenizer", folder, "tokenizer", DataError)
+    names = list(dict.fromkeys(made.vocab_files_names.values()))
+    if names and not any((folder / name).is_file() for name in names):  # transformers makes one without words of it
+        raise DataError(
+            f"tokenizer {folder} has no vocabulary: texts are cut by it, and none of {', '.join(names)} is there. Save "
+            "the tokenizer there with save_pretrained, or name the folder that has it."
+        )
+    if made.pad_token_id is None:
+        raise DataError(
+            f"tokenizer {folder} does not pad: texts of a batch have one length, and it has no token for that. Set its "
+            "pad_token, and pad_token_id in the model's config, and save both again."
+        )
+    return made

@@ -284,11 +284,11 @@ def _foreign(folder: Path, what: str, names: Iterable[str] | None) -> str | None
     """Return the first file that is no part of an earlier result."""
     if not folder.is_dir():
         return None
-    known = {*_listed(folder, what)} if names is None else {*names}
+    known = {*listed_files(folder, what)} if names is None else {*names}
     return next((name for name in _contents(folder) if name not in known), None)
 
 
-def _listed(folder: Path, what: str) -> list[str]:
+def listed_files(folder: Path, what: str) -> list[str]:
     """Return the files that a folder's manifest lists, and the manifest; none where it is that of something else."""
     try:
         manifest = read_object(folder / MANIFEST, "manifest")

@@ -1,6 +1,7 @@
 """Training a model with exits: losses as plain functions, settings, and a loop that resumes after a kill."""
 
-from eenet.training.fit import History, fit_exits
+from eenet.training.adapter import MultiExitLoss, TrainerAdapter
+from eenet.training.fit import History, Log, LogFunction, fit_exits
 from eenet.training.losses import (
     Forward,
     SampleWeighting,
@@ -23,6 +24,8 @@ __all__ = [
     "attached_settings",
     "paper_loss",
     "History",
+    "Log",
+    "LogFunction",
     "Optimiser",
     "sgd",
     "adamw",
@@ -40,5 +43,7 @@ __all__ = [
     "SampleWeighting",
     "expected_exit_weights",
     "exit_losses",
+    "MultiExitLoss",
+    "TrainerAdapter",
     "distillation_loss",
 ]

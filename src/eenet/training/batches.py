@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from eenet.errors import require
 from eenet.models.inputs import Inputs
+from eenet.training.augmenting import is_transform
 from eenet.training.dataset import LabelledDataset
 from eenet.training.losses import check_targets
 from eenet.training.settings import Schedule
@@ -145,7 +146,13 @@ class Batches:
         return Batch(inputs, targets, len(rows))
 
     def ahead(self, first: int) -> Generator[Batch, None, None]:
-        """Yield the batches from a step on; while one is used, a thread makes the next."""
+        """Yield the batches from a step on; while one is used, a thread makes the next.
+
+        Transforms of torchvision draw from the global generator, as the model does: there is no thread for them.
+        """
+        if is_transform(self.schedule.settings.augment):
+            yield from map(self.make, range(first, self.schedule.steps))
+            return
         if first >= self.schedule.steps:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="eenet-batches") as pool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from eenet.models.inputs import Inputs
 
-Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
-"""From raw images and a generator to changed images of the same shape."""
+Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor] | Callable[..., Any]
+"""From raw images and a generator to changed images of the same shape; or a transform of torchvision, of one image."""
 Chosen = TypeVar("Chosen", bound="LabelledDataset")
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from eenet.errors import RunError, ShapeError
+from eenet.errors import InputError, RunError
 from eenet.models.model import MultiExitModel
 from eenet.models.processor import warn_of_emulation
 from eenet.models.weights import save_tensors
@@ -29,12 +29,26 @@ from eenet.training.batches import Batch, Batches, joined_processes, seed_of
 from eenet.training.checkpoint import claim_folder, restore_checkpoint, write_checkpoint
 from eenet.training.checks import check_training
 from eenet.training.dataset import LabelledDataset
-from eenet.training.losses import distillation_loss, exit_losses, learnable, log_shares
+from eenet.training.losses import exit_losses, exit_weights, learnable, log_shares, total_loss
 from eenet.training.samples import as_dataset
 from eenet.training.schedule import Average, Phases
 from eenet.training.settings import Schedule, TrainSettings
 
 FINAL_WEIGHTS, HISTORY = "model.safetensors", "history.json"
+LogFunction: TypeAlias = Callable[[dict[str, float], int], object]
+"""From named values and the number of a step, 0-based, to whatever."""
+
+
+@runtime_checkable
+class Log(Protocol):
+    """What a training is logged to: a run of Weights and Biases, or anything else with this one method."""
+
+    def log(self, values: dict[str, float], step: int, /) -> object:
+        """Take the values of a step, 0-based.
+
+        They are ``loss/exit_0``, ...: the cross-entropy of every exit on the batch, before the step; and ``lr`` and
+        ``head_lr``: the learning rates of the backbone and of the early heads.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +80,7 @@ def fit_exits(
     *,
     out: Path | None = None,
     progress: bool = True,
+    log: Log | LogFunction | None = None,
 ) -> History:
     """Train a multi-exit model in place and return how it went.
 
@@ -86,6 +101,8 @@ def fit_exits(
         settings: how to train.
         out: folder for checkpoints and the result; nothing is written when not given.
         progress: show a progress bar on stderr.
+        log: gets the losses of the exits and the learning rates after every step, see `Log`; of several processes only
+            that of the first is called. Steps that a resumed training had done before are not repeated.
 
     Raises:
         InputError: ``out`` holds checkpoints of another training, or another process trains there; or model, data and
@@ -111,7 +128,8 @@ def fit_exits(
     classes = check_training(model, dataset, schedule, processes)
     processes.copy_from_first(model.state_dict().values())
     batches = Batches(dataset, schedule, processes, next(model.parameters()).device, classes)
-    trainer = _Trainer(model, batches, None if out is None else Path(out))
+    write = None if log is None or processes.rank else _writer(log)
+    trainer = _Trainer(model, batches, None if out is None else Path(out), write)
     with ExitStack() as stack:
         if out is not None and processes.rank == 0:
             stack.enter_context(holding(Path(out), "training folder"))
@@ -128,8 +146,10 @@ def fit_exits(
 class _Trainer:
     """The moving parts of one training."""
 
-    def __init__(self, model: MultiExitModel, batches: Batches, out: Path | None) -> None:
-        self.model, self.batches, self.out = model, batches, out
+    def __init__(
+        self, model: MultiExitModel, batches: Batches, out: Path | None, write: LogFunction | None = None
+    ) -> None:
+        self.model, self.batches, self.out, self.write = model, batches, out, write
         self.schedule, self.processes, self.device = batches.schedule, batches.processes, batches.device
         self.settings = self.schedule.settings
         self.phases = Phases(model)
@@ -137,7 +157,7 @@ class _Trainer:
             self.settings.optimiser, self.settings.momentum, self.settings.weight_decay
         )
         self.average = Average(model, self.settings.ema) if self.settings.ema else None
-        self.weights = _weights(self.settings, model.num_exits).to(self.device)
+        self.weights = exit_weights(self.settings.weighting, model.num_exits).to(self.device)
         self.labels = batches.dataset.labels.long().to(self.device) if self.settings.balanced else None
         self.done: list[Tensor] = []
         self.saved_at = time.monotonic()
@@ -177,6 +197,7 @@ class _Trainer:
                 self.move(len(self.done), [losses, stop])
                 self.done.append(_sane(losses.cpu(), len(self.done), self.schedule))
                 show(self.done[-1])
+                self.report(len(self.done) - 1)
                 first = len(self.done) == 1  # shows at once whether this training can be kept
                 finished = len(self.done) == schedule.steps or len(self.done) % schedule.steps_per_epoch == 0
                 if first or finished or stop or time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
@@ -186,6 +207,13 @@ class _Trainer:
         if self.average is not None:
             self.average.settle()
         self.processes.copy_from_first(self.model.buffers())
+
+    def report(self, step: int) -> None:
+        """Log what a step brought."""
+        if self.write is not None:
+            values = {f"loss/exit_{k}": loss for k, loss in enumerate(self.done[step].tolist())}
+            rates = dict(zip(("lr", "head_lr"), self.schedule.learning_rates(step), strict=True))
+            self.write(values | rates, step)
 
     def learn(self, step: int, batch: Batch) -> Float[Tensor, " exit"]:
         """Leave the gradients of a batch on the parameters; return this process's part of every exit's mean loss."""
@@ -208,10 +236,14 @@ class _Trainer:
             if settings.sample_weighting is not None:
                 sample_weights = settings.sample_weighting([one.detach() for one in logits], targets)
                 losses = exit_losses(logits, targets, sample_weights) * (learnable(targets) / learnt)
-            loss = (losses * self.weights).sum()
-            if self.schedule.distils(step):
-                share = len(targets) / batch.samples
-                loss = loss + share * settings.distillation * _distilled(logits, settings)
+            loss = total_loss(
+                losses,
+                self.weights,
+                logits,
+                distillation=len(targets) / batch.samples * settings.distillation if self.schedule.distils(step) else 0,
+                temperature=settings.temperature,
+                summed=settings.distillation_summed,
+            )
             loss.backward()  # type: ignore[no-untyped-call]
         return done
 
@@ -227,19 +259,16 @@ class _Trainer:
             self.average.follow(step)
 
 
-def _distilled(logits: list[Tensor], settings: TrainSettings) -> Tensor:
-    return distillation_loss(logits, settings.temperature, summed=settings.distillation_summed)
-
-
-def _weights(settings: TrainSettings, num_exits: int) -> Float[Tensor, " exit"]:
-    """Return the weight of every exit's loss."""
-    weights = torch.tensor(settings.weighting(num_exits), dtype=torch.float32)
-    if weights.shape != (num_exits,):
-        raise ShapeError(
-            f"weighting with {weights.numel()} weights does not fit: the model has {num_exits} exits. Return one "
-            "weight per exit."
+def _writer(log: object) -> LogFunction:
+    """Return the function that values are logged by."""
+    found = getattr(log, "log", log)
+    if not callable(found):
+        raise InputError(
+            f"log of type {type(log).__name__} cannot be used: it is no function of values and a step, and has no "
+            "method log. Pass one."
         )
-    return weights
+    write: LogFunction = found
+    return write
 
 
 def _sane(losses: Float[Tensor, " exit"], step: int, schedule: Schedule) -> Float[Tensor, " exit"]:

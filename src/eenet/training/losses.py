@@ -53,6 +53,21 @@ def uniform_weights(num_exits: int) -> tuple[float, ...]:
     return (1.0 / num_exits,) * num_exits
 
 
+def exit_weights(weighting: Weighting, num_exits: int) -> Float[Tensor, " exit"]:
+    """Return the weight of every exit's loss.
+
+    Raises:
+        ShapeError: other than one weight per exit.
+    """
+    weights = torch.tensor(weighting(num_exits), dtype=torch.float32)
+    if weights.shape != (num_exits,):
+        raise ShapeError(
+            f"weighting with {weights.numel()} weights does not fit: the model has {num_exits} exits. Return one "
+            "weight per exit."
+        )
+    return weights
+
+
 def exit_losses(
     logits: Sequence[Float[Tensor, "sample class ..."]],
     targets: Int[Tensor, "sample ..."],
@@ -143,6 +158,20 @@ def distillation_loss(
         gaps.append(F.kl_div(pupil, teacher, reduction="sum", log_target=True) / answers)
     together = torch.stack(gaps)
     return temperature**2 * (together.sum() if summed else together.mean())
+
+
+def total_loss(
+    losses: Float[Tensor, " exit"],
+    weights: Float[Tensor, " exit"],
+    logits: Sequence[Float[Tensor, "sample class ..."]],
+    *,
+    distillation: float,
+    temperature: float,
+    summed: bool,
+) -> Float[Tensor, ""]:
+    """Return the weighted sum of the exits' losses, with ``distillation`` times the `distillation_loss`."""
+    loss = (losses * weights).sum()
+    return loss + distillation * distillation_loss(logits, temperature, summed=summed) if distillation else loss
 
 
 def _at_size(logits: Tensor, size: Sequence[int]) -> Tensor:

@@ -23,6 +23,7 @@ from torch.utils.data import (
 from eenet.errors import DataError, InputError
 from eenet.models.inputs import Inputs
 from eenet.tables.arrays import batch_size, is_one_batch, is_sample, labelled, stacked
+from eenet.training.augmenting import augmented
 from eenet.training.dataset import Augment, LabelledDataset
 
 Read: TypeAlias = Callable[[list[int]], tuple[Inputs, Tensor]]
@@ -65,7 +66,7 @@ class Samples(LabelledDataset):
             return inputs, targets
         if not isinstance(inputs, Tensor) or inputs.dim() != 4:
             raise InputError("augment does not fit: it changes images, and the samples are none. Leave it out.")
-        return augment(inputs, generator), targets
+        return augmented(augment, inputs, generator)[0], targets
 
     def select(self, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> Samples:
         numbers, known = self._numbers(rows), self.known

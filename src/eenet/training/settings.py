@@ -10,6 +10,8 @@ from functools import partial
 from types import CodeType
 from typing import Any, Literal, get_args
 
+from torch import nn
+
 from eenet.errors import InputError
 from eenet.training.dataset import Augment
 from eenet.training.losses import (
@@ -79,7 +81,8 @@ class TrainSettings:
         temperature: T of the self-distillation loss.
         distillation_summed: whether that loss is summed over the early exits, as in the paper, and not averaged.
         distillation_from: share of the steps after which self-distillation is on.
-        augment: changes raw training images; none when not given.
+        augment: changes raw training images: a function of images and a generator, or a transform of torchvision that
+            keeps their shape; none when not given.
         seed: decides data order, augmentation and dropout, each a function of (seed, epoch, step).
         checkpoint_seconds: time between checkpoints, in s; a checkpoint also follows every epoch.
 
@@ -231,6 +234,8 @@ def _plain(value: object) -> Any:  # noqa: ANN401
         return f"{_plain(value.func)}({_given(value.args, value.keywords)})"
     if not isinstance(value, Callable):  # type: ignore[arg-type]
         return value
+    if isinstance(value, nn.Module):  # a transform: it prints its settings
+        return f"{type(value).__module__}.{' '.join(repr(value).split())}"
     if hasattr(value, "__qualname__"):
         name = f"{value.__module__}.{value.__qualname__}"
         return name + (f"#{_digest(value)}" if "<" in name and hasattr(value, "__code__") else "")

@@ -18,11 +18,11 @@ from eenet.experiments.data.texts import (
     TextDataset,
     Texts,
     load_text_file,
-    load_tokenizer,
     masked,
     tokenised,
     trimmed,
 )
+from eenet.running.texts import load_tokenizer
 from eenet.training.dataset import Augment, LabelledDataset
 
 __all__ = [

@@ -19,6 +19,7 @@ from eenet.experiments.data.files import UNLABELLED, Files, ImageFiles, MaskFile
 from eenet.models.inputs import IGNORED
 from eenet.running.preparation import Preparation
 from eenet.tables.arrays import as_array
+from eenet.training.augmenting import augmented
 from eenet.training.dataset import Augment, LabelledDataset
 
 Split: TypeAlias = Literal["train", "calibration", "test"]
@@ -125,16 +126,16 @@ class ArrayDataset(LabelledDataset):
     ) -> tuple[Float[Tensor, "row channel height width"], Int[Tensor, "row ..."]]:
         """Return (prepared images, targets) of some rows, changed at random.
 
-        Masks are changed together with their images, as a further channel: ``augment`` must move pixels only.
+        Masks are changed together with their images, see `augmented`.
         """
         images, labels = self.images[rows], self._truth(rows)
         if augment is not None and labels.ndim == 1:
-            images = augment(images, generator)
+            images, _ = augmented(augment, images, generator)
         elif augment is not None:
             # masks are passed as 255 minus the class, so that zeros shifted in from outside mean "unlabelled"
-            channel = (UNLABELLED - labels)[:, None].to(images.dtype)
-            changed = augment(torch.cat([images, channel], dim=1), generator)
-            images, labels = changed[:, :-1], UNLABELLED - changed[:, -1].to(torch.uint8)
+            images, masks = augmented(augment, images, generator, UNLABELLED - labels)
+            assert masks is not None
+            labels = UNLABELLED - masks
         return self.prepare(images), _as_targets(labels)
 
     def select(self, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> ArrayDataset:

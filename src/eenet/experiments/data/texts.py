@@ -16,9 +16,8 @@ from torch import Tensor
 from eenet.errors import DataError, InputError
 from eenet.experiments.data.columns import numbered, read_columns
 from eenet.experiments.data.dataset import DataSplits, digest, shared
-from eenet.experiments.libraries import pretrained
 from eenet.models.inputs import Inputs
-from eenet.running.texts import TextPreparation, formed
+from eenet.running.texts import TextPreparation, formed, load_tokenizer
 from eenet.training.dataset import Augment, LabelledDataset
 
 
@@ -177,31 +176,6 @@ def tokenised(part: Texts, tokenizer: Path | Any, *, max_tokens: int = 128) -> T
     preparation = TextPreparation(tokenizer=_opened(tokenizer), max_tokens=max_tokens)
     tokens, mask = map(torch.from_numpy, preparation.cut(part.texts))
     return TextDataset(tokens, torch.tensor(part.labels), mask=mask, preparation=preparation)
-
-
-def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401
-    """Return the tokenizer of Hugging Face in a folder.
-
-    Args:
-        folder: on this machine, as ``save_pretrained`` leaves it; nothing is downloaded.
-
-    Raises:
-        MissingExtraError: transformers is not installed.
-        DataError: the folder holds no whole tokenizer, or one that does not pad.
-    """
-    made = pretrained("AutoTokenizer", folder, "tokenizer", DataError)
-    names = list(dict.fromkeys(made.vocab_files_names.values()))
-    if names and not any((folder / name).is_file() for name in names):  # transformers makes one without words of it
-        raise DataError(
-            f"tokenizer {folder} has no vocabulary: texts are cut by it, and none of {', '.join(names)} is there. Save "
-            "the tokenizer there with save_pretrained, or name the folder that has it."
-        )
-    if made.pad_token_id is None:
-        raise DataError(
-            f"tokenizer {folder} does not pad: texts of a batch have one length, and it has no token for that. Set its "
-            "pad_token, and pad_token_id in the model's config, and save both again."
-        )
-    return made
 
 
 def _opened(tokenizer: Path | Any) -> Any:  # noqa: ANN401

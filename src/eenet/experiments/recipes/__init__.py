@@ -6,7 +6,7 @@ from, and the model is made again from there whenever the run is opened.
 """
 
 from eenet.experiments.recipes.attached import ATTACHED, Attachment, attached_recipe
-from eenet.experiments.recipes.opening import RECIPES, open_run
+from eenet.experiments.recipes.opening import RECIPES, build, open_run
 from eenet.experiments.recipes.recipe import RECIPE_FILE, Recipe, Run, train
 from eenet.experiments.recipes.sources import Source, attach_source, load_source
 from eenet.experiments.recipes.weights import load_weights
@@ -21,6 +21,7 @@ __all__ = [
     "Source",
     "attach_source",
     "attached_recipe",
+    "build",
     "load_source",
     "load_weights",
     "open_run",

@@ -19,13 +19,14 @@ from eenet.experiments.data.cifar import load_cifar10
 from eenet.experiments.data.dataset import IMAGENET, SPLITS, ArrayDataset, DataSplits, Normalisation, Split, as_images
 from eenet.experiments.data.imagenet import load_image_folder
 from eenet.experiments.data.scenes import load_mask_folder
-from eenet.experiments.data.texts import SUFFIXES, TextDataset, load_text_file, load_tokenizer
-from eenet.experiments.libraries import pretrained
+from eenet.experiments.data.texts import SUFFIXES, TextDataset, load_text_file
 from eenet.experiments.recipes.recipe import RECIPE_FILE, Recipe, require_same
 from eenet.experiments.recipes.sources import Source, attach_source, known_classes, load_source
+from eenet.libraries import pretrained
 from eenet.models.inputs import Inputs, evaluating
 from eenet.models.model import MultiExitModel
 from eenet.running.pictures import check_each
+from eenet.running.texts import load_tokenizer
 from eenet.tables.files import read_object, sha256
 from eenet.training.fit import FINAL_WEIGHTS
 from eenet.training.settings import TrainSettings, attached_settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from eenet.experiments.recipes import text, vision
 from eenet.experiments.recipes.attached import ATTACHED, Attachment, attached_recipe
 from eenet.experiments.recipes.recipe import RECIPE_FILE, Recipe, Run
 from eenet.experiments.zoo.parts import check_weights
+from eenet.imports import known
+from eenet.models.model import MultiExitModel
 from eenet.models.weights import load_tensors
 from eenet.tables.files import read_object
 from eenet.training.fit import FINAL_WEIGHTS
@@ -48,6 +51,16 @@ def open_run(path: Path, *, data_root: Path | None = None) -> Run:
     root = data_root if data_root is not None else described.get("data_root")
     place = None if root is None else Path(str(root))
     return Run(recipe=recipe, model=model.eval(), path=path, data_root=place, stored=described)
+
+
+def build(info: Mapping[str, Any]) -> MultiExitModel:
+    """Return the model of a recipe, before training, from the ``info`` of a bundle: its ``recipe`` and ``seed``.
+
+    Raises:
+        InputError: It names no recipe that comes with eenet.
+    """
+    name = info.get("recipe") if isinstance(info, Mapping) else None
+    return RECIPES[known("recipe", str(name), RECIPES)].with_seed(info.get("seed", 0)).build()
 
 
 def _recipe(path: Path, described: dict[str, Any]) -> Recipe:

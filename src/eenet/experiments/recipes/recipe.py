@@ -14,10 +14,11 @@ from torch.utils import _pytree as pytree
 
 from eenet.errors import DataError, InputError
 from eenet.experiments.data.dataset import DataSplits
-from eenet.experiments.recipes.stored import Prepares, preparation_of, store, stored_classes, stored_preparation
+from eenet.experiments.recipes.stored import preparation_of, store
 from eenet.models.inputs import Inputs
 from eenet.models.model import MultiExitModel
 from eenet.running.preparation import Preparation
+from eenet.running.stored import Prepares, stored_classes, stored_preparation
 from eenet.tables.checks import number
 from eenet.tables.files import read_object, write_json
 from eenet.training.checkpoint import unmoved

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from eenet.errors import AttachError, InputError
 from eenet.experiments.data.dataset import IMAGENET, Normalisation
-from eenet.experiments.libraries import first_line, library, pretrained
 from eenet.experiments.recipes.weights import load_weights
 from eenet.imports import current_directory, imported
+from eenet.libraries import first_line, library, pretrained
 from eenet.models.attach import attach
 from eenet.models.capacities import Capacities
 from eenet.models.inputs import Inputs, evaluating

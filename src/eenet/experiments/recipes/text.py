@@ -17,9 +17,9 @@ from torch import nn
 from eenet.errors import DataError, MissingExtraError
 from eenet.experiments.data.dataset import DataSplits
 from eenet.experiments.data.text_sets import load_ag_news, load_sst2
-from eenet.experiments.libraries import library
 from eenet.experiments.recipes.recipe import Recipe
 from eenet.experiments.zoo.bert import bert_classifier
+from eenet.libraries import library
 from eenet.models.model import MultiExitModel
 from eenet.training.losses import uniform_weights
 from eenet.training.schedule import adamw, constant

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from eenet.errors import DataError, InputError
-from eenet.experiments.libraries import first_line
 from eenet.experiments.zoo.parts import check_weights
+from eenet.libraries import first_line
 from eenet.models.weights import load_tensors
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # DDP, torch.compile, FSDP

@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from eenet.errors import AttachError
-from eenet.experiments.libraries import pretrained
 from eenet.experiments.zoo.parts import divided
+from eenet.libraries import pretrained
 from eenet.models.heads import HeadFactory
 from eenet.models.inputs import evaluating
 from eenet.models.model import MultiExitModel

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eenet.errors import InputError
-from eenet.experiments.libraries import library
 from eenet.experiments.zoo.parts import check_kind, check_stem, divided
+from eenet.libraries import library
 from eenet.models.heads import HeadFactory, conv_head
 from eenet.models.model import MultiExitModel
 

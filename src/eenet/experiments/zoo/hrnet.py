@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eenet.errors import InputError
-from eenet.experiments.libraries import library
 from eenet.experiments.zoo.parts import check_kind, divided, with_heads
+from eenet.libraries import library
 from eenet.models.heads import BranchHeadFactory, branch_head, resized
 from eenet.models.model import MultiExitModel
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from eenet.errors import DataError, InputError
-from eenet.experiments.libraries import library
+from eenet.libraries import library
 from eenet.models.heads import HeadFactory
 from eenet.models.model import MultiExitModel
 
