@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from eenet.cli.demo import _conclusion
-
 
 @pytest.mark.slow
 def test_the_demo_trains_fits_compares_and_really_stops_early(eenet, tmp_path):
@@ -18,22 +16,6 @@ def test_the_demo_trains_fits_compares_and_really_stops_early(eenet, tmp_path):
     for name in ("run/model.safetensors", "val.npz", "policy/policy.json", "utility_cost.png", "report.html"):
         assert (tmp_path / "demo" / name).stat().st_size > 0
     assert json.loads((tmp_path / "demo" / "costs.json").read_text())["latency"]
-
-
-def test_the_demo_says_first_what_was_saved_and_what_was_lost():
-    fitted = {"budget_input": "25%", "policy": "auto"}
-    real = {"mean_cost": 2.0, "full_cost": 8.0, "num_samples": 500, "accuracy": 0.98, "full_accuracy": 0.99}
-    said = _conclusion(fitted, real | {"same_exit": 499}, {"batch_size": 32, "adaptive_ms": 0.5, "full_ms": 1.25})
-    for fact in (
-        "25%",
-        "auto",
-        "25.0% of its operations",
-        "98.00%",
-        "99.00%",
-        "0.5 ms instead of 1.25 ms",
-        "499 of 500",
-    ):
-        assert fact in said
 
 
 def test_the_demo_refuses_a_file_as_its_folder(eenet, tmp_path):

@@ -252,7 +252,9 @@ def test_it_does_not_pay_where_the_first_exit_comes_late():
     table = typed_table(600).with_costs(CostTable((3.7, 3.9, 4.3), "ms", 4.0))
     advice = advised(table)
     assert not advice.pays
-    assert all(words in advice.verdict for words in ("already costs 92.5 %", "together cost 7.5 % more", "less than 5 %"))
+    assert all(
+        words in advice.verdict for words in ("already costs 92.5 %", "together cost 7.5 % more", "less than 5 %")
+    )
 
 
 def test_a_smaller_model_may_be_the_better_answer():

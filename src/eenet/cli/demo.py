@@ -7,16 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from eenet.cli.compare import AllOption, compare, write_comparison
+from eenet.cli.compare import compare, write_comparison
 from eenet.cli.fit import Promise, fit
 from eenet.cli.interrupt import require
 from eenet.cli.loading import Costs
 from eenet.cli.measure import Timing, bench, profile
 from eenet.cli.options import SeedOption, folder_out
-from eenet.cli.output import Output, Result, comparison_parts, facts_table, percent
+from eenet.cli.output import Output, Part, Result, facts_table, percent
 from eenet.cli.run import run
+from eenet.cli.screen import AllOption, comparison_parts
 from eenet.cli.train import record, train_run
-from eenet.report.sections import Block, Section, bench_section, exit_shares
+from eenet.report.sections import bench_section, exit_shares
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
@@ -92,21 +93,20 @@ def demo(
     )
     value = {"out": str(out), "saving": saved.to_dict(), "fit": fitted, "run": real, "bench": timed}
     value |= {"comparison": comparison}
-    return value, [*_shown(value, everything), *(f"wrote {file}" for file in files)]
+    return value, [*_shown(value, everything), f"wrote {out / 'report.html'} and {len(files) - 1} files beside it"]
 
 
-def _shown(value: Mapping[str, Any], everything: bool) -> list[Block | Section]:
+def _shown(value: Mapping[str, Any], everything: bool) -> list[Part]:
     """Return what is printed: what was saved, then the comparison; times and facts with --all only."""
     fitted, real, timed = value["fit"], value["run"], value["bench"]
-    listed: list[Block | Section] = [
+    compared = comparison_parts(value["comparison"], value["saving"]["sentence"], everything=everything)
+    if not everything:
+        return compared[:-1]  # without how to see more of `compare`
+    return [
+        *compared,
         bench_section(timed),
         facts_table("The adaptive model on the test images", _facts(fitted, real, timed)),
-    ]
-    return [
-        value["saving"]["sentence"],
         MADE,
-        "",
-        *(comparison_parts(value["comparison"], everything=everything) + listed if everything else []),
     ]
 
 

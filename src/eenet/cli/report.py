@@ -45,11 +45,12 @@ def report(
     require("matplotlib")
     files = [file for path in results for file in find_results(path)]
     sections = [section for file in files for section in _sections(file)]
+    verdicts = [value["verdict"] for file in files if "verdict" in (value := read_json(file, "RESULTS"))]
 
     from eenet.report import about_section, page, write_page
 
     write_page(out, page(title, [*sections, about_section(command=output.line)]))
-    return {"out": str(out), "from": [str(file) for file in files]}, [f"wrote {out}"]
+    return {"out": str(out), "from": [str(file) for file in files]}, [*verdicts, f"wrote {out}"]
 
 
 def find_results(path: Path) -> list[Path]:

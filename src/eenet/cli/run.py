@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from eenet import environment
 from eenet.cli import loading, names, options
 from eenet.cli.interrupt import require
 from eenet.cli.output import Output, Result, facts_table, percent, plain
@@ -215,8 +216,8 @@ def _of_run(
     from eenet.running import AdaptiveModel
     from eenet.running.texts import TextPreparation
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if (wanted := threads or environment.threads()) is not None:
+        torch.set_num_threads(wanted)
 
     def files() -> Images | TextFiles:
         match opened.preparation:

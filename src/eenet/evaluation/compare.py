@@ -16,6 +16,7 @@ from eenet.errors import InputError, TableError
 from eenet.evaluation.exits import StaticModel
 from eenet.evaluation.groups import GroupsLike, GroupStats, PolicyGroups, group_rows, group_stats, groupings
 from eenet.evaluation.results import BOUNDS, Budgets, Comparison, Family, PolicyRun, SplitRun, same_outputs, summarise
+from eenet.evaluation.saving import Saving, saving
 from eenet.evaluation.segmentation import Confusion, check_confusion, iou_of_marginals, marginals
 from eenet.evaluation.statics import beside_statics, check_statics
 from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
@@ -31,6 +32,7 @@ from eenet.tables.table import ExitTable
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what was just finished, how many steps are done and how many there are."""
 
+_LOSS = 0.01  # of utility on VAL, which the budget may cost at which a saving is named
 _FAR = 0.25  # relative distance of mean costs from which on it is mentioned
 _TOLERANCE = 1e-6  # between equal costs: files may contain float32
 _MAPS = (
@@ -136,7 +138,23 @@ def compare(
     notes = [*maps, *_notes(val, test, runs, asked), *saving_note(schedulers, cap=cap)]
     done = summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=notes)
     beside = beside_statics(done, statics, runs, resamples=resamples, seed=seed)
-    return replace(done, statics=tuple(vars(one) for one in beside))
+    statics_beside = tuple(vars(one) for one in beside)
+    if splits > 1 or confusion is not None or done.family.policy is None:
+        return replace(done, statics=statics_beside)
+    saved, at = _saving(runs[0].runs[done.family.policy], asked, val, test)
+    return replace(done, statics=statics_beside, saving=saved, saving_at=at)
+
+
+def _saving(run: PolicyRun, budgets: Budgets, val: ExitTable, test: ExitTable) -> tuple[Saving, str]:
+    """Return what a policy saves on TEST at one asked budget, which VAL chooses, and that budget in words."""
+    on_val, full = Replayer(val), float(val.require_utility("compare")[:, -1].mean())
+    policies = dict(zip(budgets.values, run.policies, strict=True))
+    asked = sorted(budgets.asked, key=lambda budget: budget.value)
+    enough = (one for one in asked if on_val.expected(policies[one.value])[1] >= full - _LOSS)
+    chosen = next(enough, asked[-1])
+    unit = budgets.costs.unit
+    typed = chosen.text if chosen.text.rstrip().endswith("%") else f"{chosen.value:.4g} {unit}"
+    return saving(policies[chosen.value], test), typed
 
 
 def _check_settings(schedulers: Mapping[str, Scheduler], *, splits: int, groups: bool, confusion: bool) -> None:
@@ -291,7 +309,8 @@ class _Split:
             for known in self.groupings if budget in asked else ():
                 groups[known.by, budget] = group_stats(known, self.test, found.leaving, found.utility)
         sampled = self._sampled(*(np.stack(each) for each in zip(*kept, strict=True))) if kept else None
-        return self._judged(*zip(*points, strict=True), seconds=seconds, sampled=sampled, groups=groups, cap=most)
+        more = {"sampled": sampled, "groups": groups, "cap": most, "policies": tuple(policies)}
+        return self._judged(*zip(*points, strict=True), seconds=seconds, **more)
 
     def _expected(self, policy: Policy) -> _Expected:
         """Return what a policy does in expectation over its coin: each component is replayed once on each table."""

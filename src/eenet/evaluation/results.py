@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eenet.evaluation.groups import GroupStats, PolicyGroups
+from eenet.evaluation.saving import Saving
 from eenet.evaluation.statistics import (
     SampledCurve,
     bootstrap_interval,
@@ -20,6 +21,7 @@ from eenet.evaluation.statistics import (
     nadeau_bengio,
     nadeau_bengio_p,
 )
+from eenet.policies.policy import Policy
 from eenet.tables.checks import listed
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
@@ -65,6 +67,7 @@ class PolicyRun:
         sampled: The samples of TEST at every point, for the bootstrap; None over several splits, and for the oracle.
         groups: By kind of group and budget; empty for bounds.
         cap: The budget beyond which nothing is spent.
+        policies: One per budget; empty for bounds.
     """
 
     points: dict[str, np.ndarray]
@@ -72,6 +75,7 @@ class PolicyRun:
     cap: float = math.inf
     sampled: SampledCurve | None = None
     groups: dict[tuple[str, float], GroupStats] = field(default_factory=dict)
+    policies: tuple[Policy, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -196,6 +200,9 @@ class Comparison:
         curves: By policy, the anchor and all realised points by rising cost; means over the splits.
         standard_budgets: The ten budgets the area is taken over.
         statics: Models without early exits beside the policies at their cost, one `BesideStatic` as JSON values each.
+        saving: What the tested policy of `family` saves and loses on TEST at one of the asked budgets; None over
+            several splits, for maps, and without policies.
+        saving_at: That budget in words: the smallest one that loses at most one point on VAL, else the largest.
         same_data: Whether VAL and TEST are the same outputs, so that all numbers are those of fitting.
         notes: What a reader should know before believing the numbers.
     """
@@ -217,8 +224,24 @@ class Comparison:
     curves: dict[str, tuple[dict[str, float], ...]]
     standard_budgets: tuple[float, ...]
     statics: tuple[dict[str, Any], ...] = ()
+    saving: Saving | None = None
+    saving_at: str = ""
     same_data: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """What the tested policy saves and loses, in one sentence; of several splits or maps, the largest area."""
+        if self.saving is not None:
+            return f"{self.family.policy} at {self.saving_at}: {self.saving}"
+        best = max((name for name in self.area if name not in BOUNDS), key=lambda name: self.area[name], default=None)
+        if best is None:
+            return "No policy was compared."
+        above = 100 * (self.area[best] - self.area["random"])
+        return (
+            f"Largest mean utility over the ten standard budgets: {best} with {self.area[best]:.2%}, {above:+.2f} "
+            "points beside the best static mix."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of ``eenet compare --json``: utilities and areas as fractions, differences in points."""
@@ -227,6 +250,8 @@ class Comparison:
             "pairs": [dict(vars(pair)) for pair in self.pairs],
             "family": dict(vars(self.family)),
             "groups": [groups.to_dict() for groups in self.groups],
+            "saving": None if self.saving is None else self.saving.to_dict(),
+            "verdict": self.verdict,
         }
         if not self.area_sd:
             del values["area_sd"]

@@ -93,9 +93,27 @@ class BenchReport:
     passes: int
     rows: tuple[BenchRow, ...]
 
+    @property
+    def verdict(self) -> str:
+        """How much faster the fastest engine is with early exits, by batch size, in one sentence."""
+        if not self.rows:
+            return "Nothing was timed."
+        best = min(self.rows, key=lambda row: row.adaptive_ms)
+        rows = [row for row in self.rows if (row.engine, row.dtype) == (best.engine, best.dtype)]
+        times = ", ".join(f"{row.speedup:.2f}x at batch {row.batch_size}" for row in rows)
+        said = (
+            f"{best.engine} {best.dtype} is {times} as fast as the original model; {best.ideal_speedup:.2f}x is "
+            f"possible at batch {best.batch_size}"
+        )
+        flips = sum(row.flips for row in rows)
+        said += f"; {flips} samples left elsewhere than in the model itself." if flips else "."
+        if max(row.speedup for row in rows) < _LEAST_SAVING:
+            return f"Do not bother: the saving is not on the clock. What was measured: {said}"
+        return said
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of ``eenet bench --json``."""
-        return asdict(self)
+        return asdict(self) | {"verdict": self.verdict}
 
 
 def bench(
