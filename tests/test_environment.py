@@ -41,7 +41,7 @@ def test_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("EENET_CACHE", str(tmp_path / "new"))
     assert (environment.data_folder(), environment.cache_folder()) == (tmp_path, tmp_path / "new")
     monkeypatch.setenv("EENET_DATA", str(tmp_path / "gone"))
-    with pytest.raises(InputError, match="EENET_DATA .*gone"):
+    with pytest.raises(InputError, match=r"EENET_DATA .*gone"):
         environment.data_folder()
 
 

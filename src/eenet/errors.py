@@ -29,6 +29,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "openvino": "openvino",
+    "pandas": "frames",
     "pyarrow": "frames",
     "sklearn": "sklearn",
     "timm": "vision",

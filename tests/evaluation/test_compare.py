@@ -447,10 +447,10 @@ def test_nothing_is_replayed_twice_for_one_scorer():
 
 def test_the_saving_is_that_of_the_tested_policy_at_the_smallest_budget_that_val_allows():
     val, test = planted(400, 1), planted(400, 2)
-    found = compare(val, test, BOTH, ["30%", "50%", "70%", "95%"], resamples=50)
+    found = compare(val, test, BOTH, ["40%", "60%", "80%", "95%"], resamples=50)
     dial = BOTH["max_prob"].sweep(val, budgets=[row.budget for row in found.rows])
     full, on_val = float(val.utility[:, -1].mean()), Replayer(val)
-    kept = [budget for budget in ("30%", "50%", "70%", "95%") if on_val.expected(dial.at(budget))[1] >= full - 0.01]
+    kept = [budget for budget in ("40%", "60%", "80%", "95%") if on_val.expected(dial.at(budget))[1] >= full - 0.01]
     assert found.saving_at == (kept[0] if kept else "95%")
     same = saving(dial.at(found.saving_at), test)
     assert found.saving is not None and found.saving.lost == pytest.approx(same.lost, abs=0.5)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -24,7 +24,11 @@ from eenet.evaluation.statistics import (
 from eenet.policies.policy import Policy
 from eenet.tables.checks import listed
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
+from eenet.tables.display import few, frame, notebook
 from eenet.tables.table import ExitTable
+
+if TYPE_CHECKING:
+    import pandas
 
 BOUNDS = ("random", "oracle")
 """Rows that are no policies: the lower and the upper bound."""
@@ -242,6 +246,30 @@ class Comparison:
             f"Largest mean utility over the ten standard budgets: {best} with {self.area[best]:.2%}, {above:+.2f} "
             "points beside the best static mix."
         )
+
+    def __repr__(self) -> str:
+        """Say what was compared, and the verdict."""
+        policies = [name for name in self.area if name not in BOUNDS]
+        budgets = len({row.budget for row in self.rows})
+        return f"Comparison of {few(policies)} at {budgets} budgets on {self.n_test} samples. {self.verdict}"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows: one per policy and asked budget, the bounds included, standard deviations as ``sd_...``.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        rows = (row.to_dict() for row in self.rows)
+        return frame([row | {f"sd_{key}": sd for key, sd in row.pop("sd", {}).items()} for row in rows])
+
+    def _repr_html_(self) -> str:
+        """Return the verdict and the areas of the policies for a notebook."""
+        names = sorted(self.area, key=lambda name: -self.area[name])
+        rows = [{"policy": name, "area [%]": 100 * self.area[name]} for name in names]
+        for row, name in zip(rows, names, strict=True):
+            for one in (one for one in self.rows[: 4 * len(names)] if one.policy == name):
+                row[f"utility at {one.budget:.4g} {self.unit} [%]"] = 100 * one.utility_at_budget
+        return notebook(self.verdict, rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of ``eenet compare --json``: utilities and areas as fractions, differences in points."""

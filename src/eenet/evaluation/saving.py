@@ -14,6 +14,7 @@ from eenet.policies.replay import Replayer
 from eenet.schedulers.bounds import static_mix
 from eenet.tables.checks import instance
 from eenet.tables.costs import CostTable
+from eenet.tables.display import notebook
 from eenet.tables.table import ExitTable
 
 LEAST_SAVING = 0.05  # of cost or time: below, nobody would notice
@@ -70,6 +71,16 @@ class Saving:
     def __str__(self) -> str:
         """Say the sentence."""
         return self.sentence
+
+    def __repr__(self) -> str:
+        """Say the sentence."""
+        return f"Saving: {self.sentence}"
+
+    def _repr_html_(self) -> str:
+        """Return the sentence and its numbers for a notebook."""
+        values = {f"cost [% of all {self.unit}]": 100 * self.cost_share, "points lost": self.lost}
+        values |= {f"left at exit {k} [%]": 100 * share for k, share in enumerate(self.exits[:6])}
+        return notebook(self.sentence, [values])
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values, the sentence among them."""
