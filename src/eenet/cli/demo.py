@@ -21,7 +21,7 @@ from eenet.report.sections import bench_section, exit_shares
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
-    from eenet.experiments.recipes import Run
+    from eenet.experiments.recipes import Recipe, Run
     from eenet.policies import SavedPolicy
     from eenet.report import Example
 
@@ -54,14 +54,10 @@ def demo(
     """
     require("torch", "sklearn", "matplotlib")
     from eenet.evaluation import saving
-    from eenet.experiments import recipes
-    from eenet.models.processor import has_bfloat16
     from eenet.policies import load_policy
 
     folder, val, test, policy = out / "run", out / "val.npz", out / "test.npz", out / "policy"
-    recipe = recipes.RECIPES["digits_clutter"].with_seed(seed)
-    if has_bfloat16():
-        recipe = replace(recipe, settings=replace(recipe.settings, precision="bfloat16"))
+    recipe = _recipe(seed)
     output.note(f"[1/6] Training {recipe.summary}.")
     trained = train_run(recipe, folder, None, output, "The same command goes on from there.")
     output.note("[2/6] Recording what every exit says about unseen samples, with the operations each exit costs.")
@@ -78,8 +74,8 @@ def demo(
     ran, _ = run(folder, ["split:test"], policy=policy, output=output)
     real = _compared(ran, load_policy(policy), Costs().read_table(test))
     timed, _ = bench(timing, policy=policy, passes=5, samples=TIMED, out=out / "bench.json", output=output)
-    speedups = {row["batch_size"]: row["speedup"] for row in timed["rows"]}
-    saved = saving(load_policy(policy).policy, Costs().read_table(test), speedups=speedups)
+    speeds = {row["batch_size"]: row["speedup"] for row in timed["rows"]}
+    saved = saving(load_policy(policy).policy, Costs().read_table(test), speedups=speeds)
     agreed = f"Run for real, {real['same_exit']} of {real['num_samples']} test images left where replay predicted."
     files = write_comparison(
         comparison,
@@ -92,8 +88,17 @@ def demo(
         command=output.line,
     )
     value = {"out": str(out), "saving": saved.to_dict(), "fit": fitted, "run": real, "bench": timed}
-    value |= {"comparison": comparison}
+    value["comparison"] = comparison
     return value, [*_shown(value, everything), f"wrote {out / 'report.html'} and {len(files) - 1} files beside it"]
+
+
+def _recipe(seed: int) -> Recipe:
+    """Return what is trained, in bfloat16 where the processor is fast at it."""
+    from eenet.experiments.recipes import RECIPES
+    from eenet.models.processor import has_bfloat16
+
+    recipe = RECIPES["digits_clutter"].with_seed(seed)
+    return replace(recipe, settings=replace(recipe.settings, precision="bfloat16")) if has_bfloat16() else recipe
 
 
 def _shown(value: Mapping[str, Any], everything: bool) -> list[Part]:

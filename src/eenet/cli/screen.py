@@ -95,14 +95,7 @@ def _curve(value: Mapping[str, Any]) -> Curve:
 
 def advice_parts(value: Mapping[str, Any], *, everything: bool) -> list[Part]:
     """Return what is printed of the JSON of `eenet advise`: the verdict, then what it rests on."""
-    unit, dropped = value["unit"], value["dropped"]
-    kept = ", ".join(map(str, value["kept"]))
-    advice = (
-        f"Keep exits {kept}; drop {', '.join(map(str, dropped))}: "
-        f"eenet fit --exits {kept.replace(' ', '')}, or model.without({list(dropped)})."
-        if dropped
-        else f"Keep all exits: {kept}."
-    )
+    unit, advice = value["unit"], _which(value)
     columns = {
         "budget": "{short}",
         f"cost [{unit}]": "{budget:.4g}",
@@ -139,6 +132,17 @@ def advice_parts(value: Mapping[str, Any], *, everything: bool) -> list[Part]:
         *tiers,
         *notes,
     ]
+
+
+def _which(value: Mapping[str, Any]) -> str:
+    """Say which exits to keep, and how."""
+    kept, dropped = ", ".join(map(str, value["kept"])), value["dropped"]
+    if not dropped:
+        return f"Keep all exits: {kept}."
+    return (
+        f"Keep exits {kept}; drop {', '.join(map(str, dropped))}: "
+        f"eenet fit --exits {kept.replace(' ', '')}, or model.without({list(dropped)})."
+    )
 
 
 def bench_parts(value: Mapping[str, Any], *, everything: bool) -> list[Part]:

@@ -16,7 +16,7 @@ from eenet.errors import InputError, TableError
 from eenet.evaluation.exits import StaticModel
 from eenet.evaluation.groups import GroupsLike, GroupStats, PolicyGroups, group_rows, group_stats, groupings
 from eenet.evaluation.results import BOUNDS, Budgets, Comparison, Family, PolicyRun, SplitRun, same_outputs, summarise
-from eenet.evaluation.saving import Saving, saving
+from eenet.evaluation.saving import saving_at
 from eenet.evaluation.segmentation import Confusion, check_confusion, iou_of_marginals, marginals
 from eenet.evaluation.statics import beside_statics, check_statics
 from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
@@ -32,7 +32,6 @@ from eenet.tables.table import ExitTable
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what was just finished, how many steps are done and how many there are."""
 
-_LOSS = 0.01  # of utility on VAL, which the budget may cost at which a saving is named
 _FAR = 0.25  # relative distance of mean costs from which on it is mentioned
 _TOLERANCE = 1e-6  # between equal costs: files may contain float32
 _MAPS = (
@@ -70,8 +69,6 @@ def compare(
     data, not that in fitting. With more, both tables are pooled and split anew at their sizes, which is fair only where
     training saw neither; rows are means, and pairs have the corrected resampled t interval of Nadeau and Bengio.
 
-    The loss of every class (where there are labels) and of every group is listed at the asked budgets.
-
     With the confusion counts of maps, utility on TEST is the mean IoU of the data set, each image answered at its
     exit. That is no mean over images: the bootstrap resamples images and sums their counts anew, and there is no
     ``oracle``. Policies, ``random`` among them, are fitted to the utility of single images all the same.
@@ -83,7 +80,7 @@ def compare(
         budgets: Mean costs per sample to list as rows; empty = the ten standard ones.
         costs: Instead of the tables' own.
         confusion: Of ``test``, for tables of maps (`load_confusion`).
-        groups: Group of every sample of ``test``, a whole number or a name.
+        groups: Group of every sample of ``test``, a whole number or a name; losses of classes are listed as well.
         statics: Models without early exits to be held against the policies at their cost; with ``utilities``, those of
             the samples of ``test``.
         splits: How many random splits; 1 = the tables as given, and needed with groups or confusion.
@@ -138,23 +135,7 @@ def compare(
     notes = [*maps, *_notes(val, test, runs, asked), *saving_note(schedulers, cap=cap)]
     done = summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=notes)
     beside = beside_statics(done, statics, runs, resamples=resamples, seed=seed)
-    statics_beside = tuple(vars(one) for one in beside)
-    if splits > 1 or confusion is not None or done.family.policy is None:
-        return replace(done, statics=statics_beside)
-    saved, at = _saving(runs[0].runs[done.family.policy], asked, val, test)
-    return replace(done, statics=statics_beside, saving=saved, saving_at=at)
-
-
-def _saving(run: PolicyRun, budgets: Budgets, val: ExitTable, test: ExitTable) -> tuple[Saving, str]:
-    """Return what a policy saves on TEST at one asked budget, which VAL chooses, and that budget in words."""
-    on_val, full = Replayer(val), float(val.require_utility("compare")[:, -1].mean())
-    policies = dict(zip(budgets.values, run.policies, strict=True))
-    asked = sorted(budgets.asked, key=lambda budget: budget.value)
-    enough = (one for one in asked if on_val.expected(policies[one.value])[1] >= full - _LOSS)
-    chosen = next(enough, asked[-1])
-    unit = budgets.costs.unit
-    typed = chosen.text if chosen.text.rstrip().endswith("%") else f"{chosen.value:.4g} {unit}"
-    return saving(policies[chosen.value], test), typed
+    return replace(done, statics=tuple(vars(one) for one in beside))
 
 
 def _check_settings(schedulers: Mapping[str, Scheduler], *, splits: int, groups: bool, confusion: bool) -> None:
@@ -275,7 +256,7 @@ class _Split:
         """Fit every scheduler once and replay the policy of every budget; the bounds come last."""
         runs = {}
         for name, scheduler in schedulers.items():
-            runs[name] = self._fitted(scheduler)
+            runs[name] = self._fitted(scheduler, tested=name == Family.of(list(schedulers)).policy)
             step(name)
         runs["random"] = self._bound(partial(static_mix, self.val), is_mix=True)
         if not self.maps:
@@ -287,7 +268,7 @@ class _Split:
     def _sampled(self, costs: np.ndarray, gained: np.ndarray) -> SampledCurve:
         return SampledCurve(costs=costs, utilities=gained, measure=self.measure)
 
-    def _fitted(self, scheduler: Scheduler) -> PolicyRun:
+    def _fitted(self, scheduler: Scheduler, *, tested: bool) -> PolicyRun:
         started = time.perf_counter()
         dial = scheduler.sweep(self.val, budgets=self.values)
         most = most_that_pays(scheduler, self.val) if self.cap else math.inf
@@ -309,7 +290,9 @@ class _Split:
             for known in self.groupings if budget in asked else ():
                 groups[known.by, budget] = group_stats(known, self.test, found.leaving, found.utility)
         sampled = self._sampled(*(np.stack(each) for each in zip(*kept, strict=True))) if kept else None
-        more = {"sampled": sampled, "groups": groups, "cap": most, "policies": tuple(policies)}
+        wanted = {one: policies[self.budgets.values.index(one.value)] for one in self.budgets.asked}
+        saved = saving_at(wanted, *self.replayers) if tested and self.keep and not self.maps else None
+        more = {"sampled": sampled, "groups": groups, "cap": most, "saved": saved}
         return self._judged(*zip(*points, strict=True), seconds=seconds, **more)
 
     def _expected(self, policy: Policy) -> _Expected:

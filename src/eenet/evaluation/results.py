@@ -21,7 +21,6 @@ from eenet.evaluation.statistics import (
     nadeau_bengio,
     nadeau_bengio_p,
 )
-from eenet.policies.policy import Policy
 from eenet.tables.checks import listed
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.tables.display import few, frame, notebook
@@ -71,7 +70,7 @@ class PolicyRun:
         sampled: The samples of TEST at every point, for the bootstrap; None over several splits, and for the oracle.
         groups: By kind of group and budget; empty for bounds.
         cap: The budget beyond which nothing is spent.
-        policies: One per budget; empty for bounds.
+        saved: What is saved at one asked budget, which comes first in words; of the tested policy of one split only.
     """
 
     points: dict[str, np.ndarray]
@@ -79,7 +78,7 @@ class PolicyRun:
     cap: float = math.inf
     sampled: SampledCurve | None = None
     groups: dict[tuple[str, float], GroupStats] = field(default_factory=dict)
-    policies: tuple[Policy, ...] = ()
+    saved: tuple[str, Saving] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -249,9 +248,8 @@ class Comparison:
 
     def __repr__(self) -> str:
         """Say what was compared, and the verdict."""
-        policies = [name for name in self.area if name not in BOUNDS]
-        budgets = len({row.budget for row in self.rows})
-        return f"Comparison of {few(policies)} at {budgets} budgets on {self.n_test} samples. {self.verdict}"
+        policies = few([name for name in self.area if name not in BOUNDS])
+        return f"Comparison of {policies} on {self.n_test} samples. {self.verdict}"
 
     def to_frame(self) -> pandas.DataFrame:
         """Return the rows: one per policy and asked budget, the bounds included, standard deviations as ``sd_...``.
@@ -259,17 +257,16 @@ class Comparison:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        rows = (row.to_dict() for row in self.rows)
+        rows = [row.to_dict() for row in self.rows]
         return frame([row | {f"sd_{key}": sd for key, sd in row.pop("sd", {}).items()} for row in rows])
 
     def _repr_html_(self) -> str:
         """Return the verdict and the areas of the policies for a notebook."""
         names = sorted(self.area, key=lambda name: -self.area[name])
-        rows = [{"policy": name, "area [%]": 100 * self.area[name]} for name in names]
-        for row, name in zip(rows, names, strict=True):
-            for one in (one for one in self.rows[: 4 * len(names)] if one.policy == name):
-                row[f"utility at {one.budget:.4g} {self.unit} [%]"] = 100 * one.utility_at_budget
-        return notebook(self.verdict, rows)
+        rows = {name: {"policy": name, "area [%]": 100 * self.area[name]} for name in names}
+        for one in self.rows[: 4 * len(names)]:
+            rows[one.policy][f"utility at {one.budget:.4g} {self.unit} [%]"] = 100 * one.utility_at_budget
+        return notebook(self.verdict, list(rows.values()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of ``eenet compare --json``: utilities and areas as fractions, differences in points."""
@@ -301,8 +298,8 @@ def summarise(
 
     With one split, ``resampled`` is the utility of every curve at the standard budgets on the same resamples.
     """
-    several = len(runs) > 1
     areas = {name: np.array([split.runs[name].area for split in runs]) for name in runs[0].runs}
+    several, family = len(runs) > 1, Family.of(list(areas))
     utility = np.stack([split.static[1] for split in runs])  # [split, exit]
     points = {
         name: {key: np.stack([split.runs[name].points[key] for split in runs]) for key in run.points}
@@ -317,7 +314,7 @@ def summarise(
     for one, name in zip(exits, test.exit_names, strict=False):
         one["name"] = name
     anchor = np.mean([split.static[:, 0] for split in runs], axis=0)
-    family = Family.of(list(areas))
+    at, saved = next((run.saved for run in runs[0].runs.values() if run.saved is not None), ("", None))
     pairs = _pairs(areas, resampled, num_fit=val.num_samples, num_test=test.num_samples)
     return Comparison(
         unit=budgets.costs.unit,
@@ -336,6 +333,8 @@ def summarise(
         groups=tuple(groups),
         curves={name: _mean_curve(anchor, own) for name, own in points.items()},
         standard_budgets=budgets.standard,
+        saving=saved,
+        saving_at=at,
         same_data=same_outputs(val, test),
         notes=tuple(notes),
     )

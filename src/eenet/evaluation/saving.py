@@ -13,11 +13,12 @@ from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
 from eenet.schedulers.bounds import static_mix
 from eenet.tables.checks import instance
-from eenet.tables.costs import CostTable
+from eenet.tables.costs import Budget, CostTable
 from eenet.tables.display import notebook
 from eenet.tables.table import ExitTable
 
 LEAST_SAVING = 0.05  # of cost or time: below, nobody would notice
+_LOSS = 0.01  # of utility on VAL, which the budget may cost at which a saving is named
 _FEW = 200  # samples below which differences of points are chance
 _Z = 1.96  # of a 95 % interval
 
@@ -135,10 +136,15 @@ def saving(
     Raises:
         TableError: The table has neither labels nor utility, or no costs.
     """
-    table = instance(table, ExitTable, "table").with_costs(costs)
+    replayer = Replayer(instance(table, ExitTable, "table").with_costs(costs))
+    return _saved(instance(policy, Policy, "policy"), replayer, speedups or {})
+
+
+def _saved(policy: Policy, replayer: Replayer, speedups: Mapping[int, float]) -> Saving:
+    """Return what a policy saves and loses on the table of a replayer, which has costs."""
+    table = replayer.table
     costs, utility = table.require_costs(), table.require_utility("what a policy saves")
-    replayer = Replayer(table)
-    spent_each, earned = replayer.per_sample(instance(policy, Policy, "policy"))
+    spent_each, earned = replayer.per_sample(policy)
     cost, lost = float(spent_each.mean()), utility[:, -1] - earned
     spent = table.leaving_costs.mean(axis=0)
     cheap = np.flatnonzero(spent <= cost * (1 + 1e-9))
@@ -156,8 +162,28 @@ def saving(
         static_lost=None if best is None else 100 * float((utility[:, -1] - utility[:, best]).mean()),
         gain=(float(above.mean()), float(above.mean()) - error, float(above.mean()) + error),
         num_samples=len(utility),
-        speedups=dict(speedups or {}),
+        speedups=dict(speedups),
     )
+
+
+def saving_at(policies: Mapping[Budget, Policy], on_val: Replayer, on_test: Replayer) -> tuple[str, Saving]:
+    """Return what is saved on TEST at the smallest budget that loses at most one point on VAL, else the largest.
+
+    Args:
+        policies: By budget.
+        on_val: Replays the calibration set, which chooses the budget.
+        on_test: Replays what is judged on.
+
+    Returns:
+        That budget in words, and the saving there.
+    """
+    full = float(on_val.table.require_utility("what a policy saves")[:, -1].mean())
+    budgets = sorted(policies, key=lambda budget: budget.value)
+    enough = (one for one in budgets if on_val.expected(policies[one])[1] >= full - _LOSS)
+    chosen = next(enough, budgets[-1])
+    typed = chosen.text.strip()
+    words = typed if typed.endswith("%") else f"{chosen.value:.4g} {on_val.table.require_costs().unit}"
+    return words, _saved(policies[chosen], on_test, {})
 
 
 def _error(values: np.ndarray) -> float:

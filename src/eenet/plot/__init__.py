@@ -1,8 +1,8 @@
 """Figures of what policies reach and how they decide.
 
-What a comparison found: utility over cost, gains over fixed exits, exits, groups. How a policy decides: who leaves where,
-scores by class, weights of scores, exits by budget, reliability. Every function takes comparisons, reports, tables or
-policies and returns a figure of matplotlib, which it neither shows nor saves:
+What a comparison found: utility over cost, gains over fixed exits, exits, groups. How a policy decides: who leaves
+where, scores by class, weights of scores, exits by budget, reliability. Every function takes comparisons, reports,
+tables or policies and returns a figure of matplotlib, which it neither shows nor saves:
 ``figure.savefig("ladder.png")``. Its numbers are those of `eenet.evaluation`. Colours are those of Okabe and Ito;
 markers, line styles, hatches or written numbers repeat what they say, for grey print.
 
