@@ -54,7 +54,7 @@ COMMANDS = sorted({match["words"].strip() for page in PAGES for match in COMMAND
 @pytest.mark.parametrize("words", COMMANDS)
 def test_commands_and_options_exist(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     command, *rest = words.split()
-    assert main([command, "--help"]) == 0
+    assert main([command, "--help", "--all"]) == 0
     shown = capsys.readouterr().out
     assert [word for word in rest if word.startswith("-") and f" {word} " not in shown] == []
 

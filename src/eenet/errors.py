@@ -30,6 +30,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "openvino": "openvino",
+    "pandas": "frames",
     "pyarrow": "frames",
     "sklearn": "sklearn",
     "timm": "vision",

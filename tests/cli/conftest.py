@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eenet.cli import main, names
+from eenet.cli import main
 from eenet.models.weights import save_tensors
+from eenet.schedulers import names
 from eenet.tables.files import write_json
 
 
@@ -60,8 +61,9 @@ def made_run(folder: Path, recipe: str, state: dict[str, Any], budget: str = "60
 
 @pytest.fixture(autouse=True)
 def piped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Print as into a pipe, however wide the terminal of whoever runs the tests."""
-    monkeypatch.delenv("COLUMNS", raising=False)
+    """Print as into a pipe and know no folder of data, whatever the terminal of whoever runs the tests says."""
+    for name in ("COLUMNS", "EENET_DATA", "EENET_CACHE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -2,6 +2,10 @@
 
 import inspect
 import math
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,8 @@ import torch
 
 import eenet as package
 from eenet.cli import names
-from eenet.cli.app import COMMANDS, command
+from eenet.cli.app import COMMANDS, _with_options, command
+from eenet.cli.help import USUAL
 from eenet.cli.options import whole_numbers
 from eenet.cli.output import Output, percent, plain
 from eenet.errors import InputError
@@ -36,10 +41,33 @@ def test_the_overview_says_what_the_commands_say(name, eenet):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_examples(name, eenet):
-    ran = eenet(name, "--help")
-    assert (ran.code, ran.stderr) == (0, "")
-    assert f"eenet {name}" in ran.stdout.split("Examples")[1]
-    assert all(option in ran.stdout for option in ("--json", "--quiet", "--debug", "--out"))
+    short, full = eenet(name, "--help"), eenet(name, "--help", "--all")
+    for ran in (short, full):
+        assert (ran.code, ran.stderr) == (0, "")
+        assert f"eenet {name}" in ran.stdout.split("Examples")[1]
+        assert all(option in ran.stdout for option in ("--json", "--quiet", "--debug", "--out"))
+    assert len(full.stdout) > len(short.stdout)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_screen_and_names_every_option(name, eenet, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown, full = (eenet(name, "--help", *more).stdout for more in ((), ("--all",)))
+    assert shown.count("\n") < 24 and max(map(len, shown.splitlines())) <= 80
+    options = set(re.findall(r"^│[ *]+(--[a-z-]+)", full, re.MULTILINE)) - {"--help"}
+    assert options and options <= set(re.findall(r"--[a-z-]+", shown))
+    known = inspect.signature(_with_options(command(name), "")).parameters
+    assert set(USUAL[name]) <= set(known)
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "found"), [("eenet com", 1, "compare"), ("eenet compare --spl", 2, "--splits")]
+)
+def test_a_shell_completes_commands_and_options(words, place, found):
+    asked = {"_EENET_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+    line = [sys.executable, "-m", "eenet"]
+    ran = subprocess.run(line, env=os.environ | asked, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == [found]
 
 
 def test_help_and_version(eenet):
@@ -102,8 +130,8 @@ def test_a_pipe_is_100_columns_wide_and_its_paragraphs_too(capsys):
     assert {len(line) <= 100 for line in capsys.readouterr().out.splitlines()} == {True}
 
 
-@pytest.mark.parametrize(("terminal", "said"), [(True, "[2/3] b"), (False, "[3/3] c")])
-def test_progress_is_one_line_and_none_for_what_is_quick(terminal, said, capsys, monkeypatch):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_one_line_and_none_for_what_is_quick_or_piped(terminal, capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("eenet.cli.output.time.monotonic", lambda: now[0])
     output = Output()
@@ -115,8 +143,10 @@ def test_progress_is_one_line_and_none_for_what_is_quick(terminal, said, capsys,
         output.step(name, number, 3)
         now[0] += 6.0
     shown = capsys.readouterr().err
-    assert said in shown and shown.count("\n") == (0 if terminal else 1)
-    assert shown.endswith("\r\x1b[K" if terminal else "[3/3] c\n")
+    if not terminal:
+        assert shown == ""
+        return
+    assert "[2/3] b" in shown and "\n" not in shown and shown.endswith("\r\x1b[K")
 
 
 def test_percentages():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.evaluation.tables import Coins, Fixed, Tossing, by_hand, planted, read, walk, worse_at_the_end
 
 from eenet.errors import BudgetError, InputError, ShapeError, TableError
-from eenet.evaluation import compare
+from eenet.evaluation import compare, saving
 from eenet.evaluation.compare import random_splits
 from eenet.policies.replay import Replayer
 from eenet.schedulers import AutoScheduler, GeometricScheduler, PatienceScheduler
@@ -440,3 +440,26 @@ def test_nothing_is_replayed_twice_for_one_scorer():
         patch.setattr(Replayer, "scores", counting)
         compare(planted(30, 1), planted(30, 2), MAX_PROB)
     assert len(set(calls)) <= 3  # fitting, val, test
+
+
+# what is saved
+
+
+def test_the_saving_is_that_of_the_tested_policy_at_the_smallest_budget_that_val_allows():
+    val, test = planted(400, 1), planted(400, 2)
+    found = compare(val, test, BOTH, ["40%", "60%", "80%", "95%"], resamples=50)
+    dial = BOTH["max_prob"].sweep(val, budgets=[row.budget for row in found.rows])
+    full, on_val = float(val.utility[:, -1].mean()), Replayer(val)
+    kept = [budget for budget in ("40%", "60%", "80%", "95%") if on_val.expected(dial.at(budget))[1] >= full - 0.01]
+    assert found.saving_at == (kept[0] if kept else "95%")
+    same = saving(dial.at(found.saving_at), test)
+    assert found.saving is not None and found.saving.lost == pytest.approx(same.lost, abs=0.5)
+    assert found.saving.cost_share == pytest.approx(same.cost_share, abs=0.02)
+    assert found.verdict == f"max_prob at {found.saving_at}: {found.saving.sentence}" == found.to_dict()["verdict"]
+
+
+def test_over_several_splits_the_verdict_names_the_largest_area():
+    found = compare(planted(100, 1), planted(100, 2), BOTH, ["50%"], splits=2)
+    assert found.saving is None and found.to_dict()["saving"] is None
+    assert max(BOTH, key=lambda name: found.area[name]) in found.verdict
+    assert compare(by_hand(), by_hand(), {}, [1.5]).verdict == "No policy was compared."

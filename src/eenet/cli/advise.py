@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +10,9 @@ from eenet.cli.fit import read_budget
 from eenet.cli.interrupt import require
 from eenet.cli.loading import Costs
 from eenet.cli.output import Output, Result
+from eenet.cli.screen import AllOption, advice_parts
 from eenet.cli.statics import StaticOption, read_statics
 from eenet.errors import InputError
-from eenet.report.sections import Block, Section, Table
 from eenet.tables.capacity import read_capacities
 from eenet.tables.costs import CostTable
 
@@ -35,6 +34,7 @@ def advise(
     costs: Costs,
     out: Annotated[Path | None, options.file_out("Write the advice here, as JSON.", ".json")] = None,
     seed: options.SeedOption = 0,
+    everything: AllOption = False,
     output: Output,
 ) -> Result:
     """Say which exits to keep, and whether early exit pays on this data at all.
@@ -71,8 +71,7 @@ def advise(
     if tiers:
         value["tiers"] = [tier.to_dict() for tier in tiers]
     output.save(value, out)
-    notes = [f"Note: {note}" for note in advice.notes]
-    return value, [*_advice_tables(value), *(tier.verdict for tier in tiers), *notes]
+    return value, advice_parts(value, everything=everything)
 
 
 def _tiers(capacities: list[str] | None, costs: CostTable, run: Path | None) -> tuple[TierFit, ...]:
@@ -96,36 +95,3 @@ def _tiers(capacities: list[str] | None, costs: CostTable, run: Path | None) -> 
             )
         sizes = exit_sizes(model)
     return fitting_exits(wanted, costs, sizes)
-
-
-def _advice_tables(value: Mapping[str, Any]) -> list[Block | Section]:
-    """Return what is printed: the verdict, then what it rests on."""
-    unit, dropped = value["unit"], value["dropped"]
-    kept = ", ".join(map(str, value["kept"]))
-    advice = (
-        f"Keep exits {kept}; drop {', '.join(map(str, dropped))}: "
-        f"eenet fit --exits {kept.replace(' ', '')}, or model.without({list(dropped)})."
-        if dropped
-        else f"Keep all exits: {kept}."
-    )
-    columns = {
-        "budget": "{budget_input}",
-        f"cost [{unit}]": "{budget:.4g}",
-        "early exit": "{utility:.2%}",
-        "best static mix": "{static:.2%}",
-        "difference, points": "{points[0]:+.2f} ({points[1]:+.2f} to {points[2]:+.2f})",
-        "best single model": "{single}",
-    }
-    rows = [
-        row | {"points": [100 * row[key] for key in ("difference", "low", "high")], "single": row["best_static"] or "-"}
-        for row in value["rows"]
-    ]
-    points = {f"cost [{unit}]": "{cost:.4g}", "utility": "{utility:.2%}"}
-    return [
-        value["verdict"],
-        advice,
-        "",
-        Table.of(rows, columns, "At equal cost, on samples not fitted on"),
-        Table.of(value["statics"], {"model": "{name}"} | points, "Without early exits"),
-        Table.of(value["frontier"], points, "Early exit with the kept exits, on samples not fitted on"),
-    ]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from eenet import __version__
+from eenet import __version__, environment
 from eenet.cli.interrupt import INTERRUPTED, Importing
 from eenet.errors import EenetError, InputError, missing_extra
 
@@ -47,8 +47,16 @@ Early-exit inference under a budget: train, measure, schedule and run models tha
 Commands:
 {commands}
 
-eenet COMMAND --help explains a command, eenet --version prints the version.
+eenet COMMAND --help explains a command, with --all every option; eenet --version prints the version.
+eenet --install-completion lets the Tab key complete commands and options in this shell.
+EENET_THREADS, EENET_DATA and EENET_CACHE are defaults of --threads, --data-root and --download.
 """
+_SETTINGS: dict[str, Any] = {
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": "markdown",
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+_COMPLETING = ("--install-completion", "--show-completion")
 
 
 def command(name: str) -> Callable[..., Any]:
@@ -92,6 +100,8 @@ def _give_up_output() -> None:
 
 def _dispatch(words: list[str]) -> int:
     first = words[0] if words else "--help"
+    if "_EENET_COMPLETE" in os.environ or first in _COMPLETING:
+        return _complete(words)
     if first in ("-h", "--help"):
         lines = (f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items())
         sys.stdout.write(_OVERVIEW.format(commands="\n".join(lines)))
@@ -108,22 +118,41 @@ def _dispatch(words: list[str]) -> int:
 
 def _call(name: str, words: list[str]) -> int:
     """Let typer read a command's words, run it and print its result."""
+    environment.limit_threads()
     with Importing():
         import typer
 
-        app = typer.Typer(
-            add_completion=False,
-            pretty_exceptions_enable=False,
-            rich_markup_mode="markdown",
-            context_settings={"help_option_names": ["-h", "--help"]},
-        )
+        app = typer.Typer(add_completion=False, **_SETTINGS)
         app.command(name)(_with_options(command(name), shlex.join(["eenet", name, *words])))
         parse: Any = typer.main.get_command(app)
+    if not {"-h", "--help"}.isdisjoint(words):
+        if "--all" not in words:
+            from eenet.cli.help import short_help
+
+            sys.stdout.write(short_help(name, parse))
+            return DONE
+        words = ["--help"]
     _refuse_repeated(parse, words)
     with _plain_warnings():
         code = parse(args=words, prog_name=f"eenet {name}", standalone_mode=False)
     if code == INTERRUPTED:
         raise KeyboardInterrupt
+    return code if isinstance(code, int) else DONE
+
+
+def _complete(words: list[str]) -> int:
+    """Answer a shell that completes a line, or tell it how to ask; only the command on the line is loaded."""
+    with Importing():
+        import typer
+
+        app = typer.Typer(add_completion=True, **_SETTINGS)
+        app.callback()(lambda: None)
+        typed = {*os.environ.get("COMP_WORDS", "").split(), *os.environ.get("_TYPER_COMPLETE_ARGS", "").split()}
+        for name, (_, summary) in COMMANDS.items():
+            function: Callable[..., None] = _with_options(command(name), "") if name in typed else (lambda: None)
+            app.command(name, help=summary)(function)
+        parse: Any = typer.main.get_command(app)
+    code = parse(args=words, prog_name="eenet", standalone_mode=False)
     return code if isinstance(code, int) else DONE
 
 

@@ -12,13 +12,13 @@ import typer
 from eenet.cli import names, options
 from eenet.cli.fit import read_budget
 from eenet.cli.loading import Costs
-from eenet.cli.output import Output, Result, comparison_parts
+from eenet.cli.output import Output, Result
+from eenet.cli.screen import AllOption, comparison_parts
 from eenet.cli.sides import Sides
 from eenet.cli.statics import StaticOption, read_statics
 from eenet.tables.atomic import atomic_files
 from eenet.tables.files import write_json
 
-AllOption = Annotated[bool, typer.Option("--all", help="Print every table, not the conclusion and one table only.")]
 SET = "comparison"
 """What the files of a comparison are called together."""
 
@@ -65,8 +65,8 @@ def compare(
     that cannot be fitted on VAL, are compared; the bounds random and oracle always are. Only auto (else the first
     policy named) against each other policy is tested. With --splits, VAL and TEST are pooled and split anew: training
     must have seen neither. What early exit costs each class is reported, and other groups with --groups. Tables
-    recorded from maps are judged by the mean IoU of TEST. The conclusion and one table are printed; --all adds asked
-    and realised costs, differences and who pays, as in JSON and on the page.
+    recorded from maps are judged by the mean IoU of TEST. What the tested policy saves and loses is printed, at the
+    smallest of the budgets that loses at most one point on VAL, with a curve and one table; --all prints everything.
 
     VAL and TEST may be outcomes of your own, as .csv or .parquet: one row per sample, with the columns STAGE.utility,
     STAGE.cost (of that stage by itself) and STAGE.score for every stage. Without TEST, VAL is split in halves. With
@@ -112,8 +112,7 @@ def compare(
     if out is not None:
         for path in write_comparison(value, out, command=output.line):
             output.note(f"wrote {path}")
-    parts = comparison_parts(value, everything=everything)
-    return value, [*parts, *(f"Note: {note}" for note in comparison.notes)]
+    return value, comparison_parts(value, value["verdict"], everything=everything)
 
 
 def write_comparison(value: Mapping[str, Any], out: Path, **page: Any) -> list[Path]:  # noqa: ANN401 - passed through

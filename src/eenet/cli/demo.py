@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from eenet.cli.compare import AllOption, compare, write_comparison
+from eenet.cli.compare import compare, write_comparison
 from eenet.cli.fit import Promise, fit
 from eenet.cli.interrupt import require
 from eenet.cli.loading import Costs
 from eenet.cli.measure import Timing, bench, profile
 from eenet.cli.options import SeedOption, folder_out
-from eenet.cli.output import Output, Result, comparison_parts, facts_table, percent
+from eenet.cli.output import Output, Part, Result, facts_table, percent
 from eenet.cli.run import run
+from eenet.cli.screen import AllOption, comparison_parts
 from eenet.cli.train import record, train_run
-from eenet.report.sections import Block, Section, bench_section, exit_shares
+from eenet.report.sections import bench_section, exit_shares
 from eenet.tables.files import read_json
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
-    from eenet.experiments.recipes import Run
+    from eenet.experiments.recipes import Recipe, Run
     from eenet.policies import SavedPolicy
     from eenet.report import Example
 
@@ -56,14 +57,10 @@ def demo(
     """
     require("torch", "sklearn")
     from eenet.evaluation import saving
-    from eenet.experiments import recipes
-    from eenet.models.processor import has_bfloat16
     from eenet.policies import load_policy
 
     folder, val, test, policy = out / "run", out / "val.npz", out / "test.npz", out / "policy"
-    recipe = recipes.RECIPES["digits_clutter"].with_seed(seed)
-    if has_bfloat16():
-        recipe = replace(recipe, settings=replace(recipe.settings, precision="bfloat16"))
+    recipe = _recipe(seed)
     output.note(f"[1/6] Training {recipe.summary}.")
     trained = train_run(recipe, folder, None, output, "The same command goes on from there.")
     output.note("[2/6] Recording what every exit says about unseen samples, with the operations each exit costs.")
@@ -97,22 +94,30 @@ def demo(
         command=output.line,
     )
     value = {"out": str(out), "saving": saves.to_dict(), "fit": fitted, "run": real, "bench": timed}
-    value |= {"comparison": comparison}
-    return value, [*_shown(value, everything), *(f"wrote {file}" for file in files)]
+    value["comparison"] = comparison
+    return value, [*_shown(value, everything), f"wrote {out / 'report.html'} and {len(files) - 1} files beside it"]
 
 
-def _shown(value: Mapping[str, Any], everything: bool) -> list[Block | Section]:
+def _recipe(seed: int) -> Recipe:
+    """Return what is trained, in bfloat16 where the processor is fast at it."""
+    from eenet.experiments.recipes import RECIPES
+    from eenet.models.processor import has_bfloat16
+
+    recipe = RECIPES["digits_clutter"].with_seed(seed)
+    return replace(recipe, settings=replace(recipe.settings, precision="bfloat16")) if has_bfloat16() else recipe
+
+
+def _shown(value: Mapping[str, Any], everything: bool) -> list[Part]:
     """Return what is printed: what was saved, then the comparison; times and facts with --all only."""
     fitted, real, timed = value["fit"], value["run"], value["bench"]
-    listed: list[Block | Section] = [
+    compared = comparison_parts(value["comparison"], value["saving"]["sentence"], everything=everything)
+    if not everything:
+        return compared[:-1]  # without how to see more of `compare`
+    return [
+        *compared,
         bench_section(timed),
         facts_table("The adaptive model on the test images", _facts(fitted, real, timed)),
-    ]
-    return [
-        value["saving"]["sentence"],
         MADE,
-        "",
-        *(comparison_parts(value["comparison"], everything=everything) + listed if everything else []),
     ]
 
 

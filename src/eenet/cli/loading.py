@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from eenet import environment
 from eenet.cli import names
 from eenet.cli.interrupt import require
 from eenet.cli.options import count, existing, file_in, output_folder, word
@@ -105,24 +106,35 @@ class Costs:
 class Data:
     """The options that say where a recipe's data set is."""
 
-    data_root: Annotated[Path | None, word("DIR", "Folder that contains the recipe's data set.")] = None
+    data_root: Annotated[
+        Path | None, word("DIR", "Folder that contains the recipe's data set; default: EENET_DATA.")
+    ] = None
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch the data set into --data-root if missing (CIFAR-10, CIFAR-100).")
+        bool,
+        typer.Option(
+            "--download",
+            help="Fetch the data set if missing (CIFAR-10, CIFAR-100), into --data-root, else EENET_CACHE.",
+        ),
     ] = False
 
-    def prepare(self, recipe: Recipe) -> None:
-        """Check the folder before any work starts, after fetching the data where that is asked for.
+    def prepare(self, recipe: Recipe) -> Path | None:
+        """Return the folder, checked before any work starts, after fetching the data where that is asked for.
 
         Raises:
             InputError: It is no folder, is missing, or the data cannot be fetched.
             RunError: The download failed.
         """
-        if self.download and self.data_root is None:
-            raise InputError("--download has nowhere to go: the data set needs a folder. Pass --data-root with one.")
-        if self.download and self.data_root is not None:
-            recipe.download(output_folder(self.data_root, "--data-root"))
-        elif self.data_root is not None:
-            existing(self.data_root, "--data-root", folder=True)
+        folder = self.data_root or (environment.cache_folder() if self.download else None)
+        if self.download and folder is None:
+            raise InputError(
+                "--download has nowhere to go: the data set needs a folder. Pass --data-root with one, or set "
+                f"{environment.CACHE}."
+            )
+        if self.download and folder is not None:
+            recipe.download(output_folder(folder, "--data-root" if self.data_root else environment.CACHE))
+        elif folder is not None:
+            existing(folder, "--data-root", folder=True)
+        return folder
 
 
 def readable(costs: CostTable, unit: str | None = None) -> CostTable:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from eenet.cli import loading, names, options
 from eenet.cli.output import Output, Result
+from eenet.cli.screen import AllOption, bench_parts
 from eenet.errors import InputError
-from eenet.report import bench_section, costs_section, sizes_section
+from eenet.report import costs_section, sizes_section
 
 if TYPE_CHECKING:
     from eenet.experiments.recipes import Run
@@ -100,6 +101,7 @@ def bench(
     passes: PassesOption = 7,
     samples: Annotated[int, options.count("How many test samples a pass covers.")] = 512,
     out: Annotated[Path | None, options.file_out("Write the result here, as JSON.", ".json")] = None,
+    everything: AllOption = False,
     output: Output,
 ) -> Result:
     """Time the adaptive model against the original one without exits, on the test samples.
@@ -119,4 +121,4 @@ def bench(
         inputs=inputs, passes=passes, progress=not output.quiet, check_source=not timing.force, **settings
     ).to_dict()
     output.save(value, out)
-    return value, [bench_section(value)]
+    return value, bench_parts(value, everything=everything)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eenet import environment
 from eenet.cli import loading, names
 from eenet.cli.interrupt import require
 from eenet.cli.output import Output
@@ -92,8 +93,8 @@ def _of_run(
 
     from eenet.running import AdaptiveModel
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if (wanted := threads or environment.threads()) is not None:
+        torch.set_num_threads(wanted)
 
     def files() -> Images | TextFiles:
         columns = opened.stored.get("columns")
@@ -138,8 +139,8 @@ def _of_pretrained(bundle: Bundle, threads: int | None, *, check_source: bool) -
     """Return a bundle that contains all that is known of its model; its data are elsewhere."""
     import torch
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if (wanted := threads or environment.threads()) is not None:
+        torch.set_num_threads(wanted)
 
     def split(name: str) -> Source:
         raise InputError(f"input 'split:{name}' cannot be read: the bundle knows no data set. Pass files or arrays.")

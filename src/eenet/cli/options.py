@@ -175,7 +175,9 @@ BudgetsOption = Annotated[
     ),
 ]
 ConfidenceOption = Annotated[str | None, word("NAME", "max_prob (default), margin, certainty, or a feature's name.")]
-ThreadsOption = Annotated[int | None, count("Threads of the CPU; default: the engine's own choice.")]
+ThreadsOption = Annotated[
+    int | None, count("Threads of the CPU; default: EENET_THREADS, else the engine's own choice.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Use a policy that was fitted on a table of another model.")]
 TableArgument = Annotated[Path, place("VAL", "Exit table to fit on (.npz, or a folder of .npy).")]
 RunArgument = Annotated[Path, place("RUN", "Folder written by `eenet train` or `eenet attach`.", folder=True)]
@@ -192,7 +194,7 @@ DataRootOption = Annotated[
     _path(
         ["--data-root"],
         "DIR",
-        "Folder that contains the data set.",
+        "Folder that contains the data set; default: that of training, else EENET_DATA.",
         lambda path: existing(path, "--data-root", folder=True),
     ),
 ]

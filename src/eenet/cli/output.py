@@ -20,18 +20,19 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from eenet.cli.curve import Curve
 from eenet.errors import visible
 from eenet.report.sections import Block, Section, Table
 from eenet.tables.files import write_json
 
-Result: TypeAlias = tuple[Mapping[str, Any], Sequence[Block | Section]]
+Part: TypeAlias = Block | Section | Curve
+Result: TypeAlias = tuple[Mapping[str, Any], Sequence[Part]]
 """What a command returns: the value that `--json` prints, and what is printed without."""
 
 PIPE_WIDTH = 100
-_MOST_BUDGETS = 4  # for which groups are listed
+_SCREEN = 23  # lines of a small terminal, without that of the next prompt
 _MOST_FOLDED = 20  # rows
 _PATIENCE_SECONDS = 2.0  # before which progress is not worth a line
-_LOG_SECONDS = 10.0  # between two lines of progress in a log
 _WHOLE = 20  # characters of a cell up to which it stays on one line
 _GAP = 3  # blanks that a column takes besides its cells
 
@@ -92,30 +93,27 @@ class Output:
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
     line: str = field(default="", init=False)
     _began: float = field(default=0.0, init=False, repr=False)
-    _shown: float = field(default=0.0, init=False, repr=False)
+    _noted: int = field(default=0, init=False, repr=False)
 
     def note(self, message: str) -> None:
         """Write a line of progress to stderr, unless quiet."""
         if not self.quiet:
+            self._noted += 1
             _console(stderr=True).print(Text(visible(message)), soft_wrap=True)
 
     def step(self, name: str, done: int, total: int) -> None:
         """Write that a part of the work is done, unless quiet, where all of it takes more than two seconds.
 
-        On a terminal this is one line, which is rewritten and goes away; elsewhere a line every ten seconds.
+        This is one line, which is rewritten and goes away; where stderr is no terminal there is none.
         """
         now = time.monotonic()
         if done <= 1:
-            self._began = self._shown = now
-        if self.quiet or now - self._began < _PATIENCE_SECONDS:
+            self._began = now
+        if self.quiet or not sys.stderr.isatty() or now - self._began < _PATIENCE_SECONDS:
             return
-        if sys.stderr.isatty():
-            text = visible(f"[{done}/{total}] {name}")
-            sys.stderr.write("\r\x1b[K" if done >= total else f"\r\x1b[K{text}")
-            sys.stderr.flush()
-        elif now - self._shown >= _LOG_SECONDS:
-            self._shown = now
-            self.note(f"[{done}/{total}] {name}")
+        text = visible(f"[{done}/{total}] {name}")
+        sys.stderr.write("\r\x1b[K" if done >= total else f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
     def save(self, value: Mapping[str, Any], path: Path | None, *, sealed: bool = False) -> None:
         """Write a result to the file of --out, where there is one; ``sealed``: with a checksum."""
@@ -123,15 +121,31 @@ class Output:
             write_json(path, value, sealed=sealed)
             self.note(f"wrote {path}")
 
-    def result(self, value: Mapping[str, Any], parts: Sequence[Block | Section]) -> None:
-        """Write the result to stdout: `value` with `--json`, else what is printed."""
+    def result(self, value: Mapping[str, Any], parts: Sequence[Part]) -> None:
+        """Write the result to stdout: `value` with `--json`, else what is printed.
+
+        A curve takes the lines that the other parts leave of a screen, or goes; where these fill more, it is drawn.
+        """
         if self.as_json:
             sys.stdout.write(json.dumps(plain(value), allow_nan=False) + "\n")
-        console = _console(stderr=False)
-        for part in [] if self.as_json else parts:
-            for item in _printed(part, console.width, "bold"):
-                console.print(item, soft_wrap=isinstance(item, Text))
+        else:
+            console = _console(stderr=False)
+            shown = ["" if isinstance(part, Curve) else _rendered(part, console) for part in parts]
+            left = _SCREEN - self._noted - sum(text.count("\n") for text in shown)
+            for part, text in zip(parts, shown, strict=True):
+                if isinstance(part, Curve):
+                    drawn = part.drawn(console.width, left if left > 0 else None)
+                    sys.stdout.write(f"{drawn}\n" if drawn else "")
+                sys.stdout.write(text)
         sys.stdout.flush()
+
+
+def _rendered(part: Block | Section, console: Console) -> str:
+    """Return what a part looks like, line by line."""
+    with console.capture() as captured:
+        for item in _printed(part, console.width, "bold"):
+            console.print(item, soft_wrap=isinstance(item, Text))
+    return captured.get()
 
 
 def _printed(part: Block | Section, width: int, style: str = "") -> Iterator[Text | table.Table]:
@@ -144,7 +158,9 @@ def _printed(part: Block | Section, width: int, style: str = "") -> Iterator[Tex
             yield Text(_wrapped(part, width))
         case Section():
             yield Text(f"\n{visible(part.heading)}", style="bold")
-            for block in part.blocks:
+            for place, block in enumerate(part.blocks):
+                if place and isinstance(block, Table):
+                    yield Text()
                 yield from _printed(block, width)
         case Table() if not part.folded or len(part.rows) <= _MOST_FOLDED:
             if part.caption:
@@ -169,7 +185,7 @@ def _fitted(shown: Table, width: int) -> Iterator[Text | table.Table]:
             lines = (f"  {name}: {cell}" for name, cell in zip(shown.columns, row, strict=True))
             yield Text("\n".join(_wrapped(line, width, "    ") for line in lines) + "\n")
         return
-    fitted = table.Table(box=box.SIMPLE_HEAD)
+    fitted = table.Table(box=box.SIMPLE_HEAD, show_edge=False)
     for i, (name, cells) in enumerate(zip(names, widths, strict=True)):
         fitted.add_column(Text(visible(name)), justify="right" if i else "left", width=cells)
     for row in shown.rows:
@@ -198,19 +214,3 @@ def _widths(shown: Table, names: Sequence[str], width: int) -> list[int] | None:
         narrow = [i for i, cells in enumerate(widths) if cells < most[i]]
         widths[min(narrow, key=lambda i: widths[i])] += 1
     return widths
-
-
-def comparison_parts(value: Mapping[str, Any], *, everything: bool = True) -> list[Block | Section]:
-    """Show the JSON of `eenet compare`: its conclusion and one table, or everything but the pictures of its page.
-
-    Who pays is listed at one budget of many only.
-    """
-    from eenet.report.comparison import lead, table_sections, utilities, who_pays
-
-    if not everything:
-        return [lead(value), "", utilities(value), *filter(None, [who_pays(value)])]
-    entries = value.get("groups", [])
-    budgets = sorted({entry["budget"] for entry in entries})
-    listed = budgets if len(budgets) <= _MOST_BUDGETS else [budgets[len(budgets) // 2]]
-    groups = [entry for entry in entries if entry["budget"] in listed]
-    return [lead(value), *table_sections({**value, "groups": groups})]

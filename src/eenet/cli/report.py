@@ -52,10 +52,12 @@ def report(
         eenet report eenet-demo --out report.html
     """
     files = [file for path in results for file in find_results(path)]
+    verdicts = [value["verdict"] for file in files if "verdict" in (value := read_json(file, "RESULTS"))]
+
     from eenet.report import write_page
 
     write_page(out, _page([_read(file) for file in files], title, output.line))
-    return {"out": str(out), "from": [str(file) for file in files]}, [f"wrote {out}"]
+    return {"out": str(out), "from": [str(file) for file in files]}, [*verdicts, f"wrote {out}"]
 
 
 def find_results(path: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eenet import environment
 from eenet.cli import names
 from eenet.cli.interrupt import require
 from eenet.cli.loading import Data
@@ -62,9 +63,9 @@ def reproduce(
         return {"page": str(page)}, [facts_table("The paper's tables", {"page": str(page)})]
     experiment = experiments.EXPERIMENTS[known("experiment", name, [*experiments.EXPERIMENTS, "paper"])]
     chosen = known("--scale", scale, experiments.SCALES)
-    data.prepare(experiment.recipes[chosen])
-    if threads is not None:
-        torch.set_num_threads(threads)
+    folder = data.prepare(experiment.recipes[chosen])
+    if (wanted := threads or environment.threads()) is not None:
+        torch.set_num_threads(wanted)
 
     def policies(table: ExitTable) -> dict[str, Scheduler]:
         unsuited = names.unsuited(table)
@@ -75,7 +76,7 @@ def reproduce(
         out=out,
         schedulers=policies,
         scale=chosen,
-        data_root=data.data_root,
+        data_root=folder,
         seed=seed,
         note=output.note,
         progress=not output.quiet,

@@ -9,12 +9,13 @@ import typer
 
 from eenet.cli import options
 from eenet.cli.attach import Data, Making, SpecArgument, Training, attached_run
-from eenet.cli.compare import AllOption, compare, write_comparison
+from eenet.cli.compare import compare, write_comparison
 from eenet.cli.fit import Promise, fit
 from eenet.cli.interrupt import require
 from eenet.cli.loading import Costs, readable
 from eenet.cli.measure import Timing, bench
-from eenet.cli.output import Output, Result, comparison_parts
+from eenet.cli.output import Output, Result
+from eenet.cli.screen import AllOption, comparison_parts
 from eenet.cli.train import record
 from eenet.errors import InputError
 from eenet.report.sections import bench_section
@@ -101,5 +102,6 @@ def speedup(
     )
     value = {"out": str(out), "saving": saved.to_dict(), "model": attached, "fit": fitted}
     value |= {"bench": timed, "comparison": comparison}
-    listed = [*comparison_parts(comparison, everything=True), bench_section(timed)] if everything else []
-    return value, [saved.sentence, "", *listed, *(f"wrote {file}" for file in files)]
+    shown = comparison_parts(comparison, saved.sentence, everything=everything)
+    shown = [*shown, bench_section(timed)] if everything else shown[:-1]  # without how to see more of `compare`
+    return value, [*shown, f"wrote {out / 'report.html'} and {len(files) - 1} files beside it"]

@@ -42,11 +42,11 @@ def train(
     from eenet.experiments import recipes
 
     chosen = recipes.RECIPES[known("recipe", recipe, recipes.RECIPES)].with_seed(seed)
-    data.prepare(chosen)
+    folder = data.prepare(chosen)
     output.note(f"Training {recipe}: {chosen.summary}.")
-    root = "" if data.data_root is None else f" --data-root {shlex.quote(str(data.data_root))}"
+    root = "" if folder is None else f" --data-root {shlex.quote(str(folder))}"
     again = f"To go on: eenet train {recipe}{root} --out {shlex.quote(str(out))} --seed {seed}"
-    run = train_run(chosen, out, data.data_root, output, again)
+    run = train_run(chosen, out, folder, output, again)
     facts = {"run": str(out), "recipe": recipe, "seed": seed, "num_exits": run.model.num_exits}
     return facts, [f"Trained {recipe} with {run.model.num_exits} exits: {out}"]
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,11 @@ from eenet.policies.scorers import Confidence, confidence_scorer
 from eenet.schedulers.base import warn_if_small
 from eenet.tables.checks import instance, number
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
+from eenet.tables.display import few, frame, notebook
 from eenet.tables.table import ExitTable
+
+if TYPE_CHECKING:
+    import pandas
 
 _LEAST = 4  # samples: exits are chosen on halves of what one of 2 folds leaves
 _LOSS = 0.01  # loss of utility at which savings are compared
@@ -178,6 +182,22 @@ class Advice:
                 f"{early[good].name} is within one point of {last.name} ({_percent(early[good].utility)} against "
                 f"{_percent(last.utility)}) at {_percent(early[good].cost / full)} of its cost, and needs no policy"
             )
+
+    def __repr__(self) -> str:
+        """Say which exits to keep, and whether early exit pays."""
+        return f"Advice to keep exits {few(self.kept)} of {len(self.kept) + len(self.dropped)}. {self.verdict}"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows: early exit and its alternatives, one per wanted budget.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return frame([vars(row) for row in self.rows])
+
+    def _repr_html_(self) -> str:
+        """Return the verdict and the rows for a notebook."""
+        return notebook(repr(self), [vars(row) for row in self.rows])
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""

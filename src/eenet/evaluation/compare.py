@@ -16,6 +16,7 @@ from eenet.errors import InputError, TableError
 from eenet.evaluation.exits import StaticModel
 from eenet.evaluation.groups import GroupsLike, GroupStats, PolicyGroups, group_rows, group_stats, groupings
 from eenet.evaluation.results import BOUNDS, Budgets, Comparison, Family, PolicyRun, SplitRun, same_outputs, summarise
+from eenet.evaluation.saving import saving_at
 from eenet.evaluation.segmentation import Confusion, check_confusion, iou_of_marginals, marginals
 from eenet.evaluation.statics import beside_statics, check_statics
 from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
@@ -69,8 +70,6 @@ def compare(
     data, not that in fitting. With more, both tables are pooled and split anew at their sizes, which is fair only where
     training saw neither; rows are means, and pairs have the corrected resampled t interval of Nadeau and Bengio.
 
-    The loss of every class (where there are labels) and of every group is listed at the asked budgets.
-
     With the confusion counts of maps, utility on TEST is the mean IoU of the data set, each image answered at its
     exit. That is no mean over images: the bootstrap resamples images and sums their counts anew, and there is no
     ``oracle``. Policies, ``random`` among them, are fitted to the utility of single images all the same.
@@ -82,7 +81,7 @@ def compare(
         budgets: Mean costs per sample to list as rows; empty = the ten standard ones.
         costs: Instead of the tables' own.
         confusion: Of ``test``, for tables of maps (`load_confusion`).
-        groups: Group of every sample of ``test``, a whole number or a name.
+        groups: Group of every sample of ``test``, a whole number or a name; losses of classes are listed as well.
         statics: Models without early exits to be held against the policies at their cost; with ``utilities``, those of
             the samples of ``test``.
         splits: How many random splits; 1 = the tables as given, and needed with groups or confusion.
@@ -260,7 +259,7 @@ class _Split:
         runs = {}
         tested = Family.of(list(schedulers)).policy
         for name, scheduler in schedulers.items():
-            runs[name] = self._fitted(scheduler, turn=name == tested and self.keep and not self.maps)
+            runs[name] = self._fitted(scheduler, first=name == tested and self.keep and not self.maps)
             step(name)
         runs["random"] = self._bound(partial(static_mix, self.val), is_mix=True)
         if not self.maps:
@@ -272,7 +271,7 @@ class _Split:
     def _sampled(self, costs: np.ndarray, gained: np.ndarray) -> SampledCurve:
         return SampledCurve(costs=costs, utilities=gained, measure=self.measure)
 
-    def _fitted(self, scheduler: Scheduler, *, turn: bool) -> PolicyRun:
+    def _fitted(self, scheduler: Scheduler, *, first: bool) -> PolicyRun:
         started = time.perf_counter()
         dial = scheduler.sweep(self.val, budgets=self.values)
         most = most_that_pays(scheduler, self.val) if self.cap else math.inf
@@ -294,8 +293,10 @@ class _Split:
             for known in self.groupings if budget in asked else ():
                 groups[known.by, budget] = group_stats(known, self.test, found.leaving, found.utility)
         sampled = self._sampled(*(np.stack(each) for each in zip(*kept, strict=True))) if kept else None
-        turned = Turning(self.replayers[1], self.groupings).over(dial, sorted(asked)) if turn else None
-        more = {"sampled": sampled, "groups": groups, "cap": most, "dial": turned}
+        turned = Turning(self.replayers[1], self.groupings).over(dial, sorted(asked)) if first else None
+        wanted = {one: policies[self.budgets.values.index(one.value)] for one in self.budgets.asked}
+        saved = saving_at(wanted, *self.replayers) if first else None
+        more = {"sampled": sampled, "groups": groups, "cap": most, "dial": turned, "saved": saved}
         return self._judged(*zip(*points, strict=True), seconds=seconds, **more)
 
     def _expected(self, policy: Policy) -> _Expected:

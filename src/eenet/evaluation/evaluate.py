@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,11 @@ from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer, exit_distribution
 from eenet.tables.checks import instance
 from eenet.tables.costs import BudgetLike, CostTable
+from eenet.tables.display import frame, notebook
 from eenet.tables.table import ExitTable
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +61,32 @@ class Report:
     by_group: tuple[Group, ...] = ()
     maps: MapReport | None = None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Say what was spent and reached, where samples left, and what the last exit alone reaches."""
         asked = "" if self.budget is None else f" (budget {self.budget:.4g})"
-        left = ", ".join(f"{share:.1%} at exit {k}" for k, share in enumerate(self.exit_distribution))
+        left = ", ".join(f"{share:.1%} at exit {k}" for k, share in enumerate(self.exit_distribution) if share)
         return (
             f"{self.num_samples} samples: {self.cost:.4g} {self.unit} per sample{asked}, "
             f"{self.cost / self.full_cost:.1%} of the full cost, with a utility "
             f"of {self.utility:.2%} (last exit alone: {self.full_utility:.2%}). Samples left: {left}."
         )
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return one row per exit: its cost, the share that left there, their utility, and that of all samples there.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return frame(self._rows())
+
+    def _repr_html_(self) -> str:
+        """Return a sentence and the exits for a notebook."""
+        return notebook(str(self), self._rows())
+
+    def _rows(self) -> list[dict[str, Any]]:
+        keys = ("cost", "share", "utility", "static_utility")
+        columns = (self.exit_costs, self.exit_distribution, self.exit_utility, self.static_utility)
+        return [{"exit": k} | dict(zip(keys, row, strict=True)) for k, row in enumerate(zip(*columns, strict=True))]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready values."""

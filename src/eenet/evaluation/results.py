@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from eenet.evaluation.groups import GroupStats, PolicyGroups
+from eenet.evaluation.saving import Saving
 from eenet.evaluation.statistics import (
     SampledCurve,
     bootstrap_interval,
@@ -22,7 +23,11 @@ from eenet.evaluation.statistics import (
 )
 from eenet.tables.checks import listed
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
+from eenet.tables.display import few, frame, notebook
 from eenet.tables.table import ExitTable
+
+if TYPE_CHECKING:
+    import pandas
 
 BOUNDS = ("random", "oracle")
 """Rows that are no policies: the lower and the upper bound."""
@@ -66,6 +71,7 @@ class PolicyRun:
         groups: By kind of group and budget; empty for bounds.
         dial: What its dial does at every budget of a range, for the tested policy alone.
         cap: The budget beyond which nothing is spent.
+        saved: What is saved at one asked budget, which comes first in words; of the tested policy of one split only.
     """
 
     points: dict[str, np.ndarray]
@@ -74,6 +80,7 @@ class PolicyRun:
     sampled: SampledCurve | None = None
     groups: dict[tuple[str, float], GroupStats] = field(default_factory=dict)
     dial: dict[str, Any] | None = None
+    saved: tuple[str, Saving] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -198,6 +205,9 @@ class Comparison:
         curves: By policy, the anchor and all realised points by rising cost; means over the splits.
         standard_budgets: The ten budgets the area is taken over.
         statics: Models without early exits beside the policies at their cost, one `BesideStatic` as JSON values each.
+        saving: What the tested policy of `family` saves and loses on TEST at one of the asked budgets; None over
+            several splits, for maps, and without policies.
+        saving_at: That budget in words: the smallest one that loses at most one point on VAL, else the largest.
         same_data: Whether VAL and TEST are the same outputs, so that all numbers are those of fitting.
         dial: The tested policy at every budget of a range, as JSON values (`eenet.evaluation.turned`); None over
             several splits, of maps, and without policies.
@@ -221,9 +231,47 @@ class Comparison:
     curves: dict[str, tuple[dict[str, float], ...]]
     standard_budgets: tuple[float, ...]
     statics: tuple[dict[str, Any], ...] = ()
+    saving: Saving | None = None
+    saving_at: str = ""
     same_data: bool = False
     dial: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """What the tested policy saves and loses, in one sentence; of several splits or maps, the largest area."""
+        if self.saving is not None:
+            return f"{self.family.policy} at {self.saving_at}: {self.saving}"
+        best = max((name for name in self.area if name not in BOUNDS), key=lambda name: self.area[name], default=None)
+        if best is None:
+            return "No policy was compared."
+        above = 100 * (self.area[best] - self.area["random"])
+        return (
+            f"Largest mean utility over the ten standard budgets: {best} with {self.area[best]:.2%}, {above:+.2f} "
+            "points beside the best static mix."
+        )
+
+    def __repr__(self) -> str:
+        """Say what was compared, and the verdict."""
+        policies = few([name for name in self.area if name not in BOUNDS])
+        return f"Comparison of {policies} on {self.n_test} samples. {self.verdict}"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows: one per policy and asked budget, the bounds included, standard deviations as ``sd_...``.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        rows = [row.to_dict() for row in self.rows]
+        return frame([row | {f"sd_{key}": sd for key, sd in row.pop("sd", {}).items()} for row in rows])
+
+    def _repr_html_(self) -> str:
+        """Return the verdict and the areas of the policies for a notebook."""
+        names = sorted(self.area, key=lambda name: -self.area[name])
+        rows = {name: {"policy": name, "area [%]": 100 * self.area[name]} for name in names}
+        for one in self.rows[: 4 * len(names)]:
+            rows[one.policy][f"utility at {one.budget:.4g} {self.unit} [%]"] = 100 * one.utility_at_budget
+        return notebook(self.verdict, list(rows.values()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of ``eenet compare --json``: utilities and areas as fractions, differences in points."""
@@ -232,6 +280,8 @@ class Comparison:
             "pairs": [dict(vars(pair)) for pair in self.pairs],
             "family": dict(vars(self.family)),
             "groups": [groups.to_dict() for groups in self.groups],
+            "saving": None if self.saving is None else self.saving.to_dict(),
+            "verdict": self.verdict,
         }
         return {key: value for key, value in values.items() if key not in ("area_sd", "dial") or value}
 
@@ -251,8 +301,8 @@ def summarise(
 
     With one split, ``resampled`` is the utility of every curve at the standard budgets on the same resamples.
     """
-    several = len(runs) > 1
     areas = {name: np.array([split.runs[name].area for split in runs]) for name in runs[0].runs}
+    several, family = len(runs) > 1, Family.of(list(areas))
     utility = np.stack([split.static[1] for split in runs])  # [split, exit]
     points = {
         name: {key: np.stack([split.runs[name].points[key] for split in runs]) for key in run.points}
@@ -267,7 +317,7 @@ def summarise(
     for one, name in zip(exits, test.exit_names, strict=False):
         one["name"] = name
     anchor = np.mean([split.static[:, 0] for split in runs], axis=0)
-    family = Family.of(list(areas))
+    at, saved = next((run.saved for run in runs[0].runs.values() if run.saved is not None), ("", None))
     pairs = _pairs(areas, resampled, num_fit=val.num_samples, num_test=test.num_samples)
     return Comparison(
         unit=budgets.costs.unit,
@@ -286,6 +336,8 @@ def summarise(
         groups=tuple(groups),
         curves={name: _mean_curve(anchor, own) for name, own in points.items()},
         standard_budgets=budgets.standard,
+        saving=saved,
+        saving_at=at,
         same_data=same_outputs(val, test),
         notes=tuple(notes),
     )

@@ -14,10 +14,12 @@ from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
 from eenet.schedulers.bounds import static_mix
 from eenet.tables.checks import instance
-from eenet.tables.costs import CostTable
+from eenet.tables.costs import Budget, CostTable
+from eenet.tables.display import notebook
 from eenet.tables.table import ExitTable
 
 LEAST_SAVING = 0.05  # of cost or time: below, nobody would notice
+_LOSS = 0.01  # of utility on VAL, which the budget may cost at which a saving is named
 _FEW = 200  # samples below which differences of points are chance
 _Z = 1.96  # of a 95 % interval
 
@@ -71,6 +73,16 @@ class Saving:
     def __str__(self) -> str:
         """Say the sentence."""
         return self.sentence
+
+    def __repr__(self) -> str:
+        """Say the sentence."""
+        return f"Saving: {self.sentence}"
+
+    def _repr_html_(self) -> str:
+        """Return the sentence and its numbers for a notebook."""
+        values = {f"cost [% of all {self.unit}]": 100 * self.cost_share, "points lost": self.lost}
+        values |= {f"left at exit {k} [%]": 100 * share for k, share in enumerate(self.exits[:6])}
+        return notebook(self.sentence, [values])
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values, the sentence among them; None for what one sample does not tell."""
@@ -128,9 +140,14 @@ def saving(
         TableError: The table has neither labels nor utility, or no costs.
     """
     replayer = Replayer(instance(table, ExitTable, "table").with_costs(costs))
+    return _saved(instance(policy, Policy, "policy"), replayer, speedups or {})
+
+
+def _saved(policy: Policy, replayer: Replayer, speedups: Mapping[int, float]) -> Saving:
+    """Return what a policy saves and loses on the table of a replayer, which has costs."""
     replayer.table.require_utility("what a policy saves")
-    earned = replayer.per_sample(instance(policy, Policy, "policy"))
-    return saving_of(replayer.table, *earned, tuple(replayer.expected_shares(policy).tolist()), speedups=speedups)
+    shares = tuple(replayer.expected_shares(policy).tolist())
+    return saving_of(replayer.table, *replayer.per_sample(policy), shares, speedups=speedups)
 
 
 def saving_of(
@@ -169,6 +186,26 @@ def saving_of(
         num_samples=len(utility),
         speedups=dict(speedups or {}),
     )
+
+
+def saving_at(policies: Mapping[Budget, Policy], on_val: Replayer, on_test: Replayer) -> tuple[str, Saving]:
+    """Return what is saved on TEST at the smallest budget that loses at most one point on VAL, else the largest.
+
+    Args:
+        policies: By budget.
+        on_val: Replays the calibration set, which chooses the budget.
+        on_test: Replays what is judged on.
+
+    Returns:
+        That budget in words, and the saving there.
+    """
+    full = float(on_val.table.require_utility("what a policy saves")[:, -1].mean())
+    budgets = sorted(policies, key=lambda budget: budget.value)
+    enough = (one for one in budgets if on_val.expected(policies[one])[1] >= full - _LOSS)
+    chosen = next(enough, budgets[-1])
+    typed = chosen.text.strip()
+    words = typed if typed.endswith("%") else f"{chosen.value:.4g} {on_val.table.require_costs().unit}"
+    return words, _saved(policies[chosen], on_test, {})
 
 
 def _error(values: np.ndarray) -> float:

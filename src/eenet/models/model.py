@@ -94,6 +94,11 @@ class MultiExitModel(nn.Module):
         _require_running_statistics(self)
         self._parents: tuple[MultiExitModel, ...] = ()  # in a tuple, so that its tensors are not counted as own
 
+    def __repr__(self) -> str:
+        """Say how large it is; ``model.stages`` and ``model.heads`` show their modules."""
+        numbers = sum(parameter.numel() for parameter in self.parameters())
+        return f"MultiExitModel of {self.num_exits} exits and {numbers / 1e6:.4g} M parameters"
+
     @property
     def with_all_exits(self) -> MultiExitModel:
         """The model that `without` made this one from, itself where it has all its exits."""

@@ -57,7 +57,7 @@ class Dial:
                 "cost and a utility, and costs rise. Sort them by cost."
             )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Say what budgets it reaches, and what was reached on the data it was fitted on."""
         (low, *_, high), (least, *_, most) = self.fit_costs * 2, self.fit_utilities * 2
         return (

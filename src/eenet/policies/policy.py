@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Int
 from eenet.errors import InputError, ShapeError
 from eenet.policies.scorers import ConfidenceScorer, Scorer, Seen
 from eenet.tables.checks import array_of, instance
+from eenet.tables.display import few
 
 Answers: TypeAlias = Float32[np.ndarray, "sample column"]
 Flags: TypeAlias = Bool[np.ndarray, " sample"]
@@ -155,7 +156,7 @@ class ScorePolicy(Policy):
         """Say by which score samples leave, and from which thresholds on."""
         name = getattr(self.scorer, "confidence", None) or type(self.scorer).__name__
         early = [f"exit {k} at {one:.4g}" for k, one in enumerate(self.thresholds[: self._all_leave_at].tolist())]
-        by = f"leaves by the score {getattr(name, '__name__', name)}: {', '.join(early)}; " if early else ""
+        by = f"leaves by the score {getattr(name, '__name__', name)}: {few(early)}; " if early else ""
         return f"{by}all leave at exit {self._all_leave_at}"
 
     def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:

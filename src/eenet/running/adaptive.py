@@ -81,6 +81,10 @@ class AdaptiveModel:
         self._recognised, self._checked = isinstance(self.engine, DenseEngine), False
         self._cumulative = None if self.costs is None else np.array(self.costs.cumulative)
 
+    def __repr__(self) -> str:
+        """Say what runs, and by which policy."""
+        return f"AdaptiveModel of {self.engine.num_exits} exits on {self.engine.name}; policy: {self.policy!r}"
+
     def __call__(self, inputs: Inputs, sample_ids: SampleIds | None = None) -> Prediction:
         """Predict a batch.
 

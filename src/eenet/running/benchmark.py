@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Int
@@ -22,6 +22,10 @@ from eenet.running.measuring import FlopReport, counted
 from eenet.running.progress import track
 from eenet.tables.arrays import batch_size
 from eenet.tables.checks import number
+from eenet.tables.display import frame, notebook
+
+if TYPE_CHECKING:
+    import pandas
 
 _LEAST_SAVING = 1.05  # below this ideal speed-up, the efficiency would be a ratio of noise
 _OTHER_SIZES = (64, 48, 96, 24)
@@ -93,9 +97,44 @@ class BenchReport:
     passes: int
     rows: tuple[BenchRow, ...]
 
+    @property
+    def verdict(self) -> str:
+        """How much faster the fastest engine is with early exits, by batch size, in one sentence."""
+        if not self.rows:
+            return "Nothing was timed."
+        best = min(self.rows, key=lambda row: row.adaptive_ms)
+        rows = [row for row in self.rows if (row.engine, row.dtype) == (best.engine, best.dtype)]
+        times = ", ".join(f"{row.speedup:.2f}x at batch {row.batch_size}" for row in rows)
+        said = (
+            f"{best.engine} {best.dtype} is {times} as fast as the original model; {best.ideal_speedup:.2f}x is "
+            f"possible at batch {best.batch_size}"
+        )
+        flips = sum(row.flips for row in rows)
+        said += f"; {flips} samples left elsewhere than in the model itself." if flips else "."
+        if max(row.speedup for row in rows) < _LEAST_SAVING:
+            return f"Do not bother: the saving is not on the clock. What was measured: {said}"
+        return said
+
+    def __repr__(self) -> str:
+        """Say what was timed, and the verdict."""
+        return f"BenchReport of {self.samples} samples on {self.device}, {self.threads} threads: {self.verdict}"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows: one per engine, number format and batch size.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return frame([vars(row) for row in self.rows])
+
+    def _repr_html_(self) -> str:
+        """Return the verdict and the times for a notebook."""
+        keys = ("engine", "dtype", "batch_size", "full_ms", "adaptive_ms", "speedup", "ideal_speedup", "flips")
+        return notebook(self.verdict, [{key: getattr(row, key) for key in keys} for row in self.rows])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of ``eenet bench --json``."""
-        return asdict(self)
+        return asdict(self) | {"verdict": self.verdict}
 
 
 def bench(

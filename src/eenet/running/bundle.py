@@ -82,6 +82,11 @@ class Bundle:
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", plain_model(self.model))
 
+    def __repr__(self) -> str:
+        """Say what is in it."""
+        dial = "" if self.dial is None else ", with a dial"
+        return f"Bundle of a model with {self.model.num_exits} exits{dial}; policy: {self.policy!r}"
+
     def adaptive(self, *, check_source: bool = True) -> AdaptiveModel:
         """Return the model that stops early; argument and errors are those of `AdaptiveModel`."""
         return AdaptiveModel(self.model, self.policy, self.costs, dial=self.dial, check_source=check_source)

@@ -134,6 +134,10 @@ class Cascade(Engine):
         )
         self.classes = last.classes
 
+    def __repr__(self) -> str:
+        """Name the members."""
+        return f"Cascade of {', '.join(self.names)}: {self.num_exits} exits"
+
     @cached_property
     def source(self) -> str:
         """Fingerprint of all members, that of `as_model` where there is one; empty where one has none and no name."""

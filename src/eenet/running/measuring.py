@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,11 @@ from eenet.running.latency import Latency, counts, measure_latency, threads_of
 from eenet.tables.arrays import as_array
 from eenet.tables.checks import number
 from eenet.tables.costs import CostTable
+from eenet.tables.display import few, frame
 from eenet.tables.files import read_object, write_json
+
+if TYPE_CHECKING:
+    import pandas
 
 _FORMAT = {"format": "eenet profile", "version": 1}
 _FAR = 0.2  # relative difference above which two shares are reported as disagreeing
@@ -217,6 +221,33 @@ class Profile:
             "latency": [row.to_dict() for row in self.latency],
             "notes": self.disagreements(),
         }
+
+    def __repr__(self) -> str:
+        """Say what was measured."""
+        timed = [f"{row.engine} {row.dtype} at batch {row.batch_size}" for row in self.latency]
+        counted = "" if self.flops is None else f"; {self.flops.reference / 1e6:.4g} MFLOPs without exits"
+        return f"Profile with {self.threads} threads of {few(timed) or 'no times'}{counted}"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return what leaving at each exit costs: operations first, then the times, one row per exit.
+
+        Returns:
+            Columns ``engine``, ``dtype``, ``batch_size``, ``length`` (None for operations), ``exit``, ``cost``,
+            ``unit``.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        keys = ("engine", "dtype", "batch_size", "length")
+        found = [] if self.flops is None else [(dict.fromkeys(keys), self.flops.cumulative, "FLOPs")]
+        found += [({key: getattr(row, key) for key in keys}, row.cumulative, "ms") for row in self.latency]
+        return frame(
+            [
+                how | {"exit": k, "cost": cost, "unit": unit}
+                for how, costs, unit in found
+                for k, cost in enumerate(costs)
+            ]
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the profile as JSON, atomically; `load_costs` reads it."""

@@ -11,6 +11,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 from jaxtyping import Float64, Int
 
+from eenet.log import logger
 from eenet.policies.dial import Dial
 from eenet.policies.replay import Replayer
 from eenet.policies.transforms import Ensemble
@@ -135,6 +136,7 @@ class AutoScheduler(Scheduler):
         reason = _reason(name, contenders, best)
         if pays < math.inf:
             reason += f" More than {pays:.4g} {table.require_costs().unit} brought nothing, and is not spent."
+        logger.info("%s", reason)
         return Choice(name, tuple(contenders), reason, pays)
 
     def _schedulers(self, table: ExitTable) -> dict[str, Scheduler]:

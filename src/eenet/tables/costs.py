@@ -13,6 +13,7 @@ from typing import Any, SupportsFloat
 
 from eenet.errors import BudgetError, InputError, ShapeError, TableError
 from eenet.tables.checks import COSTS, instance, number
+from eenet.tables.display import few
 
 # unit -> (dimension, size in the dimension's base unit); one multiply-accumulate is two floating point operations
 _UNITS = {
@@ -87,6 +88,11 @@ class CostTable:
     cumulative: tuple[float, ...]
     unit: str
     reference: float | None = None
+
+    def __repr__(self) -> str:
+        """Return what makes the same table, of many exits the first and the last."""
+        costs = few(list(map(repr, self.cumulative)))
+        return f"CostTable(cumulative=({costs}), unit={self.unit!r}, reference={self.reference})"
 
     def __post_init__(self) -> None:
         values, _, reference = _plain(self.cumulative, self.unit, self.reference)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
@@ -16,6 +16,10 @@ from eenet.errors import InputError, ShapeError, TableError
 from eenet.tables import checks, storage
 from eenet.tables.arrays import CHUNK, as_array, history, log_softmax
 from eenet.tables.costs import CostTable
+from eenet.tables.display import few, frame
+
+if TYPE_CHECKING:
+    import pandas
 
 _BY_SAMPLE = ("logits", "features", "labels", "utility", "cost")
 _BY_EXIT = ("logits", "features", "utility", "cost")
@@ -234,6 +238,36 @@ class ExitTable:
     def combinable(self) -> bool:
         """Whether exits may be combined: utility is whether answers are right, and nothing transforms them yet."""
         return self.transform is None and self.utility_is_accuracy
+
+    def __repr__(self) -> str:
+        """Say what the table contains."""
+        parts = [f"{self.num_samples} samples", f"{self.num_exits} exits"]
+        parts.append(f"{self.num_columns} {'classes' if self.has_classes else 'features'}")
+        known = [key for key in ("labels", "utility", "cost") if getattr(self, key) is not None]
+        said = f" with {' and '.join(known)}" if known else ""
+        costs = "" if self.costs is None else f"; leaving costs {few(self.costs.cumulative)} {self.costs.unit}"
+        return f"ExitTable {self.split or '(unnamed)'!r} of {', '.join(parts)}{said}{costs}"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return utility and cost of every sample at every exit, one row each, as far as they are known.
+
+        Returns:
+            Columns ``sample``, ``exit``, ``exit_name``, ``utility``, ``cost``, ``label``; those not known are left out.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        samples, exits = np.indices((self.num_samples, self.num_exits)).reshape(2, -1)
+        columns: dict[str, Any] = {"sample": samples, "exit": exits}
+        if self.exit_names:
+            columns["exit_name"] = np.array(self.exit_names)[exits]
+        if self.utility is not None:
+            columns["utility"] = as_array(self.utility).ravel()
+        if self.costs is not None:
+            columns["cost"] = self.leaving_costs.ravel()
+        if self.labels is not None:
+            columns["label"] = as_array(self.labels)[samples]
+        return frame(columns)
 
     def select(self, rows: slice | np.ndarray | Sequence[int]) -> ExitTable:
         """Return the table of some rows: a slice, their numbers, in that order, or a mask.

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from eenet.errors import InputError, RunError
+from eenet.log import logger
 from eenet.models.model import MultiExitModel
 from eenet.models.processor import warn_of_emulation
 from eenet.models.weights import save_tensors
@@ -175,6 +176,8 @@ class _Trainer:
             claim_folder(self.out, _identity(self.model, self.batches.dataset, self.settings))
         losses = restore_checkpoint(self.out, self.model, self.optimizer, self.average)
         self.done = [] if losses is None else list(losses)
+        if self.done:
+            logger.info("training in %s goes on after step %d", self.out, len(self.done))
 
     def save(self) -> None:
         """Write a checkpoint."""

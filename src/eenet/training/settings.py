@@ -137,6 +137,11 @@ class TrainSettings:
                 f"precision {self.precision!r} is not known: there are {', '.join(get_args(Precision))}. Pass one."
             )
 
+    def __repr__(self) -> str:
+        """Return the settings that are not the default."""
+        changed = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        return f"TrainSettings({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values, functions by their names."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}

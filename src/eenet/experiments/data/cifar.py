@@ -27,6 +27,7 @@ from eenet.errors import DataError, RunError
 from eenet.experiments.data.archives import known_labels, read_packed_jpeg, read_pickled
 from eenet.experiments.data.dataset import IMAGENET, ArrayDataset, DataSplits, Normalisation, Part, halved
 from eenet.experiments.data.files import bad_file, data_folder, read_text
+from eenet.log import logger
 from eenet.tables.atomic import atomic_path
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -223,6 +224,7 @@ def fetch(archive: Archive, root: Path) -> Path:
 def _download(archive: Archive, path: Path) -> None:
     """Write an archive to a file, with a progress bar on stderr where that is a terminal, and check it."""
     console = Console(stderr=True)
+    logger.info("downloading %s to %s", archive.url, path)
     with urllib.request.urlopen(archive.url, timeout=60) as answer, path.open("w+b") as file:  # seconds without a byte
         size, hidden = int(answer.headers.get("Content-Length") or 0), not console.is_terminal
         with wrap_file(

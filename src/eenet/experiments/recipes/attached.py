@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from eenet import environment
 from eenet.errors import DataError, InputError
 from eenet.experiments.data.arrays import load_digits, load_image_arrays
 from eenet.experiments.data.cifar import load_cifar10
@@ -326,8 +327,12 @@ def _images(
     if data == "digits":
         return load_digits(seed=seed)
     if data == "cifar10":
+        root = environment.data_folder() if root is None else root
         if root is None:
-            raise DataError("data root is missing: cifar10 is read from a folder. Pass --data-root with that folder.")
+            raise DataError(
+                "data root is missing: cifar10 is read from a folder. Pass --data-root with that folder, or set "
+                f"{environment.DATA}."
+            )
         return load_cifar10(root, seed=seed)
     path = _place(data, root)
     if path.suffix.lower() == ".npz":

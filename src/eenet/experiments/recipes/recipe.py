@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from eenet import environment
 from eenet.errors import DataError, InputError
 from eenet.experiments.data.dataset import DataSplits
 from eenet.experiments.recipes.stored import preparation_of, store
@@ -60,16 +61,21 @@ class Recipe:
             torch.manual_seed(self.settings.seed)
             return self.make().to(memory_format=torch.channels_last)
 
+    def root(self, root: Path | None) -> Path | None:
+        """Return the folder of the data: the one given, else that of the environment, where there must be one."""
+        return environment.data_folder() if root is None and self.needs_root else root
+
     def load_data(self, root: Path | None = None) -> DataSplits:
         """Return the splits of the data in a folder, where there must be one; files are checked now, read when needed.
 
         Raises:
             DataError: the folder was not given, or lacks what is needed.
         """
+        root = self.root(root)
         if self.needs_root and root is None:
             raise DataError(
                 f"data root is missing: the data of recipe {self.name} is in a folder. Pass --data-root with that "
-                "folder."
+                f"folder, or set {environment.DATA}."
             )
         return self.data(root, self.settings.seed)
 
@@ -161,7 +167,8 @@ def train(recipe: Recipe, out: Path, *, data_root: Path | None = None, progress:
         DataError: data or weights are missing or damaged.
         InputError: the folder holds a run of another recipe or other settings.
     """
-    out, data_root = Path(out), None if data_root is None else Path(data_root).resolve()
+    out, root = Path(out), recipe.root(data_root)
+    data_root = None if root is None else Path(root).resolve()
     splits, model = recipe.load_data(data_root), recipe.build()
     if recipe.pretrained is not None and data_root is not None:
         recipe.pretrained(model, data_root)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Float32, Int
 
+from eenet import environment
 from eenet.errors import InputError, RunError, ShapeError, require
 from eenet.running.engines.base import Carried, Engine
 from eenet.tables.arrays import as_array
@@ -300,6 +301,7 @@ def opener(engine: GraphEngineName, threads: int | None, dtype: str = "float32")
     Refuses an engine that is unknown, is not installed, or does not compute in this format here.
     """
     require_engine(engine)
+    threads = environment.threads() if threads is None else threads
     if engine == "openvino":
         return _openvino(threads, dtype)
     if dtype != "float32":
