@@ -3,7 +3,8 @@
 What is behind the figures of `eenet.plot`: two policies sample by sample (`paired`), and their scores (`separation`).
 """
 
-from eenet.evaluation.advise import Advice, advise
+from eenet.evaluation.advice import Advice
+from eenet.evaluation.advise import advise
 from eenet.evaluation.compare import compare
 from eenet.evaluation.evaluate import Report, evaluate
 from eenet.evaluation.exits import CostParts, StaticModel

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eenet.errors import TableError
+from eenet.evaluation.advice import LOSS, Advice, AdviceRow, knowing_hardly
 from eenet.evaluation.compare import Progress, counter
 from eenet.evaluation.exits import (
     CostParts,
     Samples,
     StaticModel,
-    best_models,
     choose_exits,
     cross_validated,
     static_mix,
@@ -28,187 +27,13 @@ from eenet.policies.scorers import Confidence, confidence_scorer
 from eenet.schedulers.base import warn_if_small
 from eenet.tables.checks import instance, number
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
-from eenet.tables.display import few, frame, notebook
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
-    import pandas
+    pass
 
 _LEAST = 4  # samples: exits are chosen on halves of what one of 2 folds leaves
-_LOSS = 0.01  # loss of utility at which savings are compared
-_LEAST_SAVING = 0.05  # share of the cost that early exit must save
-_LATE = 0.7  # share of the original model's cost from which on the first exit is late
-_HEAVY = 0.05  # share of the original model's cost from which on heads and decisions are expensive
-_WIDE = 500  # samples below which the interval is wide in any case
 _SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the costs, where curves have points
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdviceRow:
-    """Early exit and its alternatives at one budget, at equal cost; each sample judged by fits without it.
-
-    Attributes:
-        budget: Mean cost per sample.
-        budget_input: As the user wrote it.
-        utility: Of early exit.
-        static: Utility of the best mix of models without early exits.
-        difference: Between the two.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        best_static: Name of the best single static model that the budget pays for; None if there is none.
-    """
-
-    budget: float
-    budget_input: str
-    utility: float
-    static: float
-    difference: float
-    low: float
-    high: float
-    best_static: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Advice:
-    """Which exits a model should keep, and whether early exit with them pays.
-
-    Attributes:
-        kept: Exits worth their cost, the last one among them.
-        dropped: The others, for ``MultiExitModel.without``.
-        costs: With the kept exits only.
-        frontier: Cost and cross-validated utility of early exit with the kept exits, from cheap to expensive.
-        statics: Each exit alone, the original model (of models asked one after the other, the last one alone), and the
-            models the user named.
-        asked: The user's budgets in words; empty if none were named.
-        rows: One per wanted budget.
-        difference: Early exit minus the best static mix, mean over the wanted budgets, with its 95 % interval.
-        saving: Share of the original model's cost that early exit saves at one point of utility below it; None if that
-            utility is not reached.
-        static_saving: The same of the best static mix.
-        majority: Utility of always answering with the most frequent class; 0 where classes are not known.
-        num_samples: In the table.
-        notes: The assumptions made.
-    """
-
-    kept: tuple[int, ...]
-    dropped: tuple[int, ...]
-    costs: CostTable
-    frontier: tuple[tuple[float, float], ...]
-    statics: tuple[StaticModel, ...]
-    asked: tuple[str, ...]
-    rows: tuple[AdviceRow, ...]
-    difference: tuple[float, float, float]
-    saving: float | None
-    static_saving: float | None
-    majority: float
-    num_samples: int
-    notes: tuple[str, ...]
-
-    @property
-    def pays(self) -> bool:
-        """Whether early exit is better at equal cost, and saves something where no budget was asked for."""
-        return self.difference[1] > 0 and (bool(self.asked) or self._saves)
-
-    @property
-    def _last(self) -> StaticModel:
-        """The original model, or the last of several."""
-        return self.statics[len(self.kept) + len(self.dropped) - 1]
-
-    @property
-    def _saves(self) -> bool:
-        return self.saving is not None and self.saving >= _LEAST_SAVING
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """The reasons for the verdict, each from a number."""
-        return tuple(self._for() if self.pays else self._against())
-
-    @property
-    def verdict(self) -> str:
-        """Whether early exit pays, in a sentence, with the reasons."""
-        listed = "; ".join(self.reasons)
-        return f"Early exit pays here: {listed}." if self.pays else f"Early exit does not pay here, because {listed}."
-
-    def _words(self) -> tuple[str, str]:
-        """Say at which budgets, and how large the difference is there."""
-        one, asked = len(self.asked) == 1, bool(self.asked)
-        where = f"at {self.asked[0]}" if one else f"over the {'budgets asked for' if asked else 'standard budgets'}"
-        difference, low, high = (100 * value for value in self.difference)
-        return where, f"{difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
-
-    def _for(self) -> Iterator[str]:
-        early, static = np.mean([(row.utility, row.static) for row in self.rows], axis=0).tolist()
-        where, points = self._words()
-        yield (
-            f"{where} its utility is {_percent(early)} where that of the best static mix is {_percent(static)} at "
-            f"equal cost ({points})"
-        )
-        if self._saves:
-            yield (
-                f"one point below {self._last.name} it saves {_percent(self.saving)} of the cost, the best static mix "
-                f"{_percent(self.static_saving)}"
-            )
-
-    def _against(self) -> Iterator[str]:
-        (_, low, high), (where, points) = self.difference, self._words()
-        exits = len(self.kept) + len(self.dropped)
-        named = [self.statics[i].name for i in best_models(self.statics) if i >= exits]
-        if low <= 0:
-            better = "better" if high < 0 else "as good within the interval"
-            yield f"{where} the best static mix is {better} at equal cost (early exit: {points})"
-        if low <= 0 and named:
-            yield f"the mix has models that you named ({', '.join(named)})"
-        if not self._saves:
-            yield (
-                f"one point below {self._last.name} it saves {_percent(self.saving)} of the cost, less than "
-                f"{100 * _LEAST_SAVING:g} %"
-            )
-        yield from self._about_exits()
-        if low <= 0 < high and self.num_samples < _WIDE:
-            yield f"{self.num_samples} samples cannot tell small gains from none"
-
-    def _about_exits(self) -> Iterator[str]:
-        *early, last = self.statics[: len(self.kept) + len(self.dropped)]
-        full = last.cost
-        if early[0].cost >= _LATE * full:
-            yield f"the cheapest exit already costs {_percent(early[0].cost / full)} of {last.name}"
-        if self.costs.high >= (1 + _HEAVY) * full:
-            yield f"the kept exits together cost {_percent(self.costs.high / full - 1)} more than {last.name}"
-        if said := _hardly_knowing(max(model.utility for model in early), self.majority, self.num_samples):
-            yield said
-        good = next((k for k, model in enumerate(early) if model.utility >= last.utility - _LOSS), None)
-        if good is not None and early[good].cost < full:
-            yield (
-                f"{early[good].name} is within one point of {last.name} ({_percent(early[good].utility)} against "
-                f"{_percent(last.utility)}) at {_percent(early[good].cost / full)} of its cost, and needs no policy"
-            )
-
-    def __repr__(self) -> str:
-        """Say which exits to keep, and whether early exit pays."""
-        return f"Advice to keep exits {few(self.kept)} of {len(self.kept) + len(self.dropped)}. {self.verdict}"
-
-    def to_frame(self) -> pandas.DataFrame:
-        """Return the rows: early exit and its alternatives, one per wanted budget.
-
-        Raises:
-            MissingExtraError: pandas is not installed.
-        """
-        return frame([vars(row) for row in self.rows])
-
-    def _repr_html_(self) -> str:
-        """Return the verdict and the rows for a notebook."""
-        return notebook(repr(self), [vars(row) for row in self.rows])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        names = ("pays", "verdict", "reasons", "kept", "dropped", "saving", "static_saving", "num_samples", "notes")
-        return (
-            {name: getattr(self, name) for name in names}
-            | self.costs.to_dict()
-            | {"rows": [dict(vars(row)) for row in self.rows], "statics": [one.to_dict() for one in self.statics]}
-            | {"frontier": [{"cost": cost, "utility": utility} for cost, utility in self.frontier]}
-            | dict(zip(("difference", "low", "high"), self.difference, strict=True))
-        )
 
 
 def advise(
@@ -287,7 +112,7 @@ def advise(
     kept_costs = CostTable(parts.cumulative(kept), costs.unit, costs.reference)
     points = judged((kept_costs.low, *standard_budgets(kept_costs), kept_costs.high), lambda _: kept).mean()
     rows, difference = _compared(early, static, samples, wanted, models, resamples=resamples, seed=seed)
-    target, full = float(samples.utility[:, -1].mean()) - _LOSS, models[costs.num_exits - 1].cost
+    target, full = float(samples.utility[:, -1].mean()) - LOSS, models[costs.num_exits - 1].cost
     return Advice(
         kept=kept,
         dropped=tuple(k for k in range(costs.num_exits) if k not in kept),
@@ -308,16 +133,7 @@ def advise(
 def hardly_knowing(table: ExitTable) -> str:
     """Say that no early exit of a table is surely better than its most frequent class; empty where one is."""
     early = table.require_utility("advice")[:, :-1].mean(axis=0)
-    return _hardly_knowing(float(early.max()), float(_majority(table).mean()), table.num_samples)
-
-
-def _hardly_knowing(best: float, majority: float, num_samples: int) -> str:
-    if majority <= 0 or best > majority + 2 * (best * (1 - best) / num_samples) ** 0.5:
-        return ""
-    return (
-        f"early exits know hardly anything: the best of them has a utility of {_percent(best)}, always answering the "
-        f"most frequent class {_percent(majority)}"
-    )
+    return knowing_hardly(float(early.max()), float(_majority(table).mean()), table.num_samples)
 
 
 def _majority(table: ExitTable) -> np.ndarray:
@@ -422,7 +238,3 @@ def _notes(parts: CostParts, named: Sequence[StaticModel]) -> Iterator[str]:
         )
     if any(model.utilities is None for model in named):
         yield "Utilities of static models given as numbers are taken as exact, and as if on data like VAL."
-
-
-def _percent(value: float | None) -> str:
-    return "nothing" if value is None else f"{100 * value:.1f} %"

@@ -245,11 +245,8 @@ class Comparison:
         best = max((name for name in self.area if name not in BOUNDS), key=lambda name: self.area[name], default=None)
         if best is None:
             return "No policy was compared."
-        above = 100 * (self.area[best] - self.area["random"])
-        return (
-            f"Largest mean utility over the ten standard budgets: {best} with {self.area[best]:.2%}, {above:+.2f} "
-            "points beside the best static mix."
-        )
+        above = f"{100 * (self.area[best] - self.area['random']):+.2f} points beside the best static mix"
+        return f"Largest mean utility over the ten standard budgets: {best} with {self.area[best]:.2%}, {above}."
 
     def __repr__(self) -> str:
         """Say what was compared, and the verdict."""
@@ -262,7 +259,7 @@ class Comparison:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        rows = [row.to_dict() for row in self.rows]
+        rows = (row.to_dict() for row in self.rows)
         return frame([row | {f"sd_{key}": sd for key, sd in row.pop("sd", {}).items()} for row in rows])
 
     def _repr_html_(self) -> str:

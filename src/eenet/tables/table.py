@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
-from eenet.errors import InputError, ShapeError, TableError
-from eenet.tables import checks, storage
+from eenet.errors import InputError, TableError
+from eenet.tables import changes, checks, storage
 from eenet.tables.arrays import CHUNK, as_array, history, log_softmax
+from eenet.tables.changes import BY_SAMPLE, NUMBERED
 from eenet.tables.costs import CostTable
 from eenet.tables.display import few, frame
 
 if TYPE_CHECKING:
     import pandas
 
-_BY_SAMPLE = ("logits", "features", "labels", "utility", "cost")
 _BY_EXIT = ("logits", "features", "utility", "cost")
-_NUMBERED = "exit {}"  # what exits are called that have no names, beside one that has
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,7 +74,7 @@ class ExitTable:
     transform: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
-        given = {key: checks.array_of(key, getattr(self, key)) for key in _BY_SAMPLE if getattr(self, key) is not None}
+        given = {key: checks.array_of(key, getattr(self, key)) for key in BY_SAMPLE if getattr(self, key) is not None}
         names = checks.names_of(self.feature_names)
         for key in ("split", "source"):
             checks.names_of([getattr(self, key)], key)
@@ -117,7 +116,7 @@ class ExitTable:
 
         What leaving at one costs more than leaving at the one before is then what it costs alone.
         """
-        return bool(self.exit_names) and self.exit_names[0] != _NUMBERED.format(0)
+        return bool(self.exit_names) and self.exit_names[0] != NUMBERED.format(0)
 
     @property
     def num_samples(self) -> int:
@@ -223,16 +222,14 @@ class ExitTable:
                 "table is transformed already, or has no logits: a transform reads the log-probabilities of the model. "
                 "Use one transform that does both."
             )
-        return replace(
-            self, transform=transform, labels=self.labels if self.utility_is_accuracy else None, utility=None
-        )
+        labels = self.labels if self.utility_is_accuracy else None
+        return replace(self, transform=transform, labels=labels, utility=None)
 
     @cached_property
     def utility_is_accuracy(self) -> bool:
         """Whether utility is 1 where an exit's most probable class is the label, and 0 elsewhere."""
-        if self.labels is None or self.utility is None or not self.has_classes:
-            return False
-        return bool(np.array_equal(self.utility, self._right()))
+        known = self.labels is not None and self.utility is not None and self.has_classes
+        return known and bool(np.array_equal(self.utility, self._right()))
 
     @property
     def combinable(self) -> bool:
@@ -243,8 +240,7 @@ class ExitTable:
         """Say what the table contains."""
         parts = [f"{self.num_samples} samples", f"{self.num_exits} exits"]
         parts.append(f"{self.num_columns} {'classes' if self.has_classes else 'features'}")
-        known = [key for key in ("labels", "utility", "cost") if getattr(self, key) is not None]
-        said = f" with {' and '.join(known)}" if known else ""
+        said = "".join(f" and {key}" for key in ("labels", "utility", "cost") if getattr(self, key) is not None)
         costs = "" if self.costs is None else f"; leaving costs {few(self.costs.cumulative)} {self.costs.unit}"
         return f"ExitTable {self.split or '(unnamed)'!r} of {', '.join(parts)}{said}{costs}"
 
@@ -257,17 +253,7 @@ class ExitTable:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        samples, exits = np.indices((self.num_samples, self.num_exits)).reshape(2, -1)
-        columns: dict[str, Any] = {"sample": samples, "exit": exits}
-        if self.exit_names:
-            columns["exit_name"] = np.array(self.exit_names)[exits]
-        if self.utility is not None:
-            columns["utility"] = as_array(self.utility).ravel()
-        if self.costs is not None:
-            columns["cost"] = self.leaving_costs.ravel()
-        if self.labels is not None:
-            columns["label"] = as_array(self.labels)[samples]
-        return frame(columns)
+        return frame(changes.long_columns(self))
 
     def select(self, rows: slice | np.ndarray | Sequence[int]) -> ExitTable:
         """Return the table of some rows: a slice, their numbers, in that order, or a mask.
@@ -275,7 +261,7 @@ class ExitTable:
         Raises:
             InputError: No rows, one that is not there, or a mask of another length.
         """
-        return replace(self, **self._picked(_BY_SAMPLE, checks.rows_of(rows, self.num_samples)))
+        return replace(self, **self._picked(BY_SAMPLE, checks.rows_of(rows, self.num_samples)))
 
     def until(self, exits: int, costs: CostTable | None = None) -> ExitTable:
         """Return the table of the first exits, at least 2, at their own costs or at others."""
@@ -335,21 +321,7 @@ class ExitTable:
         """
         if self.transform is not None:
             raise InputError("table is transformed: a fallback is an exit of the model. Add it first.")
-        more, worth = (
-            checks.per_sample(value, key, self.num_samples) for key, value in (("cost", cost), ("utility", utility))
-        )
-        before, known = self.leaving_costs, self.require_costs()
-        recorded = "logits" if self.has_classes else "features"
-        outputs = np.concatenate([self.outputs, self.outputs[:, -1:]], axis=1)
-        named = self.exit_names or tuple(_NUMBERED.format(k) for k in range(self.num_exits))
-        cumulative = np.column_stack([before, before[:, -1] + more])
-        checks.check_cost(cumulative)
-        same = self.cost is None and np.ptp(more) == 0
-        costs = CostTable((*known.cumulative, known.high + float(more.mean())), known.unit, known.reference)
-        utilities = np.column_stack([self.require_utility("a fallback"), worth])
-        changed: dict[str, Any] = {recorded: outputs, "utility": utilities, "exit_names": (*named, name)}
-        changed |= {"costs": costs, "cost": None if same else cumulative}
-        return replace(self, **changed)
+        return replace(self, **changes.with_last(self, cost, utility, name))
 
     def _picked(self, keys: Sequence[str], index: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever numpy takes
         return {key: None if getattr(self, key) is None else getattr(self, key)[index] for key in keys}
@@ -363,27 +335,8 @@ class ExitTable:
             TableError: A key is present in some tables only.
         """
         tables = [checks.instance(table, cls, "table") for table in checks.listed(tables, "tables")]
-        if not tables:
-            raise TableError("tables are empty: there is nothing to join. Pass at least 1.")
-        first = tables[0]
-        for i, table in enumerate(tables):
-            if table.outputs.shape[1:] != first.outputs.shape[1:] or table.has_classes != first.has_classes:
-                raise ShapeError(
-                    f"table {i} of shape {table.outputs.shape} does not fit: table 0 has {first.num_exits} exits and "
-                    f"{first.num_columns} columns. Record both with the same model."
-                )
-        if len({table.source for table in tables if table.source}) > 1:
-            raise TableError("tables of several models cannot be joined: their sources differ. Record them with one.")
-        pooled: dict[str, Any] = {}
-        for key in _BY_SAMPLE:
-            parts = [getattr(table, key) for table in tables]
-            missing = [part is None for part in parts]
-            if any(missing) and not all(missing):
-                raise TableError(
-                    f"{key} is missing in table {missing.index(True)}: another table has it. Give it in all or none."
-                )
-            pooled[key] = None if missing[0] else np.concatenate(parts)
-        return replace(first, **pooled)
+        pooled = changes.joined(tables)
+        return replace(tables[0], **pooled)
 
     @classmethod
     def from_probs(cls, probs: object, **others: Any) -> ExitTable:  # noqa: ANN401 - the other attributes
