@@ -23,7 +23,7 @@ from eenet.tables.files import read_json
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
-    from eenet.experiments.recipes import Run
+    from eenet.experiments.recipes import Recipe, Run
     from eenet.policies import SavedPolicy
     from eenet.report import Example
 
@@ -56,14 +56,10 @@ def demo(
     """
     require("torch", "sklearn")
     from eenet.evaluation import saving
-    from eenet.experiments import recipes
-    from eenet.models.processor import has_bfloat16
     from eenet.policies import load_policy
 
     folder, val, test, policy = out / "run", out / "val.npz", out / "test.npz", out / "policy"
-    recipe = recipes.RECIPES["digits_clutter"].with_seed(seed)
-    if has_bfloat16():
-        recipe = replace(recipe, settings=replace(recipe.settings, precision="bfloat16"))
+    recipe = _recipe(seed)
     output.note(f"[1/6] Training {recipe.summary}.")
     trained = train_run(recipe, folder, None, output, "The same command goes on from there.")
     output.note("[2/6] Recording what every exit says about unseen samples, with the operations each exit costs.")
@@ -81,9 +77,7 @@ def demo(
     saved, table = load_policy(policy), Costs().read_table(test)
     real = _compared(ran, saved, table)
     timed, _ = bench(timing, policy=policy, passes=5, samples=TIMED, out=out / "bench.json", output=output)
-    speedups = {row["batch_size"]: row["speedup"] for row in timed["rows"]}
-    saves = saving(saved.policy, table, speedups=speedups)
-    agreed = f"Run for real, {real['same_exit']} of {real['num_samples']} test images left where replay predicted."
+    saves = saving(saved.policy, table, speedups={row["batch_size"]: row["speedup"] for row in timed["rows"]})
     files = write_comparison(
         comparison,
         out,
@@ -93,12 +87,23 @@ def demo(
         bench=timed,
         profile=read_json(out / "costs.json", "costs"),
         examples=_examples(trained, ran["samples"], _turned(saved, table, comparison)),
-        caveats=(agreed, MADE),
+        caveats=(_agreed(real), MADE),
         command=output.line,
     )
-    value = {"out": str(out), "saving": saves.to_dict(), "fit": fitted, "run": real, "bench": timed}
-    value |= {"comparison": comparison}
+    value = {"saving": saves.to_dict(), "fit": fitted, "run": real, "bench": timed, "comparison": comparison}
+    value["out"] = str(out)
     return value, [*_shown(value, everything), *(f"wrote {file}" for file in files)]
+
+
+def _recipe(seed: int) -> Recipe:
+    """Return what is trained, in single precision where the processor has no other."""
+    from eenet.experiments import recipes
+    from eenet.models.processor import has_bfloat16
+
+    recipe = recipes.RECIPES["digits_clutter"].with_seed(seed)
+    if has_bfloat16():
+        recipe = replace(recipe, settings=replace(recipe.settings, precision="bfloat16"))
+    return recipe
 
 
 def _shown(value: Mapping[str, Any], everything: bool) -> list[Block | Section]:
@@ -142,6 +147,10 @@ def _facts(fitted: Mapping[str, Any], real: Mapping[str, Any], bench: Mapping[st
         f"time per sample, batch size {timed['batch_size']}": f"{timed['adaptive_ms']:.3g} ms ({full})",
         "left where replay predicted": f"{real['same_exit']} of {real['num_samples']}",
     }
+
+
+def _agreed(real: Mapping[str, Any]) -> str:
+    return f"Run for real, {real['same_exit']} of {real['num_samples']} test images left where replay predicted."
 
 
 def _turned(saved: SavedPolicy, table: ExitTable, comparison: Mapping[str, Any]) -> np.ndarray | None:

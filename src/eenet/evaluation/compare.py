@@ -133,12 +133,10 @@ def compare(
             seed=seed,
         )
     found = tuple(_groups(runs, asked, {one.by: one.names for one in known}))
-    maps = [] if confusion is None else [_MAPS]
-    notes = [*maps, *_notes(val, test, runs, asked), *saving_note(schedulers, cap=cap)]
+    notes = [*_notes(val, test, runs, asked, maps=confusion is not None), *saving_note(schedulers, cap=cap)]
     done = summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=notes)
     beside = beside_statics(done, statics, runs, resamples=resamples, seed=seed)
-    dials = [{"policy": name, **run.dial} for name, run in runs[0].runs.items() if run.dial is not None]
-    return replace(done, statics=tuple(vars(one) for one in beside), dial=dials[0] if dials else None)
+    return replace(done, statics=tuple(vars(one) for one in beside))
 
 
 def _check_settings(schedulers: Mapping[str, Scheduler], *, splits: int, groups: bool, confusion: bool) -> None:
@@ -258,9 +256,9 @@ class _Split:
     def run(self, schedulers: Mapping[str, Scheduler], step: Callable[[str], None]) -> SplitRun:
         """Fit every scheduler once and replay the policy of every budget; the bounds come last."""
         runs = {}
-        tested = Family.of(list(schedulers)).policy
+        tested = Family.of(list(schedulers)).policy if self.keep and not self.maps else None
         for name, scheduler in schedulers.items():
-            runs[name] = self._fitted(scheduler, turn=name == tested and self.keep and not self.maps)
+            runs[name] = self._fitted(scheduler, turn=name == tested)
             step(name)
         runs["random"] = self._bound(partial(static_mix, self.val), is_mix=True)
         if not self.maps:
@@ -282,8 +280,7 @@ class _Split:
         seconds = time.perf_counter() - started
         for replayer in self.replayers:
             replayer.prepare(policies)
-        asked = {budget.value for budget in self.budgets.asked}
-        points, kept = [], []
+        points, kept, asked = [], [], {budget.value for budget in self.budgets.asked}
         groups: dict[tuple[str, float], GroupStats] = {}
         for budget, policy in zip(self.budgets.values, policies, strict=True):
             found = self._expected(policy)
@@ -294,9 +291,8 @@ class _Split:
             for known in self.groupings if budget in asked else ():
                 groups[known.by, budget] = group_stats(known, self.test, found.leaving, found.utility)
         sampled = self._sampled(*(np.stack(each) for each in zip(*kept, strict=True))) if kept else None
-        turned = Turning(self.replayers[1], self.groupings).over(dial, sorted(asked)) if turn else None
-        more = {"sampled": sampled, "groups": groups, "cap": most, "dial": turned}
-        return self._judged(*zip(*points, strict=True), seconds=seconds, **more)
+        run = self._judged(*zip(*points, strict=True), seconds=seconds, sampled=sampled, groups=groups, cap=most)
+        return replace(run, dial=Turning(self.replayers[1], self.groupings).over(dial, sorted(asked))) if turn else run
 
     def _expected(self, policy: Policy) -> _Expected:
         """Return what a policy does in expectation over its coin: each component is replayed once on each table."""
@@ -350,8 +346,9 @@ def _groups(runs: Sequence[SplitRun], budgets: Budgets, names: Mapping[str, Sequ
                 yield PolicyGroups(policy=name, budget=value, budget_input=text, by=by, groups=rows)
 
 
-def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: Budgets) -> Iterator[str]:
+def _notes(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets: Budgets, *, maps: bool) -> Iterator[str]:
     """Yield what a reader should know before believing the numbers, the worst first."""
+    yield from [_MAPS] * maps
     if same_outputs(val, test):
         yield "VAL and TEST are the same data: these are fitting numbers, and say nothing about other samples."
     elif val.num_samples == test.num_samples and np.array_equal(val.outputs[:16], test.outputs[:16]):
@@ -386,8 +383,8 @@ def _spending_notes(runs: Sequence[SplitRun], budgets: Budgets) -> Iterator[str]
     unit, asked = budgets.costs.unit, np.array(budgets.values)
     for name in runs[0].runs:
         caps = [split.runs[name].cap for split in runs if math.isfinite(split.runs[name].cap)]
+        where = "" if len(runs) == 1 else f" on average, in {len(caps)} of {len(runs)} splits"
         if caps:
-            where = "" if len(runs) == 1 else f" on average, in {len(caps)} of {len(runs)} splits"
             yield f"{name} spends at most {np.mean(caps):.4g} {unit}{where}: more brought nothing on held-out samples."
     for name, run in runs[0].runs.items():
         cost = run.points["val_cost"]

@@ -287,6 +287,7 @@ def summarise(
         curves={name: _mean_curve(anchor, own) for name, own in points.items()},
         standard_budgets=budgets.standard,
         same_data=same_outputs(val, test),
+        dial=next(({"policy": name, **run.dial} for name, run in runs[0].runs.items() if run.dial is not None), None),
         notes=tuple(notes),
     )
 
