@@ -12,7 +12,7 @@ from tests.report.test_report import Page
 from eenet import report
 from eenet.evaluation import StaticModel, compare
 from eenet.report.clocks import clocks
-from eenet.report.explorer import chosen_policy
+from eenet.report.states import chosen_policy
 from eenet.report.svg import Frame, Point, chart, halves
 from eenet.schedulers import GeometricScheduler, PatienceScheduler, StoppingScheduler
 from eenet.tables import ExitTable

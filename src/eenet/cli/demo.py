@@ -78,9 +78,7 @@ def demo(
     saved, table = load_policy(policy), Costs().read_table(test)
     real = _compared(ran, saved, table)
     timed, _ = bench(timing, policy=policy, passes=5, samples=TIMED, out=out / "bench.json", output=output)
-    speedups = {row["batch_size"]: row["speedup"] for row in timed["rows"]}
-    saves = saving(saved.policy, table, speedups=speedups)
-    agreed = f"Run for real, {real['same_exit']} of {real['num_samples']} test images left where replay predicted."
+    saves = saving(saved.policy, table, speedups={row["batch_size"]: row["speedup"] for row in timed["rows"]})
     files = write_comparison(
         comparison,
         out,
@@ -90,7 +88,7 @@ def demo(
         bench=timed,
         profile=read_json(out / "costs.json", "costs"),
         examples=_examples(trained, ran["samples"], _turned(saved, table, comparison)),
-        caveats=(agreed, MADE),
+        caveats=(_agreed(real), MADE),
         command=output.line,
     )
     value = {"out": str(out), "saving": saves.to_dict(), "fit": fitted, "run": real, "bench": timed}
@@ -147,6 +145,10 @@ def _facts(fitted: Mapping[str, Any], real: Mapping[str, Any], bench: Mapping[st
         f"time per sample, batch size {timed['batch_size']}": f"{timed['adaptive_ms']:.3g} ms ({full})",
         "left where replay predicted": f"{real['same_exit']} of {real['num_samples']}",
     }
+
+
+def _agreed(real: Mapping[str, Any]) -> str:
+    return f"Run for real, {real['same_exit']} of {real['num_samples']} test images left where replay predicted."
 
 
 def _turned(saved: SavedPolicy, table: ExitTable, comparison: Mapping[str, Any]) -> np.ndarray | None:

@@ -136,8 +136,7 @@ def compare(
     notes = [*maps, *notes_on(val, test, runs, asked), *saving_note(schedulers, cap=cap)]
     done = summarise(runs, val, test, asked, seed=seed, resampled=resampled, groups=found, notes=notes)
     beside = beside_statics(done, statics, runs, resamples=resamples, seed=seed)
-    dials = [{"policy": name, **run.dial} for name, run in runs[0].runs.items() if run.dial is not None]
-    return replace(done, statics=tuple(vars(one) for one in beside), dial=dials[0] if dials else None)
+    return replace(done, statics=tuple(vars(one) for one in beside))
 
 
 def _check_settings(schedulers: Mapping[str, Scheduler], *, splits: int, groups: bool, confusion: bool) -> None:
@@ -257,9 +256,9 @@ class _Split:
     def run(self, schedulers: Mapping[str, Scheduler], step: Callable[[str], None]) -> SplitRun:
         """Fit every scheduler once and replay the policy of every budget; the bounds come last."""
         runs = {}
-        tested = Family.of(list(schedulers)).policy
+        tested = Family.of(list(schedulers)).policy if self.keep and not self.maps else None
         for name, scheduler in schedulers.items():
-            runs[name] = self._fitted(scheduler, first=name == tested and self.keep and not self.maps)
+            runs[name] = self._fitted(scheduler, first=name == tested)
             step(name)
         runs["random"] = self._bound(partial(static_mix, self.val), is_mix=True)
         if not self.maps:
@@ -281,8 +280,7 @@ class _Split:
         seconds = time.perf_counter() - started
         for replayer in self.replayers:
             replayer.prepare(policies)
-        asked = {budget.value for budget in self.budgets.asked}
-        points, kept = [], []
+        points, kept, asked = [], [], {budget.value for budget in self.budgets.asked}
         groups: dict[tuple[str, float], GroupStats] = {}
         for budget, policy in zip(self.budgets.values, policies, strict=True):
             found = self._expected(policy)

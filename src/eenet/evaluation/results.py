@@ -336,6 +336,7 @@ def summarise(
         saving=saved,
         saving_at=at,
         same_data=same_outputs(val, test),
+        dial=next(({"policy": name, **run.dial} for name, run in runs[0].runs.items() if run.dial is not None), None),
         notes=tuple(notes),
     )
 

@@ -45,7 +45,12 @@ class MainScore:
         self, table: ExitTable
     ) -> tuple[Float32[np.ndarray, "sample early"], Bool[np.ndarray, "sample early"]]:
         """Return the scores at every early exit, and whether the exit, as the policy reads it, is right."""
-        replayer = Replayer(table)
+        return self.replayed(Replayer(table))
+
+    def replayed(
+        self, replayer: Replayer
+    ) -> tuple[Float32[np.ndarray, "sample early"], Bool[np.ndarray, "sample early"]]:
+        """Return the same of the samples of a replayer, which may know the scores already."""
         replayer = replayer if self.transform is None else replayer.transformed(self.transform)
         right = require_right(replayer.table, "judging scores")
         return replayer.scores(self.scorer)[:, : self.early_exits], right[:, : self.early_exits]

@@ -125,7 +125,7 @@ class Turning:
         return {"score": self._scores[key], "thresholds": scaled}
 
     def _histograms(self, main: MainScore) -> dict[str, Any]:
-        scores, right = main.at_exits(self._replayer.table)
+        scores, right = main.replayed(self._replayer)
         exits, what = [], ""
         for k in range(scores.shape[1]):
             values, what = on_unit_scale(main.scorer, scores[:, k])
