@@ -58,14 +58,8 @@ def speedup(
 
         eenet run run --policy run/policy photos/ --budget 40%
     """
-    if samples.data is None:
-        raise InputError("--data is missing: exits learn from samples, and are judged on others. Pass --data.")
-    if spec.partition(":")[0] in _AT_RANDOM and making.weights is None and not everything_learns:
-        raise InputError(
-            f"{spec} without --weights begins at random: heads alone would learn from nothing. Pass --weights FILE, or "
-            "--all-layers to train the whole model."
-        )
-    require("torch", "matplotlib")
+    _check(spec, samples, making, everything_learns=everything_learns)
+    require("torch")
     from eenet.evaluation import saving
     from eenet.policies import load_policy
     from eenet.speedup.one_call import BATCH_SIZES, PASSES, samples_to_time
@@ -105,3 +99,14 @@ def speedup(
     shown = comparison_parts(comparison, saved.sentence, everything=everything)
     shown = [*shown, bench_section(timed)] if everything else shown[:-1]  # without how to see more of `compare`
     return value, [*shown, f"wrote {out / 'report.html'} and {len(files) - 1} files beside it"]
+
+
+def _check(spec: str, samples: Data, making: Making, *, everything_learns: bool) -> None:
+    """Refuse what nothing can be learnt from."""
+    if samples.data is None:
+        raise InputError("--data is missing: exits learn from samples, and are judged on others. Pass --data.")
+    if spec.partition(":")[0] in _AT_RANDOM and making.weights is None and not everything_learns:
+        raise InputError(
+            f"{spec} without --weights begins at random: heads alone would learn from nothing. Pass --weights FILE, or "
+            "--all-layers to train the whole model."
+        )

@@ -47,8 +47,8 @@ from eenet.tables.checks import listed, logits_of, number
 from eenet.tables.costs import BudgetLike, standard_budgets
 
 _LEAST = 2 * LEAST_SAMPLES  # with fewer, the mean cost of new samples is uncertain by over 5 % of what exits differ by
-_FITTED = ("costs_", "cascade_", "table_", "calibration_rows_", "dial_", "policy_", "expected_cost_", "exit_index_")
-_FITTED += ("cost_", "_ids")
+_MADE = ("costs_", "cascade_", "table_", "dial_", "policy_", "expected_cost_")
+_FITTED = (*_MADE, "calibration_rows_", "exit_index_", "cost_", "_ids")
 _PASSES = 5  # timed, of every member
 
 

@@ -92,9 +92,8 @@ def advise(
         int(number(value, name, low, whole=True))
         for name, value, low in (("folds", folds, 2), ("resamples", resamples, 1), ("seed", seed, 0))
     )
-    if parts is None and table.separate:
-        parts = CostParts.of_models(costs)
-    samples, parts, budgets = _samples(table, confidence, folds), _agreeing(costs, parts), list(budgets)
+    parts = CostParts.of_models(costs) if parts is None and table.separate else _agreeing(costs, parts)
+    samples, budgets = _samples(table, confidence, folds), list(budgets)
     check_statics(statics, len(samples), table.name)
     wanted = tuple(dict.fromkeys(costs.budget(budget) for budget in budgets or standard_budgets(costs)))
     warn_if_small(table)

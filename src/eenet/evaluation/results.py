@@ -305,14 +305,13 @@ def summarise(
         name: {key: np.stack([split.runs[name].points[key] for split in runs]) for key in run.points}
         for name, run in runs[0].runs.items()
     }  # [split, budget, ...]
+    means, sds, names = utility.mean(axis=0).tolist(), _sd(utility), test.exit_names
     exits: list[dict[str, Any]] = [
-        {"cost": cost, "utility_test": mean} | ({"sd": {"utility_test": sd}} if several else {})
-        for cost, mean, sd in zip(
-            test.require_costs().cumulative, utility.mean(axis=0).tolist(), _sd(utility), strict=True
-        )
+        {"cost": cost, "utility_test": means[k]}
+        | ({"sd": {"utility_test": sds[k]}} if several else {})
+        | ({"name": names[k]} if names else {})
+        for k, cost in enumerate(test.require_costs().cumulative)
     ]
-    for one, name in zip(exits, test.exit_names, strict=False):
-        one["name"] = name
     anchor = np.mean([split.static[:, 0] for split in runs], axis=0)
     at, saved = next((run.saved for run in runs[0].runs.values() if run.saved is not None), ("", None))
     pairs = _pairs(areas, resampled, num_fit=val.num_samples, num_test=test.num_samples)
