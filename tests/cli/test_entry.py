@@ -116,4 +116,4 @@ def test_extras_of_the_table_are_those_of_the_package():
 
     root = Path(__file__).parents[2]
     extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert set(errors.EXTRAS.values()) == set(extras) - {"all", "dev", "docs"}
+    assert set(errors.EXTRAS.values()) == set(extras) - {"all", "dev", "docs", "fits"}

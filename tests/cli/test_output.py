@@ -28,7 +28,7 @@ from eenet.schedulers.names import POLICIES
 def test_the_commands_are_those_of_the_contract():
     assert set(COMMANDS) == {
         *("demo", "attach", "train", "record", "profile", "fit", "compare", "advise", "run", "bench", "export"),
-        *("report", "reproduce"),
+        *("report", "reproduce", "speedup"),
     }
 
 

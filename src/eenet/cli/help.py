@@ -11,6 +11,7 @@ from typing import Any
 
 USUAL = {
     "demo": ("out", "everything"),
+    "speedup": ("data", "budget", "out", "everything"),
     "attach": ("exits", "out", "data", "epochs"),
     "train": ("out", "data_root", "download"),
     "record": ("split", "out"),
