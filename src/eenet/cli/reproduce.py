@@ -59,7 +59,8 @@ def reproduce(
     if name == "paper":
         from eenet.experiments.reproduce.parity import write_paper_page
 
-        page = write_paper_page(pages or out, out, f"eenet reproduce paper --out {out}")
+        beside = "" if pages is None else f" --pages {pages}"
+        page = write_paper_page(pages or out, out, f"eenet reproduce paper --out {out}{beside}")
         return {"page": str(page)}, [facts_table("The paper's tables", {"page": str(page)})]
     experiment = experiments.EXPERIMENTS[known("experiment", name, [*experiments.EXPERIMENTS, "paper"])]
     chosen = known("--scale", scale, experiments.SCALES)
