@@ -78,7 +78,8 @@ def test_refuses_what_is_no_finished_run(quick: Recipe, tmp_path: Path) -> None:
         open_run(tmp_path)
 
 
-def test_refuses_a_missing_data_root(tmp_path: Path) -> None:
+def test_refuses_a_missing_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EENET_DATA", raising=False)
     recipe = RECIPES["cifar10_resnet56_6"]
     with pytest.raises(DataError, match="data root is missing"):
         train(recipe, tmp_path / "run", progress=False)

@@ -21,7 +21,10 @@ _HELP = "Add --help for how to call it."
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Do the main job on pictures of digits: train, record, measure, fit, compare, run, report."),
-    "speedup": ("speedup", "Make a model stop early and say what that saves: attach exits, train, record, fit, compare, time."),
+    "speedup": (
+        "speedup",
+        "Make a model stop early and say what that saves: attach exits, train, record, fit, compare, time.",
+    ),
     "attach": ("attach", "Give exits to a model, check that samples can really leave there, and train them."),
     "train": ("train", "Train a multi-exit model; a run that was stopped continues when the command is repeated."),
     "record": ("train", "Record what every exit says about every sample of a split: the table of fit and compare."),
