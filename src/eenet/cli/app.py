@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Do the main job on pictures of digits: train, record, measure, fit, compare, run, report."),
     "speedup": (
         "speedup",
-        "Make a model stop early and say what that saves: attach exits, train, record, fit, compare, time.",
+        "Make a model stop early and say what that saves: attach, train, record, fit, compare, time.",
     ),
     "attach": ("attach", "Give exits to a model, check that samples can really leave there, and train them."),
     "train": ("train", "Train a multi-exit model; a run that was stopped continues when the command is repeated."),

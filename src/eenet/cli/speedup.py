@@ -41,7 +41,7 @@ def speedup(
     everything: AllOption = False,
     output: Output,
 ) -> Result:
-    """Make a model stop early and say what that saves: attach exits, train, record, fit, compare, time.
+    """Make a model stop early and say what that saves: attach, train, record, fit, compare, time.
 
     Data are split: 60 % to train on, 20 % for calibration, 20 % for testing; the model must not have been trained on
     these. RUN is a run like that of `eenet attach`, with the policy in RUN/policy, tables in RUN/val.npz and
