@@ -74,6 +74,8 @@ def test_it_says_where_it_is_not_on_the_clock():
     found = saving(policy, other, speedups={1: 0.97, 32: 1.02})
     assert found.sentence.startswith("Do not bother: the saving is not on the clock (1.02x at batch 32).")
     assert saving(policy, other, speedups={1: 0.97, 32: 1.3}).pays
+    mixed = saving(policy, other, speedups={1: 0.5, 32: 1.3}).sentence
+    assert mixed.startswith("2.0x slower at batch 1 (1.3x faster at 32), ")
     few = saving(policy, other.select(np.arange(40)))
     assert not few.pays and "40 samples are too few" in few.sentence
 

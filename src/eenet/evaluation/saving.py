@@ -95,8 +95,11 @@ class Saving:
         if not self.speedups:
             return f"{1 - self.cost_share:.0%} of the {self.unit} saved"
         (first, speedup), *others = self.speedups.items()
-        beside = ", ".join(f"{value:.1f}x at {size}" for size, value in others)
-        return f"{speedup:.1f}x faster at batch {first}" + (f" ({beside})" if beside else "")
+        same = speedup >= 1 and all(value >= 1 for _, value in others)
+        beside = ", ".join(
+            f"{value:.1f}x at {size}" if same else f"{_times(value)} at {size}" for size, value in others
+        )
+        return f"{_times(speedup)} at batch {first}" + (f" ({beside})" if beside else "")
 
     def _left(self) -> str:
         *early, _ = self.exits
@@ -206,6 +209,10 @@ def saving_at(policies: Mapping[Budget, Policy], on_val: Replayer, on_test: Repl
     typed = chosen.text.strip()
     words = typed if typed.endswith("%") else f"{chosen.value:.4g} {on_val.table.require_costs().unit}"
     return words, _saved(policies[chosen], on_test, {})
+
+
+def _times(speedup: float) -> str:
+    return f"{speedup:.1f}x faster" if speedup >= 1 else f"{1 / speedup:.1f}x slower"
 
 
 def _error(values: np.ndarray) -> float:
