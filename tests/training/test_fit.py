@@ -40,7 +40,10 @@ def test_the_first_phase_leaves_the_backbone_alone_the_second_trains_everything(
     settings = dataclasses.replace(resumable.SETTINGS, epochs=1, heads_share=share)
     fit_exits(model, resumable.make_data(), settings, progress=False)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == ({"heads.0.2.weight", "heads.0.2.bias"} if share == 1 else set(before))
+    if share < 1:  # a bias before a batch norm has no effect: rounding alone may change it
+        assert changed | {"stages.0.0.bias"} == set(before)
+    else:
+        assert changed == {"heads.0.2.weight", "heads.0.2.bias"}
 
 
 class Sized(nn.Module):
