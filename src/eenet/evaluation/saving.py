@@ -115,7 +115,7 @@ class Saving:
 
     def _against(self) -> Iterator[str]:
         gain, low, high = self.gain
-        if low <= 100 * _ROUNDING:
+        if low <= 0:
             better = "better" if high < 0 else "as good"
             yield (
                 f"a fixed mix of exits is {better} at equal cost (the policy is {gain:+.1f} points above it, 95 % "
@@ -182,6 +182,7 @@ def saving_of(
     best = int(cheap[utility[:, cheap].mean(axis=0).argmax()]) if len(cheap) else None
     mix = np.array(static_mix(table, table, costs, cost).distribution)
     above = 100 * (earned - utility @ mix)
+    above[np.abs(above) < 100 * _ROUNDING] = 0.0
     error = _Z * _error(above)
     return Saving(
         cost_share=cost / costs.full,
