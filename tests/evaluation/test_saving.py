@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from eenet import AutoScheduler, ConfidenceScorer, CostTable, ScorePolicy
-from eenet.errors import TableError
+from eenet.errors import InputError, TableError
 from eenet.evaluation import saving
+from eenet.evaluation.saving import points, saving_at
 from eenet.policies import MixedPolicy, replay
 from eenet.policies.policy import static_policy
+from eenet.policies.replay import Replayer
 from eenet.tables import ExitTable
 from eenet.testing import planted
 
@@ -98,3 +100,42 @@ def test_what_cannot_be_judged_is_refused():
     policy = AutoScheduler(seed=0).fit(table, budget="60%")
     with pytest.raises(TableError):
         saving(policy, ExitTable(logits=table.logits, costs=table.costs))
+
+
+def test_a_fixed_mix_is_as_good_as_itself_whatever_sums_round_to():
+    generator = np.random.default_rng(0)
+    costs, first = CostTable((0.37, 0.93, 1.21), "ms"), ConfidenceScorer("max_prob")
+    for _ in range(40):
+        right = np.ones((int(generator.integers(60, 300)), 3))
+        right[:, :2] = generator.random((len(right), 1)) < 0.5
+        table = table_of(right, np.ones_like(right)).with_costs(costs)
+        fixed = MixedPolicy(static_policy(first, 0, 3), static_policy(first, 2, 3), float(generator.random()), 1)
+        found = saving(fixed, table)
+        assert found.gain == (0.0, 0.0, 0.0) and "as good at equal cost" in found.sentence
+
+
+@pytest.mark.parametrize("right", [7, 14, 29, 57])
+def test_exactly_one_point_lost_is_at_most_one(right):
+    logits = np.zeros((100, 2, 2))
+    logits[:, 0, 0], logits[:, 1, 0] = np.arange(100) < right - 1, np.arange(100) < right
+    logits[:, :, 1] = 0.5
+    table = ExitTable(logits=logits, labels=np.zeros(100, dtype=np.int64), costs=CostTable((1.0, 2.0), "ms"))
+    policies = {
+        table.costs.budget(one): static_policy(ConfidenceScorer("max_prob"), k, 2) for k, one in enumerate("12")
+    }
+    words, found = saving_at(policies, Replayer(table), Replayer(table))
+    assert words == "1 ms" and found.lost == pytest.approx(1.0)
+
+
+def test_nothing_is_never_less_than_nothing():
+    assert points(-0.04, verb=True) == points(0.04, verb=True) == "loses 0.0 points"
+    table = table_of([[0, 0, 1]] * 60, [[1, 1, 1]] * 60).with_costs(CostTable((1.0, 2.0, 4.0), "ms", 3.999))
+    assert "0% of the ms saved" in (said := saving(static_policy(ConfidenceScorer("max_prob"), 2, 3), table).sentence)
+    assert "-0" not in said
+
+
+@pytest.mark.parametrize("speedups", [{1: 0.0}, {1: -1.0}, {1: math.nan}, {1: math.inf}])
+def test_speed_ups_that_are_none_are_refused(speedups):
+    table = table_of([[0, 0, 1]] * 60, [[1, 1, 1]] * 60)
+    with pytest.raises(InputError, match="speedups"):
+        saving(static_policy(ConfidenceScorer("max_prob"), 0, 3), table, speedups=speedups)

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
 from eenet.schedulers.bounds import static_mix
-from eenet.tables.checks import instance
+from eenet.tables.checks import instance, number
 from eenet.tables.costs import Budget, CostTable
 from eenet.tables.display import notebook
 from eenet.tables.table import ExitTable
@@ -22,6 +22,7 @@ LEAST_SAVING = 0.05  # of cost or time: below, nobody would notice
 _LOSS = 0.01  # of utility on VAL, which the budget may cost at which a saving is named
 _FEW = 200  # samples below which differences of points are chance
 _Z = 1.96  # of a 95 % interval
+_ROUNDING = 1e-9  # of utility and cost: below, sums of the same numbers differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,8 @@ class Saving:
 
     def _saved(self) -> str:
         if not self.speedups:
-            return f"{1 - self.cost_share:.0%} of the {self.unit} saved"
+            share = round(1 - self.cost_share, 2) + 0.0  # no "-0%"
+            return f"{share:.0%} of the {self.unit} saved"
         (first, speedup), *others = self.speedups.items()
         same = speedup >= 1 and all(value >= 1 for _, value in others)
         beside = ", ".join(
@@ -140,10 +142,14 @@ def saving(
         speedups: Of the same policy by batch size, as `eenet.bench` measured them.
 
     Raises:
+        InputError: A speed-up is no number above 0.
         TableError: The table has neither labels nor utility, or no costs.
     """
+    timed = instance({} if speedups is None else speedups, Mapping, "speedups", "Pass them by batch size.")
+    for size, value in timed.items():
+        number(value, f"speedups at batch {size}", above=0)
     replayer = Replayer(instance(table, ExitTable, "table").with_costs(costs))
-    return _saved(instance(policy, Policy, "policy"), replayer, speedups or {})
+    return _saved(instance(policy, Policy, "policy"), replayer, timed)
 
 
 def _saved(policy: Policy, replayer: Replayer, speedups: Mapping[int, float]) -> Saving:
@@ -172,10 +178,11 @@ def saving_of(
     """
     costs, utility = table.require_costs(), table.require_utility("what a policy saves")
     cost, lost = float(spent.mean()), utility[:, -1] - earned
-    cheap = np.flatnonzero(table.leaving_costs.mean(axis=0) <= cost * (1 + 1e-9))
+    cheap = np.flatnonzero(table.leaving_costs.mean(axis=0) <= cost * (1 + _ROUNDING))
     best = int(cheap[utility[:, cheap].mean(axis=0).argmax()]) if len(cheap) else None
     mix = np.array(static_mix(table, table, costs, cost).distribution)
     above = 100 * (earned - utility @ mix)
+    above[np.abs(above) < 100 * _ROUNDING] = 0.0
     error = _Z * _error(above)
     return Saving(
         cost_share=cost / costs.full,
@@ -204,7 +211,7 @@ def saving_at(policies: Mapping[Budget, Policy], on_val: Replayer, on_test: Repl
     """
     full = float(on_val.table.require_utility("what a policy saves")[:, -1].mean())
     budgets = sorted(policies, key=lambda budget: budget.value)
-    enough = (one for one in budgets if on_val.expected(policies[one])[1] >= full - _LOSS)
+    enough = (one for one in budgets if on_val.expected(policies[one])[1] >= full - _LOSS - _ROUNDING)
     chosen = next(enough, budgets[-1])
     typed = chosen.text.strip()
     words = typed if typed.endswith("%") else f"{chosen.value:.4g} {on_val.table.require_costs().unit}"
@@ -222,7 +229,7 @@ def _error(values: np.ndarray) -> float:
 
 def points(lost: float, *, verb: bool = False) -> str:
     """Say how many points are lost or gained, after a subject where ``verb``: "loses 0.6 points"."""
-    rounded = round(lost, 1)
+    rounded = round(lost, 1) + 0.0  # no "-0.0"
     if verb:
         return f"loses {rounded:.1f} points" if rounded >= 0 else f"gains {-rounded:.1f} points"
     if rounded == 0:
