@@ -55,7 +55,9 @@ class Sending:
                     "Leave it out, or pass a folder of eenet export --tier or --from."
                 )
             if not inputs:
-                raise InputError("INPUTS are missing: it needs some. Name images, texts, arrays or split:test.")
+                raise InputError(
+                    "INPUTS are missing: TARGET has nothing to run on. Name images, texts, arrays or split:test."
+                )
             return
         held = f"stages {model.first} to {model.last} of {model.engine.num_exits}"
         if budget is not None:
