@@ -1,5 +1,6 @@
 """Arrays, splits and digits: what is prepared, what is loaded, and that the splits never overlap."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from written_data import picture, save
 
-from eenet.errors import DataError, InputError
+from eenet.errors import DataError, InputError, MissingExtraError
 from eenet.experiments.data import ArrayDataset, DataSplits, ImageFiles, MaskFiles, TextDataset, load_digits
 from eenet.experiments.data.dataset import as_images, halved, share_of, shared, shuffled
 
@@ -241,3 +242,10 @@ def test_images_stay_files_until_asked_for(tmp_path: Path) -> None:
     assert as_images(files) is files
     with pytest.raises(DataError, match="data are no images"):
         as_images(TextDataset(torch.ones(2, 3, dtype=torch.int32), torch.tensor([0, 1])))
+
+
+def test_digits_without_scikit_learn_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = load_digits(seed=2)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(MissingExtraError, match=r'sklearn is not installed: .*pip install "eenet\[sklearn\]"'):
+        _ = splits.train

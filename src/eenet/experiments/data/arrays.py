@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from eenet.errors import require
 from eenet.experiments.data.dataset import ArrayDataset, DataSplits, Normalisation, Split, share_of, shared, shuffled
 from eenet.experiments.data.files import bad_file, read_arrays
 from eenet.running.preparation import is_on_scale
@@ -29,6 +30,9 @@ def load_digits(*, seed: int = 0) -> DataSplits:
     Args:
         seed: decides which digit belongs to which split.
 
+    Raises:
+        MissingExtraError: At the first split that is read: scikit-learn is not installed.
+
     Example:
         >>> splits = load_digits()
         >>> len(splits.train), len(splits.calibration), len(splits.test)
@@ -36,6 +40,7 @@ def load_digits(*, seed: int = 0) -> DataSplits:
     """
 
     def load(split: Split) -> ArrayDataset:
+        require("sklearn", reason="the digits come with it")
         from sklearn import datasets
 
         digits = datasets.load_digits()
