@@ -139,3 +139,16 @@ def test_speed_ups_that_are_none_are_refused(speedups):
     table = table_of([[0, 0, 1]] * 60, [[1, 1, 1]] * 60)
     with pytest.raises(InputError, match="speedups"):
         saving(static_policy(ConfidenceScorer("max_prob"), 0, 3), table, speedups=speedups)
+
+
+def test_a_model_that_knows_nothing_is_no_model():
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(size=(600, 3, 4)), generator.integers(0, 4, size=600)
+    table = ExitTable(logits=logits, labels=labels, costs=COSTS)
+    found = saving(static_policy(ConfidenceScorer("max_prob"), 0, 3), table, speedups={1: 3.0})
+    counts = np.bincount(labels)
+    assert found.majority == counts.max() / 600 and not found.pays
+    right = (logits[:, -1].argmax(axis=1) == labels).mean()
+    assert found.full_utility == right
+    said = f"({right:.0%} right, always answering the most frequent class {counts.max() / 600:.0%})"
+    assert found.sentence.startswith(f"Do not bother: the model knows hardly anything {said}")

@@ -20,6 +20,7 @@ from eenet.evaluation.exits import (
     cross_validated,
     static_mix,
 )
+from eenet.evaluation.saving import majority_right
 from eenet.evaluation.statics import check_statics
 from eenet.evaluation.statistics import Curve, SampledCurve, bootstrap, bootstrap_interval
 from eenet.policies.replay import Replayer
@@ -132,14 +133,7 @@ def advise(
 def hardly_knowing(table: ExitTable) -> str:
     """Say that no early exit of a table is surely better than its most frequent class; empty where one is."""
     early = table.require_utility("advice")[:, :-1].mean(axis=0)
-    return knowing_hardly(float(early.max()), float(_majority(table).mean()), table.num_samples)
-
-
-def _majority(table: ExitTable) -> np.ndarray:
-    """Return the utility of answering every sample with the most frequent class; 0 where classes are not known."""
-    if not table.utility_is_accuracy:
-        return np.zeros(table.num_samples)
-    return np.asarray(table.labels == np.bincount(table.labels).argmax(), dtype=np.float64)
+    return knowing_hardly(float(early.max()), float(majority_right(table).mean()), table.num_samples)
 
 
 def _samples(table: ExitTable, confidence: Confidence, folds: int) -> Samples:
@@ -151,7 +145,7 @@ def _samples(table: ExitTable, confidence: Confidence, folds: int) -> Samples:
             f"Record at least {max(folds, _LEAST)}, better thousands."
         )
     scorer = confidence_scorer(confidence, None if table.has_classes else table.feature_names)
-    return Samples(scores=Replayer(table).scores(scorer), utility=utility, majority=_majority(table))
+    return Samples(scores=Replayer(table).scores(scorer), utility=utility, majority=majority_right(table))
 
 
 def _agreeing(costs: CostTable, parts: CostParts | None) -> CostParts:

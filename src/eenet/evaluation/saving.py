@@ -39,6 +39,8 @@ class Saving:
         static_lost: Points that this exit loses.
         gain: Points above the best mix of fixed exits at equal cost, with the ends of its 95 % interval.
         num_samples: Judged on.
+        full_utility: Utility of the last exit for all samples; NaN where it is not known.
+        majority: Utility of always answering with the most frequent class; 0 where classes are not known.
         speedups: How many times faster than the original model, by batch size; empty where nothing was timed.
     """
 
@@ -51,6 +53,8 @@ class Saving:
     static_lost: float | None
     gain: tuple[float, float, float]
     num_samples: int
+    full_utility: float = math.nan
+    majority: float = 0.0
     speedups: Mapping[int, float] = field(default_factory=dict)
 
     @property
@@ -89,6 +93,7 @@ class Saving:
         """Return JSON-ready values, the sentence among them; None for what one sample does not tell."""
         values = asdict(self) | {"speedups": {str(size): value for size, value in self.speedups.items()}}
         values["lost_error"] = self.lost_error if math.isfinite(self.lost_error) else None
+        values["full_utility"] = self.full_utility if math.isfinite(self.full_utility) else None
         values["gain"] = [value if math.isfinite(value) else None for value in self.gain]
         return values | {"pays": self.pays, "reasons": list(self.reasons), "sentence": self.sentence}
 
@@ -114,6 +119,12 @@ class Saving:
         return f"the best single exit at that cost {points(self.static_lost, verb=True)}"
 
     def _against(self) -> Iterator[str]:
+        error = math.sqrt(self.full_utility * (1 - self.full_utility) / self.num_samples)
+        if self.majority > 0 and self.full_utility <= self.majority + 2 * error:
+            yield (
+                f"the model knows hardly anything ({self.full_utility:.0%} right, always answering the most frequent "
+                f"class {self.majority:.0%})"
+            )
         gain, low, high = self.gain
         if low <= 0:
             better = "better" if high < 0 else "as good"
@@ -194,6 +205,8 @@ def saving_of(
         static_lost=None if best is None else 100 * float((utility[:, -1] - utility[:, best]).mean()),
         gain=(float(above.mean()), float(above.mean()) - error, float(above.mean()) + error),
         num_samples=len(utility),
+        full_utility=float(utility[:, -1].mean()),
+        majority=float(majority_right(table).mean()),
         speedups=dict(speedups or {}),
     )
 
@@ -216,6 +229,13 @@ def saving_at(policies: Mapping[Budget, Policy], on_val: Replayer, on_test: Repl
     typed = chosen.text.strip()
     words = typed if typed.endswith("%") else f"{chosen.value:.4g} {on_val.table.require_costs().unit}"
     return words, _saved(policies[chosen], on_test, {})
+
+
+def majority_right(table: ExitTable) -> Float64[np.ndarray, " sample"]:
+    """Return the utility of answering every sample with the most frequent class; 0 where classes are not known."""
+    if not table.utility_is_accuracy:
+        return np.zeros(table.num_samples)
+    return np.asarray(table.labels == np.bincount(table.labels).argmax(), dtype=np.float64)
 
 
 def _times(speedup: float) -> str:

@@ -103,6 +103,7 @@ class Turned:
         known = position.get("saving") or self._by_means(position)
         values = {one.name: known[one.name] for one in fields(Saving) if one.name in known}
         values["gain"] = tuple(math.nan if value is None else value for value in values["gain"])
+        values |= {"full_utility": math.nan} if values.get("full_utility") is None else {}
         values["lost_error"] = math.inf if values["lost_error"] is None else values["lost_error"]
         return Saving(**values | {"exits": tuple(values["exits"]), "speedups": speedups})
 
