@@ -242,3 +242,11 @@ def test_large_models_are_timed_on_fewer_samples():
     costs = CostTable(cumulative=(1.0, 2.0), unit="MFLOPs")
     assert one_call.samples_to_time(costs) == 64
     assert one_call.samples_to_time(replace(costs, unit="ms")) == 64
+
+
+def test_parts_in_memory_are_compared_by_what_they_contain():
+    texts, labels = [str(row) for row in range(60)], np.arange(60) % 2
+    with pytest.raises(InputError, match="calibration and test are the same samples"):
+        parts_of((None, (texts, labels), (list(texts), labels.copy())), 0, in_memory=True, trains=False)
+    others = [f"{row} more" for row in range(60)]
+    assert parts_of((None, (texts, labels), (others, labels)), 0, in_memory=True, trains=False)[0] is None

@@ -190,6 +190,10 @@ def test_a_structure_names_installed_classes_only(bundle, folder):
         {"config": evil | {"model_type": "evil"}},
         {"library": "timm", "name": "hf-hub:evil/model", "settings": {"num_classes": 2, "in_chans": 3}},
         {"exits": 3},
+        {"config": structure["config"] | {"num_hidden_layers": "3"}},
+        {"config": structure["config"] | {"hidden_size": 0}},
+        {"config": structure["config"] | {"vocab_size": -1}},
+        {"inputs": {"input_ids": [10**15], "attention_mask": [10**15]}},
     ):
         with pytest.raises(InputError):
             rebuild(structure | change)

@@ -94,6 +94,12 @@ def test_what_is_no_text_is_refused(texts, given):
         texts(given)
 
 
+@pytest.mark.parametrize("classes", [["one"], ["one", "two", "three"]])
+def test_names_that_are_not_one_for_each_class_are_refused(classes):
+    with pytest.raises(InputError, match=f"classes of {len(classes)} names"):
+        AdaptivePipeline(small_bundle(), classes=classes)("title of")
+
+
 def test_what_is_no_model_is_refused(unchecked):
     with pytest.raises(InputError, match="model of type int does not fit"):
         AdaptivePipeline(3)

@@ -198,6 +198,11 @@ def test_select_and_concat_are_inverse():
         ExitTable.concat([table, synthetic_table(10, labels=False)])
     with pytest.raises(TableError, match="sources differ"):
         ExitTable.concat([replace(table, source=source) for source in ("a", "b")])
+    with pytest.raises(TableError, match="exit_names of tables to join differ"):
+        ExitTable.concat([replace(table, exit_names=names) for names in (tuple("abcd"), tuple("abdc"))])
+    cost = np.tile([1.0, 2.0, 3.0, 4.0], (10, 1))
+    with pytest.raises(TableError, match="FLOPs and ms: it has one unit"):
+        ExitTable.concat([replace(table, cost=cost, costs=CostTable(tuple(cost[0]), unit)) for unit in ("ms", "FLOPs")])
 
 
 def test_keeping_some_exits_is_recording_a_model_without_the_others():

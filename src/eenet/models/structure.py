@@ -69,9 +69,9 @@ def rebuild(structure: Mapping[str, Any]) -> MultiExitModel:
             model = _made(structure)
             inputs = _example(model, sizes)
         return attach(model, inputs, names, free=free)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
+    except EenetError:
+        raise
+    except Exception as error:  # libraries raise what they like, of sizes below 0 or beyond memory as well
         raise InputError(
             f"structure of the model cannot be used: {first_line(error)}. Pass build, a function that makes the model."
         ) from error

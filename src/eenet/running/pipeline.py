@@ -92,7 +92,8 @@ class AdaptivePipeline:
 
         Raises:
             DataError: A picture cannot be read, or the tokenizer fails.
-            InputError: An input is no text, or no picture; ``top_k`` or ``batch_size`` are below 1.
+            InputError: An input is no text, or no picture; ``top_k`` or ``batch_size`` are below 1; or there is not a
+                name for each class.
         """
         single = not isinstance(inputs, list | tuple)
         given = [inputs] if single else list(inputs)
@@ -104,6 +105,11 @@ class AdaptivePipeline:
         prediction = self.adaptive.predict_all(self._batches(given, size))
         if prediction.log_probs is None:
             raise InputError("model answers with no classes of whole samples. Call its AdaptiveModel.")
+        if self.classes is not None and len(self.classes) != prediction.log_probs.shape[1]:
+            raise InputError(
+                f"classes of {len(self.classes)} names do not fit: the model has {prediction.log_probs.shape[1]}. Name "
+                "each."
+            )
         rows = [
             [
                 {

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Int
+from torch.utils import _pytree as pytree
 
 from eenet.errors import DataError, InputError
 from eenet.running.inputs import batches_of, joined, rows_of
@@ -96,5 +97,10 @@ def first_of(part: Part, count: int) -> Any:  # noqa: ANN401 - inputs of any kin
 
 
 def _same(part: Part, other: Part) -> bool:
-    both = isinstance(part, LabelledDataset) and isinstance(other, LabelledDataset)
-    return both and part.fingerprint() == other.fingerprint()
+    if isinstance(part, LabelledDataset) or isinstance(other, LabelledDataset):
+        both = isinstance(part, LabelledDataset) and isinstance(other, LabelledDataset)
+        return both and part.fingerprint() == other.fingerprint()
+    leaves, others = (pytree.tree_leaves(one) for one in (part, other))
+    return len(leaves) == len(others) and all(
+        np.array_equal(as_array(one), as_array(two)) for one, two in zip(leaves, others, strict=True)
+    )

@@ -32,6 +32,13 @@ def joined(tables: Sequence[ExitTable]) -> dict[str, Any]:
             )
     if len({table.source for table in tables if table.source}) > 1:
         raise TableError("tables of several models cannot be joined: their sources differ. Record them with one.")
+    for key in ("feature_names", "exit_names"):
+        if len(found := {getattr(table, key) for table in tables} - {()}) > 1:
+            named = " and ".join(", ".join(names) for names in sorted(found))
+            raise TableError(f"{key} of tables to join differ: {named}. Join tables of one model.")
+    units = sorted({table.require_costs().unit for table in tables if table.cost is not None})
+    if len(units) > 1:
+        raise TableError(f"cost of tables to join is in {' and '.join(units)}: it has one unit. Convert it first.")
     pooled: dict[str, Any] = {}
     for key in BY_SAMPLE:
         parts = [getattr(table, key) for table in tables]

@@ -332,7 +332,7 @@ class ExitTable:
 
         Raises:
             ShapeError: The tables differ in exits or columns.
-            TableError: A key is present in some tables only.
+            TableError: A key is present in some tables only; or names, sources or the units of costs per sample differ.
         """
         tables = [checks.instance(table, cls, "table") for table in checks.listed(tables, "tables")]
         pooled = changes.joined(tables)
