@@ -119,10 +119,10 @@ class Saving:
         return f"the best single exit at that cost {points(self.static_lost, verb=True)}"
 
     def _against(self) -> Iterator[str]:
-        error = math.sqrt(self.full_utility * (1 - self.full_utility) / self.num_samples)
-        if self.majority > 0 and self.full_utility <= self.majority + 2 * error:
+        right = self.full_utility if self.majority > 0 else math.nan  # a share only where it is of right answers
+        if right <= self.majority + 2 * math.sqrt(right * (1 - right) / self.num_samples):
             yield (
-                f"the model knows hardly anything ({self.full_utility:.0%} right, always answering the most frequent "
+                f"the model knows hardly anything ({right:.0%} right, always answering the most frequent "
                 f"class {self.majority:.0%})"
             )
         gain, low, high = self.gain
