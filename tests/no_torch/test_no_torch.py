@@ -126,7 +126,7 @@ def test_what_needs_torch_names_the_extra(words: tuple[str, ...], made: Path, tm
 
 def test_public_names_are_usable_or_name_the_extra() -> None:
     models = {"MultiExitModel", "attach", "tiny_cnn", "TrainSettings", "fit_exits"}
-    needs_torch = {*models, "EagerEngine", "Bundle", "export"}
+    needs_torch = {*models, "EagerEngine", "Bundle", "export", "speed_up", "SpeedUp"}
     for name in needs_torch:
         with pytest.raises(eenet.EenetError, match=rf"torch is not installed: {name} .*eenet\[torch\]"):
             getattr(eenet, name)
