@@ -103,7 +103,9 @@ def test_what_is_printed_is_what_was_timed_and_what_replay_says(made):
     trace = replay(result.model.policy, result.test)
     shown = {row.batch_size: row.speedup for row in result.bench.rows}
     assert str(result) == repr(result) == result.saving.sentence
-    assert list(shown) == [1, 32] and f"{shown[1]:.1f}x faster at batch 1 ({shown[32]:.1f}x at 32)" in str(result)
+    words = {size: f"{one:.1f}x faster" if one >= 1 else f"{1 / one:.1f}x slower" for size, one in shown.items()}
+    assert list(shown) == [1, 32] and f"{words[1]} at batch 1 (" in str(result)
+    assert f"({shown[32]:.1f}x at 32)" in str(result) or f"({words[32]} at 32)" in str(result)
     lost = 100 * float((result.test.utility[:, -1] - result.test.utility[np.arange(80), trace.exit_index]).mean())
     assert result.saving.lost == pytest.approx(lost, abs=3)  # which tosses no coins
 
@@ -193,6 +195,17 @@ def test_parts_that_are_the_same_samples_are_refused(same):
     names = [("train", "calibration", "test")[one] for one in same]
     with pytest.raises(InputError, match=f"{names[0]} and {names[1]} are the same"):
         quick(net(), tuple(parts))
+
+
+def test_parts_that_share_half_of_their_samples_in_any_order_are_refused():
+    inputs, labels = samples(200)
+    parts = samples(100, 1), (inputs[:100], labels[:100]), (inputs[50:150][::-1].copy(), labels[50:150][::-1].copy())
+    with pytest.raises(InputError, match="calibration and test are the same"):
+        quick(net(), parts)
+    few = (inputs[90:190], labels[90:190])  # a tenth: doubles are usual
+    assert len(parts_of((None, parts[1], few), 0, in_memory=True, trains=False)) == 3
+    same = np.zeros_like(inputs[:100])  # samples that repeat are no sign
+    assert parts_of((None, (same, labels[:100]), (same[:60], labels[:60])), 0, in_memory=True, trains=False)
 
 
 @pytest.mark.parametrize(

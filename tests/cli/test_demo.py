@@ -15,8 +15,7 @@ def test_the_demo_trains_fits_compares_and_really_stops_early(eenet, tmp_path):
     assert saved["pays"] and saved["lost"] < saved["static_lost"] - 0.5  # points: exits differ, policies pay
     rows = {str(row["batch_size"]): row["speedup"] for row in value["bench"]["rows"]}
     assert saved["speedups"] == rows and max(rows.values()) > 1.2
-    first, second = (f"{rows[size]:.1f}x" for size in ("1", "32"))
-    assert saved["sentence"].startswith(f"{first} faster at batch 1 ({second} at 32)")
+    assert f"{max(rows.values()):.1f}x" in saved["sentence"] and " at batch 1 (" in saved["sentence"]
     assert value["bench"]["rows"] and value["comparison"]["rows"]
     for name in ("run/model.safetensors", "val.npz", "policy/policy.json", "comparison.json", "report.html"):
         assert (tmp_path / "demo" / name).stat().st_size > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from eenet.errors import DataError, InputError
 from eenet.running.inputs import batches_of, joined, rows_of
+from eenet.running.row_ids import row_ids
 from eenet.schedulers.base import LEAST_SAMPLES
 from eenet.tables.arrays import as_array, batch_size
 from eenet.training.dataset import LabelledDataset
@@ -23,6 +24,7 @@ Part: TypeAlias = Any
 
 _SHARES = (0.6, 0.2, 0.2)  # of the samples: to train on, for calibration, for testing
 _AT_ONCE = 128
+_COMPARED = 50_000  # samples in two parts that are compared one by one
 
 
 def parts_of(data: Any, seed: int, *, in_memory: bool, trains: bool) -> tuple[Part, Part, Part]:  # noqa: ANN401
@@ -35,7 +37,7 @@ def parts_of(data: Any, seed: int, *, in_memory: bool, trains: bool) -> tuple[Pa
         parts = [read(training) if trains else None, *map(read, others)]
         named = zip(("train", "calibration", "test"), data, parts, strict=True)
         for (one, raw, part), (other, raw_too, part_too) in combinations(named, 2):
-            if part is not None and part_too is not None and (raw is raw_too or _same(part, part_too)):
+            if part is not None and part_too is not None and (raw is raw_too or _mostly_shared(part, part_too)):
                 raise InputError(
                     f"data for {one} and {other} are the same samples: what was learnt on them cannot be judged on "
                     "them. Pass samples that no other part has."
@@ -96,11 +98,23 @@ def first_of(part: Part, count: int) -> Any:  # noqa: ANN401 - inputs of any kin
     return part.inputs(rows) if isinstance(part, LabelledDataset) else rows_of(part[0], rows)
 
 
-def _same(part: Part, other: Part) -> bool:
-    if isinstance(part, LabelledDataset) or isinstance(other, LabelledDataset):
+def _mostly_shared(part: Part, other: Part) -> bool:
+    """Return whether half of the smaller part or more is in the other, too, wherever; a few doubles are usual."""
+    if _count(part) + _count(other) > _COMPARED:  # reading all of it takes too long: the same data set is told apart
         both = isinstance(part, LabelledDataset) and isinstance(other, LabelledDataset)
         return both and part.fingerprint() == other.fingerprint()
-    leaves, others = (pytree.tree_leaves(one) for one in (part, other))
-    return len(leaves) == len(others) and all(
-        np.array_equal(as_array(one), as_array(two)) for one, two in zip(leaves, others, strict=True)
-    )
+    first, second = (np.sort(np.concatenate([*_contents(one)])) for one in (part, other))
+    few, many = sorted((np.unique(first), np.unique(second)), key=len)
+    if 2 * len(few) < min(len(first), len(second)):  # samples repeat: another part may have the same by right
+        return np.array_equal(first, second)
+    return 2 * len(np.intersect1d(few, many)) >= len(few)
+
+
+def _contents(part: Part) -> Iterator[Int[np.ndarray, " sample"]]:
+    """Yield a hash of every sample's inputs, batch by batch."""
+    for start in range(0, _count(part), _AT_ONCE):
+        rows = slice(start, min(start + _AT_ONCE, _count(part)))
+        inputs = part.inputs(rows) if isinstance(part, LabelledDataset) else rows_of(part[0], rows)
+        leaves = pytree.tree_leaves(inputs) if not isinstance(inputs, list) else [inputs]
+        ids = [row_ids(as_array(one) if isinstance(one, torch.Tensor) else one) for one in leaves]
+        yield np.bitwise_xor.reduce(ids)
