@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, action="append", help=f"of the calibration set; default: {SIZES}")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--remark", action="append", default=[], help="a sentence for the page, such as on the tables")
     options = given(parser)
     options.work.mkdir(parents=True, exist_ok=True)
     places = {name: options.tables / name for name in STRONG}
@@ -149,6 +150,8 @@ def page(found: dict[tuple[str, int], dict[str, Any]], missing: list[str], optio
     if missing:
         parts.append(f"Left out, because their tables are not at hand: {', '.join(missing)}.")
     command = f"python benchmarks/choosing.py --tables RUNS --data-root DIR --work WORK --splits {options.splits}"
+    command += f" --seed {options.seed}"
+    parts += options.remark
     return pages.write_page(options.out / "choosing.md", *parts, pages.again(command), pages.machine())
 
 

@@ -166,7 +166,7 @@ def _section(paper: PaperExperiment, found: Mapping[str, Any] | None) -> Iterato
     else:
         yield (
             f"What differs in ours: {paper.differs}. Means over {found['ours']['operations']['splits']} split(s). "
-            f"{found['machine']}"
+            f"{found['machine']}{found.get('note', '')}"
         )
     yield markdown_table(*_sizes(paper, found))
 
