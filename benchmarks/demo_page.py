@@ -85,7 +85,7 @@ def page(found: list[dict[str, Any]], out: Path) -> Path:
         "much is drawn before anything is trained. 6,000 to train on, 2,000 to fit on, 2,000 to judge on, of different "
         "handwritten digits. The net, the sizes of the digits and the budget were chosen after about a dozen trials "
         "whose test results were looked at, the last of them with seed 0: its row is what the demo was tuned for. Seed "
-        "1, other pictures and another training, was run once, afterwards, and nothing was changed by it.",
+        "1, other pictures and another training, was run afterwards, and nothing was changed by it.",
         markdown_table(head, rows),
         "Cost is that of the operations, of the model without exits; times are of one process, against that model.",
         pages.again("python benchmarks/demo_page.py --work runs/demo"),

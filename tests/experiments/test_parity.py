@@ -99,3 +99,11 @@ def test_the_readme_has_the_first_table_of_the_page():
     table = page[page.index("| data, model |") : page.index("\n\n", page.index("| data, model |"))]
     assert len(table.splitlines()) == 2 + len(PAPER)
     assert table in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_says_what_the_demo_said():
+    root = Path(__file__).parents[2]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    said = " ".join(line.removeprefix("> ") for line in readme.splitlines() if line.startswith("> "))
+    row = next(line for line in (root / "docs" / "results" / "demo.md").read_text().splitlines() if line[:4] == "| 0 ")
+    assert said and said in row

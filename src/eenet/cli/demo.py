@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from eenet import environment
 from eenet.cli.compare import compare, write_comparison
 from eenet.cli.fit import Promise, fit
 from eenet.cli.interrupt import require
@@ -47,7 +48,7 @@ def demo(
 ) -> Result:
     """Do the main job on pictures of digits: train, record, measure, fit, compare, run, report.
 
-    Takes a minute on two cores and needs no download: scikit-learn brings the digits.
+    Takes a minute on one core and needs no download: scikit-learn brings the digits. EENET_THREADS sets more threads.
 
     Examples:
 
@@ -56,9 +57,12 @@ def demo(
         eenet demo --out my-demo --seed 1
     """
     require("torch", "sklearn")
+    import torch
+
     from eenet.evaluation import saving
     from eenet.policies import load_policy
 
+    torch.set_num_threads(environment.threads() or 1)  # more make so small a net slower; trained weights depend on it
     folder, val, test, policy = out / "run", out / "val.npz", out / "test.npz", out / "policy"
     recipe = _recipe(seed)
     output.note(f"[1/6] Training {recipe.summary}.")
