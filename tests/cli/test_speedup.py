@@ -68,6 +68,20 @@ def test_one_command_makes_a_run_that_others_open(eenet, here):
     assert "left at exit" in again.stdout.partition("wrote")[0]
 
 
+@pytest.mark.parametrize("change", ["fewer", "other labels"])
+def test_data_that_changed_in_place_are_not_judged_with_the_old_weights(eenet, here, change):
+    words = (*OWN, "shades.npz", "--epochs", "0.2", "--all-layers", "--out", "run", "-q")
+    assert eenet(*words).code == 0
+    weights, page = ((here / "run" / name).read_bytes() for name in ("model.safetensors", "report.html"))
+    with np.load(here / "shades.npz") as held:
+        images, labels = held["images"], held["labels"]
+    rows = slice(0, 280) if change == "fewer" else slice(None)
+    np.savez(here / "shades.npz", images=images[rows], labels=labels[rows] if change == "fewer" else 2 - labels)
+    refused(eenet(*words), "have changed since run was trained", "--out")
+    assert (here / "run" / "model.safetensors").read_bytes() == weights
+    assert (here / "run" / "report.html").read_bytes() == page
+
+
 @pytest.mark.parametrize(
     ("words", "facts"),
     [

@@ -10,6 +10,7 @@ from tests.evaluation.tables import planted
 from eenet import report
 from eenet.errors import InputError
 from eenet.evaluation import compare, evaluate
+from eenet.report.comparison import who_pays
 from eenet.schedulers import GeometricScheduler, PatienceScheduler
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -192,6 +193,15 @@ def test_who_pays_stands_in_the_markdown_and_on_the_page_where_somebody_does(com
             line.startswith(f"| {entry['policy']} | {entry['budget_input']} |") and interval in line
             for line in markdown.splitlines()
         )
+
+
+def test_who_pays_is_said_of_the_policy_that_the_verdict_is_about(comparison):
+    names = [name for name in comparison["area"] if name not in ("random", "oracle")]
+    for name in names:  # whichever has the largest area
+        paying = [entry | {"pays_more": 1, "num_groups": 2} for entry in comparison["groups"]]
+        said = who_pays(comparison | {"groups": paying, "family": {"policy": name}})
+        assert f"under {name} at" in said and "1 of 2 classes surely loses more" in said
+    assert len(names) > 1
 
 
 def test_a_comparison_without_groups_has_no_section_about_them(comparison):

@@ -213,7 +213,7 @@ def attached_run(
     facts = {"run": None if out is None else str(out), "data": samples.data, "seed": seed}
     if attachment is not None and out is not None:
         # which modules capacities stand for is known once exits are attached: training then compares them
-        if not isinstance(wanted, Capacities) and attached.is_trained(attachment, wanted, out):
+        if not isinstance(wanted, Capacities) and attached.is_trained(attachment, wanted, out, samples.data_root):
             return {"model": spec, **facts}, [f"{out} is trained already, with these settings: nothing is done."]
         counts, table = _counted(attachment, samples, output)
         facts, parts = facts | counts, [table]

@@ -236,16 +236,18 @@ def _oriented(pair: Mapping[str, Any], first: str) -> tuple[str, float, float, f
 
 
 def who_pays(comparison: Mapping[str, Any]) -> str:
-    """Say what the best policy takes from the group that it hits hardest; empty where no groups are known."""
-    policies = _policies(comparison["area"])
-    entries = [entry for entry in comparison.get("groups", ()) if policies and entry["policy"] == policies[0]]
+    """Say what the tested policy takes from the group that it hits hardest; empty where no groups are known."""
+    policy = comparison.get("family", {}).get("policy") or next(iter(_policies(comparison["area"])), None)
+    entries = [entry for entry in comparison.get("groups", ()) if entry["policy"] == policy]
     if not entries:
         return ""
     entry = max(entries, key=lambda entry: (entry["by"] == "group", entry["pays_more"], entry["groups"][0]["low"]))
     worst, many = entry["groups"][0], "classes" if entry["by"] == "class" else "groups"
-    some = f"{entry['pays_more'] or 'none'} of {entry['num_groups']} {many}"
+    some = (
+        f"{entry['pays_more'] or 'none'} of {entry['num_groups']} {many} surely lose{'s' * (entry['pays_more'] == 1)}"
+    )
     return (
-        f"Who pays: under {policies[0]} at {entry['budget_input']}, {some} surely lose more than all samples together; "
+        f"Who pays: under {policy} at {entry['budget_input']}, {some} more than all samples together; "
         f"the hardest hit is {entry['by']} {worst['name']} (95 % interval of its loss {worst['low']:.2f} to "
         f"{worst['high']:.2f} points)."
     )

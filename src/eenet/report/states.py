@@ -163,7 +163,7 @@ class Turned:
     def _numbers(self, position: Mapping[str, Any], saving: Saving) -> dict[str, str]:
         lost = f"{round(saving.lost, 1) + 0.0:.1f}"
         texts = {
-            "verdict": saving.sentence,
+            "verdict": f"About {saving.sentence}" if saving.speedups and saving.pays else saving.sentence,
             "budget": f"{position['budget'] / self.full:.1%} of {self.original} = {position['budget']:.4g} {self.unit}",
             "cost": f"{saving.cost_share:.1%}",
             "cost_note": f"{position['cost']:.4g} of {self.full:.4g} {self.unit}",

@@ -21,7 +21,7 @@ from eenet.experiments.data.dataset import IMAGENET, SPLITS, ArrayDataset, DataS
 from eenet.experiments.data.imagenet import load_image_folder
 from eenet.experiments.data.scenes import load_mask_folder
 from eenet.experiments.data.texts import SUFFIXES, TextDataset, load_text_file
-from eenet.experiments.recipes.recipe import RECIPE_FILE, Recipe, require_same
+from eenet.experiments.recipes.recipe import RECIPE_FILE, Recipe, require_same, require_same_samples
 from eenet.experiments.recipes.sources import Source, attach_source, known_classes, load_source
 from eenet.libraries import pretrained
 from eenet.models.inputs import Inputs, evaluating
@@ -206,11 +206,12 @@ def attached_recipe(
     )
 
 
-def is_trained(attachment: Attachment, exits: int | Sequence[str], out: Path) -> bool:
+def is_trained(attachment: Attachment, exits: int | Sequence[str], out: Path, data_root: Path | None = None) -> bool:
     """Return whether a folder has the finished run of an attachment, before its exits are attached.
 
     Raises:
-        InputError: It has a run with other settings; these are listed.
+        DataError: The data are missing or damaged.
+        InputError: It has a run with other settings; these are listed. Or the data have changed since.
     """
     if not (out / RECIPE_FILE).exists():
         return False
@@ -223,7 +224,11 @@ def is_trained(attachment: Attachment, exits: int | Sequence[str], out: Path) ->
         wanted["exits"] = list(exits)
     wanted.pop("shortest")
     require_same(found, wanted, out)
-    return (out / FINAL_WEIGHTS).is_file()
+    if not (out / FINAL_WEIGHTS).is_file():
+        return False
+    splits = load_attached_data(attachment, data_root, attachment.settings.seed, opened=out)
+    require_same_samples(splits.train, attachment.data, out)
+    return True
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

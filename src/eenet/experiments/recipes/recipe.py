@@ -22,7 +22,8 @@ from eenet.running.preparation import Preparation
 from eenet.running.stored import Prepares, stored_classes, stored_preparation
 from eenet.tables.checks import number
 from eenet.tables.files import read_object, write_json
-from eenet.training.checkpoint import unmoved
+from eenet.training.checkpoint import IDENTITY, unmoved
+from eenet.training.dataset import LabelledDataset
 from eenet.training.fit import fit_exits
 from eenet.training.settings import TrainSettings
 
@@ -206,6 +207,28 @@ def require_same(found: Mapping[str, Any], described: Mapping[str, Any], folder:
         listed = "; ".join(f"{key.replace('_', ' ')} {there.get(key)}, not {here[key]}" for key in keys)
         raise InputError(
             f"out {folder} is taken: it holds a run with {listed}. Choose another folder, or the settings of that run."
+        )
+
+
+def require_same_samples(samples: LabelledDataset, name: str, folder: Path) -> None:
+    """Refuse samples other than those that a finished run was trained on, as far as their fingerprint tells.
+
+    Of others, split anew, some that were trained on would be judged on.
+
+    Args:
+        samples: To train on, as they are now.
+        name: Of the data.
+        folder: Of the run.
+
+    Raises:
+        InputError: They are others.
+    """
+    trained = read_object(folder / IDENTITY, "checkpoint")
+    if (trained.get("samples"), trained.get("data")) != (len(samples), samples.fingerprint()):
+        raise InputError(
+            f"data {name} have changed since {folder} was trained: its {trained.get('samples')} training samples are "
+            f"not the {len(samples)} of today, which are split anew, so that some it learnt from could be judged on. "
+            "Pass another --out, or the data as they were."
         )
 
 
