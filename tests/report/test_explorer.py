@@ -190,6 +190,19 @@ def test_times_by_hand():
     assert clocks(COSTS, bench_of(1.0, [0.0, 0.0, 1.0]), None) == []  # nothing was to be saved
 
 
+def test_times_that_were_estimated_are_called_about():
+    comparison = compared(planted(900, 1), planted(900, 2), budgets=("60%",))
+    exits = next(row["exit_distribution"] for row in comparison["rows"] if row["policy"] == "max_prob")
+    bench = bench_of(2.0, exits) | {"device": "cpu", "threads": 1, "samples": 900, "passes": 3}
+    for row in bench["rows"]:
+        row |= {"ideal_speedup": 2.1, "efficiency": 0.9, "regrouped_efficiency": None, "flips": 0}
+    page = report.comparison_page(comparison, bench=bench, verdict="2.0x faster, as timed.")
+    said = [state["text"]["verdict"] for state in states_of(page)]
+    assert said.count("2.0x faster, as timed.") == 1
+    timed = [one for one in said if "faster at batch 1" in one and not one.startswith("Do not bother")]
+    assert timed and all(one.startswith("About ") for one in timed)
+
+
 # drawing
 
 
