@@ -1,13 +1,11 @@
 """Transforms of torchvision change training images: by the seed and the step alone, with masks, and resumed exactly."""
 
 import dataclasses
-import os
-import signal
 
 import pytest
 import torch
 from tests.training import resumable
-from tests.training.test_resume import assert_same, stop_at
+from tests.training.test_resume import interrupted_and_resumed
 
 from eenet.errors import InputError, ShapeError
 from eenet.experiments.data import ArrayDataset
@@ -60,14 +58,7 @@ def test_batches_are_functions_of_the_step_and_made_without_a_thread() -> None:
 
 def test_interrupted_and_resumed_to_the_bit_with_dropout(tmp_path, monkeypatch) -> None:
     settings = dataclasses.replace(SETTINGS, epochs=1.5)
-    whole, resumed = resumable.make_model(), resumable.make_model()
-    fit_exits(whole, resumable.make_data(), settings, progress=False)
-    with monkeypatch.context() as patch:
-        stop_at(9, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            fit_exits(resumable.make_model(), resumable.make_data(), settings, out=tmp_path, progress=False)
-    fit_exits(resumed, resumable.make_data(), settings, out=tmp_path, progress=False)
-    assert_same(resumed.state_dict(), whole.state_dict())
+    interrupted_and_resumed(settings, 9, tmp_path, monkeypatch)
     other = dataclasses.replace(settings, augment=v2.RandomCrop(8, padding=1))
     with pytest.raises(InputError, match="augment"):
         fit_exits(resumable.make_model(), resumable.make_data(), other, out=tmp_path, progress=False)

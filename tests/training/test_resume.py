@@ -67,6 +67,21 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, what) -> None:
     monkeypatch.setattr(fit, "exit_losses", losses)
 
 
+def interrupted_and_resumed(
+    settings: TrainSettings, step: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Tensor]:
+    """Interrupt a training at some step and resume it; return its weights, those of one that was not interrupted."""
+    whole, resumed = resumable.make_model(), resumable.make_model()
+    fit_exits(whole, resumable.make_data(), settings, progress=False)
+    with monkeypatch.context() as patch:
+        stop_at(step, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            fit_exits(resumable.make_model(), resumable.make_data(), settings, out=folder, progress=False)
+    fit_exits(resumed, resumable.make_data(), settings, out=folder, progress=False)
+    assert_same(resumed.state_dict(), whole.state_dict())
+    return whole.state_dict()
+
+
 @pytest.mark.parametrize("step", [3, 11, 12, 30])
 def test_ctrl_c_finishes_the_step_saves_and_resumes_to_the_bit(step, tmp_path, monkeypatch, whole) -> None:
     stop_at(step, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -84,16 +99,9 @@ def test_ctrl_c_finishes_the_step_saves_and_resumes_to_the_bit(step, tmp_path, m
 
 def test_adamw_resumes_to_the_bit(tmp_path, monkeypatch) -> None:
     settings = dataclasses.replace(resumable.SETTINGS, optimiser=adamw, lr=1e-3, head_lr=1e-3)
-    whole, resumed = resumable.make_model(), resumable.make_model()
-    fit_exits(whole, resumable.make_data(), settings, progress=False)
-    with monkeypatch.context() as patch:
-        stop_at(20, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            fit_exits(resumable.make_model(), resumable.make_data(), settings, out=tmp_path, progress=False)
-    fit_exits(resumed, resumable.make_data(), settings, out=tmp_path, progress=False)
-    assert_same(resumed.state_dict(), whole.state_dict())
+    weights = interrupted_and_resumed(settings, 20, tmp_path, monkeypatch)
     untouched = resumable.make_model().state_dict()
-    assert any(not torch.equal(untouched[name], value) for name, value in whole.state_dict().items())
+    assert any(not torch.equal(untouched[name], value) for name, value in weights.items())
 
 
 class Counting(torch.optim.SGD):
