@@ -112,6 +112,7 @@ def test_the_page_says_what_was_reached(cascades: ModuleType, tmp_path: Path) ->
         "samples": {"train": 1, "calibration": 2, "test": 3},
         "timed": {"samples": 3, "passes": 5, "threads": 1},
         "accuracy": {"linear": 0.8, "MiniLM": 0.9},
+        "linear_ms": {"function": 0.07, "scikit-learn": 0.62},
         "goals": (2.5, 5.0),
         "cascades": {"plain": one, "inside": one},
     }
@@ -135,6 +136,17 @@ def test_the_page_says_what_was_reached(cascades: ModuleType, tmp_path: Path) ->
     assert text.count("2.5: reached") == 2 and text.count("5: missed") == 4 + 2
     assert text.count("MiniLM alone | 90.00") == 4 and text.count("+3.21 ± 0.20") == 4
     assert "+0.10 ± 0.39" in text and "80.00 (25%), 90.00 (105%)" in text and "| - " in text
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_linear_model_as_a_function_says_the_same(cascades: ModuleType, classes: int) -> None:
+    from eenet.experiments.data.texts import Texts
+
+    words = ("red", "green", "blue", "sky", "grass", "blood")
+    texts = tuple(" ".join(words[(i * j + i) % 6] for j in range(1 + i % 5)) for i in range(60))
+    fitted = cascades.linear_model(Texts(texts, tuple(i % classes for i in range(60))))
+    asked = [*texts, "red red sky sky sky", "unknown", ""]
+    assert np.allclose(cascades.as_function(fitted)(asked), fitted.predict_proba(asked), rtol=0, atol=1e-12)
 
 
 def test_tables_of_texts_keep_their_order(cascades: ModuleType, tmp_path: Path) -> None:

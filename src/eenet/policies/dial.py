@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eenet.errors import InputError
-from eenet.policies.mixture import MixedPolicy
+from eenet.policies.mixture import mixed
 from eenet.policies.policy import Policy, ScorePolicy
 from eenet.policies.scorers import Scorer
 from eenet.tables.checks import instance, listed, number
@@ -77,30 +77,36 @@ class Dial:
         Raises:
             BudgetError: No number, a foreign unit, or below the cost of exit 0.
         """
+        below, weight = self._place(budget)
+        if not weight:
+            return self.policies[below]
+        return mixed(self.policies[below + 1], self.policies[below], weight, self.seed)
+
+    def _place(self, budget: BudgetLike) -> tuple[int, float]:
+        """Return the dearest policy within a budget, and which share of the samples can follow the next one."""
         value = self.costs.budget(budget).value
         above = bisect_right(self.fit_costs, value)
         below = max(above - 1, 0)
         low = self.fit_costs[below]
         if above == len(self.policies) or low >= value * (1 - 1e-6):  # met already: no mixing for a rounding error
-            return self.policies[below]
+            return below, 0.0
         # a little less than the exact weight, so that rounding cannot carry the expectation over the budget
-        weight = (value - low) / (self.fit_costs[above] - low) * (1 - 1e-9)
-        return MixedPolicy(self.policies[above], self.policies[below], weight, self.seed)
+        return below, (value - low) / (self.fit_costs[above] - low) * (1 - 1e-9)
 
     def capped(self, budget: BudgetLike) -> Dial:
         """Return the same dial up to a budget: given more, it spends no more than that.
 
         Errors are those of `at`.
         """
-        kept = max(bisect_right(self.fit_costs, self.costs.budget(budget).value), 1)
-        top, policies = self.at(budget), self.policies[:kept]
-        fit_costs, fit_utilities = self.fit_costs[:kept], self.fit_utilities[:kept]
-        if isinstance(top, MixedPolicy) and top is not policies[-1]:
+        below, weight = self._place(budget)
+        kept = below + 1
+        policies, fit_costs, fit_utilities = self.policies[:kept], self.fit_costs[:kept], self.fit_utilities[:kept]
+        if weight:
             cost, utility = (
-                (1 - top.weight) * values[kept - 1] + top.weight * values[kept]
-                for values in (self.fit_costs, self.fit_utilities)
+                (1 - weight) * values[below] + weight * values[kept] for values in (self.fit_costs, self.fit_utilities)
             )
-            policies, fit_costs, fit_utilities = (*policies, top), (*fit_costs, cost), (*fit_utilities, utility)
+            policies = (*policies, self.at(budget))
+            fit_costs, fit_utilities = (*fit_costs, cost), (*fit_utilities, utility)
         return replace(self, policies=policies, fit_costs=fit_costs, fit_utilities=fit_utilities)
 
     def map(self, change: Callable[[Policy], Policy], costs: CostTable | None = None) -> Dial:

@@ -161,11 +161,12 @@ class TransformedPolicy(Policy):
         return self.decide(seen, sample_ids)[0]
 
     def decide(self, seen: Seen, sample_ids: Ids) -> tuple[Flags, Answers | None]:
-        if not self.policy.newest_only:
-            return self.policy.leaves(self.transform.history(seen), sample_ids), None
-        transformed = np.zeros_like(seen)  # for a policy that looks at the newest only
-        transformed[:, -1] = newest = self.transform(seen)
-        return self.policy.leaves(transformed, sample_ids), newest if self.policy.answers_newest else None
+        if self.policy.newest_only:
+            transformed = np.zeros_like(seen)
+            transformed[:, -1] = self.transform(seen)
+        else:
+            transformed = self.transform.history(seen)
+        return self.policy.leaves(transformed, sample_ids), transformed[:, -1] if self.policy.answers_newest else None
 
     def answers(self, seen: Seen, sample_ids: Ids) -> Answers:
         if self.policy.answers_newest:
@@ -190,6 +191,13 @@ class TransformedPolicy(Policy):
 
     def extended(self, num_exits: int) -> Policy:
         return TransformedPolicy(self.transform, self.policy.extended(num_exits))
+
+
+def mixed(a: Policy, b: Policy, weight: float, seed: int = 0) -> Policy:
+    """Return the mixture of two policies; a transform that both stand behind is applied once, to all samples."""
+    if isinstance(a, TransformedPolicy) and isinstance(b, TransformedPolicy) and a.transform is b.transform:
+        return TransformedPolicy(a.transform, MixedPolicy(a.policy, b.policy, weight, seed))
+    return MixedPolicy(a, b, weight, seed)
 
 
 def _one_number(first: int | None, second: int | None) -> int | None:
