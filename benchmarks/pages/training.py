@@ -90,7 +90,7 @@ def verdict(methods: Sequence[Results]) -> str:
     groups = {
         "Better than plain": [name for name, (_, low, _) in gaps.items() if low > 0],
         "Worse than plain": [name for name, (_, _, high) in gaps.items() if high < 0],
-        "Add nothing that these seeds could show (not significant)": [
+        "Add nothing that these seeds could show": [
             name for name, (_, low, high) in gaps.items() if low <= 0 <= high
         ],
     }
