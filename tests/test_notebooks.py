@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+from pages import NOTEBOOKS, run
 
 
 def test_there_are_some() -> None:
@@ -16,11 +14,9 @@ def test_there_are_some() -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_code_cells_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "notebook"}
     cells = [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in cells)  # stored without: they are made when it runs
-    for number, cell in enumerate(cells):
-        exec(compile("".join(cell["source"]), f"{path.name}, code cell {number}", "exec"), namespace)
+    run(path)
 
 
 @pytest.mark.slow
