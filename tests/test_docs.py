@@ -1,10 +1,10 @@
-"""Every Python example in the README and the docs runs, in the order of its page (see `pages`)."""
+"""Every Python example in the README and the docs runs, in the order of its page (see `examples`)."""
 
 import re
 from pathlib import Path
 
 import pytest
-from pages import PAGES, blocks, extras, name, run
+from examples import PAGES, blocks, extras, name, run
 
 from eenet.cli import main
 
@@ -13,7 +13,12 @@ COMMAND = re.compile(r"^\$ eenet (?P<words>[^#\n]+)", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)(?P<path>[^)#\s]+)")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name)
+def some(page: Path) -> object:
+    """A page, among the slow tests where another runs what it says on a smaller model."""
+    return pytest.param(page, marks=pytest.mark.slow) if name(page) == "docs/speed_up.md" else page
+
+
+@pytest.mark.parametrize("page", [some(page) for page in PAGES if blocks(page)], ids=name)
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run(page)

@@ -1,6 +1,6 @@
 """The examples of the pages and notebooks, and the extras that each of these names; needs nothing but Python.
 
-`python tests/support/pages.py` lists environments, one a line: their extras, and the pages that name these.
+`python tests/support/examples.py` lists environments, one a line: their extras, and the pages that name these.
 With pages, it runs their examples.
 """
 
