@@ -7,11 +7,12 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 DEV     := $(VENV)/.installed-dev
 BARE    := .venv-no-torch
+AXE     := $(VENV)/axe/package/axe.min.js
 # Modules are compiled when they are first imported: most of what libraries bring never is.
 INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-no-torch test-extras test-fits lint format docs clean
+.PHONY: help demo test test-slow test-no-torch test-extras test-browser test-lowest test-fits lint format docs clean
 
 help:
 	@echo "make demo       train, record, measure, fit, run and report on the embedded data set (to $(OUT)/)"
@@ -19,6 +20,8 @@ help:
 	@echo "make test-slow  the slow tests"
 	@echo "make test-no-torch  what must work where PyTorch is not installed, in an environment of its own"
 	@echo "make test-extras    every extra alone in an empty environment: an import and a command"
+	@echo "make test-browser   the report in Chromium, with the rules of axe-core (npm)"
+	@echo "make test-lowest    the oldest versions of what is needed that pass"
 	@echo "make test-fits      Lightning and TensorBoard are installed, and their tests run"
 	@echo "make lint       formatting, lint, types, import layers"
 	@echo "make format     rewrite the formatting"
@@ -58,6 +61,17 @@ test-fits: $(DEV)
 	$(BIN)/python $(INSTALL) --editable '.[fits]'
 	$(BIN)/python -c 'import lightning, tensorboard'
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_lightning_example.py tests/training/test_log.py
+
+# Rules of accessibility, which npm brings; without Chromium these tests are skipped.
+$(AXE): | $(BIN)/python
+	mkdir -p $(VENV)/axe
+	cd $(VENV)/axe && npm pack --silent axe-core@4.14.1 && tar -xzmf axe-core-*.tgz
+
+test-browser: $(DEV) $(AXE)
+	EENET_AXE=$(abspath $(AXE)) $(BIN)/python -m pytest -m slow -rs tests/report/test_browser.py
+
+test-lowest: $(DEV)
+	PYTHON=$(PYTHON) bash .ci/lowest
 
 test-extras: $(DEV)
 	PYTHON=$(PYTHON) BIN=$(BIN) bash .ci/extras

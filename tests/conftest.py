@@ -7,6 +7,7 @@ import ast
 import gc
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -31,6 +32,7 @@ NEED_TORCH = ("torch", "eenet.models", "eenet.training", "eenet.experiments")
 
 def pytest_configure() -> None:
     """Leave the other cores to the other test processes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it, and so would children
     if torch is not None:
         torch.set_num_threads(1)
 

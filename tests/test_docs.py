@@ -1,41 +1,27 @@
-"""Every Python example in the README and the docs runs, in the order of its page.
-
-A block is left out only where the comment `<!-- not run: why -->` stands right above it.
-"""
+"""Every Python example in the README and the docs runs, in the order of its page (see `examples`)."""
 
 import re
 from pathlib import Path
 
 import pytest
+from examples import PAGES, blocks, extras, name, run
 
 from eenet.cli import main
 
-ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"(?P<skip><!-- not run: .+? -->\n+)?^```python\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ eenet (?P<words>[^#\n]+)", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)(?P<path>[^)#\s]+)")
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+
+def some(page: Path) -> object:
+    """A page, among the slow tests where another runs what it says on a smaller model."""
+    return pytest.param(page, marks=pytest.mark.slow) if name(page) == "docs/speed_up.md" else page
 
 
-def blocks(page: Path) -> list[tuple[int, str]]:
-    text = page.read_text(encoding="utf-8")
-    return [
-        (text.count("\n", 0, match.start("code")), match["code"]) for match in BLOCK.finditer(text) if not match["skip"]
-    ]
-
-
-def name(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name)
+@pytest.mark.parametrize("page", [some(page) for page in PAGES if blocks(page)], ids=name)
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "example"}
-    for line, code in blocks(page):
-        exec(compile("\n" * line + code, str(page), "exec"), namespace)
+    run(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -63,3 +49,11 @@ def test_a_broken_example_would_be_noticed(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("text\n\n```python\nassert False\n```\n\n<!-- not run: no data -->\n```python\nno_such_name\n```\n")
     assert blocks(page) == [(3, "assert False\n")]
+
+
+def test_the_extras_of_a_page_are_those_it_tells_to_install(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        '`pip install "eenet[torch,onnx]"`, or `".[sklearn]"`, `".[all]"` for everything; `x[hub]` is no extra\n'
+    )
+    assert extras(page) == {"torch", "onnx", "sklearn"}

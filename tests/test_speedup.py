@@ -103,7 +103,9 @@ def test_what_is_printed_is_what_was_timed_and_what_replay_says(made):
     trace = replay(result.model.policy, result.test)
     shown = {row.batch_size: row.speedup for row in result.bench.rows}
     assert str(result) == repr(result) == result.saving.sentence
-    words = {size: f"{one:.1f}x faster" if one >= 1 else f"{1 / one:.1f}x slower" for size, one in shown.items()}
+    factors = {size: f"{max(one, 1 / one):.1f}x" for size, one in shown.items()}
+    words = {size: f"{factors[size]} {'faster' if one > 1 else 'slower'}" for size, one in shown.items()}
+    words |= {size: "as fast" for size, factor in factors.items() if factor == "1.0x"}
     assert list(shown) == [1, 32] and f"{words[1]} at batch 1 (" in str(result)
     assert f"({shown[32]:.1f}x at 32)" in str(result) or f"({words[32]} at 32)" in str(result)
     lost = 100 * float((result.test.utility[:, -1] - result.test.utility[np.arange(80), trace.exit_index]).mean())
@@ -263,3 +265,21 @@ def test_parts_in_memory_are_compared_by_what_they_contain():
         parts_of((None, (texts, labels), (list(texts), labels.copy())), 0, in_memory=True, trains=False)
     others = [f"{row} more" for row in range(60)]
     assert parts_of((None, (texts, labels), (others, labels)), 0, in_memory=True, trains=False)[0] is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_of_the_user_keeps_its_mode(training):
+    model = trained().train(training)
+    model[2].eval()
+    before = [module.training for module in model.modules()]
+    quick(model, samples(), exits=["2"], settings=TrainSettings(epochs=0.1, batch_size=32))
+    assert [module.training for module in model.modules()] == before
+
+
+@pytest.mark.parametrize(("part", "name"), [(1, "calibration"), (2, "test")])
+def test_samples_without_a_class_are_refused_before_anything_is_trained(part, name, monkeypatch):
+    monkeypatch.setattr(one_call, "fit_exits", lambda *words, **more: pytest.fail("it was trained"))
+    parts = [samples(100, seed) for seed in range(3)]
+    parts[part][1][7] = -100
+    with pytest.raises(DataError, match=f"-100 of sample 7 for {name}"):
+        quick(net(), tuple(parts))

@@ -110,6 +110,9 @@ def test_models_without_exits_stand_beside_the_policies(eenet, outcomes, tmp_pat
     assert tiny["low"] < tiny["difference"] < tiny["high"] < 0
     assert tiny["difference"] == pytest.approx(100 * (value_at(value, "stopping", 2) - tiny["utility"]))
     assert stage["name"] == "stage1 by itself" and stage["cost"] == pytest.approx(table.costs.stage_costs[1], rel=0.1)
+    assert value["verdict"].startswith("Better than every policy at its cost, without exits: tiny (2 units)")
+    assert "poor" not in value["verdict"]
+    assert eenet("compare", path, *QUICK, "-b", "50%", *words, "-q").said.startswith("Better than every policy at its")
     said = eenet("compare", path, *QUICK, "-b", "50%", *words, "--all", "-q").said
     assert "A static model, tiny, has" in said and "better than any policy here at that cost (stopping minus" in said
     assert "A static model, poor" not in said and "Models without early exits" in said

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tests.cli.conftest import refused
 
+from eenet.schedulers import GeometricScheduler
 from eenet.speedup import one_call
 
 MODULE = """
@@ -69,7 +70,8 @@ def test_one_command_makes_a_run_that_others_open(eenet, here):
 
 
 @pytest.mark.parametrize("change", ["fewer", "other labels"])
-def test_data_that_changed_in_place_are_not_judged_with_the_old_weights(eenet, here, change):
+def test_data_that_changed_in_place_are_not_judged_with_the_old_weights(eenet, here, change, monkeypatch):
+    monkeypatch.setattr(one_call, "AutoScheduler", GeometricScheduler)  # which chooses nothing
     words = (*OWN, "shades.npz", "--epochs", "0.2", "--all-layers", "--out", "run", "-q")
     assert eenet(*words).code == 0
     weights, page = ((here / "run" / name).read_bytes() for name in ("model.safetensors", "report.html"))

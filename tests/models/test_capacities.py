@@ -48,12 +48,17 @@ def test_the_parts_of_the_attached_model_are_within_the_capacities():
     assert size(0) > 4_000
 
 
+@pytest.fixture(scope="module", params=["plain", "gated", "conv", pytest.param("tokens", marks=pytest.mark.slow)])
+def thirds(request):
+    """A model, its inputs, and the same model with three exits."""
+    model, inputs = FAMILIES[request.param]()
+    return model, inputs, attach(model, inputs, exits=3)
+
+
 @pytest.mark.filterwarnings("ignore:free sizes stay")
 @pytest.mark.parametrize("kind", ["params", "bytes"])
-@pytest.mark.parametrize("name", ["plain", "gated", "conv", "tokens"])
-def test_what_is_counted_is_what_the_stages_have(name, kind):
-    model, inputs = FAMILIES[name]()
-    attached = attach(model, inputs, exits=3)
+def test_what_is_counted_is_what_the_stages_have(thirds, kind):
+    model, inputs, attached = thirds
     sizes = exit_sizes(attached)[kind]
     exact = capacities([f"{size:.0f} {kind}" for size in sizes[:2]])
     assert attach(model, inputs, exits=exact).whole.names == attached.whole.names

@@ -1,6 +1,7 @@
 """The page in a browser: it turns, asks for nothing, fits every width, and can be used by everybody.
 
-Needs the package playwright and Chromium; the rules of axe-core are read from the file named by EENET_AXE.
+Needs the package playwright and Chromium; the rules of axe-core are read from the file named by EENET_AXE. `make
+test-browser` gets these rules.
 """
 
 import json
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.evaluation.tables import planted
+from tests.report.test_explorer import KINDS, compared, utilities_only
 
 from eenet import report
 from eenet.evaluation import compare
-from eenet.schedulers import EENetScheduler, GeometricScheduler, PatienceScheduler
+from eenet.schedulers import EENetScheduler, GeometricScheduler, PatienceScheduler, StoppingScheduler
 
 pytestmark = pytest.mark.slow
 
@@ -54,10 +56,11 @@ def file(comparison, tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, file):
-    """Return a function that opens the page; nothing but the file was asked for, and nothing went wrong."""
-    contexts, asked, wrong = [], [], []
+    """Return a function that opens a page; nothing but its file was asked for, and nothing went wrong."""
+    contexts, asked, wrong, files = [], [], [], set()
 
-    def opened(width=1280, theme="light", **more):
+    def opened(width=1280, theme="light", file=file, **more):
+        files.add(file.as_uri())
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=theme, **more)
         contexts.append(context)
         page = context.new_page()
@@ -70,7 +73,7 @@ def opened(browser, file):
     yield opened
     for context in contexts:
         context.close()
-    assert set(asked) <= {file.as_uri()} and wrong == []
+    assert set(asked) <= files and wrong == []
 
 
 def shown(page, name):
@@ -160,14 +163,64 @@ def test_without_javascript_the_first_state_can_be_read(opened, comparison):
     assert not page.locator("#turn-0").is_visible() and page.locator("svg.plot").is_visible()
 
 
+def pictures(k, exits):
+    return report.Example(exit_index=k, caption="cat, answered cat", image=np.zeros((32, 32, 3), np.uint8), exits=exits)
+
+
+def texts(k, exits):
+    return report.Example(exit_index=k, caption="good, answered good", text="a long word " * 20 + "o" * 90, exits=exits)
+
+
+PAGES = {name: (*made, None) for name, made in KINDS.items()} | {
+    "pictures": (lambda seed: planted(120, seed), {}, pictures),
+    "texts": (lambda seed: planted(120, seed, classes=2), {}, texts),
+    "no labels": (lambda seed: utilities_only(120, seed), {"schedulers": {"stopping": StoppingScheduler()}}, None),
+}
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_every_kind_of_page_turns_and_fits(opened, kind, tmp_path):
+    make, more, example = PAGES[kind]
+    found = compared(make(1), make(2), **more)
+    positions = found.get("dial", {}).get("positions", [])
+    turned = tuple(k % len(found["exits"]) for k in range(len(positions)))
+    examples = [example(turned[0], turned)] if example else []
+    file = tmp_path / "report.html"
+    report.write_page(file, report.comparison_page(found, examples=examples))
+    for width in WIDTHS.values():
+        for theme in THEMES:
+            page = opened(width, theme, file=file)
+            for k in (0, len(positions) - 1) if positions else ():
+                page.locator("#turn-0").fill(str(k))
+                assert shown(page, "verdict") == positions[k]["saving"]["sentence"]
+                full = found["reference"] or found["exits"][-1]["cost"]
+                assert shown(page, "cost") == f"{positions[k]['cost'] / full:.1%}"
+            page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert_accessible(page)
+
+
+def test_a_table_of_who_pays_without_rows_is_not_shown(opened, file, comparison):
+    page, paying = opened(), [bool(one.get("who_pays")) for one in comparison["dial"]["positions"]]
+    for k in {paying.index(one) for one in paying}:
+        page.locator("#turn-0").fill(str(k))
+        assert page.get_by_role("region", name="Who pays").first.is_visible() == paying[k]
+
+
+def assert_accessible(page):
+    """Nothing is found by the rules of axe-core, where they are."""
+    rules = os.environ.get("EENET_AXE", "")
+    if Path(rules).is_file():
+        page.add_script_tag(path=rules)
+        found = page.evaluate("axe.run()")["violations"]
+        assert [(one["id"], one["nodes"][0]["html"][:120]) for one in found] == []
+
+
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_axe_finds_nothing(opened, width, theme):
-    rules = os.environ.get("EENET_AXE", "")
-    if not Path(rules).is_file():
+    if not Path(os.environ.get("EENET_AXE", "")).is_file():
         pytest.skip("EENET_AXE names no file: axe.min.js of the npm package axe-core")
     page = opened(width, theme)
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-    page.add_script_tag(path=rules)
-    found = page.evaluate("axe.run()")["violations"]
-    assert [(one["id"], one["nodes"][0]["html"][:120]) for one in found] == []
+    assert_accessible(page)

@@ -19,9 +19,9 @@ from eenet.tables import ExitTable
 from eenet.testing import synthetic_table
 
 
-def compared(val, test, names=("max_prob",), budgets=("60%",), **more):
+def compared(val, test, names=("max_prob",), budgets=("60%",), schedulers=None, **more):
     """A comparison as it comes back from a JSON file."""
-    schedulers = {name: GeometricScheduler() for name in names}
+    schedulers = schedulers or {name: GeometricScheduler() for name in names}
     found = compare(val, test, schedulers, budgets, **{"resamples": 20} | more)
     return json.loads(json.dumps(found.to_dict(), allow_nan=False))
 

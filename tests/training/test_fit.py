@@ -217,6 +217,15 @@ def test_a_training_that_diverges_says_so_and_leaves_no_result(tmp_path: Path) -
     assert not kept.exists() or load_tensors(kept, "checkpoint")["losses"].isfinite().all()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_sample_that_is_no_number_is_named_and_nothing_is_learnt_from_it(value: float) -> None:
+    inputs, model = torch.randn(40, 1, 8, 8), tiny_cnn(width=8)
+    inputs[13, 0, 2, 2] = value
+    with pytest.raises(InputError, match=f"inputs of sample 13 contain {value}"):
+        fit_exits(model, (inputs, torch.arange(40) % 10), TrainSettings(epochs=1, batch_size=8), progress=False)
+    assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
 def test_weights_of_exits_may_be_whole_numbers_but_not_too_few() -> None:
     data, short = load_digits().train, dataclasses.replace(QUICK, epochs=0.05)
     whole = dataclasses.replace(short, weighting=lambda num_exits: (1, 2, 3))

@@ -35,17 +35,12 @@ def comparison_parts(value: Mapping[str, Any], verdict: str, *, everything: bool
         listed = _few(sorted({entry["budget"] for entry in entries}), 1)
         groups = [entry for entry in entries if entry["budget"] in listed]
         said = [f"Note: {note}" for note in notes]
-        first = [verdict, ""] if value["saving"] else []
+        first = [verdict, ""] if value["saving"] or any(one["better"] for one in value["statics"]) else []
         return [*first, lead(value), "", curve, *table_sections({**value, "groups": groups}), *said]
     same = "VAL and TEST are the same data: these are fitting numbers, not what to expect of others. "
-    better = [
-        f"{one['name']} ({one['cost']:.4g} {value['unit']}), without exits, is better than every policy at its cost."
-        for one in value["statics"]
-        if one["better"]
-    ]
     asked = [who_pays(value)] if any(entry["by"] == "group" for entry in value["groups"]) else []
     more = f"--all prints every policy, difference and note ({len(notes)}); --out DIR plots and a page."
-    return [f"{same * value['same_data']}{verdict}", *better, curve, _short_table(value), *asked, more]
+    return [f"{same * value['same_data']}{verdict}", curve, _short_table(value), *asked, more]
 
 
 def _short_table(value: Mapping[str, Any]) -> Table:
@@ -135,12 +130,13 @@ def advice_parts(value: Mapping[str, Any], *, everything: bool) -> list[Part]:
 
 
 def _which(value: Mapping[str, Any]) -> str:
-    """Say which exits to keep, and how."""
+    """Say which exits to keep, and how; where early exit does not pay, only for whoever wants them all the same."""
     kept, dropped = ", ".join(map(str, value["kept"])), value["dropped"]
     if not dropped:
-        return f"Keep all exits: {kept}."
+        return f"Keep all exits: {kept}." if value["pays"] else "No early exit is needed."
+    first = "Keep exits" if value["pays"] else "If you want exits all the same: keep"
     return (
-        f"Keep exits {kept}; drop {', '.join(map(str, dropped))}: "
+        f"{first} {kept}; drop {', '.join(map(str, dropped))}: "
         f"eenet fit --exits {kept.replace(' ', '')}, or model.without({list(dropped)})."
     )
 

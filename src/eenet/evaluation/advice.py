@@ -10,7 +10,7 @@ import numpy as np
 
 from eenet.evaluation.exits import StaticModel, best_models
 from eenet.tables.costs import CostTable
-from eenet.tables.display import few, frame, notebook
+from eenet.tables.display import few, frame, notebook, samples
 
 if TYPE_CHECKING:
     import pandas
@@ -144,7 +144,7 @@ class Advice:
             )
         yield from self._about_exits()
         if low <= 0 < high and self.num_samples < _WIDE:
-            yield f"{self.num_samples} samples cannot tell small gains from none"
+            yield f"{samples(self.num_samples)} cannot tell small gains from none"
 
     def _about_exits(self) -> Iterator[str]:
         *early, last = self.statics[: len(self.kept) + len(self.dropped)]
@@ -163,8 +163,9 @@ class Advice:
             )
 
     def __repr__(self) -> str:
-        """Say which exits to keep, and whether early exit pays."""
-        return f"Advice to keep exits {few(self.kept)} of {len(self.kept) + len(self.dropped)}. {self.verdict}"
+        """Say whether early exit pays, and which exits to keep if it does."""
+        kept = f" Keep exits {few(self.kept)} of {len(self.kept) + len(self.dropped)}." if self.pays else ""
+        return f"Advice: {self.verdict}{kept}"
 
     def to_frame(self) -> pandas.DataFrame:
         """Return the rows: early exit and its alternatives, one per wanted budget.

@@ -28,6 +28,7 @@ from eenet.policies.scorers import Confidence, confidence_scorer
 from eenet.schedulers.base import warn_if_small
 from eenet.tables.checks import instance, number
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
+from eenet.tables.display import samples
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
@@ -141,8 +142,8 @@ def _samples(table: ExitTable, confidence: Confidence, folds: int) -> Samples:
     utility = table.require_utility("advice")
     if table.num_samples < max(folds, _LEAST):
         raise TableError(
-            f"{table.name} of {table.num_samples} samples is too small: exits are chosen on some and judged on others. "
-            f"Record at least {max(folds, _LEAST)}, better thousands."
+            f"{table.name} of {samples(table.num_samples)} is too small: exits are chosen on some and judged on the "
+            f"others. Record at least {max(folds, _LEAST)}, better thousands."
         )
     scorer = confidence_scorer(confidence, None if table.has_classes else table.feature_names)
     return Samples(scores=Replayer(table).scores(scorer), utility=utility, majority=majority_right(table))

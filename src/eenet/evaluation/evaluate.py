@@ -13,7 +13,7 @@ from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer, exit_distribution
 from eenet.tables.checks import instance
 from eenet.tables.costs import BudgetLike, CostTable
-from eenet.tables.display import frame, notebook
+from eenet.tables.display import frame, notebook, samples
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Report:
         asked = "" if self.budget is None else f" (budget {self.budget:.4g})"
         left = ", ".join(f"{share:.1%} at exit {k}" for k, share in enumerate(self.exit_distribution) if share)
         return (
-            f"{self.num_samples} samples: {self.cost:.4g} {self.unit} per sample{asked}, "
+            f"{samples(self.num_samples)}: {self.cost:.4g} {self.unit} per sample{asked}, "
             f"{self.cost / self.full_cost:.1%} of the full cost, with a utility "
             f"of {self.utility:.2%} (last exit alone: {self.full_utility:.2%}). Samples left: {left}."
         )

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from eenet.errors import InputError, ShapeError
 from eenet.tables.arrays import as_array
+from eenet.tables.display import samples
 from eenet.tables.table import ExitTable
 
 _LISTED = 50  # groups listed in full in the JSON; of more, only the first _WORST
@@ -133,7 +134,7 @@ def groupings(table: ExitTable, groups: GroupsLike | None = None) -> list[Groupi
     array = as_array(groups)
     if array.shape != (table.num_samples,):
         raise ShapeError(
-            f"groups of shape {array.shape} do not fit: the table has {table.num_samples} samples. Give one group per "
+            f"groups of shape {array.shape} do not fit: the table has {samples(table.num_samples)}. Give one group per "
             "sample."
         )
     if array.dtype.kind not in "iubU":

@@ -15,6 +15,7 @@ from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer, exit_distribution
 from eenet.tables.checks import instance
 from eenet.tables.costs import BudgetLike
+from eenet.tables.display import samples
 from eenet.tables.table import ExitTable
 
 EQUAL = 1e-3
@@ -161,7 +162,7 @@ def at_equal_cost(first: Dial, second: Dial, table: ExitTable, cost: BudgetLike)
     if not equal:
         closest = min(pair[0] for pair in pairs)
         raise TableError(
-            f"{table.name} of {table.num_samples} samples is too small for equal costs near {asked:g} {known.unit}: "
+            f"{table.name} of {samples(table.num_samples)} is too small for equal costs near {asked:g} {known.unit}: "
             f"the closest two differ by {closest:.2%}, and 0.1 % is needed. Take more samples."
         )
     _, _, one, other = min(equal, key=lambda pair: pair[1])

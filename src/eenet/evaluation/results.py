@@ -23,7 +23,7 @@ from eenet.evaluation.statistics import (
 )
 from eenet.tables.checks import listed
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
-from eenet.tables.display import few, frame, notebook
+from eenet.tables.display import few, frame, notebook, samples
 from eenet.tables.table import ExitTable
 
 if TYPE_CHECKING:
@@ -239,19 +239,20 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What the tested policy saves and loses, in one sentence; of several splits or maps, the largest area."""
+        """Models that are better without exits; what the policy saves and loses, of several splits the largest area."""
+        better = ", ".join(f"{one['name']} ({one['cost']:.4g} {self.unit})" for one in self.statics if one["better"])
+        first = f"Better than every policy at its cost, without exits: {better}. " if better else ""
         if self.saving is not None:
-            return f"{self.family.policy} at {self.saving_at}: {self.saving}"
-        best = max((name for name in self.area if name not in BOUNDS), key=lambda name: self.area[name], default=None)
-        if best is None:
-            return "No policy was compared."
+            return f"{first}{self.family.policy} at {self.saving_at}: {self.saving}"
+        if not (best := max((name for name in self.area if name not in BOUNDS), key=self.area.__getitem__, default="")):
+            return f"{first}No policy was compared."
         above = f"{100 * (self.area[best] - self.area['random']):+.2f} points beside the best static mix"
-        return f"Largest mean utility over the ten standard budgets: {best} with {self.area[best]:.2%}, {above}."
+        return f"{first}Largest mean utility over the ten standard budgets: {best} with {self.area[best]:.2%}, {above}."
 
     def __repr__(self) -> str:
         """Say what was compared, and the verdict."""
         policies = few([name for name in self.area if name not in BOUNDS])
-        return f"Comparison of {policies} on {self.n_test} samples. {self.verdict}"
+        return f"Comparison of {policies} on {samples(self.n_test)}. {self.verdict}"
 
     def to_frame(self) -> pandas.DataFrame:
         """Return the rows: one per policy and asked budget, the bounds included, standard deviations as ``sd_...``.

@@ -15,7 +15,7 @@ from eenet.policies.replay import Replayer
 from eenet.schedulers.bounds import static_mix
 from eenet.tables.checks import instance, number
 from eenet.tables.costs import Budget, CostTable
-from eenet.tables.display import notebook
+from eenet.tables.display import notebook, samples
 from eenet.tables.table import ExitTable
 
 LEAST_SAVING = 0.05  # of cost or time: below, nobody would notice
@@ -102,7 +102,7 @@ class Saving:
             share = round(1 - self.cost_share, 2) + 0.0  # no "-0%"
             return f"{share:.0%} of the {self.unit} saved"
         (first, speedup), *others = self.speedups.items()
-        same = speedup >= 1 and all(value >= 1 for _, value in others)
+        same = round(speedup, 1) > 1 and all(value >= 1 for _, value in others)
         beside = ", ".join(
             f"{value:.1f}x at {size}" if same else f"{_times(value)} at {size}" for size, value in others
         )
@@ -133,7 +133,7 @@ class Saving:
                 f"interval {low:+.1f} to {high:+.1f})"
             )
             if self.num_samples < _FEW:
-                yield f"{self.num_samples} samples are too few to tell small gains from none"
+                yield f"{samples(self.num_samples)} cannot tell small gains from none"
         if self.cost_share > 1 - LEAST_SAVING:
             yield f"it costs {self.cost_share:.0%} of the original model"
         if self.speedups and max(self.speedups.values()) < 1 + LEAST_SAVING:
@@ -239,7 +239,10 @@ def majority_right(table: ExitTable) -> Float64[np.ndarray, " sample"]:
 
 
 def _times(speedup: float) -> str:
-    return f"{speedup:.1f}x faster" if speedup >= 1 else f"{1 / speedup:.1f}x slower"
+    factor = f"{max(speedup, 1 / speedup):.1f}"
+    if factor == "1.0":
+        return "as fast"
+    return f"{factor}x faster" if speedup > 1 else f"{factor}x slower"
 
 
 def _error(values: np.ndarray) -> float:

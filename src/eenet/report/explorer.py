@@ -223,10 +223,10 @@ class _Written:
         )
         return Markup(
             f"<p>Leaving early at this budget: {self._text('paying')} than all samples together.</p>\n"
-            '<div class="wide" tabindex="0" role="region" aria-label="Who pays"><table class="pays"><caption>Loss in '
-            "points, with intervals that hold at 95 % for all groups together.</caption>\n<thead><tr><th scope=col>who"
-            "</th><th scope=col>samples</th><th scope=col>loss (interval)</th></tr></thead>\n"
-            f"<tbody>\n{rows}</tbody></table></div>\n"
+            f'<div class="wide" tabindex="0" role="region" aria-label="Who pays" {self._if("group-0")}>'
+            '<table class="pays"><caption>Loss in points, with intervals that hold at 95 % for all groups together.'
+            "</caption>\n<thead><tr><th scope=col>who</th><th scope=col>samples</th><th scope=col>loss (interval)</th>"
+            f"</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n"
         )
 
     def table(self) -> Table:

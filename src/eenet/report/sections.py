@@ -155,7 +155,7 @@ def bench_section(bench: Mapping[str, Any]) -> Section:
     }
     shares = ("efficiency", "regrouped_efficiency")  # may be unknown
     rows = [dict(row) | {key: _or_dash(row.get(key), ".2f") for key in shares} for row in bench["rows"]]
-    how = f"Time per sample, median over passes, on {bench['device']} with {bench['threads']} thread(s)."
+    how = f"Time per sample, median over passes, on {bench['device']} with {_threads(bench['threads'])}."
     return Section("Measured time", [how, Table.of(rows, columns, least=("regrouped", "dtype"))])
 
 
@@ -214,6 +214,10 @@ def _policy_size(known: Mapping[str, Any]) -> list[str]:
         return []
     each = known["policy"] / (len(known["up_to"]) - 1)
     return [f"The policy that decides adds {known['policy']} parameters: {each:.4g} per exit at which it decides."]
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" if count == 1 else f"{count} threads"
 
 
 def examples_section(examples: Sequence[Example]) -> Section:

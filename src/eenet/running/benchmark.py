@@ -22,7 +22,7 @@ from eenet.running.measuring import FlopReport, counted
 from eenet.running.progress import track
 from eenet.tables.arrays import batch_size
 from eenet.tables.checks import number
-from eenet.tables.display import frame, notebook
+from eenet.tables.display import frame, notebook, samples
 
 if TYPE_CHECKING:
     import pandas
@@ -110,14 +110,14 @@ class BenchReport:
             f"possible at batch {best.batch_size}"
         )
         flips = sum(row.flips for row in rows)
-        said += f"; {flips} samples left elsewhere than in the model itself." if flips else "."
+        said += f"; {samples(flips)} left elsewhere than in the model itself." if flips else "."
         if max(row.speedup for row in rows) < _LEAST_SAVING:
             return f"Do not bother: the saving is not on the clock. What was measured: {said}"
         return said
 
     def __repr__(self) -> str:
         """Say what was timed, and the verdict."""
-        return f"BenchReport of {self.samples} samples on {self.device}, {self.threads} threads: {self.verdict}"
+        return f"BenchReport of {samples(self.samples)} on {self.device}, {self.threads} threads: {self.verdict}"
 
     def to_frame(self) -> pandas.DataFrame:
         """Return the rows: one per engine, number format and batch size.

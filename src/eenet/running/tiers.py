@@ -22,6 +22,7 @@ from eenet.running.sent import COMPRESSIONS, Compression, Sent
 from eenet.tables.arrays import batch_size
 from eenet.tables.checks import instance, listed, number
 from eenet.tables.costs import CostTable
+from eenet.tables.display import samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class TierResult:
     def __repr__(self) -> str:
         """Say how many left, and how many bytes go on."""
         sent = "" if self.state is None else f", in {len(self.state)} bytes"
-        return f"TierResult: {len(self.rows)} samples left, {len(self.staying)} go on{sent}"
+        return f"TierResult: {samples(len(self.rows))} left, {len(self.staying)} go on{sent}"
 
 
 @final

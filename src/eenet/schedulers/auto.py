@@ -22,6 +22,7 @@ from eenet.schedulers.matrix import MatrixFit, fit_matrix, fit_matrix_knowing, s
 from eenet.schedulers.stopping import StoppingScheduler
 from eenet.schedulers.thresholds import GeometricScheduler, JointScheduler
 from eenet.tables.costs import CostTable, standard_budgets
+from eenet.tables.display import samples
 from eenet.tables.table import ExitTable
 
 _Trial: TypeAlias = tuple[str, Int[np.ndarray, " row"], Replayer, Dial]
@@ -125,7 +126,7 @@ class AutoScheduler(Scheduler):
         table = fits.table
         if table.num_samples < max(LEAST_SAMPLES, self.folds):
             name = next(iter(self._schedulers(table)))
-            return Choice(name, (), f"{name}: {table.num_samples} samples are not enough to choose by.")
+            return Choice(name, (), f"{name}: {samples(table.num_samples)} are not enough to choose by.")
         found = self._held_out(fits)
         scores = {name: one.parts for name, one in found.items()}
         best = max(scores, key=lambda name: float(scores[name].mean()))

@@ -17,6 +17,7 @@ from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy
 from eenet.tables.checks import instance, listed, number
 from eenet.tables.costs import BudgetLike, CostTable, standard_budgets
+from eenet.tables.display import samples
 from eenet.tables.table import ExitTable
 
 LEAST_SAMPLES = 50
@@ -31,7 +32,7 @@ def warn_if_small(*tables: ExitTable) -> AbstractContextManager[None]:
     small = None if _said.get() else next((one for one in tables if one.num_samples < LEAST_SAMPLES), None)
     if small is not None:
         warnings.warn(
-            f"{small.name} of {small.num_samples} samples is small: with fewer than {LEAST_SAMPLES}, results are "
+            f"{small.name} of {samples(small.num_samples)} is small: with fewer than {LEAST_SAMPLES}, results are "
             "mostly chance. Record more, better thousands.",
             stacklevel=3,
         )

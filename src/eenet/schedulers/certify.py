@@ -24,6 +24,7 @@ from eenet.schedulers.betting import betting_bound, check_level, mean_is_below
 from eenet.schedulers.thresholds import any_scorer
 from eenet.tables.checks import instance, number
 from eenet.tables.costs import BudgetLike, CostTable
+from eenet.tables.display import samples
 from eenet.tables.table import ExitTable
 
 _CANDIDATES = 60
@@ -176,7 +177,7 @@ def certify(
     instance(scheduler, Scheduler, "scheduler")
     if instance(table, ExitTable, "table").num_samples < _LEAST:
         raise TableError(
-            f"table of {table.num_samples} samples is too small for a promise: half of it fits, half certifies, and "
+            f"table of {samples(table.num_samples)} is too small for a promise: half of it fits, half certifies, and "
             f"at least {_LEAST} are needed. Record more, or fit without a guarantee."
         )
     table = table.with_costs(costs)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -160,38 +161,50 @@ def speed_up(
     """
     seed = int(number(seed, "seed", 0, 2**32 - 1, whole=True))
     model = _checked(model, train)
-    trains = train and not isinstance(model, Engine)
-    training, calibration, test = parts_of(data, seed, in_memory=isinstance(model, Engine), trains=trains)
-    example = _on_device(model, first_of(calibration, _EXAMPLES))
-    with_exits: MultiExitModel | Engine
-    if isinstance(model, MultiExitModel | Engine):
-        with_exits = model
-    else:
-        with_exits = attach(model, rows_of(example, slice(0, 2)), exits, seed=seed)
-    costs = _costs(with_exits, example)
-    asked = costs.budget(budget)
-    if trains:
-        assert isinstance(with_exits, MultiExitModel)
-        chosen = settings or _settings(example, len(training), costs.full, freeze=freeze, seed=seed)
-        chosen = replace(chosen, heads_share=1.0) if freeze else chosen
-        fit_exits(with_exits, training, chosen, progress=progress)
-    tables = [
-        record(with_exits, part, split=split, costs=costs, progress=progress)
-        for split, part in (("calibration", calibration), ("test", test))
-    ]
-    dial = AutoScheduler(seed=seed).sweep(tables[0], costs, budgets=[asked])
-    adaptive = AdaptiveModel(with_exits, dial.at(asked), costs, dial=dial)
-    inputs = first_of(test, samples_to_time(costs))
-    return SpeedUp(
-        model=adaptive,
-        trained=with_exits,
-        calibration=tables[0],
-        test=tables[1],
-        budget=budget,
-        timed=inputs,
-        seed=seed,
-        **_judged(with_exits, adaptive, tables[1], inputs, seed=seed, progress=progress),
-    )
+    with _flags_kept(model):
+        trains = train and not isinstance(model, Engine)
+        training, calibration, test = parts_of(data, seed, in_memory=isinstance(model, Engine), trains=trains)
+        example = _on_device(model, first_of(calibration, _EXAMPLES))
+        with_exits: MultiExitModel | Engine
+        if isinstance(model, MultiExitModel | Engine):
+            with_exits = model
+        else:
+            with_exits = attach(model, rows_of(example, slice(0, 2)), exits, seed=seed)
+        costs = _costs(with_exits, example)
+        asked = costs.budget(budget)
+        if trains:
+            assert isinstance(with_exits, MultiExitModel)
+            chosen = settings or _settings(example, len(training), costs.full, freeze=freeze, seed=seed)
+            chosen = replace(chosen, heads_share=1.0) if freeze else chosen
+            fit_exits(with_exits, training, chosen, progress=progress)
+        tables = [
+            record(with_exits, part, split=split, costs=costs, progress=progress)
+            for split, part in (("calibration", calibration), ("test", test))
+        ]
+        dial = AutoScheduler(seed=seed).sweep(tables[0], costs, budgets=[asked])
+        adaptive = AdaptiveModel(with_exits, dial.at(asked), costs, dial=dial)
+        inputs = first_of(test, samples_to_time(costs))
+        return SpeedUp(
+            model=adaptive,
+            trained=with_exits,
+            calibration=tables[0],
+            test=tables[1],
+            budget=budget,
+            timed=inputs,
+            seed=seed,
+            **_judged(with_exits, adaptive, tables[1], inputs, seed=seed, progress=progress),
+        )
+
+
+@contextmanager
+def _flags_kept(model: nn.Module | Engine) -> Iterator[None]:
+    """Restore afterwards which modules are in training mode: what was trained is in evaluation mode."""
+    flags = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
 
 
 def samples_to_time(costs: CostTable) -> int:

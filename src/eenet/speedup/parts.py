@@ -47,6 +47,8 @@ def parts_of(data: Any, seed: int, *, in_memory: bool, trains: bool) -> tuple[Pa
         rows = split_rows(_count(whole), _SHARES if trains else _SHARES[1:], seed)
         parts = [None] * (not trains) + [_select(whole, some) for some in rows]
     require_enough({"calibration": _count(parts[1]), "test": _count(parts[2])})
+    for name, part in zip(("calibration", "test"), parts[1:], strict=True):
+        _require_labels(name, part)
     return parts[0], parts[1], parts[2]
 
 
@@ -62,6 +64,17 @@ def require_enough(counts: Mapping[str, int]) -> None:
                 f"data of {counts[name]} samples for {name} are too few: with fewer than {LEAST_SAMPLES} nothing can "
                 "be said. Pass more: of data in one piece, a fifth is for calibration, and a fifth for testing."
             )
+
+
+def _require_labels(name: str, part: Part) -> None:
+    """Refuse samples without a class among those that a policy is fitted to or judged on."""
+    labels = as_array(part.labels if isinstance(part, LabelledDataset) else part[1])
+    if labels.dtype.kind in "iu" and (labels < 0).any():
+        row = int(np.flatnonzero(labels < 0)[0])
+        raise DataError(
+            f"label {labels[row]} of sample {row} for {name} is no class: a policy is fitted to and judged by right "
+            "answers. Pass samples that have a class; only those to train on may have none (-100)."
+        )
 
 
 def split_rows(count: int, shares: Sequence[float], seed: int) -> list[Int[np.ndarray, " row"]]:

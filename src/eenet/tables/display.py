@@ -42,6 +42,11 @@ def notebook(sentence: str, rows: Sequence[Mapping[str, object]]) -> str:
     return f"{said}<table>{''.join(shown)}</table>{more}"
 
 
+def samples(count: int) -> str:
+    """Return a number of samples in words: "1 sample", "20 samples"."""
+    return f"{count} sample" if count == 1 else f"{count} samples"
+
+
 def few(values: Sequence[object]) -> str:
     """Return values separated by commas, of many the first three and the last."""
     words = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]

@@ -17,7 +17,7 @@ from eenet.tables import changes, checks, storage
 from eenet.tables.arrays import CHUNK, as_array, history, log_softmax
 from eenet.tables.changes import BY_SAMPLE, NUMBERED
 from eenet.tables.costs import CostTable
-from eenet.tables.display import few, frame
+from eenet.tables.display import few, frame, samples
 
 if TYPE_CHECKING:
     import pandas
@@ -238,7 +238,7 @@ class ExitTable:
 
     def __repr__(self) -> str:
         """Say what the table contains."""
-        parts = [f"{self.num_samples} samples", f"{self.num_exits} exits"]
+        parts = [f"{samples(self.num_samples)}", f"{self.num_exits} exits"]
         parts.append(f"{self.num_columns} {'classes' if self.has_classes else 'features'}")
         said = "".join(f" and {key}" for key in ("labels", "utility", "cost") if getattr(self, key) is not None)
         costs = "" if self.costs is None else f"; leaving costs {few(self.costs.cumulative)} {self.costs.unit}"

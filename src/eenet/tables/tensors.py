@@ -38,7 +38,7 @@ def _sealed(content: bytes) -> tuple[bytes, memoryview]:
     length = int.from_bytes(content[:8], "little")
     data = memoryview(content)[8 + length :]
     head = json.loads(content[8 : 8 + length])
-    checksum = _start(head)
+    checksum = hashlib.sha256(_described(head))
     checksum.update(data)
     text = json.dumps({"__metadata__": {"sha256": checksum.hexdigest()}, **head}).encode()
     text += b" " * (-len(text) % 8)  # tensors stay aligned
@@ -106,13 +106,13 @@ def _check_tensors(file: io.BufferedIOBase, size: int, *, sealed: bool) -> None:
     known = about.get("sha256")
     if known is None and not sealed and all(len(value) != _DIGITS for value in about.values()):  # a file of others
         return
-    checksum = _start(head)
+    checksum = hashlib.sha256(_described(head))
     while block := file.read(1 << 20):
         checksum.update(block)
     if checksum.hexdigest() != known:
         raise ValueError("it was changed or damaged since it was written: its checksum differs")
 
 
-def _start(head: dict[str, Any]) -> hashlib._Hash:
-    """Return a checksum that knows names, types, shapes and places of tensors."""
-    return hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+def _described(head: dict[str, Any]) -> bytes:
+    """Return names, types, shapes and places of tensors, with which a checksum begins."""
+    return json.dumps(head, sort_keys=True).encode()

@@ -19,7 +19,7 @@ from eenet.errors import require
 from eenet.models.inputs import Inputs
 from eenet.training.augmenting import is_transform
 from eenet.training.dataset import LabelledDataset
-from eenet.training.losses import check_targets
+from eenet.training.losses import check_finite, check_targets
 from eenet.training.settings import Schedule
 
 # --- processes --------------------------------------------------------------------------------------------------------
@@ -139,6 +139,7 @@ class Batches:
         chance = generator(settings.seed, "augment", step, *self.processes.mark)
         own = self.processes.share(rows)
         inputs, targets = self.dataset.training_batch(own, settings.augment, chance)
+        check_finite(inputs, own.tolist())
         if targets.dim() > 1 and self.num_classes is not None:
             check_targets(targets, self.num_classes, own.tolist())
         if self.device.type != "cpu":

@@ -15,6 +15,7 @@ from eenet.errors import EenetError, InputError, ShapeError
 from eenet.models.form import SameForm
 from eenet.models.inputs import IGNORED, Inputs, evaluating
 from eenet.models.model import MultiExitModel
+from eenet.tables.display import samples
 from eenet.training.batches import Processes
 from eenet.training.dataset import LabelledDataset
 from eenet.training.losses import check_targets, require_classes
@@ -66,7 +67,7 @@ def check_training(model: MultiExitModel, dataset: LabelledDataset, schedule: Sc
         check_targets(labels, classes, range(len(labels)))
         if bool((labels == IGNORED).all()):
             raise InputError(
-                f"labels are {IGNORED} for all {len(labels)} samples: there is nothing to learn. Pass labels."
+                f"labels are {IGNORED} for all {samples(len(labels))}: there is nothing to learn. Pass labels."
             )
     return classes
 

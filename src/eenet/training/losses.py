@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from eenet.errors import InputError, ShapeError
-from eenet.models.inputs import IGNORED, State
+from eenet.models.inputs import IGNORED, Inputs, State
 from eenet.models.model import MultiExitModel
 
 Weighting: TypeAlias = Callable[[int], tuple[float, ...]]
@@ -116,6 +116,17 @@ def check_targets(targets: Int[Tensor, "sample ..."], num_classes: int, rows: Se
             f"{num_classes} classes apart, 0 to {num_classes - 1}. Make the model for more classes, or correct the "
             f"labels ({IGNORED}: none)."
         )
+
+
+def check_finite(inputs: Inputs, rows: Sequence[int]) -> None:
+    """Refuse inputs that are NaN or infinite; ``rows`` are the numbers of the samples, for the message."""
+    for leaf in tree_leaves(inputs):
+        if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+            place = (~leaf.isfinite()).nonzero()[0].tolist()
+            raise InputError(
+                f"inputs of sample {rows[place[0]]} contain {leaf[tuple(place)].item():g}: nothing can be learnt from "
+                "it. Correct this sample, or leave it out."
+            )
 
 
 def learnable(targets: Int[Tensor, "sample ..."]) -> Int[Tensor, ""]:
