@@ -25,6 +25,7 @@ from eenet.serving.steering import Steering
 from eenet.serving.watch import Snapshot, Watch
 
 _SHARE = 0.25  # of the target for the latency, that one batch may take
+_SHADOWS = 256  # that may be inside; further ones are left out
 _SALT = 0x5AD0  # so that the choice of shadows is no coin of a policy
 clock = time.monotonic
 
@@ -323,7 +324,7 @@ class Worker:
             request, place = found[row]
             if exit_index == self._last:
                 self._watch.shadow(True)
-            elif self.open and self._comparing < self._max_batch:
+            elif self.open and self._comparing < _SHADOWS:
                 of = np.array([place - request.first])
                 own = np.empty(1, dtype=object)
                 own[0] = self._whole
