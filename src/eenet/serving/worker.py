@@ -65,7 +65,6 @@ class Worker:
         self._answer, self._stopped = answer, stopped
         self.open, self._closed = True, False
         self._last = model.engine.num_exits - 1
-        self._whole = static_policy(ConfidenceScorer("max_prob"), self._last, self._last + 1)
         self._queues = Queues(self._last + 1, max_batch, max_wait_s)
         self._times = StageTimes(self._last + 1)
         self._watch = Watch(self._last + 1, max_batch)
@@ -327,7 +326,7 @@ class Worker:
             elif self.open and self._comparing < _SHADOWS:
                 of = np.array([place - request.first])
                 own = np.empty(1, dtype=object)
-                own[0] = self._whole
+                own[0] = static_policy(ConfidenceScorer("max_prob"), self._last, self._last + 1)
                 self._admit(
                     Request(
                         inputs=rows_of(request.inputs, of),
