@@ -56,8 +56,8 @@ def _about(one: Mapping[str, Any]) -> str:
     shares = ", ".join(f"{share:.0%}" for share in one["exit_distribution"])
     return (
         f"Budget {one['budget']}: accuracy {one['adaptive_accuracy']:.2%} instead of {one['accuracy'][-1]:.2%}, left "
-        f"at the exits: {shares}. By stage times alone it would be {one['ideal']:.2f} times as fast ({one['full_ms']:.3g} "
-        f"and {one['adaptive_ms']:.3g} ms per sample)."
+        f"at the exits: {shares}. By stage times alone it would be {one['ideal']:.2f} times as fast "
+        f"({one['full_ms']:.3g} and {one['adaptive_ms']:.3g} ms per sample)."
     )
 
 
@@ -120,8 +120,8 @@ def _rest(one: Mapping[str, Any]) -> str:
         f"{over['json_added']:.2f} ms with JSON and {over['binary_added']:.2f} ms with bytes (medians, with "
         "the client's work).",
         f"The dial turned {turned['turns']} times during {turned['requests']} requests: {turned['lost']} lost, "
-        f"{turned['refused']} refused; {turned['strange']} answers are not what the exit says that was recorded at "
-        "another batch size.",
+        f"{turned['refused']} refused; {turned['strange']} answers are those of no policy at their exit, by the "
+        "outputs recorded in PyTorch.",
     ]
     if soak := one.get("soak"):
         lines.append(
