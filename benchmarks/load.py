@@ -169,7 +169,7 @@ class Shots:
         status: Of HTTP; 0: none.
         label: Answered; -1: none.
         exit: Where it left.
-        seconds: From the first to the last time of sending.
+        seconds: Up to the last time of sending.
     """
 
     row: np.ndarray
@@ -248,7 +248,7 @@ async def _sent(address: Address, messages: Sequence[bytes], times: np.ndarray, 
         task.cancel()
     for line in lines:
         line.close()
-    return _shots(found, len(messages), max(float(times[-1] - times[0]), 1e-9))
+    return _shots(found, len(messages), max(float(times[-1]), 1e-3))
 
 
 def _shots(found: Sequence[tuple[float, int, bytes, int | None]], rows: int, seconds: float) -> Shots:

@@ -42,7 +42,8 @@ def _intro(options: argparse.Namespace) -> str:
     return (
         "`eenet serve` beside the same server with the full model. The policy is that of the budget at which accuracy "
         "is one point below the full model's on the calibration samples. Engine: ONNX Runtime, one thread; batches of "
-        f"{options.max_batch} at most. The target of the latency is {options.slo_ms:g} ms."
+        f"{options.max_batch} at most. The target of the latency is the time of {options.slo_batches:g} such "
+        "batches of the full model."
     )
 
 
@@ -57,7 +58,8 @@ def _about(one: Mapping[str, Any]) -> str:
     return (
         f"Budget {one['budget']}: accuracy {one['adaptive_accuracy']:.2%} instead of {one['accuracy'][-1]:.2%}, left "
         f"at the exits: {shares}. By stage times alone it would be {one['ideal']:.2f} times as fast "
-        f"({one['full_ms']:.3g} and {one['adaptive_ms']:.3g} ms per sample)."
+        f"({one['full_ms']:.3g} and {one['adaptive_ms']:.3g} ms per sample). The target of the latency is "
+        f"{one['slo_ms']:.0f} ms."
     )
 
 
