@@ -23,7 +23,7 @@ PACKAGES = ["eenet"] + [
     if "__all__" in path.read_text(encoding="utf-8")
 ]
 METHODS = (FunctionType, classmethod, staticmethod, property, cached_property)
-WITHOUT_TORCH = ("tables", "policies", "schedulers", "evaluation", "report", "plot", "running", "cli")
+WITHOUT_TORCH = ("tables", "policies", "schedulers", "evaluation", "report", "plot", "running", "serving", "cli")
 
 
 def modules_after(code: str) -> list[str]:

@@ -24,6 +24,7 @@ import importlib
 EXTRAS = {
     "PIL": "vision",
     "accelerate": "train",
+    "fastapi": "serve",
     "huggingface_hub": "hub",
     "matplotlib": "report",
     "onnx": "onnx",
@@ -31,12 +32,15 @@ EXTRAS = {
     "onnxscript": "onnx",
     "openvino": "openvino",
     "pandas": "frames",
+    "prometheus_client": "serve",
     "pyarrow": "frames",
+    "python_multipart": "serve",
     "sklearn": "sklearn",
     "timm": "vision",
     "torch": "torch",
     "torchvision": "vision",
     "transformers": "text",
+    "uvicorn": "serve",
 }
 """Optional packages, each with the extra of eenet that installs it."""
 

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Run a model with a policy: every sample stops where the policy lets it."),
     "bench": ("measure", "Time the adaptive model against the original one without exits, on the test samples."),
     "export": ("export", "Write a model and its policy as a folder that runs without torch."),
+    "serve": ("serve", "Serve a model: requests come and go stage by stage, and the budget is turned while it runs."),
     "report": ("report", "Make one self-contained HTML page from the results of compare, profile and bench."),
     "reproduce": (
         "reproduce",

@@ -22,6 +22,7 @@ USUAL = {
     "run": ("policy", "budget", "out"),
     "bench": ("policy", "batch_size", "engine", "everything"),
     "export": ("policy", "engine", "out"),
+    "serve": ("budget", "slo_ms", "port", "token_file"),
     "report": ("out", "title"),
     "reproduce": ("out", "scale", "data_root"),
 }

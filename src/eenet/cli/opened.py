@@ -1,4 +1,4 @@
-"""What `eenet run` runs: a run with a policy, a bundle or an export, and how its inputs are read."""
+"""What `eenet run` and `eenet serve` run: a run with a policy, a bundle or an export, and how its inputs are read."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class Opened:
         files: Returns how files of images or texts become inputs.
         classes: Names of the classes, where known.
         exits: What the exits are called, where the model has some of the original's only.
+        preparation: How images or texts become inputs, where known.
     """
 
     adaptive: AdaptiveModel | Tier
@@ -48,6 +49,7 @@ class Opened:
     files: Callable[[], Images | TextFiles]
     classes: Sequence[str] | None
     exits: tuple[int, ...] | None = None
+    preparation: Prepares | None = None
 
     def read(self, words: Sequence[str]) -> list[Source]:
         """Return the inputs that the user named: splits, then array files, then all images or texts."""
@@ -107,6 +109,7 @@ def _of_run(
         files=files,
         classes=opened.classes,
         exits=saved.exits,
+        preparation=opened.preparation,
     )
 
 
@@ -154,6 +157,7 @@ def _of_pretrained(bundle: Bundle, threads: int | None, *, check_source: bool) -
         array=lambda path: files().array(path),
         files=files,
         classes=bundle.classes,
+        preparation=bundle.preparation,
     )
 
 
@@ -204,6 +208,7 @@ def _of_export(target: Path, threads: int | None, parts: Sequence[type[Part]]) -
         array=array,
         files=files,
         classes=opened.manifest.classes,
+        preparation=preparation,
     )
 
 

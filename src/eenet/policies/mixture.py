@@ -200,6 +200,43 @@ def mixed(a: Policy, b: Policy, weight: float, seed: int = 0) -> Policy:
     return MixedPolicy(a, b, weight, seed)
 
 
+@final
+class UpTo(Policy):
+    """A policy whose samples leave at some exit at the latest.
+
+    Args:
+        policy: Decides before that.
+        max_exit: The exit, 0-based.
+
+    Raises:
+        InputError: There is no such exit.
+    """
+
+    def __init__(self, policy: Policy, max_exit: int) -> None:
+        self.policy = instance(policy, Policy, "policy")
+        self.max_exit = int(number(max_exit, "max_exit", 0, policy.num_exits - 1, whole=True))
+        self.num_exits, self.num_columns = policy.num_exits, policy.num_columns
+        self.num_open = min(policy.num_open or policy.num_exits, self.max_exit + 1)
+        self.newest_only, self.answers_newest = policy.newest_only, policy.answers_newest
+        self.compares_classes, self.seeds, self.depth = policy.compares_classes, policy.seeds, policy.depth
+        self.source = policy.source
+
+    def __repr__(self) -> str:
+        """Say where all leave, and how samples leave before."""
+        return f"all leave at exit {self.max_exit}, before that {self.policy!r}"
+
+    def leaves(self, seen: Seen, sample_ids: Ids) -> Flags:
+        return self.decide(seen, sample_ids)[0]
+
+    def decide(self, seen: Seen, sample_ids: Ids) -> tuple[Flags, Answers | None]:
+        if seen.shape[1] > self.max_exit:
+            return np.ones(len(seen), dtype=np.bool_), None
+        return self.policy.decide(seen, sample_ids)
+
+    def answers(self, seen: Seen, sample_ids: Ids) -> Answers:
+        return self.policy.answers(seen, sample_ids)
+
+
 def _one_number(first: int | None, second: int | None) -> int | None:
     """Return the number of columns of parts that must agree on it."""
     if first is not None and second is not None and first != second:

@@ -110,7 +110,7 @@ class AdaptiveModel:
             self.next_id += count
         else:
             ids = whole_ids(sample_ids, count)
-        self._look_at(inputs, count)
+        self.look_at(inputs, count)
         loop = Loop(self.engine, self.policy)
         loop.feed(inputs, ids)
         return loop.finish(self._cumulative)
@@ -148,7 +148,7 @@ class AdaptiveModel:
             count = size_of(inputs)
             if names is not None:
                 _require_one_each(names, fed + count, more=True)
-            self._look_at(inputs, count)
+            self.look_at(inputs, count)
             if loop is None:
                 loop = Loop(self.engine, self.policy, count if regroup else 1)
             loop.feed(inputs, np.arange(fed, fed + count) if names is None else names[fed : fed + count])
@@ -192,8 +192,19 @@ class AdaptiveModel:
         turned._recognised, turned._checked = self._recognised, self._checked
         return turned
 
-    def _look_at(self, inputs: Inputs, count: int) -> None:
-        """Find out, once, whether the model returns maps, and whether samples can be dropped from its states."""
+    def look_at(self, inputs: Inputs, count: int) -> None:
+        """Find out, once, whether the model returns maps, and whether samples can be dropped from its states.
+
+        Every call does this by itself; it is for those who run `engine` in a loop of their own.
+
+        Args:
+            inputs: A batch, as `batch_of` returns it.
+            count: How many samples it has.
+
+        Raises:
+            InputError: As of a call.
+            ShapeError: As of a call.
+        """
         if not self._recognised:
             self.engine = suited(self.engine, inputs)
             self._recognised = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
@@ -17,6 +17,7 @@ from eenet.running.inputs import Inputs, Shapes, joined, rows_of, shapes_of
 from eenet.tables.arrays import log_softmax
 
 _ALL = slice(None)
+Rows: TypeAlias = "slice | Int[np.ndarray, ' kept']"
 
 
 class _Left(NamedTuple):
@@ -72,6 +73,7 @@ class Group:
         shapes: Of their inputs: samples of other shapes cannot join.
         seen: The outputs of the exits so far, with room for those of all later exits; None before stage 0.
         borrowed: The state may be what was fed, which its owner may overwrite before the next batch.
+        own: The policy of each sample, where they follow several; None: all follow ``policy``.
     """
 
     state: State
@@ -81,6 +83,37 @@ class Group:
     shapes: Shapes = ()
     seen: np.ndarray | None = None
     borrowed: bool = False
+    own: np.ndarray | None = None
+
+    def followers(self) -> list[tuple[Policy, Rows]]:
+        """Return each policy that samples follow, with their rows."""
+        own = [self.policy] if self.own is None else self.own.tolist()
+        policies = {id(one): one for one in own}
+        if len(policies) == 1:
+            return [(own[0], _ALL)]
+        followed = np.array([id(one) for one in own])
+        return [(one, np.flatnonzero(followed == key)) for key, one in policies.items()]
+
+    def decide(self, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return who leaves, as `Policy.decide` of each sample's policy says, and the answers where these are known."""
+        followers = self.followers()
+        if len(followers) == 1:
+            return followers[0][0].decide(seen, self.ids)
+        leaves = np.empty(len(seen), dtype=np.bool_)
+        for policy, rows in followers:
+            leaves[rows] = policy.leaves(seen[rows], self.ids[rows])
+        return leaves, None
+
+    def answers(self, seen: np.ndarray, rows: Rows) -> np.ndarray:
+        """Return what samples that leave now are answered with, each by its policy."""
+        if self.own is None:
+            return self.policy.answers(seen[rows], self.ids[rows])
+        leaving = Group(None, self.ids[rows], self.places[rows], self.policy, own=self.own[rows])
+        seen = seen[rows]
+        answers = np.empty_like(seen[:, -1])
+        for policy, of in leaving.followers():
+            answers[of] = policy.answers(seen[of], leaving.ids[of])
+        return answers
 
 
 class Loop:
@@ -149,7 +182,7 @@ class Loop:
         for k, queues in enumerate(self._queues):
             for queue in queues.values():
                 if sum(len(group.ids) for group in queue) >= full:
-                    group = self._joined(queue)
+                    group = self.joined(queue)
                     queue.clear()
                     rest = self._step(k, group)
                     if rest is not None:
@@ -165,7 +198,7 @@ class Loop:
                 group.state = self.engine.select(group.state, np.arange(len(group.ids)))
                 group.borrowed = False
 
-    def _joined(self, groups: list[Group]) -> Group:
+    def joined(self, groups: Sequence[Group]) -> Group:
         """Return groups that wait for the same stage as one."""
         if len(groups) == 1:
             return groups[0]
@@ -177,6 +210,7 @@ class Loop:
             first.policy,
             first.shapes,
             None if first.seen is None else np.concatenate([group.seen for group in groups if group.seen is not None]),
+            own=None if first.own is None else np.concatenate([group.own for group in groups if group.own is not None]),
         )
 
     def _step(self, k: int, group: Group) -> Group | None:
@@ -187,7 +221,7 @@ class Loop:
         if k == self._last:
             self.leave(k, group, _ALL, answer)
             return None
-        leaves, known = group.policy.decide(seen, group.ids)
+        leaves, known = group.decide(seen)
         gone = leaves.nonzero()[0]
         if len(gone) == len(group.ids):
             self.leave(k, group, _ALL, answer, known)
@@ -209,7 +243,8 @@ class Loop:
                 "equally long at all exits. Use heads that return [sample, class], and states with the samples first."
             )
         if group.seen is None:
-            self._require_fit(output.shape[1], group.policy, classes=answer is None)
+            for policy, _ in group.followers():
+                self._require_fit(output.shape[1], policy, classes=answer is None)
             group.seen = np.empty((len(output), self._last + 1, output.shape[1]), dtype=np.float32)
         newest = log_softmax(output) if answer is None else output
         # a row of logits is NaN as a whole
@@ -224,13 +259,14 @@ class Loop:
         return group.seen[:, : k + 1]
 
     def kept(self, k: int, group: Group, state: State, rows: Int[np.ndarray, " kept"]) -> Group:
-        """Return some samples of a group as one of their own, with the state after stage ``k``."""
+        """Return some samples of a group, read by exit ``k``, as one of their own, with the state after its stage."""
         assert group.seen is not None
         require_samples_first(self.engine, state, k, len(group.ids))
         seen = np.empty((len(rows), *group.seen.shape[1:]), dtype=np.float32)
         seen[:, : k + 1] = group.seen[:, : k + 1][rows]
         kept = self.engine.select(state, rows)
-        return Group(kept, group.ids[rows], group.places[rows], group.policy, group.shapes, seen)
+        own = None if group.own is None else group.own[rows]
+        return Group(kept, group.ids[rows], group.places[rows], group.policy, group.shapes, seen, own=own)
 
     def leave(
         self,
@@ -246,7 +282,7 @@ class Loop:
             answers = known[rows]
         elif classes:
             assert group.seen is not None
-            answers = group.policy.answers(group.seen[:, : k + 1][rows], group.ids[rows])
+            answers = group.answers(group.seen[:, : k + 1], rows)
         else:
             answers = answer[rows]
         self.left.append(_Left(k, group.places[rows], answers, classes))

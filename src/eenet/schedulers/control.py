@@ -7,6 +7,7 @@ changes, its mean cost drifts. A `BudgetController` watches what samples really 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat, TypeAlias, final
@@ -65,7 +66,7 @@ class BudgetController:
     back to the budget, up to chance. Nothing is promised about single samples or short stretches, nor about the
     utility on data unlike the calibration data, nor while even the cheapest policy costs more than the budget.
 
-    Not thread-safe: one stream of batches, or a lock around `policy` and `update`.
+    Thread-safe: batches may ask for policies and report costs from several threads, in any order.
 
     Args:
         dial: As returned by `Scheduler.sweep`.
@@ -104,23 +105,44 @@ class BudgetController:
         self._base = self._inside(self.budget)
         self._span = float(horizon)
         self._policy: Policy | None = None
+        self._lock = threading.RLock()
 
     @property
     def policy(self) -> Policy:
         """The policy for the next batch."""
-        if self._policy is None:
-            self._policy = self.dial.at(Budget(self.target, "", "", self.dial.costs.unit))  # nothing to be parsed
-        return self._policy
+        return self.steering()[0]
+
+    def steering(self) -> tuple[Policy, float]:
+        """Return the policy for the next batch and the `target` that it was asked of the dial for, of one moment."""
+        with self._lock:
+            target = self.target
+            if self._policy is None:
+                self._policy = self.dial.at(Budget(target, "", "", self.dial.costs.unit))  # nothing to be parsed
+            return self._policy, target
+
+    def turn(self, budget: BudgetLike) -> None:
+        """Steer to another budget from now on, with what was learnt about the costs; debt and credit end.
+
+        Raises:
+            BudgetError: As of `Dial.at`.
+        """
+        value = self.dial.costs.budget(budget).value
+        with self._lock:
+            self._base = self._inside(self._base + value - self.budget)
+            self.budget, self.samples, self._spent, self._debt = value, 0, 0.0, 0.0
+            self._policy = None
 
     @property
     def target(self) -> float:
         """What is asked of the dial now: a mean cost as it was on the fitting data, not a prediction."""
-        return self._inside(self._base - self._debt / self._span)
+        with self._lock:
+            return self._inside(self._base - self._debt / self._span)
 
     @property
     def mean_cost(self) -> float:
         """Mean realised cost of all samples so far; NaN before the first."""
-        return self._spent / self.samples if self.samples else math.nan
+        with self._lock:
+            return self._spent / self.samples if self.samples else math.nan
 
     @property
     def debt(self) -> float:
@@ -151,6 +173,10 @@ class BudgetController:
             ShapeError: Another number of samples than of costs.
         """
         total, count = _total(costs, samples)
+        with self._lock:
+            self._take_in(total, count)
+
+    def _take_in(self, total: float, count: int) -> None:
         if (span := 2.0 * count) > self._span:  # correct over more samples, without a jump of the target
             self._base = self._inside(self._base - self._debt / self._span + self._debt / span)
             self._span = span
@@ -195,7 +221,7 @@ class BudgetController:
         utility: np.ndarray | None = np.empty(table.num_samples)
         for rows in blocks(0, table.num_samples, batch_size):
             ids = np.arange(self.samples, self.samples + rows.stop - rows.start)
-            policy, target[rows] = self.policy, self.target
+            policy, target[rows] = self.steering()
             stops = exit_index[rows] = replayer.exit_index(policy, rows, ids)
             try:
                 if utility is not None:
@@ -208,7 +234,8 @@ class BudgetController:
 
     def state_dict(self) -> dict[str, float]:
         """Return what was learnt so far, as numbers; dial, budget and settings are not part of it."""
-        values = (self.samples, self._spent, self._debt, self._base, self._span)
+        with self._lock:
+            values = (self.samples, self._spent, self._debt, self._base, self._span)
         return dict(zip(_STATE, map(float, values), strict=True))
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
@@ -216,9 +243,10 @@ class BudgetController:
         given: Mapping[str, float] = instance(state, Mapping, "state", _PASSED)
         least = {"samples": 0.0, "span": 1e-9}
         values = [number(given.get(name), f"{name} of the state", least.get(name, -math.inf)) for name in _STATE]
-        samples, self._spent, self._debt, base, self._span = values
-        self.samples, self._base = int(samples), self._inside(base)
-        self._policy = None
+        with self._lock:
+            samples, self._spent, self._debt, base, self._span = values
+            self.samples, self._base = int(samples), self._inside(base)
+            self._policy = None
 
     def _inside(self, target: float) -> float:
         return min(max(target, self._low), self._high)

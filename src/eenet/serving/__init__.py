@@ -1,0 +1,27 @@
+"""Serving: a model that runs stage by stage while requests come and go, and a budget that is turned while it runs.
+
+Nothing is loaded before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eenet.lazy import lazy
+
+if TYPE_CHECKING:
+    from eenet.serving.service import Answer as Answer
+    from eenet.serving.service import QueueFull as QueueFull
+    from eenet.serving.service import Service as Service
+    from eenet.serving.service import Stopped as Stopped
+    from eenet.serving.watch import Alarm as Alarm
+    from eenet.serving.watch import Histogram as Histogram
+    from eenet.serving.watch import Snapshot as Snapshot
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "eenet.serving.service": ("Service", "Answer", "QueueFull", "Stopped"),
+        "eenet.serving.watch": ("Snapshot", "Histogram", "Alarm"),
+    },
+)
