@@ -145,7 +145,12 @@ def _samples(table: ExitTable, confidence: Confidence, folds: int) -> Samples:
             f"Record at least {max(folds, _LEAST)}, better thousands."
         )
     scorer = confidence_scorer(confidence, None if table.has_classes else table.feature_names)
-    return Samples(scores=Replayer(table).scores(scorer), utility=utility, majority=majority_right(table))
+    return Samples(
+        scores=Replayer(table).scores(scorer),
+        utility=utility,
+        majority=majority_right(table),
+        groups=table.group_index,
+    )
 
 
 def _agreeing(costs: CostTable, parts: CostParts | None) -> CostParts:
@@ -188,6 +193,7 @@ def _compared(
     read = bootstrap(
         {"early": early, "static": static},
         anchor=SampledCurve(costs=np.zeros((1, len(samples))), utilities=samples.majority[None]),
+        groups=samples.groups,
         budgets=[budget.value for budget in wanted],
         resamples=resamples,
         seed=seed,

@@ -24,7 +24,7 @@ from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
 from eenet.evaluation.turned import Turning
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
-from eenet.schedulers.base import Scheduler, warn_if_small
+from eenet.schedulers.base import Scheduler, sides_of, warn_if_small
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
 from eenet.schedulers.paying import most_that_pays, saving_note
 from eenet.tables.checks import instance, number
@@ -128,6 +128,7 @@ def compare(
             {name: one.sampled for name, one in runs[0].runs.items() if one.sampled is not None},
             anchor=runs[0].anchor,
             budgets=asked.standard,
+            groups=runs[0].groups,
             resamples=resamples,
             seed=seed,
         )
@@ -200,8 +201,8 @@ def random_splits(val: ExitTable, test: ExitTable, splits: int, seed: int) -> It
         return
     pool = ExitTable.concat([val, test])
     for split in range(splits):
-        order = np.random.default_rng([seed, split]).permutation(pool.num_samples)
-        yield pool.select(np.sort(order[: val.num_samples])), pool.select(np.sort(order[val.num_samples :]))
+        fitting, judging = sides_of(pool.group_index, val.num_samples, [seed, split])
+        yield pool.select(np.sort(fitting)), pool.select(np.sort(judging))
 
 
 def counter(progress: Progress | None, steps: int, splits: int = 1) -> Callable[[str], None]:
@@ -265,7 +266,7 @@ class _Split:
             runs["oracle"] = self._bound(oracle, is_mix=False)
         step("bounds")
         anchor = self._sampled(self.test.leaving_costs[:, :1].T, self.gained[None, :, 0])
-        return SplitRun(runs=runs, static=self.static, anchor=anchor)
+        return SplitRun(runs=runs, static=self.static, anchor=anchor, groups=self.test.group_index)
 
     def _sampled(self, costs: np.ndarray, gained: np.ndarray) -> SampledCurve:
         return SampledCurve(costs=costs, utilities=gained, measure=self.measure)

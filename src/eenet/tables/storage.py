@@ -18,7 +18,10 @@ from eenet.tables.costs import CostTable
 from eenet.tables.files import MANIFEST, check_free, read_arrays, read_manifest, seal
 
 _OUTPUTS = ("logits", "probs", "features", "feature_names")
-KEYS = (*_OUTPUTS, "labels", "utility", "costs", "cost_unit", "cost_reference", "exit_names", "split", "source")
+KEYS = (
+    *(*_OUTPUTS, "labels", "utility", "group"),
+    *("costs", "cost_unit", "cost_reference", "exit_names", "split", "source"),
+)
 """What a stored table may consist of."""
 FILES = (MANIFEST, *(f"{key}.npy" for key in KEYS))
 """The same as files of a folder."""
