@@ -25,7 +25,7 @@ from eenet.evaluation.statics import check_statics
 from eenet.evaluation.statistics import Curve, SampledCurve, bootstrap, bootstrap_interval
 from eenet.policies.replay import Replayer
 from eenet.policies.scorers import Confidence, confidence_scorer
-from eenet.schedulers.base import warn_if_small
+from eenet.schedulers.base import LEAST_GROUPS, require_groups, warn_if_small
 from eenet.tables.checks import instance, number
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.tables.table import ExitTable
@@ -97,6 +97,8 @@ def advise(
     samples, budgets = _samples(table, confidence, folds), list(budgets)
     check_statics(statics, len(samples), table.name)
     wanted = tuple(dict.fromkeys(costs.budget(budget) for budget in budgets or standard_budgets(costs)))
+    if table.group is not None:
+        require_groups(table, LEAST_GROUPS, "advice")
     warn_if_small(table)
     values = [budget.value for budget in wanted]
     models = _statics(samples, costs, parts, statics, table)

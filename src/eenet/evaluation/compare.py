@@ -24,7 +24,7 @@ from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
 from eenet.evaluation.turned import Turning
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
-from eenet.schedulers.base import Scheduler, sides_of, warn_if_small
+from eenet.schedulers.base import LEAST_GROUPS, Scheduler, require_groups, sides_of, warn_if_small
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
 from eenet.schedulers.paying import most_that_pays, saving_note
 from eenet.tables.checks import instance, number
@@ -74,6 +74,9 @@ def compare(
     exit. That is no mean over images: the bootstrap resamples images and sums their counts anew, and there is no
     ``oracle``. Policies, ``random`` among them, are fitted to the utility of single images all the same.
 
+    Where samples belong together (`ExitTable.group`), whole groups are resampled, and random splits keep them on one
+    side.
+
     Args:
         val: Calibration set; needs labels or utility.
         test: Test set; same exits, columns and costs.
@@ -93,7 +96,7 @@ def compare(
         check_source: Refuse tables recorded from two models, where both are known.
 
     Raises:
-        TableError: The tables disagree, or lack costs or utility.
+        TableError: The tables disagree, or lack costs or utility, or one has groups, but fewer than 5.
         BudgetError: A budget is below the cost of exit 0.
         InputError: ``splits`` below 1, arguments that exclude each other, or a scheduler with the name of a bound.
         ShapeError: Groups, statics, confusion or costs that do not fit the tables.
@@ -168,6 +171,9 @@ def _check_tables(val: ExitTable, test: ExitTable, costs: CostTable | None) -> N
             )
     val.require_utility("compare")
     test.require_utility("compare")
+    for table in (val, test):
+        if table.group is not None:
+            require_groups(table, LEAST_GROUPS, "comparing")
 
 
 def _facts(table: ExitTable, other: ExitTable, costs: CostTable | None) -> Iterator[tuple[str, object]]:

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 
 from eenet.errors import EenetError, ShapeError, TableError
 from eenet.evaluation.statistics import SampledCurve

@@ -156,8 +156,8 @@ def require_groups(table: ExitTable, least: int, what: str) -> None:
     if table.num_groups < least:
         raise TableError(
             f"{table.name} of {table.num_groups} groups is too small: {what} holds groups out in turn, and needs "
-            f"{least} to say anything about others. Record more, or drop the groups, if new samples come from the same: "
-            "dataclasses.replace(table, group=None)."
+            f"{least} to say anything about others. Record more, or drop the groups, if new samples come from the "
+            "same: dataclasses.replace(table, group=None)."
         )
 
 
@@ -176,15 +176,20 @@ def _costed_on_other_groups(scheduler: Scheduler, dial: Dial, table: ExitTable, 
         # costs that differ from sample to sample are those of the fold in a dial: its least may be above a budget
         policies = [part.at(max(budget, part.costs.low)) for budget in grid]
         share = held.num_samples / table.num_samples
-        for means, replayer in ((fitted, Replayer(rest)), (unseen, Replayer(held))):
-            replayer.prepare(policies)
-            means += share * np.array([replayer.expected(policy)[0] for policy in policies])
+        fitted += share * _mean_costs(rest, policies)
+        unseen += share * _mean_costs(held, policies)
     low, high = costs.low, max(costs.high, fitted.max())
     order = np.argsort(fitted, kind="stable")
     x, y = np.array([low, *fitted[order], high]), np.array([low, *unseen[order], high])
     expected = np.maximum(dial.fit_costs, np.interp(dial.fit_costs, x, np.maximum.accumulate(y))).tolist()
     found = list(zip(expected, dial.fit_utilities, dial.policies, strict=True))
     return replace(Dial.of_candidates(found, dial.costs, dial.seed), reason=dial.reason)
+
+
+def _mean_costs(table: ExitTable, policies: Sequence[Policy]) -> Float64[np.ndarray, " policy"]:
+    replayer = Replayer(table)
+    replayer.prepare(policies)
+    return np.array([replayer.expected(policy)[0] for policy in policies])
 
 
 def folds_of(groups: Int[np.ndarray, " sample"], folds: int, seed: int) -> Int[np.ndarray, " sample"]:
@@ -214,7 +219,7 @@ def folds_of(groups: Int[np.ndarray, " sample"], folds: int, seed: int) -> Int[n
 
 def sides_of(
     groups: Int[np.ndarray, " sample"], count: int, seed: int | Sequence[int]
-) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
+) -> tuple[Int[np.ndarray, " first"], Int[np.ndarray, " second"]]:
     """Return the rows of two sides, in random order; samples of one group are beside each other, on one side.
 
     The first side has ``count`` samples, or as near to that as whole groups come. Arguments and errors are otherwise

@@ -166,7 +166,8 @@ def certify(
 
     Raises:
         InputError: ``guarantee`` is unknown, ``delta`` or ``epsilon`` is outside (0, 1), or the budget is missing.
-        TableError: There are fewer than 100 samples, or than 20 groups where there are groups, neither labels nor utility, or no costs.
+        TableError: There are fewer than 100 samples, or than 20 groups where there are groups, neither labels nor
+            utility, or no costs.
         BudgetError: The budget is no number, has a foreign unit or is below the cost of exit 0.
         RunError: A deadline closes the full path, and nothing within it could be certified to lose so little; or costs
             differ from sample to sample, and not even exit 0 could be certified to keep the budget.

@@ -269,19 +269,18 @@ def check_labels(labels: np.ndarray, num_classes: int | None, first_row: int = 0
 
 def check_group(group: np.ndarray) -> None:
     """Refuse groups of samples that are neither whole numbers nor texts."""
-    if group.dtype.kind == "U":
-        require_texts("group", group)
-    elif group.dtype.kind not in "iu":
+    if group.dtype.kind not in "iu" and not are_texts(group):
         raise TableError(
             f"group of type {group.dtype} cannot be used: a group is a whole number or a text. Convert the groups."
         )
 
 
-def require_texts(key: str, texts: np.ndarray) -> None:
-    """Refuse texts that contain numbers which are no characters."""
-    codes = np.frombuffer(texts.astype(texts.dtype.newbyteorder("=")).tobytes(), np.uint32)
-    if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
-        raise TableError(f"{key} contains what is no text: a number that is no character. Save texts.")
+def are_texts(array: np.ndarray) -> bool:
+    """Return whether an array consists of texts, none of which contains a number that is no character."""
+    if array.dtype.kind != "U":
+        return False
+    codes = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
+    return not ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any()
 
 
 def _check_utility(utility: np.ndarray) -> None:

@@ -266,8 +266,8 @@ class ExitTable:
         """Return utility and cost of every sample at every exit, one row each, as far as they are known.
 
         Returns:
-            Columns ``sample``, ``exit``, ``exit_name``, ``utility``, ``cost``, ``label``, ``group``; those not known are
-            left out.
+            Columns ``sample``, ``exit``, ``exit_name``, ``utility``, ``cost``, ``label``, ``group``; those not known
+            are left out.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -372,8 +372,9 @@ class ExitTable:
     def load(cls, path: str | os.PathLike[str]) -> ExitTable:
         """Read a table from an ``.npz`` file or from a folder of ``.npy`` files, which is memory-mapped.
 
-        Keys: ``logits``, ``probs`` or ``features`` (with ``feature_names``), ``labels``, ``utility``, ``group``, ``costs``
-        (``[exit]`` or ``[sample, exit]``), ``cost_unit``, ``cost_reference``, ``exit_names``, ``split``, ``source``.
+        Keys: ``logits``, ``probs`` or ``features`` (with ``feature_names``), ``labels``, ``utility``, ``group``,
+        ``costs`` (``[exit]`` or ``[sample, exit]``), ``cost_unit``, ``cost_reference``, ``exit_names``, ``split``,
+        ``source``.
         Other keys are ignored. Nothing is ever unpickled. Probabilities are converted while loading and then take
         memory; store logits to work on tables larger than memory.
 
