@@ -137,7 +137,8 @@ def test_parts_that_cannot_be_added_up_are_refused(wrong):
 
 def samples_of(table, majority=0.0):
     scores = table.seen().max(axis=2)
-    return Samples(scores=scores, utility=table.utility, majority=np.full(table.num_samples, majority))
+    majorities = np.full(table.num_samples, majority)
+    return Samples(scores=scores, utility=table.utility, majority=majorities, groups=table.group_index)
 
 
 def test_other_samples_leave_and_mix_as_one_by_one():

@@ -11,11 +11,12 @@ from eenet.errors import BudgetError, InputError, ShapeError, TableError
 from eenet.evaluation import compare, saving
 from eenet.evaluation.compare import random_splits
 from eenet.policies.replay import Replayer
-from eenet.schedulers import AutoScheduler, GeometricScheduler, PatienceScheduler
+from eenet.schedulers import AutoScheduler, GeometricScheduler, JointScheduler, PatienceScheduler
 from eenet.schedulers.bounds import oracle
 from eenet.schedulers.paying import most_that_pays, saving_note
 from eenet.tables.costs import CostTable, standard_budgets
 from eenet.tables.table import ExitTable
+from eenet.testing import synthetic_table
 
 MAX_PROB = {"max_prob": GeometricScheduler()}
 BOTH = {**MAX_PROB, "patience": PatienceScheduler()}
@@ -463,3 +464,19 @@ def test_over_several_splits_the_verdict_names_the_largest_area():
     assert found.saving is None and found.to_dict()["saving"] is None
     assert max(BOTH, key=lambda name: found.area[name]) in found.verdict
     assert compare(by_hand(), by_hand(), {}, [1.5]).verdict == "No policy was compared."
+
+
+def test_groups_stay_together_and_intervals_resample_them():
+    val, test = synthetic_table(300, seed=1), synthetic_table(300, seed=2)
+    groups = [np.arange(300) // 10, 30 + np.arange(300) // 10]
+    of_val, of_test = (replace(one, group=group) for one, group in zip((val, test), groups, strict=True))
+    for fitting, judging in random_splits(of_val, of_test, 3, seed=0):
+        assert not np.intersect1d(fitting.group, judging.group).size
+        assert len(fitting.group) + len(judging.group) == 600
+    schedulers = {"joint": JointScheduler(), "max_prob": GeometricScheduler()}
+    alone, together = (compare(val, one, schedulers, ["50%"], resamples=200) for one in (test, of_test))
+    assert alone.area == together.area
+    assert alone.pairs[0].low != together.pairs[0].low
+    assert any("30 groups: intervals resample whole groups" in note for note in together.notes)
+    with pytest.raises(TableError, match="3 groups .* needs 5"):
+        compare(val, replace(test, group=np.arange(300) % 3), schedulers)

@@ -92,6 +92,23 @@ def test_the_bootstrap_equals_resampling_by_loops():
         assert row == pytest.approx([read(sorted(points), budget) for budget in budgets])
 
 
+def test_the_bootstrap_draws_whole_groups_by_loops():
+    generator = np.random.default_rng(1)
+    utilities, groups = generator.uniform(0, 1, 6), np.array([0, 0, 0, 1, 1, 2])
+    found = bootstrap(
+        {"a": SampledCurve(costs=np.full((1, 6), 2.0), utilities=utilities[None])},
+        anchor=SampledCurve(costs=np.ones((1, 6)), utilities=np.zeros((1, 6))),
+        budgets=[2.0],
+        groups=groups,
+        resamples=20,
+        seed=3,
+    )["a"]
+    again = np.random.default_rng(3)
+    for row in found:
+        rows = [i for group in again.integers(3, size=3).tolist() for i in np.flatnonzero(groups == group)]
+        assert row == pytest.approx([utilities[rows].mean()])
+
+
 # property
 
 POINTS = st.lists(st.tuples(st.floats(1, 10), st.floats(0, 1)), min_size=1, max_size=8)

@@ -29,7 +29,7 @@ from eenet.policies import (
 )
 from eenet.policies.learned import exit_features
 from eenet.policies.mixture import coin
-from eenet.schedulers import GeometricScheduler, fit_ensemble
+from eenet.schedulers import GeometricScheduler, TransformedScheduler, fit_ensemble
 from eenet.tables.arrays import log_softmax
 from eenet.tables.costs import CostTable
 from eenet.tables.table import ExitTable
@@ -498,3 +498,12 @@ def test_policies_dials_and_reports_say_in_words_what_they_are():
     assert f"{report.cost:.4g} ms per sample (budget 2.4)" in str(report) and "at exit 3." in str(report)
     transformed = TransformedPolicy(fit_ensemble(table, 0), ScorePolicy("margin", [0.5, 1, 1, -math.inf]))
     assert repr(transformed).startswith("on outputs changed by Ensemble, leaves by the score margin: exit 0 at 0.5")
+
+
+def test_the_parts_of_a_mixture_behind_a_transform_are_the_same_objects_whenever_they_are_asked_for() -> None:
+    table = synthetic_table(300, num_exits=3)
+    dial = TransformedScheduler(scheduler=GeometricScheduler(), fit_transform=fit_ensemble).sweep(table)
+    policy = dial.at(0.5 * (dial.fit_costs[0] + dial.fit_costs[1]))
+    first, second = policy.components(), policy.components()
+    assert len(first) == 2
+    assert all(a is b for (_, a), (_, b) in zip(first, second, strict=True))

@@ -46,6 +46,17 @@ class Faulty:
             yield batch
 
 
+@pytest.mark.parametrize("name", ["val.npz", "val", None])
+def test_groups_are_recorded(tiny, dataset, tmp_path, name):
+    groups = [f"street {i // 5}" for i in range(50)]
+    path = None if name is None else tmp_path / name
+    assert record(tiny, dataset, path, group=groups).group.tolist() == groups
+    with pytest.raises(ShapeError, match=r"group of shape \(49,\) .* 50 samples"):
+        record(tiny, dataset, path, group=groups[:-1])
+    with pytest.raises(TableError, match="group of type float64"):
+        record(tiny, dataset, path, group=np.zeros(50))
+
+
 @pytest.mark.parametrize("name", ["val.npz", "val"])
 @pytest.mark.parametrize("size", [1, 16, 64])
 def test_a_table_comes_back_with_everything(tiny, dataset, tmp_path, name, size):

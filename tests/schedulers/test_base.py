@@ -99,7 +99,7 @@ def test_settings_outside_their_range_are_refused(make, setting, value):
 
 
 def test_folds_are_equal_and_follow_the_seed():
-    fold = folds_of(23, 5, seed=1)
+    fold = folds_of(np.arange(23), 5, seed=1)
     assert sorted(np.bincount(fold).tolist()) == [4, 4, 5, 5, 5]
-    assert np.array_equal(fold, folds_of(23, 5, seed=1))
-    assert not np.array_equal(fold, folds_of(23, 5, seed=2))
+    assert np.array_equal(fold, folds_of(np.arange(23), 5, seed=1))
+    assert not np.array_equal(fold, folds_of(np.arange(23), 5, seed=2))

@@ -143,7 +143,7 @@ def test_held_out_ensembles_have_not_seen_their_samples():
     table = synthetic_table(200, num_classes=3)
     plain, together = held_out_ensemble(table, 4, seed=3)
     assert np.array_equal(plain.labels, table.labels)
-    fold = folds_of(200, 4, 3)
+    fold = folds_of(np.arange(200), 4, 3)
     for f in range(4):
         rest = fit_ensemble(table.select(fold != f))
         assert np.allclose(together.logits[fold == f], rest.history(table.seen(fold == f)), atol=1e-5)

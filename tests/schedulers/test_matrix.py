@@ -40,7 +40,7 @@ def lost(table):
 
 def folds_at(table, k, folds=3, seed=0):
     """What is fitted at an exit, with the parts it is made of."""
-    fold, seen = folds_of(table.num_samples, folds, seed), table.seen()[:, : k + 1]
+    fold, seen = folds_of(table.group_index, folds, seed), table.seen()[:, : k + 1]
     alone = [one(seen) for one in fold_ensembles(table, fold)]
     return _Folds(seen, alone, table.labels, fold), np.maximum(seen, -12.0).reshape(len(seen), -1), alone, fold
 
@@ -205,7 +205,7 @@ def test_held_out_answers_do_not_know_their_label():
     fit = fit_matrix(table)
     labels = table.labels.copy()
     labels[:5] = (labels[:5] + 1) % 5
-    own = folds_of(300, 5, 0)[0] == folds_of(300, 5, 0)[:5]
+    own = folds_of(np.arange(300), 5, 0)[0] == folds_of(np.arange(300), 5, 0)[:5]
     labels[:5][~own] = table.labels[:5][~own]  # of one fold only: others may learn from these samples
     other = fit_matrix(ExitTable(logits=table.logits, labels=labels, costs=table.costs))
     assert other.penalties == fit.penalties
@@ -220,7 +220,7 @@ def test_samples_that_were_not_fitted_on_are_answered_by_the_combination(monkeyp
     monkeypatch.setattr("eenet.schedulers.matrix._LEAST", 200)
     monkeypatch.setattr("eenet.schedulers.matrix._WORK", 0)
     table = confused_table(500)
-    fit, part = fit_matrix(table, seed=3), sampled_rows(500, 200, 3)
+    fit, part = fit_matrix(table, seed=3), sampled_rows(np.arange(500), 200, 3)
     others = np.setdiff1d(np.arange(500), part)
     assert len(part) == 200 and fit.held_out.num_samples == 500
     combined = table.transformed(fit.transform).seen()

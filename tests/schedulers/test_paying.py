@@ -31,7 +31,7 @@ class Counting(Scheduler):
 
 def test_slow_twin():
     table, scheduler = worse_at_the_end(200, 3), GeometricScheduler(seed=2)
-    budgets, fold = standard_budgets(table.costs), folds_of(200, 5, 2)
+    budgets, fold = standard_budgets(table.costs), folds_of(np.arange(200), 5, 2)
     earned = dict.fromkeys(budgets, 0.0)
     for f in range(5):
         dial = scheduler.sweep(table.select(fold != f))

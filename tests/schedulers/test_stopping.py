@@ -77,7 +77,7 @@ def test_the_state_suits_the_table():
 def slow_induce(table, expected, state, folds, ridge, seed):
     """Backward induction by loops over multipliers, exits, folds and samples."""
     n, exits, classes = table.num_samples, table.num_exits, table.num_columns
-    fold = folds_of(n, min(folds, n), seed).tolist()
+    fold = folds_of(np.arange(n), folds, seed).tolist()
     c, utility = table.leaving_costs.tolist(), table.utility
     columns = [state(table.seen()[:, k]) for k in range(exits - 1)]
     weights, biases, outcome = [], [], []

@@ -11,6 +11,7 @@ import numpy as np
 
 from eenet.cli.loading import Costs, read_groups
 from eenet.errors import TableError
+from eenet.schedulers.base import sides_of
 from eenet.tables.outcomes import SUFFIXES, outcome_groups
 from eenet.tables.table import ExitTable
 
@@ -50,8 +51,7 @@ class Sides:
         samples = first.num_samples
         if samples < 2:
             raise TableError("VAL of 1 sample is too small: one half fits, the other judges. Give more, or a TEST.")
-        order = np.random.default_rng(seed).permutation(samples)
-        fitting, judging = np.sort(order[: samples // 2]), np.sort(order[samples // 2 :])
+        fitting, judging = map(np.sort, sides_of(first.group_index, samples // 2, seed))
         note = (
             f"There is no TEST: {len(fitting)} of the {samples} rows of VAL, chosen at random (seed {seed}), fit, the "
             f"other {len(judging)} judge. Means over redrawn halves: --splits."

@@ -25,7 +25,7 @@ from eenet.evaluation.statics import check_statics
 from eenet.evaluation.statistics import Curve, SampledCurve, bootstrap, bootstrap_interval
 from eenet.policies.replay import Replayer
 from eenet.policies.scorers import Confidence, confidence_scorer
-from eenet.schedulers.base import warn_if_small
+from eenet.schedulers.base import LEAST_GROUPS, require_groups, warn_if_small
 from eenet.tables.checks import instance, number
 from eenet.tables.costs import Budget, BudgetLike, CostTable, standard_budgets
 from eenet.tables.display import samples
@@ -98,6 +98,8 @@ def advise(
     samples, budgets = _samples(table, confidence, folds), list(budgets)
     check_statics(statics, len(samples), table.name)
     wanted = tuple(dict.fromkeys(costs.budget(budget) for budget in budgets or standard_budgets(costs)))
+    if table.group is not None:
+        require_groups(table, LEAST_GROUPS, "advice")
     warn_if_small(table)
     values = [budget.value for budget in wanted]
     models = _statics(samples, costs, parts, statics, table)
@@ -146,7 +148,12 @@ def _samples(table: ExitTable, confidence: Confidence, folds: int) -> Samples:
             f"others. Record at least {max(folds, _LEAST)}, better thousands."
         )
     scorer = confidence_scorer(confidence, None if table.has_classes else table.feature_names)
-    return Samples(scores=Replayer(table).scores(scorer), utility=utility, majority=majority_right(table))
+    return Samples(
+        scores=Replayer(table).scores(scorer),
+        utility=utility,
+        majority=majority_right(table),
+        groups=table.group_index,
+    )
 
 
 def _agreeing(costs: CostTable, parts: CostParts | None) -> CostParts:
@@ -189,6 +196,7 @@ def _compared(
     read = bootstrap(
         {"early": early, "static": static},
         anchor=SampledCurve(costs=np.zeros((1, len(samples))), utilities=samples.majority[None]),
+        groups=samples.groups,
         budgets=[budget.value for budget in wanted],
         resamples=resamples,
         seed=seed,

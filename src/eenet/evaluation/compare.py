@@ -24,7 +24,7 @@ from eenet.evaluation.statistics import Measure, SampledCurve, bootstrap, curve
 from eenet.evaluation.turned import Turning
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
-from eenet.schedulers.base import Scheduler, warn_if_small
+from eenet.schedulers.base import LEAST_GROUPS, Scheduler, require_groups, sides_of, warn_if_small
 from eenet.schedulers.bounds import BoundPoint, oracle, static_mix
 from eenet.schedulers.paying import most_that_pays, saving_note
 from eenet.tables.checks import instance, number
@@ -74,6 +74,9 @@ def compare(
     exit. That is no mean over images: the bootstrap resamples images and sums their counts anew, and there is no
     ``oracle``. Policies, ``random`` among them, are fitted to the utility of single images all the same.
 
+    Where samples belong together (`ExitTable.group`), whole groups are resampled, and random splits keep them on one
+    side.
+
     Args:
         val: Calibration set; needs labels or utility.
         test: Test set; same exits, columns and costs.
@@ -93,7 +96,7 @@ def compare(
         check_source: Refuse tables recorded from two models, where both are known.
 
     Raises:
-        TableError: The tables disagree, or lack costs or utility.
+        TableError: The tables disagree, or lack costs or utility, or one has groups, but fewer than 5.
         BudgetError: A budget is below the cost of exit 0.
         InputError: ``splits`` below 1, arguments that exclude each other, or a scheduler with the name of a bound.
         ShapeError: Groups, statics, confusion or costs that do not fit the tables.
@@ -128,6 +131,7 @@ def compare(
             {name: one.sampled for name, one in runs[0].runs.items() if one.sampled is not None},
             anchor=runs[0].anchor,
             budgets=asked.standard,
+            groups=runs[0].groups,
             resamples=resamples,
             seed=seed,
         )
@@ -167,6 +171,9 @@ def _check_tables(val: ExitTable, test: ExitTable, costs: CostTable | None) -> N
             )
     val.require_utility("compare")
     test.require_utility("compare")
+    for table in (val, test):
+        if table.group is not None:
+            require_groups(table, LEAST_GROUPS, "comparing")
 
 
 def _facts(table: ExitTable, other: ExitTable, costs: CostTable | None) -> Iterator[tuple[str, object]]:
@@ -200,8 +207,8 @@ def random_splits(val: ExitTable, test: ExitTable, splits: int, seed: int) -> It
         return
     pool = ExitTable.concat([val, test])
     for split in range(splits):
-        order = np.random.default_rng([seed, split]).permutation(pool.num_samples)
-        yield pool.select(np.sort(order[: val.num_samples])), pool.select(np.sort(order[val.num_samples :]))
+        fitting, judging = sides_of(pool.group_index, val.num_samples, [seed, split])
+        yield pool.select(np.sort(fitting)), pool.select(np.sort(judging))
 
 
 def counter(progress: Progress | None, steps: int, splits: int = 1) -> Callable[[str], None]:
@@ -265,7 +272,7 @@ class _Split:
             runs["oracle"] = self._bound(oracle, is_mix=False)
         step("bounds")
         anchor = self._sampled(self.test.leaving_costs[:, :1].T, self.gained[None, :, 0])
-        return SplitRun(runs=runs, static=self.static, anchor=anchor)
+        return SplitRun(runs=runs, static=self.static, anchor=anchor, groups=self.test.group_index)
 
     def _sampled(self, costs: np.ndarray, gained: np.ndarray) -> SampledCurve:
         return SampledCurve(costs=costs, utilities=gained, measure=self.measure)

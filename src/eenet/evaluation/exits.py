@@ -12,11 +12,11 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 
 from eenet.errors import EenetError, ShapeError, TableError
 from eenet.evaluation.statistics import SampledCurve
-from eenet.schedulers.base import folds_of
+from eenet.schedulers.base import folds_of, standard_error
 from eenet.schedulers.search import Cuts, frontier, outcomes, search
 from eenet.tables.checks import COSTS, number
 from eenet.tables.costs import CostTable
@@ -150,11 +150,13 @@ class Samples:
         scores: Of each exit; the largest leave first.
         utility: Of answering at each exit.
         majority: Utility of answering with the most frequent class, at no cost; 0 where classes are not known.
+        groups: Number of every sample's group; see `ExitTable.group_index`.
     """
 
     scores: Float[np.ndarray, "sample exit"]
     utility: Float[np.ndarray, "sample exit"]
     majority: Float[np.ndarray, " sample"]
+    groups: Int[np.ndarray, " sample"]
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -162,7 +164,7 @@ class Samples:
 
     def select(self, rows: np.ndarray) -> Samples:
         """Return some samples only, by their numbers or flags."""
-        return Samples(scores=self.scores[rows], utility=self.utility[rows], majority=self.majority[rows])
+        return Samples(**{name: values[rows] for name, values in vars(self).items()})
 
     def keeping(self, kept: Sequence[int]) -> Samples:
         """Return the same samples with some exits only."""
@@ -285,7 +287,7 @@ def choose_exits(
     near = [
         one
         for one, value in tried.items()
-        if (best - value).mean() <= _TOLERANCE * (best - value).std(ddof=1) / math.sqrt(len(best))
+        if (best - value).mean() <= _TOLERANCE * standard_error(best - value, samples.groups)
     ]
     return min(near, key=lambda one: (len(one), -tried[one].mean()))
 
@@ -302,9 +304,9 @@ def cross_validated(
     step: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Return the outcome of every sample at some budgets, exits chosen and thresholds fitted without its fold."""
-    fold = folds_of(len(samples), folds, seed)
+    fold = folds_of(samples.groups, folds, seed)
     found = np.empty((3, len(budgets), len(samples)))
-    for f in range(folds):
+    for f in range(int(fold.max()) + 1):
         rest, own = samples.select(fold != f), samples.select(fold == f)
         kept = choose(rest)
         cumulative = parts.cumulative(kept)

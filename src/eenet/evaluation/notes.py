@@ -30,6 +30,15 @@ def notes_on(val: ExitTable, test: ExitTable, runs: Sequence[SplitRun], budgets:
             "confidence none of these differences is wrongly called significant. The intervals, and all other "
             "differences, are not corrected."
         )
+    if val.group is not None:
+        yield f"Samples of VAL are of {val.num_groups} groups: budgets are kept on groups that were not fitted on."
+        if test.group is not None and (shared := len(np.intersect1d(val.group, test.group))):
+            yield f"{shared} groups are in both VAL and TEST: of these, TEST says less than of new ones."
+    if test.group is not None:
+        yield (
+            f"Samples of TEST are of {test.num_groups} groups: intervals resample whole groups; those of the losses of "
+            "single classes or groups take samples as independent."
+        )
     if not (val.source and test.source):
         yield "VAL, TEST or both do not name their source: that they come from the same model was not checked."
     if val.cost is not None:

@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from eenet.evaluation.groups import GroupStats, PolicyGroups
 from eenet.evaluation.saving import Saving
@@ -91,11 +91,13 @@ class SplitRun:
         runs: By policy name, the bounds last.
         static: Mean cost and utility on TEST of answering everything at each exit.
         anchor: Exit 0 for all samples of TEST: where every curve begins.
+        groups: Number of the group of every sample of TEST; see `ExitTable.group_index`.
     """
 
     runs: dict[str, PolicyRun]
     static: Float[np.ndarray, "2 exit"]
     anchor: SampledCurve
+    groups: Int[np.ndarray, " sample"]
 
 
 @dataclass(frozen=True, kw_only=True)

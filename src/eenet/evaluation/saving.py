@@ -12,6 +12,7 @@ from jaxtyping import Float64
 
 from eenet.policies.policy import Policy
 from eenet.policies.replay import Replayer
+from eenet.schedulers.base import standard_error
 from eenet.schedulers.bounds import static_mix
 from eenet.tables.checks import instance, number
 from eenet.tables.costs import Budget, CostTable
@@ -194,12 +195,12 @@ def saving_of(
     mix = np.array(static_mix(table, table, costs, cost).distribution)
     above = 100 * (earned - utility @ mix)
     above[np.abs(above) < 100 * _ROUNDING] = 0.0
-    error = _Z * _error(above)
+    error = _Z * standard_error(above, table.group_index)
     return Saving(
         cost_share=cost / costs.full,
         unit=costs.unit,
         lost=100 * float(lost.mean()),
-        lost_error=100 * _error(lost),
+        lost_error=100 * standard_error(lost, table.group_index),
         exits=exits,
         static_exit=best,
         static_lost=None if best is None else 100 * float((utility[:, -1] - utility[:, best]).mean()),
@@ -243,11 +244,6 @@ def _times(speedup: float) -> str:
     if factor == "1.0":
         return "as fast"
     return f"{factor}x faster" if speedup > 1 else f"{factor}x slower"
-
-
-def _error(values: np.ndarray) -> float:
-    """Return the standard error of a mean."""
-    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
 
 
 def points(lost: float, *, verb: bool = False) -> str:

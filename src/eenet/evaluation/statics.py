@@ -100,6 +100,7 @@ def _interval(
         {"policy": sampled, "model": alone},
         anchor=runs[0].anchor,
         budgets=[model.cost],
+        groups=runs[0].groups,
         resamples=resamples,
         seed=seed,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from eenet.errors import InputError
 
@@ -84,6 +84,7 @@ def bootstrap(
     *,
     anchor: SampledCurve,
     budgets: Sequence[float],
+    groups: Int[np.ndarray, " sample"] | None = None,
     resamples: int = 4000,
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, "resample budget"]]:
@@ -91,11 +92,13 @@ def bootstrap(
 
     Each resample has as many samples as there are, with replacement; costs, utilities and the anchor are averaged with
     the same weights. All curves begin with the one point of the anchor. The policies stay as fitted, so the spread is
-    that of the test data alone. Memory is bounded: the weights are made in chunks of 8 MB.
+    that of the test data alone. Where samples belong together in ``groups`` (`ExitTable.group_index`), whole groups are
+    drawn, as many as there are. Memory is bounded: the weights are made in chunks of 8 MB.
     """
     found: dict[str, list[np.ndarray]] = {name: [] for name in curves}
     where = np.asarray(budgets, dtype=np.float64)
-    for weights in _weights(anchor.costs.shape[1], resamples, seed):
+    index = np.arange(anchor.costs.shape[1]) if groups is None else groups
+    for weights in _weights(index, resamples, seed):
         begin = anchor.resampled(weights)
         for name, sampled in curves.items():
             points = zip(begin, sampled.resampled(weights), strict=True)
@@ -123,13 +126,16 @@ def _read(
     return np.asarray(left[1] + share * (right[1] - left[1]))
 
 
-def _weights(num_samples: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resample sample"]]:
-    """Yield chunks of bootstrap weights; every row sums to 1."""
-    generator = np.random.default_rng(seed)
-    step = max(1, _CHUNK_BYTES // (8 * num_samples))
+def _weights(
+    groups: Int[np.ndarray, " sample"], resamples: int, seed: int
+) -> Iterator[Float[np.ndarray, "resample sample"]]:
+    """Yield chunks of bootstrap weights; every row sums to 1, and samples of one group have one weight."""
+    generator, count = np.random.default_rng(seed), int(groups.max()) + 1
+    step = max(1, _CHUNK_BYTES // (8 * len(groups)))
     for start in range(0, resamples, step):
-        rows = (generator.integers(num_samples, size=num_samples) for _ in range(min(step, resamples - start)))
-        yield np.stack([np.bincount(one, minlength=num_samples) / num_samples for one in rows])
+        drawn = (generator.integers(count, size=count) for _ in range(min(step, resamples - start)))
+        times = np.stack([np.bincount(one, minlength=count)[groups] for one in drawn])
+        yield times / times.sum(axis=1, keepdims=True)
 
 
 def bootstrap_interval(differences: Float[np.ndarray, " resample"]) -> tuple[float, float]:

@@ -148,7 +148,7 @@ class TransformedPolicy(Policy):
                 "table."
             )
         self.transform, self.policy = transform, policy
-        self._followed: dict[Policy, TransformedPolicy] = {}  # made once: a sample is decided in microseconds
+        self._parts: dict[Policy, TransformedPolicy] = {}  # made once: a sample is decided in microseconds
         self.num_exits, self.num_open, self.source = policy.num_exits, policy.num_open, policy.source
         self.num_columns = _one_number(transform.num_columns, policy.num_columns)
         self.compares_classes, self.seeds, self.depth = policy.compares_classes, policy.seeds, policy.depth
@@ -176,18 +176,20 @@ class TransformedPolicy(Policy):
     def components(self) -> tuple[tuple[float, Policy], ...]:
         if len(parts := self.policy.components()) == 1:
             return ((1.0, self),)
-        return tuple((share, TransformedPolicy(self.transform, part)) for share, part in parts)
+        return tuple((share, self._behind(part)) for share, part in parts)
 
     def chosen(self, sample_ids: Ids) -> Stops:
         return self.policy.chosen(sample_ids)
 
     def following(self, sample_ids: Ids) -> Policy:
         inner = self.policy.following(sample_ids)
-        if inner is self.policy:
-            return self
-        if inner not in self._followed:
-            self._followed[inner] = TransformedPolicy(self.transform, inner)
-        return self._followed[inner]
+        return self if inner is self.policy else self._behind(inner)
+
+    def _behind(self, inner: Policy) -> TransformedPolicy:
+        """Return a part of the policy behind the transform: the same object whenever it is asked for."""
+        if inner not in self._parts:
+            self._parts[inner] = TransformedPolicy(self.transform, inner)
+        return self._parts[inner]
 
     def extended(self, num_exits: int) -> Policy:
         return TransformedPolicy(self.transform, self.policy.extended(num_exits))

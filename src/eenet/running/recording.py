@@ -22,7 +22,7 @@ from eenet.running.inputs import Data, Inputs, batches_of, samples_in
 from eenet.running.progress import track
 from eenet.tables.arrays import as_array, axes_of
 from eenet.tables.atomic import atomic_path
-from eenet.tables.checks import array_of, checked, number
+from eenet.tables.checks import array_of, check_group, checked, number
 from eenet.tables.costs import CostTable
 from eenet.tables.files import check_free, seal
 from eenet.tables.storage import FORMAT, cost_arrays
@@ -46,6 +46,7 @@ def record(
     batch_size: int | None = None,
     split: str = "",
     costs: CostTable | None = None,
+    group: object = None,
     device: object = None,
     progress: bool = True,
 ) -> ExitTable:
@@ -76,6 +77,8 @@ def record(
         batch_size: Samples per forward pass, where the data set leaves that open; default: 128, of maps 8.
         split: Name of the split, stored in the table.
         costs: What leaving at each exit costs, stored in the table.
+        group: Of every sample, a whole number or a text, stored in the table: samples that belong together
+            (`ExitTable.group`), such as images of one street.
         device: Where to compute; default: where the model is. Engines stay where they are.
         progress: Show a bar on stderr if it takes more than two seconds.
 
@@ -86,11 +89,12 @@ def record(
         InputError: A batch size that is no whole number from 1, an unknown utility, a data set without samples or
             labels, or where it is not clear which these are; a device for an engine, or ``path`` is a folder that holds
             something else.
-        ShapeError: Costs of another number of exits; labels that are not one per sample; heads or targets that are no
-            maps where maps are wanted.
+        ShapeError: Costs of another number of exits; groups or labels that are not one per sample; heads or targets
+            that are no maps where maps are wanted.
         DataError: Samples that differ in shape or are no numbers, labels that are no whole numbers, or a mask that
             holds what is no class of the model.
-        TableError: A label is no class of the model, or the model returns NaN or infinity.
+        TableError: A label is no class of the model, groups are neither whole numbers nor texts, or the model returns
+            NaN or infinity.
         RunError: The disk is full or refuses, or the data set yields another number of rows than its length.
     """
     if utility is not None and not callable(utility) and utility not in _UTILITIES:
@@ -109,6 +113,7 @@ def record(
         raise ShapeError(
             f"costs with {costs.num_exits} exits do not fit: the model has {exits}. Use costs measured on this model."
         )
+    groups = {} if group is None else {"group": _groups(group, count)}
     if device is not None and isinstance(model, Engine):
         raise InputError(
             f"device {device} cannot be had: the engine computes on {model.device}, where it was made. Leave device "
@@ -119,8 +124,8 @@ def record(
     with _placed(model, device) as engine:
         parts = _parts(engine, batches, utility, count)
         if path is None:
-            return _in_memory(list(parts), costs=costs, split=split, source=engine.source)
-        small = {"split": np.array(split or Path(path).stem), "source": np.array(engine.source)}
+            return _in_memory(list(parts), costs=costs, split=split, source=engine.source, **groups)
+        small = groups | {"split": np.array(split or Path(path).stem), "source": np.array(engine.source)}
         _write(Path(path), parts, small | ({} if costs is None else cost_arrays(costs)))
     return ExitTable.load(path)
 
@@ -160,6 +165,17 @@ def outputs(engine: Engine, inputs: Inputs) -> Float32[np.ndarray, "sample exit 
                 )
             found[:, k] = seen  # at once: it may be a view of a state that the next stage writes into
     assert found is not None
+    return found
+
+
+def _groups(group: object, count: int | None) -> np.ndarray:
+    """Return the group of every sample; refuse another number of them than there are samples, where that is known."""
+    found = array_of("group", group)
+    check_group(found)
+    if found.ndim != 1 or count not in (None, len(found)):
+        raise ShapeError(
+            f"group of shape {found.shape} does not fit: each of {count or 'the'} samples has one. Pass these."
+        )
     return found
 
 

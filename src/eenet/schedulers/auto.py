@@ -15,7 +15,7 @@ from eenet.log import logger
 from eenet.policies.dial import Dial
 from eenet.policies.replay import Replayer
 from eenet.policies.transforms import Ensemble
-from eenet.schedulers.base import LEAST_SAMPLES, Scheduler, folds_of, sampled
+from eenet.schedulers.base import LEAST_SAMPLES, Scheduler, folds_of, sampled, standard_error
 from eenet.schedulers.choosing import HeldOut, held_out
 from eenet.schedulers.ensemble import fit_ensemble, fold_ensembles, held_out_by, likelihood, transformed_dial
 from eenet.schedulers.matrix import MatrixFit, fit_matrix, fit_matrix_knowing, suits_matrix
@@ -130,7 +130,10 @@ class AutoScheduler(Scheduler):
         found = self._held_out(fits)
         scores = {name: one.parts for name, one in found.items()}
         best = max(scores, key=lambda name: float(scores[name].mean()))
-        contenders = [Contender(name, float(one.mean()), *_behind(scores[best], one)) for name, one in scores.items()]
+        groups = fits.part.group_index
+        contenders = [
+            Contender(name, float(one.mean()), *_behind(scores[best], one, groups)) for name, one in scores.items()
+        ]
         name = next(one.name for one in contenders if one.deficit <= self.tolerance * one.noise)
         peak, budgets = int(found[name].earned.argmax()), standard_budgets(table.require_costs())
         pays = budgets[peak] if table.num_samples >= _MANY and peak < len(budgets) - 1 else math.inf
@@ -163,7 +166,7 @@ class AutoScheduler(Scheduler):
         return held_out(fits.part, self._reported(self._trials(fits, budgets), fits), budgets)
 
     def _reported(self, trials: Iterable[_Trial], fits: _Fits) -> Iterator[_Trial]:
-        tries = self.folds * (len(self._coarse(fits.part)) + self._tries_matrix(fits))
+        tries = fits.folds * (len(self._coarse(fits.part)) + self._tries_matrix(fits))
         for i, trial in enumerate(trials):
             yield trial
             if self.progress is not None:
@@ -172,7 +175,7 @@ class AutoScheduler(Scheduler):
     def _trials(self, fits: _Fits, budgets: tuple[float, ...]) -> Iterator[_Trial]:
         """Yield every fold's contenders: name, held-out rows, their replayer, and the dial fitted on the other rows."""
         table, fold, schedulers = fits.part, fits.fold, self._coarse(fits.part)
-        for f in range(self.folds):
+        for f in range(fits.folds):
             rows, rest, suffix = np.flatnonzero(fold == f), table.select(fold != f), ""
             judge, together = Replayer(table.select(rows)), fits.ensembles[f] if fits.ensembles else None
             if fits.combined and together is not None:
@@ -185,7 +188,7 @@ class AutoScheduler(Scheduler):
         if not self._tries_matrix(fits):
             return
         known = fits.matrix.held_out
-        for f in range(self.folds):
+        for f in range(fits.folds):
             rows = np.flatnonzero(fold == f)
             dial = schedulers["stopping"].dial(known.select(fold != f), budgets)
             yield "stopping+matrix", rows, Replayer(known.select(rows)), dial
@@ -201,7 +204,8 @@ class _Fits:
     def __init__(self, table: ExitTable, folds: int, seed: int) -> None:
         most = min(_ROWS, max(1000, _ENTRIES // (table.num_exits * table.num_columns)))
         self.table, self.part, self.seed = table, sampled(table, most, seed), seed
-        self.fold = folds_of(self.part.num_samples, folds, seed)
+        self.fold = folds_of(self.part.group_index, folds, seed)
+        self.folds = int(self.fold.max()) + 1
 
     @cached_property
     def ensembles(self) -> list[Ensemble]:
@@ -240,10 +244,12 @@ def _matrix_dial(scheduler: Scheduler, fitted: MatrixFit, table: ExitTable, budg
     return transformed_dial(fitted.transform, Dial.of_candidates(found, dial.costs, dial.seed))
 
 
-def _behind(first: Float64[np.ndarray, " sample"], second: Float64[np.ndarray, " sample"]) -> tuple[float, float]:
+def _behind(
+    first: Float64[np.ndarray, " sample"], second: Float64[np.ndarray, " sample"], groups: Int[np.ndarray, " sample"]
+) -> tuple[float, float]:
     """Return by how much the second is behind in the mean, and the standard error of that."""
     lost = first - second
-    return float(lost.mean()), float(lost.std(ddof=1)) / math.sqrt(len(lost))
+    return float(lost.mean()), standard_error(lost, groups)
 
 
 def _reason(name: str, contenders: Sequence[Contender], best: str) -> str:

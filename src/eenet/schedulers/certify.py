@@ -19,7 +19,7 @@ from eenet.errors import InputError, RunError, TableError
 from eenet.policies.dial import Dial
 from eenet.policies.policy import Policy, static_policy
 from eenet.policies.replay import Replayer
-from eenet.schedulers.base import Scheduler
+from eenet.schedulers.base import Scheduler, require_groups, sides_of
 from eenet.schedulers.betting import betting_bound, check_level, mean_is_below
 from eenet.schedulers.thresholds import any_scorer
 from eenet.tables.checks import instance, number
@@ -29,6 +29,7 @@ from eenet.tables.table import ExitTable
 
 _CANDIDATES = 60
 _LEAST = 100  # samples, of which half certify
+_LEAST_GROUPS = 20  # the same of groups
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Certificate:
         unit: Of costs.
         n_fit: Samples that fitted the candidates.
         n_certify: Samples that tested them.
+        n_groups: Groups that these samples are of, where samples belong together: then the bound, the means and the
+            utility lost are means over groups, each the mean over its samples.
         bound: Upper confidence bound, at level ``delta``, of the mean cost (``"budget"``) or of the loss of utility
             against the full model (``"accuracy"``); at least that mean on the certify part.
         mean_cost: On the certify part, in expectation over the coin.
@@ -76,6 +79,7 @@ class Certificate:
     exit_distribution: tuple[float, ...] = ()
     exit_names: tuple[str, ...] = ()
     at_most_wrong: bool = False
+    n_groups: int | None = None
 
     @property
     def statement(self) -> str:
@@ -91,10 +95,13 @@ class Certificate:
             fallback = (
                 "No early exit could be certified, so every sample takes the full path, as far as a deadline allows."
             )
+        if self.n_groups is not None:
+            promise = promise.replace("the mean", "in a new group of samples, the expected mean", 1)
         level = f"With confidence {100 * (1 - self.delta):.6g} % (delta {self.delta:g})"
+        on = f"{self.n_certify} samples" + ("" if self.n_groups is None else f" in {self.n_groups} groups")
         data = (
             "This holds for data from the same distribution as the calibration set, and for no other; it was certified "
-            f"on {self.n_certify} samples of that set which took no part in fitting."
+            f"on {on} of that set which took no part in fitting."
         )
         named = [f"Of these, {self.exit_distribution[-1]:.1%} go to {name}." for name in self.exit_names[-1:]]
         return " ".join([f"{level}, {promise}.", data, *named] + [fallback] * self.fell_back)
@@ -144,6 +151,10 @@ def certify(
     independent data from the same distribution. Nothing is promised for other data. On the certify part itself the mean
     never exceeds the limit.
 
+    Where samples belong together (`ExitTable.group`), groups are what is drawn independently: a group is in one half,
+    the mean over its samples is one value of the test, and the promise is about the expected mean over the samples of a
+    new group, all groups counting the same, whatever their size.
+
     Args:
         scheduler: Orders and proposes the policies: its dial is swept on the fit part, a random half of the table.
         table: With ``costs``: as of `Scheduler.sweep`.
@@ -156,7 +167,8 @@ def certify(
 
     Raises:
         InputError: ``guarantee`` is unknown, ``delta`` or ``epsilon`` is outside (0, 1), or the budget is missing.
-        TableError: There are fewer than 100 samples, neither labels nor utility, or no costs.
+        TableError: There are fewer than 100 samples, or than 20 groups where there are groups, neither labels nor
+            utility, or no costs.
         BudgetError: The budget is no number, has a foreign unit or is below the cost of exit 0.
         RunError: A deadline closes the full path, and nothing within it could be certified to lose so little; or costs
             differ from sample to sample, and not even exit 0 could be certified to keep the budget.
@@ -180,12 +192,14 @@ def certify(
             f"table of {samples(table.num_samples)} is too small for a promise: half of it fits, half certifies, and "
             f"at least {_LEAST} are needed. Record more, or fit without a guarantee."
         )
+    if table.group is not None:
+        require_groups(table, _LEAST_GROUPS, "a promise: half of them fit, and half certify; it")
     table = table.with_costs(costs)
     table.require_utility("certifying")
     known = table.require_costs()
     asked = None if budget is None else known.budget(budget).value
-    order, half = np.random.default_rng(seed).permutation(table.num_samples), table.num_samples // 2
-    fit, rest = Replayer(table.select(np.sort(order[half:]))), Replayer(table.select(order[:half]))
+    certifying, fitting = sides_of(table.group_index, table.num_samples // 2, seed)
+    fit, rest = Replayer(table.select(np.sort(fitting))), Replayer(table.select(certifying))
     least = fit.table.require_costs().low  # above the budget at worst by rounding, or where cost differs by sample
     dial = scheduler.sweep(fit.table, budgets=None if asked is None else [max(asked, least)])
     last = scheduler.open_exits(known) - 1
@@ -233,10 +247,22 @@ class _Test:
     seed: int
     full: Float64[np.ndarray, " sample"] | None = None
 
+    def means(self, policy: Policy) -> tuple[float, float]:
+        """Return a policy's mean cost and utility on the certify part, as the certificate states them."""
+        if self.part.table.group is None:
+            return self.part.expected(policy)
+        cost, utility = (float(self.by_group(values).mean()) for values in self.part.per_sample(policy))
+        return cost, utility
+
     def mean(self, policy: Policy) -> float:
-        """Return a policy's mean on the certify part, as the certificate states it."""
-        cost, utility = self.part.expected(policy)
-        return cost if self.full is None else float(self.full.mean()) - utility
+        """Return the mean that is tested, on the certify part."""
+        cost, utility = self.means(policy)
+        return cost if self.full is None else float(self.by_group(self.full).mean()) - utility
+
+    def by_group(self, values: Float64[np.ndarray, " sample"]) -> Float64[np.ndarray, " group"]:
+        """Return what is independent of each other: the mean of each group, or every sample's value without groups."""
+        index = self.part.table.group_index
+        return values if self.part.table.group is None else np.bincount(index, weights=values) / np.bincount(index)
 
     def passes(self, policy: Policy) -> bool:
         """Return whether a policy's mean is within the limit, on the certify part and beyond it."""
@@ -250,9 +276,9 @@ class _Test:
         bound = betting_bound(self._scaled(policy), self.delta, seed=self.seed)
         return max(self.low + bound * (self.high - self.low), self.mean(policy))
 
-    def _scaled(self, policy: Policy) -> Float64[np.ndarray, " sample"]:
+    def _scaled(self, policy: Policy) -> Float64[np.ndarray, " group"]:
         cost, utility = self.part.per_sample(policy)
-        values = cost if self.full is None else self.full - utility
+        values = self.by_group(cost if self.full is None else self.full - utility)
         return np.clip((values - self.low) / (self.high - self.low), 0.0, 1.0)
 
 
@@ -286,7 +312,7 @@ class _Walk(NamedTuple):
             reason = self.refusal(test.bound(self.start))
             raise RunError(f"{reason}, at delta {test.delta:g}. Allow more, or record more samples.")
         policy = passed or self.start
-        (cost, utility), (plain_cost, plain_utility) = map(test.part.expected, (policy, self.plain))
+        (cost, utility), (plain_cost, plain_utility) = map(test.means, (policy, self.plain))
         table = test.part.table
         worth = table.require_utility("certifying")
         return policy, Certificate(
@@ -300,12 +326,13 @@ class _Walk(NamedTuple):
             bound=bound,
             mean_cost=cost,
             mean_utility=utility,
-            full_utility=float(worth[:, -1].mean()),
+            full_utility=float(test.by_group(worth[:, -1]).mean()),
             utility_lost=plain_utility - utility,
             cost_added=cost - plain_cost,
             fell_back=policy is self.start and bool(self.candidates),
             exit_distribution=tuple(test.part.expected_shares(policy).tolist()),
             exit_names=table.exit_names,
+            n_groups=None if table.group is None else table.num_groups,
             at_most_wrong=bool((worth[:, -1] == 1).all() and np.isin(worth, (0, 1)).all()),
         )
 

@@ -134,10 +134,10 @@ class EENetScheduler(Scheduler):
     def _held_out(self, table: ExitTable) -> dict[str, float]:
         """Return the area under the curve of each kind of thresholds, on held-out samples."""
         table = sampled(table, _ROWS, self.seed)
-        budgets, fold = standard_budgets(table.require_costs()), folds_of(table.num_samples, _FOLDS, self.seed)
+        budgets, fold = standard_budgets(table.require_costs()), folds_of(table.group_index, _FOLDS, self.seed)
 
         def trials() -> Iterator[tuple[str, Int[np.ndarray, " row"], Replayer, Dial]]:
-            for f in range(_FOLDS):
+            for f in range(int(fold.max()) + 1):
                 rows, rest = np.flatnonzero(fold == f), table.select(fold != f)
                 replayer = Replayer(table.select(rows))
                 for name, dial in self._dials(rest, budgets[::_EVERY], KINDS, (2 * f, 2 * _FOLDS + 1)).items():

@@ -71,7 +71,7 @@ def held_out_ensemble(table: ExitTable, folds: int, seed: int = 0) -> tuple[Exit
     The seed is that of the folds too; arguments and errors are those of `fit_ensemble`.
     """
     subset = _subset(table, seed)
-    fold = folds_of(subset.num_samples, folds, seed)
+    fold = folds_of(subset.group_index, folds, seed)
     return subset, held_out_by(fold_ensembles(subset, fold), fold, subset)
 
 

@@ -73,7 +73,7 @@ def fit_matrix(table: ExitTable, seed: int = 0, folds: int = 5) -> MatrixFit:
     _check(table)
     number(folds, "folds", 2, whole=True)
     rows = _fitted_on(table, seed)
-    fold = folds_of(len(rows), min(folds, len(rows)), seed)
+    fold = folds_of(table.group_index[rows], folds, seed)
     return _fit(table, rows, fold, fold_ensembles(table.select(rows), fold), seed)
 
 
@@ -92,7 +92,7 @@ def _fitted_on(table: ExitTable, seed: int) -> Int[np.ndarray, " row"]:
     """Return the rows that are fitted on: all, or so many that fitting takes seconds."""
     exits, classes = table.num_exits, table.num_columns
     work = exits * (exits + 1) // 2 * classes * classes
-    return sampled_rows(table.num_samples, max(_LEAST, _WORK // work), seed)
+    return sampled_rows(table.group_index, max(_LEAST, _WORK // work), seed)
 
 
 def _fit(

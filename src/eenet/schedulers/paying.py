@@ -38,8 +38,8 @@ def most_that_pays(scheduler: Scheduler, table: ExitTable) -> float:
     if table.num_samples < LEAST_SAMPLES:
         return math.inf
     budgets = standard_budgets(costs)
-    fold, earned = folds_of(table.num_samples, _FOLDS, scheduler.seed), np.zeros(len(budgets))
-    for f in range(_FOLDS):
+    fold, earned = folds_of(table.group_index, _FOLDS, scheduler.seed), np.zeros(len(budgets))
+    for f in range(int(fold.max()) + 1):
         dial = scheduler.dial(table.select(fold != f), budgets)
         # costs that differ from sample to sample are those of the fold in a dial: its least may be above a budget
         policies = [dial.at(max(budget, dial.costs.low)) for budget in budgets]

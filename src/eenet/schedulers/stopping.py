@@ -194,7 +194,7 @@ def induce(
     ``expected`` is the utility of answering at each exit; the settings are those of `StoppingScheduler`.
     """
     samples, exits = expected.shape
-    fold = folds_of(samples, min(folds, samples), seed)
+    fold = folds_of(table.group_index, folds, seed)
     order = np.argsort(fold, kind="stable")  # so that the samples of a fold are neighbours
     expected, costs, utility = expected[order], table.leaving_costs[order], table.require_utility(_WHAT)[order]
     ends = np.bincount(fold).cumsum().tolist()

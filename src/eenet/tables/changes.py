@@ -15,7 +15,7 @@ from eenet.tables.costs import CostTable
 if TYPE_CHECKING:
     from eenet.tables.table import ExitTable
 
-BY_SAMPLE = ("logits", "features", "labels", "utility", "cost")
+BY_SAMPLE = ("logits", "features", "labels", "utility", "cost", "group")
 NUMBERED = "exit {}"  # what exits are called that have no names, beside one that has
 
 
@@ -82,4 +82,6 @@ def long_columns(table: ExitTable) -> dict[str, Any]:
         columns["cost"] = table.leaving_costs.ravel()
     if table.labels is not None:
         columns["label"] = as_array(table.labels)[samples]
+    if table.group is not None:
+        columns["group"] = as_array(table.group)[samples]
     return columns

@@ -190,6 +190,8 @@ def checked(
     if "labels" in arrays:
         check_labels(arrays["labels"], arrays["logits"].shape[2] if "logits" in arrays else None, first_row or 0)
         arrays["labels"] = arrays["labels"].astype(np.int64, copy=False)
+    if "group" in arrays:
+        check_group(arrays["group"])
     for key, check in (("utility", _check_utility), ("cost", check_cost)):
         if key in arrays:
             arrays[key] = arrays[key].astype(np.float64, copy=False)
@@ -211,7 +213,7 @@ def _check_shapes(arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> Non
         raise TableError(f"{key} of shape {shape} have {exits} exit: a choice needs at least 2. Attach an early exit.")
     if columns < least:
         raise TableError(f"{key} of shape {shape} have {columns} columns: more are needed.")
-    for other, needed in (("labels", (n,)), ("utility", (n, exits)), ("cost", (n, exits))):
+    for other, needed in (("labels", (n,)), ("utility", (n, exits)), ("cost", (n, exits)), ("group", (n,))):
         if other in arrays and arrays[other].shape != needed:
             raise ShapeError(
                 f"{other} of shape {arrays[other].shape} does not fit: {key} have {n} samples and {exits} exits, so "
@@ -263,6 +265,22 @@ def check_labels(labels: np.ndarray, num_classes: int | None, first_row: int = 0
             f"labels of row {first_row + row}, {int(labels[row])}, is out of range: there are {num_classes} classes, 0 "
             f"to {num_classes - 1}. Correct it or drop the row."
         )
+
+
+def check_group(group: np.ndarray) -> None:
+    """Refuse groups of samples that are neither whole numbers nor texts."""
+    if group.dtype.kind not in "iu" and not are_texts(group):
+        raise TableError(
+            f"group of type {group.dtype} cannot be used: a group is a whole number or a text. Convert the groups."
+        )
+
+
+def are_texts(array: np.ndarray) -> bool:
+    """Return whether an array consists of texts, none of which contains a number that is no character."""
+    if array.dtype.kind != "U":
+        return False
+    codes = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
+    return not ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any()
 
 
 def _check_utility(utility: np.ndarray) -> None:

@@ -32,7 +32,13 @@ _TRUTH = {"true": 1.0, "false": 0.0}
 _MISSING = ("", "na", "n/a", "nan", "none", "null", "<na>", "nat")
 
 
-def read_outcomes(source: Any, stages: Sequence[str] | None = None, *, reference: float | None = None) -> ExitTable:  # noqa: ANN401
+def read_outcomes(
+    source: Any,  # noqa: ANN401
+    stages: Sequence[str] | None = None,
+    *,
+    reference: float | None = None,
+    group: str | None = None,
+) -> ExitTable:
     """Return the exit table of outcomes: the stages are its exits, numbers known when a stage is done its features.
 
     **Costs are those of each stage**: ``small.cost`` is what running the stage ``small`` on the sample costs, and the
@@ -54,6 +60,8 @@ def read_outcomes(source: Any, stages: Sequence[str] | None = None, *, reference
         stages: Some of the stages, in their order; default: all.
         reference: What the model to compare with costs alone, for percentages; default: they refer to the last stage,
             with all stages before it.
+        group: The column that says which samples belong together (`ExitTable.group`), such as ``document``; default:
+            each is independent of the others.
 
     Raises:
         TableError: The file or a column is missing or damaged, a value is missing, a stage was not evaluated for every
@@ -66,7 +74,7 @@ def read_outcomes(source: Any, stages: Sequence[str] | None = None, *, reference
         >>> table.exit_names, table.costs.cumulative
         (('small', 'large'), (1.0, 10.0))
     """
-    columns = _wide(_columns(source), ordered=stages is None)
+    columns = _wide(_columns(source), ordered=stages is None, group=group)
     fields = _by_stage(columns)
     names = tuple(fields) if stages is None else _chosen(stages, fields)
     if len(names) < 2:
@@ -84,6 +92,7 @@ def read_outcomes(source: Any, stages: Sequence[str] | None = None, *, reference
         feature_names=feature_names,
         utility=utility,
         cost=None if same else cost,
+        group=None if group is None else _group(columns, group),
         costs=CostTable(tuple((cost[0] if same else cost.mean(axis=0)).tolist()), unit, reference),
         exit_names=names,
         split=Path(source).stem if isinstance(source, str | os.PathLike) else "",
@@ -94,7 +103,25 @@ def outcome_groups(source: Any) -> np.ndarray | None:  # noqa: ANN401 - as of `r
     """Return the group of every sample, from a column ``group`` or else ``label``; None where there is neither."""
     columns = _wide(_columns(source), ordered=False)
     found = next((columns[name] for name in _ABOUT_SAMPLES if name in columns), None)
-    return None if found is None else np.array([str(value) for value in found.tolist()], dtype=np.str_)
+    return None if found is None else _texts(found)
+
+
+def _group(columns: Columns, name: str) -> np.ndarray:
+    """Return the group of every sample from a column, as texts; refuse a column that lacks one."""
+    if name not in columns:
+        raise TableError(
+            f"group {name!r} is no column of the outcomes: there are {', '.join([*columns][:8])}. Name one."
+        )
+    if (absent := _absent(columns[name])).any():
+        raise TableError(
+            f"column {name!r} has no value in row {int(absent.argmax())}: every sample belongs to a group. Name it "
+            "there."
+        )
+    return _texts(columns[name])
+
+
+def _texts(values: np.ndarray) -> np.ndarray:
+    return np.array([str(value) for value in values.tolist()], dtype=np.str_)
 
 
 def load_table(path: str | os.PathLike[str]) -> ExitTable:
@@ -180,12 +207,13 @@ def _unlike(names: Sequence[str], values: Sequence[np.ndarray]) -> Columns:
     return columns
 
 
-def _wide(columns: Columns, *, ordered: bool) -> Columns:
+def _wide(columns: Columns, *, ordered: bool, group: str | None = None) -> Columns:
     """Return columns of one row per sample, from such ones or from one row per sample and stage.
 
     Args:
         columns: As they are.
         ordered: The order of rows is that of the stages; refuse rows that have several.
+        group: A column that is about samples, not about stages.
     """
     if not set(_LONG) <= set(columns):
         return columns
@@ -207,7 +235,8 @@ def _wide(columns: Columns, *, ordered: bool) -> Columns:
     if ordered:
         _check_order(samples, stages, of_sample, of_stage)
     rows = np.argsort(place).reshape(len(samples), len(stages))
-    wide = {name: _of_samples(name, columns[name], rows) for name in ("sample", *_ABOUT_SAMPLES) if name in columns}
+    about = dict.fromkeys(("sample", *_ABOUT_SAMPLES, group))
+    wide = {name: _of_samples(name, columns[name], rows) for name in about if name is not None and name in columns}
     for j, stage in enumerate(stages):
         for name, values in columns.items():
             own = values[rows[:, j]]

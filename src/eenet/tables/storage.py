@@ -13,12 +13,15 @@ import numpy as np
 from eenet.errors import BundleError, TableError
 from eenet.tables.arrays import as_array
 from eenet.tables.atomic import atomic_path, steady
-from eenet.tables.checks import check_cost
+from eenet.tables.checks import are_texts, check_cost
 from eenet.tables.costs import CostTable
 from eenet.tables.files import MANIFEST, check_free, read_arrays, read_manifest, seal
 
 _OUTPUTS = ("logits", "probs", "features", "feature_names")
-KEYS = (*_OUTPUTS, "labels", "utility", "costs", "cost_unit", "cost_reference", "exit_names", "split", "source")
+KEYS = (
+    *(*_OUTPUTS, "labels", "utility", "group"),
+    *("costs", "cost_unit", "cost_reference", "exit_names", "split", "source"),
+)
 """What a stored table may consist of."""
 FILES = (MANIFEST, *(f"{key}.npy" for key in KEYS))
 """The same as files of a folder."""
@@ -111,10 +114,8 @@ def texts_of(arrays: dict[str, np.ndarray], key: str, *, one: bool = True) -> li
     if key not in arrays:
         return []
     array = arrays[key]
-    if array.dtype.kind == "U" and (array.size == 1 if one else array.ndim == 1):
-        codes = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
-        if not ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():  # numbers that are no characters
-            return [str(text) for text in array.reshape(-1).tolist()]
+    if (array.size == 1 if one else array.ndim == 1) and are_texts(array):
+        return [str(text) for text in array.reshape(-1).tolist()]
     needed = "one text" if one else "a list of texts"
     raise TableError(
         f"{key} of shape {array.shape} and type {array.dtype} does not fit: {needed} is needed. Save it so."

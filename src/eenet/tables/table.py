@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int
 
 from eenet.errors import InputError, TableError
 from eenet.tables import changes, checks, storage
@@ -41,6 +41,9 @@ class ExitTable:
         labels: ``[sample]``: class of each sample, where known.
         utility: ``[sample, exit]`` in [0, 1]: how good the answer of each exit is. Derived from labels (1 where the
             most probable class is right, else 0) unless given; None where neither is known.
+        group: ``[sample]``: whole numbers or texts, of samples that belong together: images of one street, sentences of
+            one document, answers of one patient. Samples of one group are never on both sides of a split; see
+            `eenet.schedulers.base.folds_of`. None: each sample is independent of the others.
         cost: ``[sample, exit]``: cumulative, where cost differs from sample to sample. No policy reads it.
         costs: What leaving at each exit costs; of per-sample costs the means, with the unit of what is given here.
         exit_names: One per exit, where exits have names, such as those of models asked one after the other; see
@@ -67,6 +70,7 @@ class ExitTable:
     labels: Any = None
     utility: Any = None
     cost: Any = None
+    group: Any = None
     costs: CostTable | None = None
     exit_names: tuple[str, ...] = ()
     split: str = ""
@@ -127,6 +131,18 @@ class ExitTable:
     def num_exits(self) -> int:
         """Number of exits, the original output included."""
         return int(self.outputs.shape[1])
+
+    @cached_property
+    def group_index(self) -> Int[np.ndarray, " sample"]:
+        """Number of every sample's group, from 0; where none are given, every sample is its own."""
+        if self.group is None:
+            return np.arange(self.num_samples)
+        return np.unique(self.group, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups; where none are given, of samples."""
+        return self.num_samples if self.group is None else int(self.group_index.max()) + 1
 
     @property
     def num_columns(self) -> int:
@@ -242,13 +258,16 @@ class ExitTable:
         parts.append(f"{self.num_columns} {'classes' if self.has_classes else 'features'}")
         said = "".join(f" and {key}" for key in ("labels", "utility", "cost") if getattr(self, key) is not None)
         costs = "" if self.costs is None else f"; leaving costs {few(self.costs.cumulative)} {self.costs.unit}"
+        if self.group is not None:
+            parts[0] += f" in {self.num_groups} groups"
         return f"ExitTable {self.split or '(unnamed)'!r} of {', '.join(parts)}{said}{costs}"
 
     def to_frame(self) -> pandas.DataFrame:
         """Return utility and cost of every sample at every exit, one row each, as far as they are known.
 
         Returns:
-            Columns ``sample``, ``exit``, ``exit_name``, ``utility``, ``cost``, ``label``; those not known are left out.
+            Columns ``sample``, ``exit``, ``exit_name``, ``utility``, ``cost``, ``label``, ``group``; those not known
+            are left out.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -353,8 +372,9 @@ class ExitTable:
     def load(cls, path: str | os.PathLike[str]) -> ExitTable:
         """Read a table from an ``.npz`` file or from a folder of ``.npy`` files, which is memory-mapped.
 
-        Keys: ``logits``, ``probs`` or ``features`` (with ``feature_names``), ``labels``, ``utility``, ``costs``
-        (``[exit]`` or ``[sample, exit]``), ``cost_unit``, ``cost_reference``, ``exit_names``, ``split``, ``source``.
+        Keys: ``logits``, ``probs`` or ``features`` (with ``feature_names``), ``labels``, ``utility``, ``group``,
+        ``costs`` (``[exit]`` or ``[sample, exit]``), ``cost_unit``, ``cost_reference``, ``exit_names``, ``split``,
+        ``source``.
         Other keys are ignored. Nothing is ever unpickled. Probabilities are converted while loading and then take
         memory; store logits to work on tables larger than memory.
 
@@ -369,7 +389,7 @@ class ExitTable:
         for key in ("feature_names", "exit_names"):
             others[key] = tuple(storage.texts_of(arrays, key, one=False))
         kind, outputs = storage.outputs_of(arrays, path)
-        others |= {key: arrays[key] for key in ("labels", "utility") if key in arrays}
+        others |= {key: arrays[key] for key in ("labels", "utility", "group") if key in arrays}
         return cls.from_probs(outputs, **others) if kind == "probs" else cls(**others | {kind: outputs})
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -382,7 +402,7 @@ class ExitTable:
             raise InputError(
                 "table is transformed: files contain what the model returned. Save the table it was made from."
             )
-        keys = ("logits", "features", "labels", "utility")
+        keys = ("logits", "features", "labels", "utility", "group")
         arrays = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         arrays |= {"split": np.array(self.split), "source": np.array(self.source)}
         for key in ("feature_names", "exit_names"):

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -20,7 +21,14 @@ Chosen = TypeVar("Chosen", bound="LabelledDataset")
 
 
 class LabelledDataset(Dataset[tuple[Inputs, Tensor]], ABC):
-    """Samples and the truth about them: what training, recording and judging need of data."""
+    """Samples and the truth about them: what training, recording and judging need of data.
+
+    Attributes:
+        groups: Of every sample, what it belongs to, such as a street (`eenet.ExitTable.group`); None: each sample is
+            independent of the others.
+    """
+
+    groups: np.ndarray | None = None
 
     @abstractmethod
     def __len__(self) -> int:

@@ -42,6 +42,24 @@ def test_camvid_has_splits_of_its_own_and_leaves_number_11_out(tmp_path: Path) -
     assert ignored == (targets == -100).flatten(1).any(1).nonzero().flatten().tolist() != []
 
 
+def test_camvid_says_its_streets_and_holds_some_out(tmp_path: Path) -> None:
+    root = write_camvid(tmp_path, train=8)
+    for kind in ("train", "trainannot"):  # four streets of the train images, two images each
+        for row, path in enumerate(sorted((root / "camvid" / kind).iterdir())):
+            path.rename(path.with_name(f"0006R0_f{600 * (row // 2) + row:05}.png"))
+    published, many = load_camvid(root, size=(24, 32)), load_camvid(root, size=(24, 32), streets=True)
+    assert published.train.groups.tolist() == [f"0006R0/{i // 2}" for i in range(8)]
+    assert published.calibration.groups.tolist() == ["0001TP/0"] * 8
+    assert published.train.select(slice(2, 4)).groups.tolist() == ["0006R0/1"] * 2
+    assert many.train.groups.tolist() == published.train.groups.tolist()[:6]
+    assert many.calibration.groups.tolist() == ["0006R0/3"] * 2 + ["0001TP/0"] * 8
+    assert many.test.groups.tolist() == published.test.groups.tolist()
+    assert torch.equal(many.calibration.targets(slice(0, 2)), published.train.targets(slice(6, 8)))
+    (root / "camvid" / "test" / "0001TP_000000.png").rename(root / "camvid" / "test" / "street.png")
+    with pytest.raises(DataError, match="does not say its drive and frame"):
+        _ = load_camvid(root, size=(24, 32)).test
+
+
 @pytest.mark.parametrize("augment", [random_crop_flip, random_resized_crop_flip])
 def test_masks_move_with_their_images(tmp_path: Path, augment: object) -> None:
     data = load_camvid(write_camvid(tmp_path, train=30), size=(48, 64)).train
@@ -191,6 +209,12 @@ def test_real_camvid_is_read(data_root: Path) -> None:
         pytest.skip("the data folder has no camvid")
     splits = load_camvid(data_root)
     assert [len(part) for part in (splits.train, splits.calibration, splits.test)] == [367, 101, 233]
+    streets = [set(part.groups) for part in (splits.train, splits.calibration, splits.test)]
+    assert [len(one) for one in streets] == [23, 1, 13]
+    many = load_camvid(data_root, streets=True)
+    assert [len(part) for part in (many.train, many.calibration, many.test)] == [275, 193, 233]
+    assert not set(many.train.groups) & set(many.calibration.groups)
+    assert {street.split("/")[0] for street in many.calibration.groups} == {"0001TP", "0006R0", "0016E5"}
     inputs, targets = next(splits.calibration.batches(4))
     assert inputs.shape == (4, 3, 360, 480) and targets.shape == (4, 360, 480)
     assert set(targets.unique().tolist()) <= {-100, *range(11)}

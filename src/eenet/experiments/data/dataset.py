@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias, final
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
@@ -44,6 +45,7 @@ class ArrayDataset(LabelledDataset):
         mean: per channel, on the scale 0 to 1, subtracted by `prepare`; default: those of ImageNet.
         std: per channel, on the scale 0 to 1, divided by in `prepare`; default: those of ImageNet.
         size: height and width that `prepare` brings images to; by default they keep theirs. Masks keep theirs.
+        groups: of every image, what it belongs to, such as a street.
 
     Attributes:
         preparation: how image files and raw images become inputs, as `eenet run` and exports do it too.
@@ -61,6 +63,7 @@ class ArrayDataset(LabelledDataset):
         mean: tuple[float, ...] = IMAGENET[0],
         std: tuple[float, ...] = IMAGENET[1],
         size: tuple[int, int] | None = None,
+        groups: Sequence[str] | np.ndarray | None = None,
     ) -> None:
         if len(images.shape) != 4 or not len(images):
             raise DataError(
@@ -81,6 +84,7 @@ class ArrayDataset(LabelledDataset):
             )
         self.images, self._labels = images, labels
         self.mean, self.std, self.size = mean, std, size
+        self.groups = None if groups is None else np.asarray(groups)
         raw_size = picture[0], picture[1]
         self.preparation = Preparation(
             mean=mean,
@@ -141,12 +145,13 @@ class ArrayDataset(LabelledDataset):
     def select(self, rows: Int[Tensor, " row"] | Bool[Tensor, " sample"] | slice) -> ArrayDataset:
         images = self.images.select(rows) if isinstance(self.images, Files) else self.images[rows]
         labels = self._labels.select(rows) if isinstance(self._labels, Files) else self._labels[rows]
-        return ArrayDataset(images, labels, mean=self.mean, std=self.std, size=self.size)
+        groups = None if self.groups is None else self.groups[as_array(rows) if isinstance(rows, Tensor) else rows]
+        return ArrayDataset(images, labels, mean=self.mean, std=self.std, size=self.size, groups=groups)
 
     def resized(self, size: tuple[int, int], scale: Normalisation | None = None) -> ArrayDataset:
         """Return the same samples, brought to another height and width, and mean and deviation, by `prepare`."""
         mean, std = scale or (self.mean, self.std)
-        return ArrayDataset(self.images, self._labels, mean=mean, std=std, size=size)
+        return ArrayDataset(self.images, self._labels, mean=mean, std=std, size=size, groups=self.groups)
 
     def fingerprint(self) -> str:
         """Return a short digest of the labels, of the images, and of the scale and size that `prepare` brings them to.

@@ -88,14 +88,18 @@ def _check_classes(masks: MaskFiles, classes: tuple[str, ...], folder: Path) -> 
 
 
 def segmented(
-    images: Sequence[Path], masks: Sequence[Path], size: tuple[int, int], numbers: dict[int, int]
+    images: Sequence[Path],
+    masks: Sequence[Path],
+    size: tuple[int, int],
+    numbers: dict[int, int],
+    groups: Sequence[str] | None = None,
 ) -> ArrayDataset:
     """Return images with their masks, brought to one size; ``numbers`` has the class of every number, 255 for none."""
     absent = next((path for path in masks if not path.is_file()), None)
     if absent is not None:
         fact = f"is missing: every image needs its mask, found {content(absent.parent)} in {absent.parent}"
         raise bad_file(absent, fact, "Add it, or remove the image.")
-    return ArrayDataset(ImageFiles(images, size), MaskFiles(masks, size, numbers=numbers))
+    return ArrayDataset(ImageFiles(images, size), MaskFiles(masks, size, numbers=numbers), groups=groups)
 
 
 # --- CamVid -----------------------------------------------------------------------------------------------------------
@@ -105,31 +109,55 @@ CAMVID_CLASSES = (
     *("sign", "fence", "car", "pedestrian", "bicyclist"),
 )
 FOLDERS = ("camvid", "CamVid")
+_STREET = 600  # frames: twenty seconds
+_EVERY = 4  # streets of which one is moved to the calibration set
 PARTS: dict[Split, str] = {"train": "train", "calibration": "val", "test": "test"}
 NUMBERS = {number: number for number in range(len(CAMVID_CLASSES))} | {len(CAMVID_CLASSES): UNLABELLED}
 
 
-def load_camvid(root: Path, *, size: tuple[int, int] = (360, 480)) -> DataSplits:
+def load_camvid(root: Path, *, size: tuple[int, int] = (360, 480), streets: bool = False) -> DataSplits:
     """Return CamVid: its train, val and test images for training, calibration and testing.
 
-    The splits are those of the SegNet tutorial; no seed is needed. Its val frames are of a drive that train frames are
-    of too, most of its test frames are not: calibration is easier than testing. Number 11, unlabelled, is neither
-    learnt nor evaluated. Images and masks are decoded when they are asked for.
+    The splits are those of the SegNet tutorial; no seed is needed. Its val frames are seven seconds of one street, in a
+    drive that train frames are of too; most of its test frames are of another drive: calibration is easier than
+    testing. Number 11, unlabelled, is neither learnt nor evaluated. Images and masks are decoded when they are asked
+    for.
+
+    Every image says its street, as the ``groups`` of a data set: the drive, and which twenty seconds of it.
 
     Args:
         root: the folder that holds ``train``, ``trainannot``, ``val``, ``valannot``, ``test`` and ``testannot``, or
             holds ``camvid`` with these. Masks are ``.png`` named like their images.
         size: height and width that images and masks are brought to, in pixels; they have 360 x 480.
+        streets: calibrate on many streets: every fourth street of the train images, and the rest of the one that the
+            val images are of, are moved to the calibration set.
     """
     needed = [f"{part}{kind}" for part in PARTS.values() for kind in ("", "annot")]
     folder, _ = data_folder(root, "CamVid", (FOLDERS, needed))
 
     def load(split: Split) -> ArrayDataset:
-        [images] = images_in(folder / PARTS[split])
-        masks = [folder / f"{PARTS[split]}annot" / f"{path.stem}.png" for path in images]
-        return segmented(images, masks, size, NUMBERS)
+        images = _on_streets(folder, split) if streets and split != "test" else images_in(folder / PARTS[split])[0]
+        masks = [path.parent.with_name(f"{path.parent.name}annot") / f"{path.stem}.png" for path in images]
+        return segmented(images, masks, size, NUMBERS, [street(path) for path in images])
 
     return DataSplits(load=load, classes=CAMVID_CLASSES)
+
+
+def _on_streets(folder: Path, split: Split) -> list[Path]:
+    """Return the images to train on, or to calibrate on, of which no street has both."""
+    [train], [val] = (images_in(folder / PARTS[part]) for part in ("train", "calibration"))
+    names = list(dict.fromkeys(map(street, train)))
+    held_out = {*names[_EVERY - 1 :: _EVERY], *map(street, val)}
+    return [path for path in (*train, *val) if (street(path) in held_out) == (split == "calibration")]
+
+
+def street(path: Path) -> str:
+    """Return where an image of CamVid was taken, by its name: the drive, and which twenty seconds of it."""
+    drive, _, frame = path.stem.partition("_")
+    digits = frame.lstrip("f")
+    if not digits.isdecimal():
+        raise bad_file(path, "does not say its drive and frame, as in 0016E5_07959", "Give it the published name.")
+    return f"{drive}/{int(digits) // _STREET}"
 
 
 # --- Cityscapes -------------------------------------------------------------------------------------------------------

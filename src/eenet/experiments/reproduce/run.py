@@ -34,6 +34,7 @@ from eenet.running.inputs import rows_of
 from eenet.running.measuring import measure, measure_flops
 from eenet.running.recording import record
 from eenet.schedulers import AutoScheduler, EENetScheduler, GeometricScheduler, Scheduler, StoppingScheduler
+from eenet.schedulers.base import LEAST_GROUPS
 from eenet.tables.costs import CostTable
 from eenet.tables.files import read_json, write_json
 from eenet.tables.table import ExitTable
@@ -186,8 +187,12 @@ class Reproduction:
         if not path.is_file():
             run, costs = self.run, self.operations
             self.note(f"Recording the {split} set.")
-            record(run.model, run.splits.get(split), path, split=split, costs=costs, progress=self.progress)
-        return Recorded(ExitTable.load(path), find_confusion(path))
+            data = run.splits.get(split)
+            record(run.model, data, path, split=split, costs=costs, group=data.groups, progress=self.progress)
+        table = ExitTable.load(path)
+        if table.num_groups < LEAST_GROUPS:  # nothing is known of others, as from the one street of CamVid's val images
+            table = replace(table, group=None)
+        return Recorded(table, find_confusion(path))
 
     @cached_property
     def operations(self) -> CostTable:
