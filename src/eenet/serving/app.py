@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from eenet import __version__
 from eenet.errors import EenetError
 from eenet.running.inputs import Inputs
 from eenet.running.pipeline import ranked
@@ -23,6 +23,7 @@ from eenet.serving.service import Answer, Service
 from eenet.tables.arrays import batch_size
 from eenet.tables.costs import CostTable
 
+VERSION = version("eenet")
 _POLICY = "default-src 'self'; img-src data:; frame-ancestors 'none'"
 _SAFE = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
 _JSON, _BINARY = "application/json", "application/octet-stream"
@@ -40,7 +41,7 @@ def make_app(served: Served, service: Service, *, token: str | None = None, limi
     api = Api(served, service, Door(token, limits or Limits()))
     app = FastAPI(
         title=f"eenet: {served.name}",
-        version=__version__,
+        version=VERSION,
         docs_url=None,  # these load scripts from elsewhere
         redoc_url=None,
         openapi_url=None,
@@ -131,7 +132,7 @@ class Api:
 
     async def server(self) -> Response:
         """Describe the server."""
-        return JSONResponse({"name": "eenet", "version": __version__, "extensions": ["binary_tensor_data"]})
+        return JSONResponse({"name": "eenet", "version": VERSION, "extensions": ["binary_tensor_data"]})
 
     async def metadata(self, model: str) -> Response:
         """Describe the model, as the protocol has it."""

@@ -137,9 +137,12 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise InputError(
             f"address {host}:{port} cannot be used: {error.strerror or error}. Pass another --port, or the --host of "
             "this machine."
         ) from error
+    # taken over by its connections: without it, the end of an answer waits for the client to acknowledge its beginning
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
