@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eenet import environment
 from eenet.cli import names, options
 from eenet.cli.interrupt import require
 from eenet.cli.opened import Opened, open_target
@@ -59,7 +61,9 @@ def serve(
     drain_s: Annotated[float, typer.Option(min=0, help="Longest that accepted requests may take at the end.")] = 30.0,
     engine: Annotated[str | None, options.word("E", "What runs a bundle or a run; default: eager.")] = None,
     policy: Annotated[Path | None, options.POLICY_OPTION] = None,
-    threads: options.ThreadsOption = None,
+    threads: Annotated[
+        int | None, options.count("Threads of the engine; default: EENET_THREADS, else all cores but one.")
+    ] = None,
     force: options.ForceOption = False,
     parts: options.PartsOption = None,
     data_root: options.DataRootOption = None,
@@ -86,6 +90,7 @@ def serve(
     require("fastapi", "uvicorn", "prometheus_client", "python_multipart")
     token = None if token_file is None else _token(token_file)
     called = _name(name, target)
+    threads = threads or environment.threads() or _cores_for_the_engine()
     opened = open_target(target, policy, data_root, threads, output, force=force, parts=parts)
     adaptive = _with_engine(opened, engine, target)
     from eenet.serving import Service
@@ -143,6 +148,12 @@ def _welcome(name: str, address: tuple[str, int], output: Output, *, is_open: bo
     output.note(f"Serving {name} at http://{shown}:{port} (page, /docs, /v2, /metrics).")
     if is_open and not ip_address(host).is_loopback:
         output.note("Note: every machine that reaches this address may ask, and turn the budget. Pass --token-file.")
+
+
+def _cores_for_the_engine() -> int:
+    """Return all cores but one: threads that wait for work keep their core busy, and requests could not come in."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores - 1, 1)
 
 
 def _token(file: Path) -> str:
