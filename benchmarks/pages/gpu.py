@@ -28,8 +28,8 @@ def gpu_page(found: Mapping[str, Sequence[Mapping[str, Any]]], options: argparse
         "# Speed on a GPU",
         f"On one {device}: the original model without exits beside the same model with exits, on the same engine, in "
         "float32, milliseconds per sample, medians over passes with quartiles. *Ideal* is the speed-up if all but "
-        "stages and heads took no time, *by operations* what their number promises; *flips* are samples that leave elsewhere "
-        "than in eager. `graphs` captures every stage with its head as a CUDA graph.",
+        "stages and heads took no time, *by operations* what their number promises; *flips* are samples that leave "
+        "elsewhere than in eager. `graphs` captures every stage with its head as a CUDA graph.",
         *sections,
         bullets("Caveats", CAVEATS),
         again(COMMAND),
