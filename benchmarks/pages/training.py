@@ -90,9 +90,7 @@ def verdict(methods: Sequence[Results]) -> str:
     groups = {
         "Better than plain": [name for name, (_, low, _) in gaps.items() if low > 0],
         "Worse than plain": [name for name, (_, _, high) in gaps.items() if high < 0],
-        "Add nothing that these seeds could show": [
-            name for name, (_, low, high) in gaps.items() if low <= 0 <= high
-        ],
+        "Add nothing that these seeds could show": [name for name, (_, low, high) in gaps.items() if low <= 0 <= high],
     }
     said = [f"* {head}: {', '.join(names) or 'none'}." for head, names in groups.items()]
     return "\n".join([*said, "", f"No correction is made for {len(gaps)} comparisons."])

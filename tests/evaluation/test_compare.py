@@ -478,5 +478,5 @@ def test_groups_stay_together_and_intervals_resample_them():
     assert alone.area == together.area
     assert alone.pairs[0].low != together.pairs[0].low
     assert any("30 groups: intervals resample whole groups" in note for note in together.notes)
-    with pytest.raises(TableError, match="3 groups .* needs 5"):
+    with pytest.raises(TableError, match=r"3 groups .* needs 5"):
         compare(val, replace(test, group=np.arange(300) % 3), schedulers)

@@ -76,7 +76,7 @@ def test_where_every_sample_is_its_own_group_splits_are_those_of_samples(count):
 
 def test_one_group_cannot_be_split():
     for split in (lambda one: folds_of(one, 5, 0), lambda one: sides_of(one, 2, 0)):
-        with pytest.raises(TableError, match="1 group .* at least 2"):
+        with pytest.raises(TableError, match=r"1 group .* at least 2"):
             split(np.zeros(4, dtype=int))
 
 
@@ -112,7 +112,7 @@ def test_the_budget_holds_on_the_table_too(scheduler):
 
 
 def test_too_few_groups_are_refused():
-    with pytest.raises(TableError, match="4 groups .* needs 5"):
+    with pytest.raises(TableError, match=r"4 groups .* needs 5"):
         JointScheduler().sweep(grouped(200, 4))
 
 
@@ -142,7 +142,7 @@ def test_a_promise_is_about_the_mean_over_groups_by_hand():
 
 
 def test_a_promise_needs_many_groups():
-    with pytest.raises(TableError, match="19 groups .* needs 20"):
+    with pytest.raises(TableError, match=r"19 groups .* needs 20"):
         certify(JointScheduler(), grouped(1000, 19), budget="60%")
 
 

@@ -208,14 +208,14 @@ def folds_of(groups: Int[np.ndarray, " sample"], folds: int, seed: int) -> Int[n
     sizes, index = _sizes(groups)
     folds = min(folds, len(sizes))
     place = _shuffled(len(sizes), seed)
-    if sizes[0] == sizes.max() == sizes.min():
-        return (place % folds)[index]
+    if sizes.min() == sizes.max():  # as below, without a loop over samples
+        return np.asarray((place % folds)[index])
     of_group, loads = np.empty(len(sizes), dtype=np.int64), [(0, f) for f in range(folds)]
     for g in np.lexsort((place, -sizes)).tolist():
         load, fold = loads[0]
         of_group[g] = fold
         heapq.heapreplace(loads, (load + int(sizes[g]), fold))
-    return of_group[index]
+    return np.asarray(of_group[index])
 
 
 def sides_of(

@@ -84,14 +84,14 @@ class Api:
         router.add_api_route("/v2", self.server, summary="The server and its extensions of the protocol")
         router.add_api_route(model, self.metadata, summary="What the model takes and returns")
         router.add_api_route(f"{model}/ready", self.model_ready, summary="Whether requests are taken")
-        for version in ("", "/versions/1"):
+        for suffix in ("", "/versions/1"):
             router.add_api_route(
-                f"{model}{version}/infer",
+                f"{model}{suffix}/infer",
                 self.infer,
                 methods=["POST"],
                 summary="Answer samples",
                 openapi_extra=pages.INFER_BODY,
-                include_in_schema=not version,
+                include_in_schema=not suffix,
             )
         router.add_api_route(f"{model}/budget", self.budget, summary="The budget that is asked, and its range")
         router.add_api_route(
