@@ -170,23 +170,11 @@ def size_stages(
     search = _Search(rate=rate, slo_s=slo_s, wait_s=wait_s, hop_s=hop_s, load=load, seed=int(number(seed, "seed")))
     pools, found = search.run(seconds, given)
     each = np.array([one[-1] / len(one) for one in seconds])
-    stages = tuple(
-        StageSize(
-            replicas=pool.replicas if reached > 0 else 0,
-            rate=rate * float(reached),
-            max_batch=len(pool.seconds),
-            batch_ms=1e3 * float(pool.seconds[-1]),
-            load=rate * float(reached) * one / pool.replicas,
-            mean_batch=0.0 if ran is None else ran.mean_batch,
-            p99_ms=0.0 if ran is None else ran.p99_ms,
-        )
-        for pool, reached, one, ran in zip(pools, reach, each.tolist(), found.stages, strict=True)
-    )
     return Sizing(
         rate=rate,
         slo_ms=1e3 * slo_s,
         shares=tuple(given.tolist()),
-        stages=stages,
+        stages=_stage_sizes(pools, found, rate * reach),
         threads=rows[0].threads,
         p50_ms=found.p50_ms,
         p99_ms=found.p99_ms,
@@ -194,6 +182,21 @@ def size_stages(
         requests=found.requests,
         full=search.full(_best_batches(_seconds(rows, lambda row: row.full.median, largest), slo_s)),
         servers=max(1, math.ceil(rate * float(reach @ each) / load)),
+    )
+
+
+def _stage_sizes(pools: Sequence[Pool], found: Simulated, rates: Float64[np.ndarray, " exit"]) -> tuple[StageSize, ...]:
+    return tuple(
+        StageSize(
+            replicas=pool.replicas if rate > 0 else 0,
+            rate=rate,
+            max_batch=len(pool.seconds),
+            batch_ms=1e3 * float(pool.seconds[-1]),
+            load=rate * float(pool.seconds[-1]) / len(pool.seconds) / pool.replicas,
+            mean_batch=0.0 if ran is None else ran.mean_batch,
+            p99_ms=0.0 if ran is None else ran.p99_ms,
+        )
+        for pool, ran, rate in zip(pools, found.stages, rates.tolist(), strict=True)
     )
 
 
