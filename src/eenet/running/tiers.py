@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 
 from eenet.errors import InputError, ShapeError
 from eenet.policies.policy import Policy
@@ -34,6 +34,8 @@ class TierResult:
         prediction: What they are answered, in this order; None where nobody left.
         staying: The ids of the samples that go on.
         state: What the next tier's `Tier.resume` takes; None where nobody stays.
+        so_far: What the policy would answer to the samples that go on if they left here, for where the next tier is
+            away: log-probabilities, of models that classify whole samples; None where nobody stays.
     """
 
     rows: Int[np.ndarray, " left"]
@@ -41,6 +43,7 @@ class TierResult:
     prediction: Prediction | None
     staying: Int[np.ndarray, " kept"]
     state: bytes | None
+    so_far: Float32[np.ndarray, "kept column"] | None = None
 
     def __repr__(self) -> str:
         """Say how many left, and how many bytes go on."""
@@ -140,12 +143,12 @@ class Tier:
             group = Group(self.engine.start(inputs), ids, np.arange(count), self.policy.following(ids))
             return self._run(self.engine, group, compress)
 
-    def resume(self, state: bytes, *, compress: Compression | None = None) -> TierResult:
+    def resume(self, state: bytes | Sent, *, compress: Compression | None = None) -> TierResult:
         """Go on with the samples that stayed on the tier before.
 
         Args:
             state: The `TierResult.state` of that tier; it is checked, and no code in it is run. Its checksum reveals
-                damage but is no signature.
+                damage but is no signature. Or what `Sent.from_bytes` made of it.
             compress: As of a call, for what goes on from here.
 
         Raises:
@@ -154,7 +157,7 @@ class Tier:
             ShapeError: As of `AdaptiveModel`.
         """
         _require_compression(compress)
-        sent = Sent.from_bytes(state)
+        sent = state if isinstance(state, Sent) else Sent.from_bytes(state)
         self._require_fit(sent)
         engine = self.engine  # of this state only: a damaged one must not change how the next is read
         if isinstance(sent.form, dict) and "size" in sent.form and not isinstance(engine, DenseEngine):
@@ -185,7 +188,12 @@ class Tier:
             prediction=gathered(left, self._cumulative) if left else None,
             staying=np.empty(0, np.int64) if rest is None else rest.ids,
             state=None if rest is None else self._sent(engine, rest).to_bytes(compress),
+            so_far=None if rest is None else self._so_far(rest),
         )
+
+    def _so_far(self, group: Group) -> np.ndarray:
+        assert group.seen is not None
+        return group.policy.answers(group.seen[:, : self.last + 1], group.ids)
 
     def _sent(self, engine: Engine, group: Group) -> Sent:
         assert group.seen is not None

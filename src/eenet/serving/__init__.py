@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from eenet.lazy import lazy
 
 if TYPE_CHECKING:
+    from eenet.serving.edge import EdgeAnswer as EdgeAnswer
+    from eenet.serving.edge import EdgeClient as EdgeClient
     from eenet.serving.service import Answer as Answer
     from eenet.serving.service import QueueFull as QueueFull
     from eenet.serving.service import Service as Service
@@ -25,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "eenet.serving.service": ("Service", "Answer", "QueueFull", "Stopped"),
+        "eenet.serving.edge": ("EdgeClient", "EdgeAnswer"),
         "eenet.serving.sizing": ("size_stages", "Sizing", "load_latencies"),
         "eenet.serving.watch": ("Snapshot", "Histogram", "Alarm"),
     },
