@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -54,10 +54,11 @@ def answering(post: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, bytes]]
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             status, body = post(self, self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(OSError):
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -261,9 +262,10 @@ def test_a_slow_server_takes_no_more_than_its_time(server, device) -> None:
     def post(handler, _):
         handler.send_response(200)
         handler.end_headers()
-        for _ in range(40):  # a byte from time to time keeps a connection open
-            handler.wfile.write(b" ")
-            time.sleep(0.05)
+        with suppress(OSError):  # the client goes away
+            for _ in range(40):  # a byte from time to time keeps a connection open
+                handler.wfile.write(b" ")
+                time.sleep(0.05)
         return 200, b""
 
     with answering(post) as url:

@@ -162,19 +162,8 @@ class Tier:
         engine = self.engine  # of this state only: a damaged one must not change how the next is read
         if isinstance(sent.form, dict) and "size" in sent.form and not isinstance(engine, DenseEngine):
             engine = DenseEngine(engine)
-        seen = None  # made by the loop where the policy reads the newest exit only
-        if sent.seen is not None:
-            seen = np.empty((len(sent.ids), sent.num_exits, sent.seen.shape[2]), dtype=np.float32)
-            seen[:, : sent.exit + 1] = sent.seen
         with engine.session():
-            group = Group(
-                engine.unpack(sent.arrays, sent.form, sent.exit),
-                sent.ids,
-                sent.rows,
-                self.policy.following(sent.ids),
-                seen=seen,
-            )
-            return self._run(engine, group, compress)
+            return self._run(engine, received(engine, sent, self.policy.following(sent.ids)), compress)
 
     def _run(self, engine: Engine, group: Group, compress: Compression | None) -> TierResult:
         loop = Loop(engine, self.policy)
@@ -196,21 +185,7 @@ class Tier:
         return group.policy.answers(group.seen[:, : self.last + 1], group.ids)
 
     def _sent(self, engine: Engine, group: Group) -> Sent:
-        assert group.seen is not None
-        require_samples_first(engine, group.state, self.last, len(group.ids))
-        arrays, form = engine.pack(group.state)
-        return Sent(
-            source=engine.source,
-            policy=self._fingerprint,
-            engine=_kind(engine),
-            exit=self.last,
-            num_exits=engine.num_exits,
-            ids=group.ids,
-            rows=group.places,
-            seen=None if self._reads_newest else group.seen[:, : self.last + 1],
-            arrays=arrays,
-            form=form,
-        )
+        return sent_on(engine, group, self.last, policy=self._fingerprint, with_seen=not self._reads_newest)
 
     def _require_fit(self, sent: Sent) -> None:
         """Refuse a state that this tier cannot go on with."""
@@ -242,6 +217,50 @@ class Tier:
                     f"state of another {what}, {theirs[:12]}, does not fit: this tier has {ours[:12]}. Put the same "
                     f"{what} on all tiers, or pass check_source=False to use it all the same."
                 )
+
+
+def received(engine: Engine, sent: Sent, policy: Policy) -> Group:
+    """Return samples that were sent as a group before their next stage; to be called inside a `session`.
+
+    Raises:
+        InputError: Their state is not what the stage takes.
+    """
+    seen = None  # made by the loop where the policy reads the newest exit only
+    if sent.seen is not None:
+        seen = np.empty((len(sent.ids), sent.num_exits, sent.seen.shape[2]), dtype=np.float32)
+        seen[:, : sent.exit + 1] = sent.seen
+    state = engine.unpack(sent.arrays, sent.form, sent.exit)
+    return Group(state, sent.ids, sent.rows, policy, seen=seen)
+
+
+def sent_on(engine: Engine, group: Group, exit_index: int, *, policy: str = "", with_seen: bool = True) -> Sent:
+    """Return samples that go on after an exit as they are sent; to be called inside a `session`.
+
+    Args:
+        engine: That ran them.
+        group: They.
+        exit_index: The last exit that they saw.
+        policy: Its fingerprint; empty: the next tier does not compare it.
+        with_seen: Send what all exits said so far; False: the policy reads the newest one only.
+
+    Raises:
+        ShapeError: Their state has not the samples in its first axis.
+    """
+    assert group.seen is not None
+    require_samples_first(engine, group.state, exit_index, len(group.ids))
+    arrays, form = engine.pack(group.state)
+    return Sent(
+        source=engine.source,
+        policy=policy,
+        engine=_kind(engine),
+        exit=exit_index,
+        num_exits=engine.num_exits,
+        ids=group.ids,
+        rows=group.places,
+        seen=group.seen[:, : exit_index + 1] if with_seen else None,
+        arrays=arrays,
+        form=form,
+    )
 
 
 def together(results: Sequence[TierResult]) -> Prediction:
