@@ -18,6 +18,7 @@ from jaxtyping import Float32, Int
 from eenet.errors import EenetError, InputError, RunError
 from eenet.policies.mixture import UpTo
 from eenet.policies.policy import Policy
+from eenet.running.adaptive import AdaptiveModel
 from eenet.running.engines.base import Engine
 from eenet.running.exports import OpenedExport, open_export
 from eenet.running.inputs import Inputs, shapes_of
@@ -25,7 +26,7 @@ from eenet.running.loop import Group, Loop
 from eenet.running.sent import Sent
 from eenet.running.split import split_export
 from eenet.running.tiers import received, sent_on
-from eenet.tables.costs import Budget
+from eenet.tables.costs import Budget, BudgetLike
 
 _KEPT = 256  # policies
 
@@ -192,6 +193,21 @@ class Stage:
         return replace(
             outcome, stay=places, so_far=so_far, rest=replace(parcel, ids=group.ids, inputs=None, state=state)
         )
+
+
+def asked_of_dial(model: AdaptiveModel, budget: BudgetLike) -> float:
+    """Return a budget in the unit of the model's dial, as `Parcel` has it.
+
+    Raises:
+        BudgetError: As of `AdaptiveModel.at`.
+        InputError: As of `AdaptiveModel.at`.
+    """
+    model.at(budget)
+    assert model.dial is not None
+    costs = model.costs or model.dial.costs
+    factor = costs.factor(model.dial.costs)
+    assert factor is not None
+    return max(costs.budget(budget).value * factor, model.dial.costs.low)
 
 
 def _failed(error: Exception) -> Outcome:
