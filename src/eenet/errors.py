@@ -35,6 +35,7 @@ EXTRAS = {
     "prometheus_client": "serve",
     "pyarrow": "frames",
     "python_multipart": "serve",
+    "ray": "ray",
     "sklearn": "sklearn",
     "timm": "vision",
     "torch": "torch",

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("measure", "Time the adaptive model against the original one without exits, on the test samples."),
     "export": ("export", "Write a model and its policy as a folder that runs without torch."),
     "serve": ("serve", "Serve a model: requests come and go stage by stage, and the budget is turned while it runs."),
+    "size": ("size", "Work out how many replicas each stage needs, so that 99 of 100 requests are answered in time."),
     "report": ("report", "Make one self-contained HTML page from the results of compare, profile and bench."),
     "reproduce": (
         "reproduce",

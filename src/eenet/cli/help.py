@@ -23,6 +23,7 @@ USUAL = {
     "bench": ("policy", "batch_size", "engine", "everything"),
     "export": ("policy", "engine", "out"),
     "serve": ("budget", "slo_ms", "port", "token_file"),
+    "size": ("rate", "slo_ms", "budget", "shares", "table"),
     "report": ("out", "title"),
     "reproduce": ("out", "scale", "data_root"),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 
 from eenet.errors import InputError, ShapeError
 from eenet.policies.policy import Policy
@@ -35,6 +35,8 @@ class TierResult:
         prediction: What they are answered, in this order; None where nobody left.
         staying: The ids of the samples that go on.
         state: What the next tier's `Tier.resume` takes; None where nobody stays.
+        so_far: What the policy would answer to the samples that go on if they left here, for where the next tier is
+            away: log-probabilities, of models that classify whole samples; None where nobody stays.
     """
 
     rows: Int[np.ndarray, " left"]
@@ -42,6 +44,7 @@ class TierResult:
     prediction: Prediction | None
     staying: Int[np.ndarray, " kept"]
     state: bytes | None
+    so_far: Float32[np.ndarray, "kept column"] | None = None
 
     def __repr__(self) -> str:
         """Say how many left, and how many bytes go on."""
@@ -141,12 +144,12 @@ class Tier:
             group = Group(self.engine.start(inputs), ids, np.arange(count), self.policy.following(ids))
             return self._run(self.engine, group, compress)
 
-    def resume(self, state: bytes, *, compress: Compression | None = None) -> TierResult:
+    def resume(self, state: bytes | Sent, *, compress: Compression | None = None) -> TierResult:
         """Go on with the samples that stayed on the tier before.
 
         Args:
             state: The `TierResult.state` of that tier; it is checked, and no code in it is run. Its checksum reveals
-                damage but is no signature.
+                damage but is no signature. Or what `Sent.from_bytes` made of it.
             compress: As of a call, for what goes on from here.
 
         Raises:
@@ -155,24 +158,13 @@ class Tier:
             ShapeError: As of `AdaptiveModel`.
         """
         _require_compression(compress)
-        sent = Sent.from_bytes(state)
+        sent = state if isinstance(state, Sent) else Sent.from_bytes(state)
         self._require_fit(sent)
         engine = self.engine  # of this state only: a damaged one must not change how the next is read
         if isinstance(sent.form, dict) and "size" in sent.form and not isinstance(engine, DenseEngine):
             engine = DenseEngine(engine)
-        seen = None  # made by the loop where the policy reads the newest exit only
-        if sent.seen is not None:
-            seen = np.empty((len(sent.ids), sent.num_exits, sent.seen.shape[2]), dtype=np.float32)
-            seen[:, : sent.exit + 1] = sent.seen
         with engine.session():
-            group = Group(
-                engine.unpack(sent.arrays, sent.form, sent.exit),
-                sent.ids,
-                sent.rows,
-                self.policy.following(sent.ids),
-                seen=seen,
-            )
-            return self._run(engine, group, compress)
+            return self._run(engine, received(engine, sent, self.policy.following(sent.ids)), compress)
 
     def _run(self, engine: Engine, group: Group, compress: Compression | None) -> TierResult:
         loop = Loop(engine, self.policy)
@@ -186,24 +178,15 @@ class Tier:
             prediction=gathered(left, self._cumulative) if left else None,
             staying=np.empty(0, np.int64) if rest is None else rest.ids,
             state=None if rest is None else self._sent(engine, rest).to_bytes(compress),
+            so_far=None if rest is None else self._so_far(rest),
         )
 
-    def _sent(self, engine: Engine, group: Group) -> Sent:
+    def _so_far(self, group: Group) -> np.ndarray:
         assert group.seen is not None
-        require_samples_first(engine, group.state, self.last, len(group.ids))
-        arrays, form = engine.pack(group.state)
-        return Sent(
-            source=engine.source,
-            policy=self._fingerprint,
-            engine=_kind(engine),
-            exit=self.last,
-            num_exits=engine.num_exits,
-            ids=group.ids,
-            rows=group.places,
-            seen=None if self._reads_newest else group.seen[:, : self.last + 1],
-            arrays=arrays,
-            form=form,
-        )
+        return group.policy.answers(group.seen[:, : self.last + 1], group.ids)
+
+    def _sent(self, engine: Engine, group: Group) -> Sent:
+        return sent_on(engine, group, self.last, policy=self._fingerprint, with_seen=not self._reads_newest)
 
     def _require_fit(self, sent: Sent) -> None:
         """Refuse a state that this tier cannot go on with."""
@@ -235,6 +218,50 @@ class Tier:
                     f"state of another {what}, {theirs[:12]}, does not fit: this tier has {ours[:12]}. Put the same "
                     f"{what} on all tiers, or pass check_source=False to use it all the same."
                 )
+
+
+def received(engine: Engine, sent: Sent, policy: Policy) -> Group:
+    """Return samples that were sent as a group before their next stage; to be called inside a `session`.
+
+    Raises:
+        InputError: Their state is not what the stage takes.
+    """
+    seen = None  # made by the loop where the policy reads the newest exit only
+    if sent.seen is not None:
+        seen = np.empty((len(sent.ids), sent.num_exits, sent.seen.shape[2]), dtype=np.float32)
+        seen[:, : sent.exit + 1] = sent.seen
+    state = engine.unpack(sent.arrays, sent.form, sent.exit)
+    return Group(state, sent.ids, sent.rows, policy, seen=seen)
+
+
+def sent_on(engine: Engine, group: Group, exit_index: int, *, policy: str = "", with_seen: bool = True) -> Sent:
+    """Return samples that go on after an exit as they are sent; to be called inside a `session`.
+
+    Args:
+        engine: That ran them.
+        group: They.
+        exit_index: The last exit that they saw.
+        policy: Its fingerprint; empty: the next tier does not compare it.
+        with_seen: Send what all exits said so far; False: the policy reads the newest one only.
+
+    Raises:
+        ShapeError: Their state has not the samples in its first axis.
+    """
+    assert group.seen is not None
+    require_samples_first(engine, group.state, exit_index, len(group.ids))
+    arrays, form = engine.pack(group.state)
+    return Sent(
+        source=engine.source,
+        policy=policy,
+        engine=_kind(engine),
+        exit=exit_index,
+        num_exits=engine.num_exits,
+        ids=group.ids,
+        rows=group.places,
+        seen=group.seen[:, : exit_index + 1] if with_seen else None,
+        arrays=arrays,
+        form=form,
+    )
 
 
 def together(results: Sequence[TierResult]) -> Prediction:

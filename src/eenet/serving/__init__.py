@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING
 from eenet.lazy import lazy
 
 if TYPE_CHECKING:
+    from eenet.serving.edge import EdgeAnswer as EdgeAnswer
+    from eenet.serving.edge import EdgeClient as EdgeClient
     from eenet.serving.service import Answer as Answer
     from eenet.serving.service import QueueFull as QueueFull
     from eenet.serving.service import Service as Service
     from eenet.serving.service import Stopped as Stopped
+    from eenet.serving.sizing import Sizing as Sizing
+    from eenet.serving.sizing import load_latencies as load_latencies
+    from eenet.serving.sizing import size_stages as size_stages
     from eenet.serving.watch import Alarm as Alarm
     from eenet.serving.watch import Histogram as Histogram
     from eenet.serving.watch import Snapshot as Snapshot
@@ -22,6 +27,8 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "eenet.serving.service": ("Service", "Answer", "QueueFull", "Stopped"),
+        "eenet.serving.edge": ("EdgeClient", "EdgeAnswer"),
+        "eenet.serving.sizing": ("size_stages", "Sizing", "load_latencies"),
         "eenet.serving.watch": ("Snapshot", "Histogram", "Alarm"),
     },
 )

@@ -170,7 +170,7 @@ class Service:
             raise InputError(
                 f"inputs of {count} samples do not fit: a request has from 1 to {self.queue_limit}. Send them in parts."
             )
-        ids = _content_ids(inputs) if sample_ids is None else whole_ids(sample_ids, count)
+        ids = content_ids(inputs) if sample_ids is None else whole_ids(sample_ids, count)
         strict = deadline_ms is not None
         within = number(deadline_ms, "deadline_ms", above=0) / 1e3 if strict else self._slo_s or _DEADLINE_S
         own, promised = self._steering.policies(ids, budget, max_exit)
@@ -247,7 +247,7 @@ class Service:
         )
 
 
-def _content_ids(inputs: Any) -> Int[np.ndarray, " sample"]:  # noqa: ANN401 - as of `batch_of`
+def content_ids(inputs: Any) -> Int[np.ndarray, " sample"]:  # noqa: ANN401 - as of `batch_of`
     """Return a hash of every sample's content, of all its arrays."""
     if not isinstance(inputs, dict):
         return row_ids(inputs)
