@@ -71,7 +71,7 @@ def test_many_samples_come_back_in_order(cluster, folder, model, images, count, 
     assert set(found[0]) == {"number", "label", "probabilities", "exit", "cost", "score"}
 
 
-# --- Ray Serve ---------------------------------------------------------------------------------------------------------
+# --- Ray Serve --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

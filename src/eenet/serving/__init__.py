@@ -12,8 +12,8 @@ from eenet.lazy import lazy
 if TYPE_CHECKING:
     from eenet.serving.edge import EdgeAnswer as EdgeAnswer
     from eenet.serving.edge import EdgeClient as EdgeClient
-    from eenet.serving.ray_serve import ray_app as ray_app
     from eenet.serving.ray_data import predict_dataset as predict_dataset
+    from eenet.serving.ray_serve import ray_app as ray_app
     from eenet.serving.service import Answer as Answer
     from eenet.serving.service import QueueFull as QueueFull
     from eenet.serving.service import Service as Service
