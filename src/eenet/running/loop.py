@@ -259,7 +259,7 @@ class Loop:
         return group.seen[:, : k + 1]
 
     def kept(self, k: int, group: Group, state: State, rows: Int[np.ndarray, " kept"]) -> Group:
-        """Return some samples of a group that an exit has read as one of their own, with the state after stage ``k``."""
+        """Return some samples of a group, read by exit ``k``, as one of their own, with the state after its stage."""
         assert group.seen is not None
         require_samples_first(self.engine, state, k, len(group.ids))
         seen = np.empty((len(rows), *group.seen.shape[1:]), dtype=np.float32)

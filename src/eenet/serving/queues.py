@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -102,7 +102,7 @@ class Entry(NamedTuple):
     row: int
 
 
-Picked = list[tuple[Block, Int[np.ndarray, " picked"]]]
+Picked: TypeAlias = "list[tuple[Block, np.ndarray]]"
 """Samples that run together, as rows of the blocks that they came in."""
 
 

@@ -33,7 +33,7 @@ class StageTimes:
         self._seconds: list[dict[int, float]] = [{} for _ in range(stages)]  # by the next power of two
         self._per_sample: list[float | None] = [None] * stages
         self._latest: list[float | None] = [None] * stages
-        self._stay = [1.0] * stages
+        self._stay: list[float | None] = [None] * stages
 
     def update(self, stage: int, size: int, stayed: int, seconds: float) -> None:
         """Take in one run of a stage."""
@@ -62,7 +62,7 @@ class StageTimes:
         """Return how many seconds the samples that wait before each stage will take until they have all left."""
         rest, total = 0.0, 0.0
         for each, stay, count in reversed(list(zip(self._per_sample, self._stay, waiting, strict=True))):
-            rest = (each or 0.0) + stay * rest
+            rest = (each or 0.0) + (1.0 if stay is None else stay) * rest
             total += count * rest
         return total
 
@@ -98,14 +98,14 @@ class LoadFollower:
 
     Args:
         slo_s: The target, in seconds.
-        low: The cheapest budget.
+        low: The cheapest budget that the load may turn to.
         high: What is asked for, and used when there is room.
         now: In seconds of the service's clock.
     """
 
     def __init__(self, slo_s: float, low: float, high: float, now: float) -> None:
-        self.slo_s, self.low = slo_s, low
-        self.high = self.budget = max(high, low)
+        self.slo_s, self._floor = slo_s, low
+        self.high = self.budget = high
         self.turned_down = self.turned_up = 0
         self._latencies: deque[float] = deque(maxlen=_RECENT)
         self._last_down = self._last_up = now
@@ -113,8 +113,13 @@ class LoadFollower:
     def ask(self, high: float) -> None:
         """Take over another budget as the one that is used when there is room."""
         was_free = self.budget >= self.high
-        self.high = max(high, self.low)
-        self.budget = self.high if was_free else min(self.budget, self.high)
+        self.high = high
+        self.budget = high if was_free else min(self.budget, high)
+
+    @property
+    def low(self) -> float:
+        """The cheapest budget: the floor, or less where less is asked for."""
+        return min(self._floor, self.high)
 
     def answered(self, latency_s: float) -> None:
         """Take in how long a request took."""

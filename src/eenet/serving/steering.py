@@ -118,13 +118,10 @@ class Steering:
         elif (controller := self.controller) is not None:
             policy, promised = controller.steering()
         own = np.empty(len(ids), dtype=object)
-        chosen = policy.chosen(ids)
-        if (chosen == chosen[0]).all():
-            own[:] = [policy.following(ids)] * len(ids)
-        else:
-            for one in np.unique(chosen):
-                rows = np.flatnonzero(chosen == one)
-                own[rows] = policy.following(ids[rows])
+        chosen = policy.chosen(ids) if len(ids) > 1 else np.zeros(1, dtype=np.int64)
+        for one in np.unique(chosen):  # by the parts of mixtures: these are the same for many budgets
+            rows = np.flatnonzero(chosen == one)
+            own[rows] = policy.following(ids[rows])
         if max_exit is not None:
             own[:] = [self.up_to(one, max_exit) for one in own.tolist()]
             promised = math.nan

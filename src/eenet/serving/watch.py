@@ -21,6 +21,7 @@ _FIRST = 200  # samples whose agreement is a reference
 _SHADOWS = 200  # recent samples whose agreement is compared with it
 _COSTS = 500  # recent samples whose cost is compared with what was promised
 _LATENCIES = 512  # recent requests that the 99th percentile is read from
+_JUDGED = 50  # samples between two looks at their cost
 _ERRORS = 3.0  # standard errors
 
 
@@ -226,7 +227,7 @@ class Watch:
             if not math.isnan(one + cost):
                 self._costs.add(cost)
                 self._promised.add(one)
-        if self._costs.full:
+        if self._costs.full and self.samples // _JUDGED > (self.samples - len(scores)) // _JUDGED:
             self._judge_cost()
 
     def latency(self, seconds: float) -> None:

@@ -25,6 +25,7 @@ from eenet.serving.steering import Steering
 from eenet.serving.watch import Snapshot, Watch
 
 _SHARE = 0.25  # of the target for the latency, that one batch may take
+_SHADOWS = 256  # that may be inside; further ones are left out
 _SALT = 0x5AD0  # so that the choice of shadows is no coin of a policy
 clock = time.monotonic
 
@@ -64,7 +65,6 @@ class Worker:
         self._answer, self._stopped = answer, stopped
         self.open, self._closed = True, False
         self._last = model.engine.num_exits - 1
-        self._whole = static_policy(ConfidenceScorer("max_prob"), self._last, self._last + 1)
         self._queues = Queues(self._last + 1, max_batch, max_wait_s)
         self._times = StageTimes(self._last + 1)
         self._watch = Watch(self._last + 1, max_batch)
@@ -323,10 +323,10 @@ class Worker:
             request, place = found[row]
             if exit_index == self._last:
                 self._watch.shadow(True)
-            elif self.open and self._comparing < self._max_batch:
+            elif self.open and self._comparing < _SHADOWS:
                 of = np.array([place - request.first])
                 own = np.empty(1, dtype=object)
-                own[0] = self._whole
+                own[0] = static_policy(ConfidenceScorer("max_prob"), self._last, self._last + 1)
                 self._admit(
                     Request(
                         inputs=rows_of(request.inputs, of),
