@@ -29,7 +29,8 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # workers are nice by default: beside other tests they would hardly run
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.serve.shutdown()
@@ -48,11 +49,36 @@ def images(folder) -> np.ndarray:
     return np.concatenate([some * (1 - 0.02 * i) for i in range(-(-COUNT // len(some)))])[:COUNT].astype(np.float32)
 
 
+# --- Ray Data ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "budget"), [(10_000, None), (2_000, "40%")])
+def test_many_samples_come_back_in_order(cluster, folder, model, images, count, budget) -> None:
+    from eenet.serving.ray_data import predict_dataset
+
+    many = np.concatenate([images * (1 - 0.01 * i) for i in range(count // COUNT)]).astype(np.float32)
+    dataset = ray.data.from_numpy([many[i : i + 1000] for i in range(0, len(many), 1000)])
+    dataset = dataset.map_batches(lambda batch: {"inputs": batch["data"], "number": batch["data"][:, 0, 0, 0]})
+    found = predict_dataset(dataset, folder / "export", budget=budget).take_all()
+    from eenet.serving.service import content_ids
+
+    turned = model if budget is None else model.at(budget)
+    wanted = turned.predict_all(many, sample_ids=content_ids(many), batch_size=256)
+    assert len(found) == len(many)
+    np.testing.assert_array_equal([row["number"] for row in found], many[:, 0, 0, 0])
+    columns = [np.array([row[name] for row in found]) for name in ("exit", "label", "probabilities")]
+    assert_like(columns, wanted)
+    assert set(found[0]) == {"number", "label", "probabilities", "exit", "cost", "score"}
+
+
+# --- Ray Serve --------------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="module")
 def handle(cluster, folder):
     from ray import serve
 
-    from eenet.serving.ray_app import ray_app
+    from eenet.serving.ray_serve import ray_app
 
     serve.start(http_options={"port": 8765}, logging_config={"log_level": "ERROR", "enable_access_log": False})
     return serve.run(ray_app(folder / "export", name="digits", max_replicas=2, retry_s=60))
@@ -146,7 +172,7 @@ def test_the_surface_is_that_of_the_server(handle, model, images) -> None:
 
 
 def test_what_cannot_be_is_refused_before_anything_starts(folder) -> None:
-    from eenet.serving.ray_app import ray_app
+    from eenet.serving.ray_serve import ray_app
 
     with pytest.raises(InputError):
         ray_app(folder)
@@ -154,25 +180,3 @@ def test_what_cannot_be_is_refused_before_anything_starts(folder) -> None:
         ray_app(folder / "export", budget="1%")
     with pytest.raises(InputError, match="max_batch 0"):
         ray_app(folder / "export", max_batch=0)
-
-
-# --- Ray Data ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("budget", [None, "40%"])
-def test_ten_thousand_samples_come_back_in_order(cluster, folder, model, images, budget) -> None:
-    from eenet.serving.ray_data import predict_dataset
-
-    many = np.concatenate([images * (1 - 0.01 * i) for i in range(10)]).astype(np.float32)
-    dataset = ray.data.from_numpy([many[i : i + 1000] for i in range(0, len(many), 1000)])
-    dataset = dataset.map_batches(lambda batch: {"inputs": batch["data"], "number": batch["data"][:, 0, 0, 0]})
-    found = predict_dataset(dataset, folder / "export", budget=budget).take_all()
-    from eenet.serving.service import content_ids
-
-    turned = model if budget is None else model.at(budget)
-    wanted = turned.predict_all(many, sample_ids=content_ids(many), batch_size=256)
-    assert len(found) == len(many)
-    np.testing.assert_array_equal([row["number"] for row in found], many[:, 0, 0, 0])
-    columns = [np.array([row[name] for row in found]) for name in ("exit", "label", "probabilities")]
-    assert_like(columns, wanted)
-    assert set(found[0]) == {"number", "label", "probabilities", "exit", "cost", "score"}

@@ -12,6 +12,8 @@ from eenet.lazy import lazy
 if TYPE_CHECKING:
     from eenet.serving.edge import EdgeAnswer as EdgeAnswer
     from eenet.serving.edge import EdgeClient as EdgeClient
+    from eenet.serving.ray_data import predict_dataset as predict_dataset
+    from eenet.serving.ray_serve import ray_app as ray_app
     from eenet.serving.service import Answer as Answer
     from eenet.serving.service import QueueFull as QueueFull
     from eenet.serving.service import Service as Service
@@ -28,6 +30,8 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "eenet.serving.service": ("Service", "Answer", "QueueFull", "Stopped"),
         "eenet.serving.edge": ("EdgeClient", "EdgeAnswer"),
+        "eenet.serving.ray_serve": ("ray_app",),
+        "eenet.serving.ray_data": ("predict_dataset",),
         "eenet.serving.sizing": ("size_stages", "Sizing", "load_latencies"),
         "eenet.serving.watch": ("Snapshot", "Histogram", "Alarm"),
     },

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from ray.data import ActorPoolStrategy, Dataset
 
 from eenet.errors import InputError
 from eenet.running.adaptive import AdaptiveModel
@@ -20,15 +21,12 @@ from eenet.serving.stages import Outcome, Parcel, Stage, asked_of_dial
 from eenet.tables.checks import number
 from eenet.tables.costs import BudgetLike
 
-if TYPE_CHECKING:
-    import ray.data
-
 _STATE, _ID = "eenet_state", "sample_id"
 _ANSWERS = tuple(one.name for one in fields(Answer))
 
 
 def predict_dataset(
-    dataset: ray.data.Dataset,
+    dataset: Dataset,
     export: str | os.PathLike[str],
     budget: BudgetLike | None = None,
     *,
@@ -36,7 +34,7 @@ def predict_dataset(
     workers: int = 1,
     num_cpus: float = 0.1,
     threads: int = 1,
-) -> ray.data.Dataset:
+) -> Dataset:
     """Return a data set of Ray with the answers of a model, in the same order; nothing runs before it is read.
 
     There is one ``map_batches`` per stage, and each has workers of its own, with the weights of that stage only.
@@ -68,7 +66,7 @@ def predict_dataset(
     settings: dict[str, Any] = {
         "batch_size": size,
         "batch_format": "numpy",
-        "concurrency": int(number(workers, "workers", 1, whole=True)),
+        "compute": ActorPoolStrategy(size=int(number(workers, "workers", 1, whole=True))),
         "num_cpus": number(num_cpus, "num_cpus", 0),
     }
     asked = None if budget is None else asked_of_dial(model, budget)
