@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from eenet.errors import EenetError
 from eenet.running.inputs import Inputs
@@ -24,6 +25,7 @@ from eenet.tables.arrays import batch_size
 from eenet.tables.costs import CostTable
 
 VERSION = version("eenet")
+_VERSIONS = ("", "/versions/1")
 _POLICY = "default-src 'self'; img-src data:; frame-ancestors 'none'"
 _SAFE = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
 _JSON, _BINARY = "application/json", "application/octet-stream"
@@ -48,6 +50,7 @@ def make_app(served: Served, service: Service, *, token: str | None = None, limi
     )
     for kind in (EenetError, HTTPException, Exception):
         app.add_exception_handler(kind, error_response)
+    app.router.routes.extend(api.fast())  # first: what is found first answers
     app.include_router(api.open())
     app.include_router(api.guarded(), dependencies=[Depends(api.door.check)])
     app.add_api_route("/openapi.json", lambda: JSONResponse(app.openapi()), include_in_schema=False)
@@ -78,13 +81,25 @@ class Api:
             router.add_api_route(path, pages.answer(content, kind, _SAFE), include_in_schema=False)
         return router
 
+    def fast(self) -> list[Route]:
+        """Return what answers samples, past FastAPI: what that does for every request takes longer than a small model.
+
+        The same addresses in `guarded` describe it.
+        """
+
+        async def infer(request: Request) -> Response:
+            await self.door.check(request)
+            return await self.infer(request.path_params["model"], request)
+
+        return [Route(f"/v2/models/{{model}}{suffix}/infer", infer, methods=["POST"]) for suffix in _VERSIONS]
+
     def guarded(self) -> APIRouter:
         """Return what needs the token, where there is one."""
         router, model = APIRouter(), "/v2/models/{model}"
         router.add_api_route("/v2", self.server, summary="The server and its extensions of the protocol")
         router.add_api_route(model, self.metadata, summary="What the model takes and returns")
         router.add_api_route(f"{model}/ready", self.model_ready, summary="Whether requests are taken")
-        for suffix in ("", "/versions/1"):
+        for suffix in _VERSIONS:
             router.add_api_route(
                 f"{model}{suffix}/infer",
                 self.infer,
