@@ -3,8 +3,8 @@
     python benchmarks/ray_hop.py EXPORT [--requests 300]
 
 Requests of one sample come one after the other, so that nobody waits for anybody: what is left is the way. It prints
-the median latency through Ray, that of `AdaptiveModel` in one process, how many stages a request saw in the mean, and the
-difference per stage: what ``eenet size --hop-ms`` is to be told. Ray is needed (``pip install "eenet[onnx,ray]"``).
+the median latency through Ray, that of `AdaptiveModel` in one process, how many stages a request saw in the mean, and
+the difference per stage: what ``eenet size --hop-ms`` is to be told. Ray is needed (``pip install "eenet[onnx,ray]"``).
 """
 
 from __future__ import annotations
