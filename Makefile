@@ -7,18 +7,20 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 DEV     := $(VENV)/.installed-dev
 BARE    := .venv-no-torch
+RAY     := .venv-ray
 AXE     := $(VENV)/axe/package/axe.min.js
 # Modules are compiled when they are first imported: most of what libraries bring never is.
 INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-no-torch test-extras test-browser test-lowest test-fits lint format docs clean
+.PHONY: help demo test test-slow test-no-torch test-ray test-extras test-browser test-lowest test-fits lint format docs clean
 
 help:
 	@echo "make demo       train, record, measure, fit, run and report on the embedded data set (to $(OUT)/)"
 	@echo "make test       every test but the slow ones"
 	@echo "make test-slow  the slow tests"
 	@echo "make test-no-torch  what must work where PyTorch is not installed, in an environment of its own"
+	@echo "make test-ray       Ray Serve and Ray Data, in an environment of its own"
 	@echo "make test-extras    every extra alone in an empty environment: an import and a command"
 	@echo "make test-browser   the report in Chromium, with the rules of axe-core (npm)"
 	@echo "make test-lowest    the oldest versions of what is needed that pass"
@@ -56,6 +58,16 @@ test-no-torch: $(DEV) $(BARE)/.installed
 	$(BIN)/python tests/no_torch/make_export.py $(BARE)/export
 	EENET_EXPORT=$(abspath $(BARE)/export) $(BARE)/bin/python -m pytest -c tests/no_torch/pytest.ini tests/no_torch
 
+# Ray has many dependencies of its own. Its replicas are other processes: warnings of theirs are no errors of ours.
+$(RAY)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[onnx,ray]' beartype hypothesis pytest
+	@touch $@
+
+test-ray: $(DEV) $(RAY)/.installed
+	$(BIN)/python tests/no_torch/make_export.py $(RAY)/made
+	EENET_EXPORT=$(abspath $(RAY)/made) $(RAY)/bin/python -m pytest -W ignore -m slow tests/serving/test_ray.py
+
 # What is too large for every developer: Lightning and TensorBoard.
 test-fits: $(DEV)
 	$(BIN)/python $(INSTALL) --editable '.[fits]'
@@ -90,4 +102,4 @@ docs: $(DEV)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) $(BARE) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BARE) $(RAY) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

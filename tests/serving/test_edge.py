@@ -323,3 +323,63 @@ def test_the_device_has_the_first_stages_and_not_all(server) -> None:
         tier = Tier(server.engine, server.policy, server.costs, **at)
         with pytest.raises(InputError, match="first ones"):
             EdgeClient(tier, "http://server/v2/models/m")
+
+
+# --- with the real server ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(**settings) -> Iterator[tuple[str, object]]:
+    listening = pytest.importorskip("listening")
+    from eenet.serving.served import Served
+
+    model = AdaptiveModel(exported("onnxruntime").path)
+    with listening.listening(Served(name="m", model=model), **settings) as (url, service):
+        yield f"{url}/v2/models/m", service
+
+
+def test_device_and_real_server_answer_as_one_machine(server, device) -> None:
+    with serving(token="a token of many letters") as (url, service):
+        client = EdgeClient(device, url, token="a token of many letters")
+        found = [client(IMAGES[row], IDS[row]) for row in (slice(0, 30), slice(30, 60))]
+        without = EdgeClient(device, url)(IMAGES[:30], IDS[:30])
+        numbers = service.snapshot()
+    wanted = server(IMAGES, IDS)
+    assert_like(Answer(**{name: np.concatenate([getattr(one, name) for one in found]) for name in NAMES}), wanted)
+    assert {"edge", "server"} == {*found[0].source, *found[1].source}
+    assert "server" not in without.source
+    assert numbers.exits[0] == 0
+    assert numbers.samples == int((wanted.exit_index > 0).sum())
+
+
+def test_resumed_samples_run_between_those_of_others(server, state) -> None:
+    """Whatever comes at the same time, everybody is answered as ever; who sends rubbish fails alone."""
+    from eenet.serving import Service
+
+    wanted, resumed = server(IMAGES, IDS), resume(server, state)
+    with Service(AdaptiveModel(exported("onnxruntime").path), max_batch=8) as service:
+        with pytest.raises(InputError):
+            service.resume(state[:-1])
+        futures = []
+        for row in range(60):
+            futures.append(service.submit(IMAGES[row : row + 1], sample_ids=IDS[row : row + 1]))
+            if row % 6 == 0:
+                futures.append(service.resume(state))
+        answers = [future.result(30) for future in futures]
+        assert service.drain(10)
+    direct = [one for one in answers if len(one.label) == 1]
+    np.testing.assert_array_equal(np.concatenate([one.exit for one in direct]), wanted.exit_index)
+    others = [one for one in answers if len(one.label) > 1]
+    assert len(others) == 10
+    for one in others:
+        np.testing.assert_array_equal(one.exit, resumed.exit)
+        np.testing.assert_array_equal(one.label, resumed.label)
+
+
+def test_a_closed_service_answers_resumed_samples_with_an_error(state) -> None:
+    from eenet.serving import Service, Stopped
+
+    service = Service(AdaptiveModel(exported("onnxruntime").path), queue_limit=64)
+    service.close()
+    with pytest.raises(Stopped):
+        service.resume(state)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from eenet.lazy import lazy
 
 if TYPE_CHECKING:
+    from eenet.serving.answers import Answer as Answer
     from eenet.serving.edge import EdgeAnswer as EdgeAnswer
     from eenet.serving.edge import EdgeClient as EdgeClient
     from eenet.serving.ray_data import predict_dataset as predict_dataset
     from eenet.serving.ray_serve import ray_app as ray_app
-    from eenet.serving.service import Answer as Answer
     from eenet.serving.service import QueueFull as QueueFull
     from eenet.serving.service import Service as Service
     from eenet.serving.service import Stopped as Stopped
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "eenet.serving.service": ("Service", "Answer", "QueueFull", "Stopped"),
+        "eenet.serving.service": ("Service", "QueueFull", "Stopped"),
+        "eenet.serving.answers": ("Answer",),
         "eenet.serving.edge": ("EdgeClient", "EdgeAnswer"),
         "eenet.serving.ray_serve": ("ray_app",),
         "eenet.serving.ray_data": ("predict_dataset",),

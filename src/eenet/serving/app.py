@@ -16,11 +16,20 @@ from eenet.errors import EenetError
 from eenet.running.inputs import Inputs
 from eenet.running.pipeline import ranked
 from eenet.serving import metrics, pages
+from eenet.serving.answers import Answer
 from eenet.serving.door import Door, Limits, error_response
 from eenet.serving.forms import Form, read_form
-from eenet.serving.protocol import LENGTH_HEADER, OUTPUTS, model_metadata, read_budget, read_request, write_response
+from eenet.serving.protocol import (
+    LENGTH_HEADER,
+    OUTPUTS,
+    InferRequest,
+    model_metadata,
+    read_budget,
+    read_request,
+    write_response,
+)
 from eenet.serving.served import Served
-from eenet.serving.service import Answer, Service
+from eenet.serving.service import Service
 from eenet.tables.arrays import batch_size
 from eenet.tables.costs import CostTable
 
@@ -108,6 +117,13 @@ class Api:
                 openapi_extra=pages.INFER_BODY,
                 include_in_schema=not suffix,
             )
+        router.add_api_route(
+            f"{model}/resume",
+            self.resume,
+            methods=["POST"],
+            summary="Go on with samples that a weak device began",
+            openapi_extra=pages.RESUME_BODY,
+        )
         router.add_api_route(f"{model}/budget", self.budget, summary="The budget that is asked, and its range")
         router.add_api_route(
             f"{model}/budget",
@@ -178,9 +194,17 @@ class Api:
             inputs = self.served.as_inputs(asked.inputs)
         asking = {"budget": asked.budget, "deadline_ms": asked.deadline_ms, "max_exit": asked.max_exit}
         answer = await self._answered(inputs, sample_ids=asked.sample_ids(batch_size(inputs)), **asking)
-        text, length = write_response(model, asked, {name: getattr(answer, name) for name in OUTPUTS})
-        headers = {} if length is None else {LENGTH_HEADER: str(length)}
-        return Response(text, headers=headers, media_type=_JSON if length is None else _BINARY)
+        return _written(model, asked, answer)
+
+    async def resume(self, model: str, request: Request) -> Response:
+        """Answer samples that a weak device began, from the state that its `Tier` returned.
+
+        The device must have the same model and policy. Outputs are those of `infer`, in the order of the samples.
+        """
+        self._require_name(model)
+        state = await self.door.body(request)
+        future = await asyncio.to_thread(self.service.resume, state)  # its checksum takes a while
+        return _written(model, InferRequest(inputs={}), await asyncio.wrap_future(future))
 
     async def predict(self, request: Request) -> Response:
         """Answer pictures or texts as people send them.
@@ -263,3 +287,9 @@ class Api:
         """Return the numbers of this moment as Prometheus reads them."""
         text = metrics.prometheus_text(self.served.name, self.service)
         return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _written(model: str, asked: InferRequest, answer: Answer) -> Response:
+    text, length = write_response(model, asked, {name: getattr(answer, name) for name in OUTPUTS})
+    headers = {} if length is None else {LENGTH_HEADER: str(length)}
+    return Response(text, headers=headers, media_type=_JSON if length is None else _BINARY)

@@ -25,9 +25,8 @@ from eenet.running.inputs import Inputs
 from eenet.running.loop import Prediction
 from eenet.running.sent import Compression
 from eenet.running.tiers import Tier, TierResult
+from eenet.serving.answers import Answer, as_answer
 from eenet.serving.protocol import OUTPUTS, read_object
-from eenet.serving.resume import as_answer
-from eenet.serving.service import Answer
 from eenet.tables.checks import instance, number
 
 EDGE, SERVER, FALLBACK = "edge", "server", "fallback"

@@ -32,6 +32,12 @@ INFER_BODY = {
         },
     },
 }
+RESUME_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    },
+}
 BUDGET_BODY = {
     "requestBody": {
         "required": True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Float32, Int
 
+from eenet.errors import EenetError, RunError
 from eenet.running.adaptive import AdaptiveModel
 from eenet.running.inputs import Inputs, joined, rows_of
 from eenet.running.loop import Group, Loop
@@ -39,6 +40,7 @@ class Request(Generic[A]):
         missing: How many of its samples have no answer yet.
         probabilities: The answers, ``[sample, class]``, from the first on.
         exits: Where its samples left.
+        run: Answers it at once, between two stages of others; None: its samples wait before stage 0.
     """
 
     inputs: Inputs
@@ -56,11 +58,23 @@ class Request(Generic[A]):
     missing: int = 0
     probabilities: Float32[np.ndarray, "sample class"] | None = None
     exits: Int[np.ndarray, " sample"] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    run: Callable[[], A] | None = None
 
     @property
     def places(self) -> range:
         """Numbers of its samples."""
         return range(self.first, self.first + len(self.ids))
+
+    def failed(self, place: int, error: Exception) -> EenetError:
+        """Return what the request is told where one of its samples cannot be run."""
+        if isinstance(error, EenetError):
+            return error
+        failed = RunError(
+            f"sample of id {self.ids[place - self.first]} could not be run: {type(error).__name__}: {error}. Check its "
+            "values."
+        )
+        failed.__cause__ = error
+        return failed
 
     def take(self, row: int, exit_index: int, probabilities: Float32[np.ndarray, " class"]) -> bool:
         """Note the answer of one sample; return whether it was the last one."""
@@ -156,11 +170,16 @@ class Queues:
         stages: How many there are.
         max_batch: How many samples run together.
         max_wait_s: How long samples wait for a full batch.
+
+    Attributes:
+        at_once: Requests that are answered between two batches, see `Request.run`.
     """
 
     def __init__(self, stages: int, max_batch: int, max_wait_s: float) -> None:
         self.max_batch, self.max_wait_s = max_batch, max_wait_s
         self._lines: list[dict[Hashable, Line]] = [{} for _ in range(stages)]
+        self.at_once: deque[Request[Any]] = deque()
+        self._was_at_once = False
 
     def put(self, stage: int, shapes: Hashable, block: Block, entries: list[Entry]) -> None:
         """Let the samples of a block wait before a stage."""
@@ -201,8 +220,14 @@ class Queues:
             del self._lines[stage][shapes]
         return picked
 
+    def take_at_once(self, *, due: bool) -> Request[Any] | None:
+        """Take out the next request of `at_once`; where samples are due too, these have every second turn."""
+        self._was_at_once = bool(self.at_once) and not (due and self._was_at_once)
+        return self.at_once.popleft() if self._was_at_once else None
+
     def clear(self) -> None:
         """Forget all that wait."""
+        self.at_once.clear()
         for lines in self._lines:
             lines.clear()
 

@@ -15,8 +15,8 @@ from eenet.errors import InputError
 from eenet.running.adaptive import AdaptiveModel
 from eenet.running.exports import OpenedExport, open_export
 from eenet.running.loop import Prediction
-from eenet.serving.resume import as_answer
-from eenet.serving.service import Answer, content_ids
+from eenet.serving.answers import Answer, as_answer
+from eenet.serving.service import content_ids
 from eenet.serving.stages import Outcome, Parcel, Stage, asked_of_dial
 from eenet.tables.checks import number
 from eenet.tables.costs import BudgetLike

@@ -25,11 +25,11 @@ from eenet.running.engines.graphs import GraphEngine, checked_inputs
 from eenet.running.exports import open_export
 from eenet.running.inputs import Inputs
 from eenet.running.loop import Prediction
+from eenet.serving.answers import Answer, as_answer
 from eenet.serving.app import make_app
 from eenet.serving.door import Limits
-from eenet.serving.resume import as_answer
 from eenet.serving.served import Served
-from eenet.serving.service import Answer, QueueFull, content_ids
+from eenet.serving.service import QueueFull, content_ids
 from eenet.serving.slo import StageTimes
 from eenet.serving.stages import Outcome, Parcel, Stage, asked_of_dial
 from eenet.serving.steering import Steering
@@ -248,6 +248,12 @@ class RayService:
         steered = budget is None and max_exit is None and deadline_ms is None
         carried = self._carried(parcel, until, promised if steered else math.nan)
         return asyncio.run_coroutine_threadsafe(carried, asyncio.get_running_loop())
+
+    def resume(self, state: bytes) -> Future[Answer]:
+        """Refuse samples that a weak device began."""
+        raise InputError(
+            f"state of {len(state)} bytes is not taken here: stages in Ray begin with inputs. Send it to eenet serve."
+        )
 
     def _asked(self, budget: BudgetLike | None) -> float | None:
         """Return what stages are to ask of the dial, in its unit; None: the export's own policy decides."""

@@ -8,10 +8,9 @@ import numpy as np
 
 from eenet.errors import InputError
 from eenet.running.adaptive import AdaptiveModel
-from eenet.running.loop import Prediction
 from eenet.running.sent import Sent
 from eenet.running.tiers import Tier
-from eenet.serving.service import Answer
+from eenet.serving.answers import Answer, as_answer
 from eenet.tables.checks import instance
 
 
@@ -37,7 +36,7 @@ class Resumer:
         self.model = model if isinstance(model, Tier) else instance(model, AdaptiveModel, "model")
         self._tiers = {model.first: model} if isinstance(model, Tier) else {}
 
-    def __call__(self, state: bytes) -> Answer:
+    def __call__(self, state: bytes | Sent) -> Answer:
         """Run samples to where they leave.
 
         Args:
@@ -53,7 +52,7 @@ class Resumer:
             RunError: An exit returns NaN or infinity.
             ShapeError: Tensors in it do not fit the model.
         """
-        sent = Sent.from_bytes(state)
+        sent = state if isinstance(state, Sent) else Sent.from_bytes(state)
         result = self._tier(sent).resume(sent)
         assert result.prediction is not None  # nobody goes on from here
         found = as_answer(result.prediction)
@@ -79,23 +78,3 @@ class Resumer:
 def resume(model: AdaptiveModel | Tier, state: bytes) -> Answer:
     """Return the answers of samples that another device began; arguments and errors are those of `Resumer`."""
     return Resumer(model)(state)
-
-
-def as_answer(prediction: Prediction) -> Answer:
-    """Return a prediction as a server answers it.
-
-    Raises:
-        InputError: The model does not classify whole samples.
-    """
-    if prediction.log_probs is None:
-        raise InputError("exits return no classes: a server answers with these. Run the model by itself.")
-    probabilities = np.exp(prediction.log_probs)
-    label = probabilities.argmax(axis=1)
-    unknown = np.full(len(label), np.nan)
-    return Answer(
-        label=label,
-        probabilities=probabilities,
-        exit=prediction.exit_index,
-        cost=unknown if prediction.cost is None else prediction.cost,
-        score=probabilities[np.arange(len(label)), label].astype(np.float64),
-    )

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Int
 
 from eenet.errors import InputError, RunError
 from eenet.running.adaptive import AdaptiveModel, SampleIds, whole_ids
 from eenet.running.engines.graphs import GraphEngine, checked_inputs
 from eenet.running.inputs import Inputs, batch_of, copy_of, shapes_of
 from eenet.running.row_ids import row_ids
+from eenet.running.sent import Sent
+from eenet.serving.answers import Answer
 from eenet.serving.queues import Request
+from eenet.serving.resume import Resumer
 from eenet.serving.steering import Steering
 from eenet.serving.watch import Snapshot
 from eenet.serving.worker import Worker
@@ -42,25 +45,6 @@ class QueueFull(RunError):
 
 class Stopped(RunError):
     """The service takes no more requests: it drains, is closed, or its engine thread ended."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a request is answered, in the order of its samples.
-
-    Attributes:
-        label: The class.
-        probabilities: Of all classes.
-        exit: Where the sample left, 0-based.
-        cost: Of leaving there, in the unit of the model's costs; NaN where these are not known.
-        score: Probability of the class that is answered.
-    """
-
-    label: Int[np.ndarray, " sample"]
-    probabilities: Float32[np.ndarray, "sample class"]
-    exit: Int[np.ndarray, " sample"]
-    cost: Float64[np.ndarray, " sample"]
-    score: Float64[np.ndarray, " sample"]
 
 
 @final
@@ -109,6 +93,7 @@ class Service:
         self.model = instance(model, AdaptiveModel, "model")
         self.queue_limit = int(number(queue_limit, "queue_limit", 1, whole=True))
         self._slo_s = None if slo_ms is None else number(slo_ms, "slo_ms", above=0) / 1e3
+        self._resumer = Resumer(model)
         self._steering = Steering(model, self._slo_s, floor, clock())
         self._worker = Worker(
             model,
@@ -166,10 +151,7 @@ class Service:
         """
         inputs = self._checked(batch_of(inputs))
         count = batch_size(inputs)
-        if not 1 <= count <= self.queue_limit:
-            raise InputError(
-                f"inputs of {count} samples do not fit: a request has from 1 to {self.queue_limit}. Send them in parts."
-            )
+        self._require_room(count)
         ids = content_ids(inputs) if sample_ids is None else whole_ids(sample_ids, count)
         strict = deadline_ms is not None
         within = number(deadline_ms, "deadline_ms", above=0) / 1e3 if strict else self._slo_s or _DEADLINE_S
@@ -187,12 +169,55 @@ class Service:
             steered=budget is None and max_exit is None and not strict,
             promised=math.nan if strict else promised,
         )
+        return self._accepted(request)
+
+    def _require_room(self, count: int) -> None:
+        if not 1 <= count <= self.queue_limit:
+            raise InputError(
+                f"inputs of {count} samples do not fit: a request has from 1 to {self.queue_limit}. Send them in parts."
+            )
+
+    def _accepted(self, request: Request[Answer]) -> Future[Answer]:
         if not self._worker.accept(request, self.queue_limit):
             raise QueueFull(
-                f"queue of {self.queue_limit} samples is full: {count} more cannot be accepted. Try again later.",
+                f"queue of {self.queue_limit} samples is full: {len(request.ids)} more cannot be accepted. Try again "
+                "later.",
                 self._worker.room_in_s(),
             )
         return request.future
+
+    def resume(self, state: bytes) -> Future[Answer]:
+        """Take in samples that a weak device began, and return at once; any thread may call it.
+
+        They follow the model's own policy, as on the device, whatever the budget of the service; they run by
+        themselves, between two batches of others.
+
+        Args:
+            state: The `TierResult.state` of the device; it is checked, and no code in it is run.
+
+        Returns:
+            The answers, in the order of the samples in the state; or the error of `Resumer`.
+
+        Raises:
+            InputError: The bytes are damaged, of another version, or of more samples than may be inside.
+            QueueFull: As many samples are inside as may be.
+            Stopped: The service takes no more requests.
+        """
+        sent = Sent.from_bytes(state)
+        self._require_room(len(sent.ids))
+        now = clock()
+        request: Request[Answer] = Request(
+            inputs=(),
+            ids=sent.ids,
+            own=np.empty(0, dtype=object),
+            shapes=None,
+            future=Future(),
+            accepted=now,
+            deadline=now + _DEADLINE_S,
+            steered=False,
+            run=partial(self._resumer, sent),
+        )
+        return self._accepted(request)
 
     def set_budget(self, budget: BudgetLike) -> None:
         """Turn the dial, for all requests from now on; those inside keep the policy that they were accepted with.

@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from eenet.errors import EenetError, InputError, RunError
+from eenet.errors import EenetError, InputError
 from eenet.log import logger
 from eenet.policies.mixture import coin
 from eenet.policies.policy import static_policy
@@ -168,8 +169,8 @@ class Worker:
     def _run(self) -> None:
         reason = "service was closed before this request was answered. Send it elsewhere."
         try:
-            while (picked := self._next()) is not None:
-                self._step(*picked)
+            while (work := self._next()) is not None:
+                work()
         except BaseException as error:  # nobody may wait for a thread that is not there any more
             logger.exception("the engine thread ended")
             reason = f"engine thread ended: {type(error).__name__}: {error}. Start the service again."
@@ -188,19 +189,38 @@ class Worker:
             with self._lock:
                 self._lock.notify_all()
 
-    def _next(self) -> tuple[int, Hashable, Picked] | None:
-        """Wait for the samples that run next, and take them out; None: the end."""
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for the samples that run next, take them out, and return what runs them; None: the end."""
         with self._lock:
             while not self._closed:
                 chosen = self._queues.choose(clock())
+                if (request := self._queues.take_at_once(due=isinstance(chosen, tuple))) is not None:
+                    return partial(self._answer_at_once, request)
                 if isinstance(chosen, tuple):
                     stage, shapes = chosen
                     most = self._max_batch
                     if self._slo_s is not None:
                         most = self._times.most(stage, _SHARE * self._slo_s, most)
-                    return stage, shapes, self._queues.take(stage, shapes, most)
+                    return partial(self._step, stage, shapes, self._queues.take(stage, shapes, most))
                 self._lock.wait(chosen)
         return None
+
+    def _answer_at_once(self, request: Request[Any]) -> None:
+        assert request.run is not None
+        try:
+            answer = request.run()
+        except Exception as error:  # noqa: BLE001 - whatever an engine or a policy raises belongs to the request
+            with self._lock:
+                self._watch.failures += len(request.ids)
+            self._fail(request, request.failed(request.first, error))
+        else:
+            with self._lock:
+                for k in np.unique(answer.exit).tolist():
+                    self._count(k, [request] * int((answer.exit == k).sum()), answer.probabilities[answer.exit == k])
+                self._watch.latency(clock() - request.accepted)
+            if request.future.set_running_or_notify_cancel():
+                request.future.set_result(answer)
+        self._drop(request)
 
     def _step(self, stage: int, shapes: Hashable, picked: Picked) -> None:
         """Run a stage for the samples that were taken out."""
@@ -273,6 +293,9 @@ class Worker:
         self._next_place += len(request.ids)
         for place in request.places:
             self._requests[place] = request
+        if request.run is not None:
+            self._queues.at_once.append(request)
+            return
         self._comparing += request.compared is not None
         block = Block(request, clock(), len(request.ids))
         entries = [Entry(request.deadline, place, block, row) for row, place in enumerate(request.places)]
@@ -347,14 +370,7 @@ class Worker:
             request = self._requests[places[0]]
             if request.compared is None:
                 self._watch.failures += request.missing
-            if not isinstance(error, EenetError):
-                failed = RunError(
-                    f"sample of id {request.ids[places[0] - request.first]} could not be run: {type(error).__name__}: "
-                    f"{error}. Check its values."
-                )
-                failed.__cause__ = error
-                error = failed
-            self._fail(request, error)
+            self._fail(request, request.failed(places[0], error))
             self._drop(request)
             return
         logger.warning("a batch of %d samples failed and runs again, one by one: %s", len(places), error)
