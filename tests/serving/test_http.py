@@ -348,7 +348,7 @@ def test_a_full_queue_is_429_and_a_draining_server_503(dial):
 
 HEAD = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n".encode()
 SLOW = {"nothing": b"", "half a head": HEAD, "half a body": HEAD + b"\r\n{"}
-BROKEN = {"garbage": b"\x16\x03\x01\0\0\r\n\r\n", "a long head": b"GET / HTTP/1.1\r\nX: " + b"x" * 200_000}
+BROKEN = {"garbage": b"\x16\x03\x01\0\0\r\n\r\n", "a long head": b"GET / HTTP/1.1\r\nX: " + b"x" * 2_000_000}
 
 
 def said_to(client: socket.socket) -> bytes:
