@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from eenet import __version__
 from eenet.errors import EenetError
 from eenet.running.inputs import Inputs
 from eenet.running.pipeline import ranked
@@ -49,7 +49,7 @@ def make_app(served: Served, service: Service, *, token: str | None = None, limi
     api = Api(served, service, Door(token, limits or Limits()))
     app = FastAPI(
         title=f"eenet: {served.name}",
-        version=__version__,
+        version=version("eenet"),
         docs_url=None,  # these load scripts from elsewhere
         redoc_url=None,
         openapi_url=None,
@@ -92,14 +92,14 @@ class Api:
         router.add_api_route("/v2", self.server, summary="The server and its extensions of the protocol")
         router.add_api_route(model, self.metadata, summary="What the model takes and returns")
         router.add_api_route(f"{model}/ready", self.model_ready, summary="Whether requests are taken")
-        for version in ("", "/versions/1"):
+        for named in ("", "/versions/1"):
             router.add_api_route(
-                f"{model}{version}/infer",
+                f"{model}{named}/infer",
                 self.infer,
                 methods=["POST"],
                 summary="Answer samples",
                 openapi_extra=pages.INFER_BODY,
-                include_in_schema=not version,
+                include_in_schema=not named,
             )
         router.add_api_route(
             f"{model}/resume",
@@ -147,7 +147,7 @@ class Api:
 
     async def server(self) -> Response:
         """Describe the server."""
-        return JSONResponse({"name": "eenet", "version": __version__, "extensions": ["binary_tensor_data"]})
+        return JSONResponse({"name": "eenet", "version": version("eenet"), "extensions": ["binary_tensor_data"]})
 
     async def metadata(self, model: str) -> Response:
         """Describe the model, as the protocol has it."""
