@@ -6,12 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ray.data import ActorPoolStrategy, Dataset
 
-from eenet.errors import InputError
+from eenet.errors import InputError, require
 from eenet.running.adaptive import AdaptiveModel
 from eenet.running.exports import OpenedExport, open_export
 from eenet.running.loop import Prediction
@@ -20,6 +19,9 @@ from eenet.serving.service import content_ids
 from eenet.serving.stages import Outcome, Parcel, Stage, asked_of_dial
 from eenet.tables.checks import number
 from eenet.tables.costs import BudgetLike
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 _STATE, _ID = "eenet_state", "sample_id"
 _ANSWERS = tuple(one.name for one in fields(Answer))
@@ -59,6 +61,9 @@ def predict_dataset(
         BundleError, BudgetError, InputError: It is no export of a whole model, or the budget cannot be set.
         MissingExtraError: The engine is not installed.
     """
+    require("ray", reason="predict_dataset needs it")
+    from ray.data import ActorPoolStrategy
+
     folder = Path(export).resolve()
     opened = open_export(folder, threads)
     model = AdaptiveModel(opened.engine, opened.policy, opened.costs, dial=opened.dial, check_source=False)

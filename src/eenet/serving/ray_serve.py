@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from eenet.errors import EenetError, InputError, RunError
+from eenet.errors import EenetError, InputError, RunError, require
 from eenet.log import logger
 from eenet.running.adaptive import AdaptiveModel, SampleIds, whole_ids
 from eenet.running.engines.graphs import GraphEngine, checked_inputs
@@ -71,7 +68,7 @@ def ray_app(
     threads: int = 1,
     retry_s: float = 30.0,
     token: str | None = None,
-) -> serve.Application:
+) -> Any:  # noqa: ANN401 - an Application of Ray Serve
     """Return an exported model as an application of Ray Serve, to be started by ``serve.run``.
 
     Every stage is a deployment of its own, whose replicas have the weights of that stage only, make batches, and
@@ -101,6 +98,9 @@ def ray_app(
         >>> from ray import serve
         >>> serve.run(ray_app("exported", budget="60%"))  # doctest: +SKIP
     """
+    require("ray", reason="ray_app needs it")
+    from ray import serve
+
     folder = Path(export).resolve()
     model = _opened(folder, threads)
     if budget is not None:
@@ -141,15 +141,21 @@ class StageReplica:
     """One replica of one stage."""
 
     def __init__(self, settings: Settings, index: int) -> None:
-        self._stage = Stage(settings.export, index, settings.threads)
-        self._thread = ThreadPoolExecutor(1)  # the next batch gathers while one runs
-        self.run.set_max_batch_size(settings.max_batch)
-        self.run.set_batch_wait_timeout_s(settings.max_wait_s)
+        from ray import serve
 
-    @serve.batch  # type: ignore[untyped-decorator]
-    async def run(self, parcels: list[Parcel]) -> list[Outcome]:
-        """Run parcels that came at about the same time."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._stage.run, parcels)
+        stage, thread = Stage(settings.export, index, settings.threads), ThreadPoolExecutor(1)
+
+        @serve.batch(max_batch_size=settings.max_batch, batch_wait_timeout_s=settings.max_wait_s)  # type: ignore[untyped-decorator]
+        async def batched(parcels: list[Parcel]) -> list[Outcome]:
+            # in a thread, so that the next batch gathers meanwhile
+            return await asyncio.get_running_loop().run_in_executor(thread, stage.run, parcels)
+
+        self._batched = batched
+
+    async def run(self, parcel: Parcel) -> Outcome:
+        """Run a parcel, together with others that come at about the same time."""
+        outcome: Outcome = await self._batched(parcel)
+        return outcome
 
 
 class Ingress:
@@ -205,6 +211,7 @@ class RayService:
         costs = self._steering.costs
         self._cumulative = np.full(len(stages), math.nan) if costs is None else np.array(costs.cumulative)
         self._inside = 0
+        self._lost = _errors_of_ray()
         self.ready = True
         if settings.budget is not None:
             self.set_budget(settings.budget)
@@ -304,7 +311,7 @@ class RayService:
                 try:
                     outcome: Outcome = await self._stages[k].run.remote(parcel)
                     break
-                except (RayError, RayServeException) as error:
+                except self._lost as error:
                     if clock() > until:
                         raise RunError(
                             f"stage {k} does not answer for {self._settings.retry_s:g} s: {type(error).__name__}. "
@@ -366,3 +373,11 @@ class RayService:
             slo_ms=None,
             recent_p99_ms=watch.p99_ms,
         )
+
+
+def _errors_of_ray() -> tuple[type[Exception], ...]:
+    """Return what is raised where a replica is gone, and not by what it ran."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    return RayError, RayServeException
