@@ -13,7 +13,7 @@ AXE     := $(VENV)/axe/package/axe.min.js
 INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-no-torch test-ray test-extras test-browser test-lowest test-fits lint format docs clean
+.PHONY: help demo test test-slow test-no-torch test-ray test-extras test-docker test-browser test-lowest test-fits lint format docs clean
 
 help:
 	@echo "make demo       train, record, measure, fit, run and report on the embedded data set (to $(OUT)/)"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-no-torch  what must work where PyTorch is not installed, in an environment of its own"
 	@echo "make test-ray       Ray Serve and Ray Data, in an environment of its own"
 	@echo "make test-extras    every extra alone in an empty environment: an import and a command"
+	@echo "make test-docker    the steps of docker/Dockerfile in an empty environment"
 	@echo "make test-browser   the report in Chromium, with the rules of axe-core (npm)"
 	@echo "make test-lowest    the oldest versions of what is needed that pass"
 	@echo "make test-fits      Lightning and TensorBoard are installed, and their tests run"
@@ -51,7 +52,7 @@ test-slow: $(DEV)
 # The package is installed as users install it; a change of its files installs it again.
 $(BARE)/.installed: pyproject.toml constraints.txt README.md $(shell find src -name '*.py')
 	$(PYTHON) -m venv $(BARE)
-	$(BARE)/bin/python $(INSTALL) '.[onnx,report]' pytest
+	$(BARE)/bin/python $(INSTALL) '.[onnx,report,serve]' pytest
 	@touch $@
 
 test-no-torch: $(DEV) $(BARE)/.installed
@@ -87,6 +88,9 @@ test-lowest: $(DEV)
 
 test-extras: $(DEV)
 	PYTHON=$(PYTHON) BIN=$(BIN) bash .ci/extras
+
+test-docker: $(DEV)
+	PYTHON=$(PYTHON) BIN=$(BIN) bash .ci/docker
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
