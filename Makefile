@@ -12,7 +12,7 @@ RAY     := .venv-ray
 INSTALL := -m pip install --quiet --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-no-torch test-ray test-extras test-fits lint format docs clean
+.PHONY: help demo test test-slow test-no-torch test-ray test-extras test-docker test-fits lint format docs clean
 
 help:
 	@echo "make demo       train, record, measure, fit, run and report on the embedded data set (to $(OUT)/)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-no-torch  what must work where PyTorch is not installed, in an environment of its own"
 	@echo "make test-ray       Ray Serve and Ray Data, in an environment of its own"
 	@echo "make test-extras    every extra alone in an empty environment: an import and a command"
+	@echo "make test-docker    the steps of docker/Dockerfile in an empty environment"
 	@echo "make test-fits      Lightning and TensorBoard are installed, and their tests run"
 	@echo "make lint       formatting, lint, types, import layers"
 	@echo "make format     rewrite the formatting"
@@ -48,7 +49,7 @@ test-slow: $(DEV)
 # The package is installed as users install it; a change of its files installs it again.
 $(BARE)/.installed: pyproject.toml constraints.txt README.md $(shell find src -name '*.py')
 	$(PYTHON) -m venv $(BARE)
-	$(BARE)/bin/python $(INSTALL) '.[onnx,report]' pytest
+	$(BARE)/bin/python $(INSTALL) '.[onnx,report,serve]' pytest
 	@touch $@
 
 test-no-torch: $(DEV) $(BARE)/.installed
@@ -73,6 +74,9 @@ test-fits: $(DEV)
 
 test-extras: $(DEV)
 	PYTHON=$(PYTHON) BIN=$(BIN) bash .ci/extras
+
+test-docker: $(DEV)
+	PYTHON=$(PYTHON) BIN=$(BIN) bash .ci/docker
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

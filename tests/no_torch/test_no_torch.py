@@ -1,8 +1,11 @@
 """What works without PyTorch: everything about tables, and exports."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +140,21 @@ def test_public_names_are_usable_or_name_the_extra() -> None:
 def test_the_estimator_names_its_extra_where_scikit_learn_is_missing() -> None:
     with pytest.raises(eenet.EenetError, match=r"eenet\[sklearn\]"):
         eenet.CascadeClassifier  # noqa: B018
+
+
+def test_an_export_is_served(made: Path) -> None:
+    images = np.load(made / "inputs.npz")["inputs"][:50]
+    command = [sys.executable, "-m", "eenet", "serve", str(made / "export"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            url = re.search(r"http://\S+", process.stderr.readline())[0]
+            tensor = {"name": "input", "shape": images.shape, "datatype": "FP32", "data": images.ravel().tolist()}
+            body = json.dumps({"inputs": [tensor], "parameters": {"sample_id": 0}}).encode()
+            with urllib.request.urlopen(f"{url}/v2/models/export/infer", body) as answer:
+                found = {one["name"]: one["data"] for one in json.load(answer)["outputs"]}
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    expected = np.load(made / "answers.npz")["exit_index"][:50]
+    assert (np.array(found["exit"]) != expected).sum() <= 1

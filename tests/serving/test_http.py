@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import socket
 import threading
+from contextlib import suppress
 from io import BytesIO
 
 import httpx
@@ -342,6 +344,48 @@ def test_a_full_queue_is_429_and_a_draining_server_503(dial):
         waiting.join()
         draining.join()
         assert read(found[0])["exit"].shape == (8,)
+
+
+HEAD = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n".encode()
+SLOW = {"nothing": b"", "half a head": HEAD, "half a body": HEAD + b"\r\n{"}
+BROKEN = {"garbage": b"\x16\x03\x01\0\0\r\n\r\n", "a long head": b"GET / HTTP/1.1\r\nX: " + b"x" * 2_000_000}
+
+
+def said_to(client: socket.socket) -> bytes:
+    """Return what a connection is answered until it is closed."""
+    client.settimeout(20)
+    found = []
+    with suppress(ConnectionResetError):
+        while part := client.recv(65536):
+            found.append(part)
+    return b"".join(found)
+
+
+def test_slow_and_broken_clients_are_let_go_and_their_peers_unharmed(dial):
+    limits = Limits(client_timeout_s=1.0)
+    with listening(replayed(dial.at(2.5), dial), limits=limits) as (url, service):
+        place = ("127.0.0.1", int(url.rpartition(":")[2]))
+        clients = {name: socket.create_connection(place) for name in (*SLOW, *BROKEN)}
+        for name, text in {**SLOW, **BROKEN}.items():
+            with suppress(ConnectionError):
+                clients[name].sendall(text)
+        gone = [socket.create_connection(place) for _ in range(20)]  # ask, and go away
+        for k, client in enumerate(gone):
+            one = sent({"row": ROWS[:1]})["content"]
+            head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(one)}\r\n\r\n".encode()
+            client.sendall(head + one[: len(one) if k % 2 else 20])
+            client.close()
+        trace, asked = replay(dial.at(2.5), TABLE), sent({"row": ROWS}, parameters={"sample_id": 0})
+        for answer in asyncio.run(asked_at_once(url, [asked] * 8)):
+            same_as(read(answer), trace)
+        found = {name: said_to(client) for name, client in clients.items()}
+        assert found["nothing"] == found["half a head"] == b""
+        assert found["half a body"].startswith(b"HTTP/1.1 408") and b"within 1 s" in found["half a body"]
+        assert all(found[name] == b"" or found[name].startswith(b"HTTP/1.1 400") for name in BROKEN)
+        assert service.snapshot().failures == 0
+        same_as(read(httpx.post(f"{url}{INFER}", **asked)), trace)
+        for client in clients.values():
+            client.close()
 
 
 # --- the dial and the numbers -----------------------------------------------------------------------------------------

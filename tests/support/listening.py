@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -46,32 +47,45 @@ def listening(
 
 
 class ServerProcess:
-    """`eenet serve` as a process; `url` is known once it is ready.
+    """`eenet serve` as a process, once it is ready; `url` is its address.
 
     Args:
         words: Of the command.
+        port: Where it listens; default: a free one.
+        announce: Read the port from what it says; else one is chosen here.
         python: The interpreter.
+        source: Where eenet is; None: installed.
     """
 
-    def __init__(self, *words: object, python: str = sys.executable, source: Path | None = SOURCE) -> None:
+    def __init__(
+        self,
+        *words: object,
+        port: object = 0,
+        announce: bool = True,
+        python: str = sys.executable,
+        source: Path | None = SOURCE,
+    ) -> None:
+        if not announce:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
         environment = {**os.environ, **({} if source is None else {"PYTHONPATH": str(source)})}
-        command = [python, "-m", "eenet", "serve", *map(str, words), "--port", "0"]
-        began = time.monotonic()
+        command = [python, "-m", "eenet", "serve", *map(str, words), "--port", str(port)]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
         assert self.process.stderr is not None
-        self.said = [self.process.stderr.readline()]
-        found = re.search(r"at (http://\S+)", self.said[0])
-        if found is None:
-            raise AssertionError(self.said[0] + self.process.communicate()[1])
-        self.url = found[1]
-        self._drained = threading.Thread(target=lambda: self.said.extend(self.process.stderr or ()), daemon=True)
-        self._drained.start()
+        self.url = f"http://127.0.0.1:{port}"
+        if announce:
+            said = self.process.stderr.readline()
+            found = re.search(r"at (http://\S+)", said)
+            if found is None:
+                raise AssertionError(said + self.process.communicate()[1])
+            self.url = found[1]
+            threading.Thread(target=self.process.stderr.read, daemon=True).start()
         with httpx.Client(base_url=self.url) as client:
-            while client.get("/v2/health/ready").status_code != 200:
-                time.sleep(0.01)
-        self.started_s = time.monotonic() - began
+            while not _is_ready(client):
+                assert self.process.poll() is None
+                time.sleep(0.05)
 
     def end(self, number: int = signal.SIGTERM, timeout_s: float = 30) -> int:
         """Send a signal, and return the exit code."""
@@ -83,7 +97,17 @@ class ServerProcess:
 
     def __exit__(self, *error: object) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/v2/health/ready").status_code == 200
+    except httpx.ConnectError:
+        return False
 
 
 def sent(inputs: dict[str, np.ndarray], *, binary: bool = False, **asked: Any) -> dict[str, Any]:

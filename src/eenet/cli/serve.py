@@ -83,7 +83,7 @@ def serve(
 
         eenet serve exported --host 0.0.0.0 --token-file token
     """
-    require("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    require("fastapi", "httptools", "orjson", "prometheus_client", "python_multipart", "uvicorn")
     token = None if token_file is None else _token(token_file)
     called = _name(name, target)
     opened = open_target(target, policy, data_root, threads, output, force=force, parts=parts)

@@ -31,7 +31,6 @@ from eenet.serving.tensors import (
     read_tensor,
     text_of,
     to_bytes,
-    to_list,
 )
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -108,7 +107,7 @@ def read_request(body: bytes, header_length: str | None = None) -> InferRequest:
         ShapeError: A tensor has more or fewer numbers than its shape says.
     """
     length = _json_length(header_length, len(body))
-    header, rest = read_object(body[:length], "request"), Following(memoryview(body)[length:])
+    header, rest = _header(memoryview(body)[:length]), Following(memoryview(body)[length:])
     tensors = _listed(header, "inputs")
     if not tensors:
         raise InputError("inputs are missing: a request has at least one tensor. Send them as a list under 'inputs'.")
@@ -127,6 +126,19 @@ def read_request(body: bytes, header_length: str | None = None) -> InferRequest:
         raise InputError(f"id is {kind_of(identity)}: what comes back in the answer is a text. Send it in quotes.")
     as_bytes = given.pop("binary_data_output", False)
     return InferRequest(inputs=inputs, id=identity, outputs=_read_outputs(header, as_bytes=as_bytes), **given)
+
+
+def _header(text: memoryview) -> dict[str, Any]:
+    """Return the JSON of a request, by a library that reads numbers ten times as fast as Python's own."""
+    import orjson
+
+    try:
+        found = orjson.loads(text)
+    except ValueError as error:
+        raise InputError(f"request is no JSON: {_line(error)}. Send a JSON object.") from error
+    if not isinstance(found, dict):
+        raise InputError(f"request is no JSON object: it is {kind_of(found)}. Send one, in braces.")
+    return found
 
 
 def _json_length(stated: str | None, size: int) -> int:
@@ -276,6 +288,8 @@ def _packed(
     header: dict[str, Any], key: str, tensors: Sequence[tuple[str, np.ndarray, bool]]
 ) -> tuple[bytes, int | None]:
     """Return the JSON of a message, with the tensors that are bytes after it."""
+    import orjson
+
     described, parts = [], []
     for name, array, binary in tensors:
         one: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype_of(array.dtype)}
@@ -283,9 +297,10 @@ def _packed(
             parts.append(to_bytes(array))
             one["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
-            one["data"] = to_list(array)
+            # numbers that JSON has not, such as an unknown cost, become null
+            one["data"] = array.ravel().tolist() if array.dtype.kind in "OU" else np.ascontiguousarray(array).ravel()
         described.append(one)
-    text = json.dumps({**header, key: described}, allow_nan=False, separators=(",", ":")).encode()
+    text = orjson.dumps({**header, key: described}, option=orjson.OPT_SERIALIZE_NUMPY)
     return b"".join([text, *parts]), len(text) if parts else None
 
 

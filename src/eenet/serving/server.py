@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from eenet.errors import InputError
 from eenet.serving.service import Service
@@ -20,6 +21,21 @@ from eenet.serving.service import Service
 _LOG = logging.getLogger("eenet")
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _MOST_CONNECTIONS, _BACKLOG = 4096, 2048
+_LARGEST_HEAD = 1 << 16  # bytes before the body of a request
+
+
+class _Connection(HttpToolsProtocol):
+    """A connection that is closed where the head of a request does not end: the parser would take any size."""
+
+    _head = 0
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        super().data_received(data)
+        waits = self.cycle is before and (before is None or before.response_complete)
+        self._head = self._head + len(data) if waits else 0
+        if self._head > _LARGEST_HEAD:
+            self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -47,6 +63,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=_Connection,
                 log_config=None,
                 access_log=False,
                 lifespan="off",

@@ -153,9 +153,6 @@ def _from_json(name: str, data: Any, datatype: str, shape: Sequence[int]) -> Sha
         found = kind_of(next(one for one in flat if type(one) in strange))
         raise InputError(f"input {name!r} has {found} in it: its values are {datatype}. Send such, in flat lists.")
     if datatype == _BYTES:
-        for place, text in enumerate(flat):
-            if not text.isascii():
-                _decoded(name, memoryview(text.encode("utf-8", "surrogatepass")), place)
         return np.array(flat, dtype=object)
     if kind.kind in "iu":
         limits, low, high = np.iinfo(kind), min(flat), max(flat)
@@ -164,11 +161,8 @@ def _from_json(name: str, data: Any, datatype: str, shape: Sequence[int]) -> Sha
                 f"input {name!r} has {low if low < limits.min else high:.6g}: {datatype} goes from {limits.min} to "
                 f"{limits.max}. Send such numbers."
             )
-    try:
-        with np.errstate(over="ignore"):  # what becomes infinite is refused with all that is
-            return np.array(flat, dtype=np.float64 if kind.kind == "f" else kind).astype(kind, copy=False)
-    except OverflowError as error:
-        raise InputError(f"input {name!r} has a number that {datatype} cannot hold. Send smaller ones.") from error
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with all that is
+        return np.array(flat, dtype=np.float64 if kind.kind == "f" else kind).astype(kind, copy=False)
 
 
 def _flat(name: str, data: Any, shape: Sequence[int]) -> list[Any]:  # noqa: ANN401
@@ -224,14 +218,6 @@ def to_bytes(array: np.ndarray) -> bytes:
         encoded = [str(text).encode() for text in array.ravel().tolist()]
         return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def to_list(array: np.ndarray) -> list[Any]:
-    """Return the values in one flat list; what JSON has no number for, such as an unknown cost, is null."""
-    values = array.ravel().tolist()
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return [value if math.isfinite(value) else None for value in values]
-    return values
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
