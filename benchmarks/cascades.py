@@ -313,7 +313,7 @@ def safe(costs: Float[np.ndarray, " choice"], losses: Float[np.ndarray, "sample 
 
 def safest(scheduler: Scheduler, table: ExitTable, seed: int) -> Policy:
     """Return the policy for the cheapest budget that is `safe` on samples that it was not fitted on."""
-    known, folds = table.require_costs(), folds_of(table.num_samples, FOLDS, seed)
+    known, folds = table.require_costs(), folds_of(table.group_index, FOLDS, seed)
     budgets = np.linspace(known.low, known.high, BUDGETS)
     losses = np.empty((table.num_samples, BUDGETS))
     for fold in range(FOLDS):

@@ -18,7 +18,7 @@ from eenet.running.sent import Sent
 from eenet.serving.edge import EdgeClient, read_answer
 from eenet.serving.protocol import InferRequest, write_response
 from eenet.serving.resume import Resumer, resume
-from eenet.serving.service import Answer
+from eenet.serving.answers import Answer
 from eenet.tables.tensors import from_bytes, to_bytes
 
 IMAGES, IDS = digits().inputs(slice(0, 60)).numpy(), np.arange(60)

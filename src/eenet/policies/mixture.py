@@ -198,7 +198,8 @@ class TransformedPolicy(Policy):
 def mixed(a: Policy, b: Policy, weight: float, seed: int = 0) -> Policy:
     """Return the mixture of two policies; a transform that both stand behind is applied once, to all samples."""
     if isinstance(a, TransformedPolicy) and isinstance(b, TransformedPolicy) and a.transform is b.transform:
-        return TransformedPolicy(a.transform, MixedPolicy(a.policy, b.policy, weight, seed))
+        behind = TransformedPolicy(a.transform, MixedPolicy(a.policy, b.policy, weight, seed))
+        return behind.from_source(a.source or b.source)
     return MixedPolicy(a, b, weight, seed)
 
 

@@ -95,7 +95,7 @@ def ray_app(
         MissingExtraError: Ray, or the engine, is not installed.
 
     Example:
-        >>> from ray import serve
+        >>> from ray import serve  # doctest: +SKIP
         >>> serve.run(ray_app("exported", budget="60%"))  # doctest: +SKIP
     """
     require("ray", reason="ray_app needs it")
