@@ -98,8 +98,6 @@ def advise(
     samples, budgets = _samples(table, confidence, folds), list(budgets)
     check_statics(statics, len(samples), table.name)
     wanted = tuple(dict.fromkeys(costs.budget(budget) for budget in budgets or standard_budgets(costs)))
-    if table.group is not None:
-        require_groups(table, LEAST_GROUPS, "advice")
     warn_if_small(table)
     values = [budget.value for budget in wanted]
     models = _statics(samples, costs, parts, statics, table)
@@ -142,6 +140,8 @@ def hardly_knowing(table: ExitTable) -> str:
 def _samples(table: ExitTable, confidence: Confidence, folds: int) -> Samples:
     """Return the samples that the advice is made on."""
     utility = table.require_utility("advice")
+    if table.group is not None:
+        require_groups(table, LEAST_GROUPS, "advice")
     if table.num_samples < max(folds, _LEAST):
         raise TableError(
             f"{table.name} of {samples(table.num_samples)} is too small: exits are chosen on some and judged on the "

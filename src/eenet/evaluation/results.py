@@ -29,9 +29,7 @@ from eenet.tables.table import ExitTable
 if TYPE_CHECKING:
     import pandas
 
-BOUNDS = ("random", "oracle")
-"""Rows that are no policies: the lower and the upper bound."""
-
+BOUNDS = ("random", "oracle")  # rows that are no policies: the lower and the upper bound
 _LEVEL = 0.05  # chance that anything at all is wrongly called significant
 
 

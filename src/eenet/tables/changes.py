@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,3 +86,17 @@ def long_columns(table: ExitTable) -> dict[str, Any]:
     if table.group is not None:
         columns["group"] = as_array(table.group)[samples]
     return columns
+
+
+def kept_exits(table: ExitTable, kept: list[int], costs: CostTable | None) -> dict[str, Any]:
+    """Return names and costs of some exits; those of exits that are `separate` are left out with them."""
+    changed: dict[str, Any] = {"costs": costs}
+    changed["exit_names"] = tuple(table.exit_names[k] for k in kept) if table.exit_names else ()
+    drops = table.separate and kept != list(range(len(kept)))
+    if costs is None and table.costs is not None:
+        parts = [table.costs.stage_costs[k] for k in kept] if drops else None
+        cumulative = [table.costs.cumulative[k] for k in kept] if parts is None else accumulate(parts)
+        changed["costs"] = CostTable(tuple(cumulative), table.costs.unit, table.costs.reference)
+    if table.cost is not None and drops:
+        changed["cost"] = np.cumsum(np.diff(table.cost, axis=1, prepend=0.0)[:, kept], axis=1)
+    return changed

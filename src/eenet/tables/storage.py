@@ -148,3 +148,20 @@ def costs_of(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     cost = as_array(values).astype(np.float64)
     check_cost(cost)
     return {"cost": cost, "costs": CostTable(tuple(cost.mean(axis=0).tolist()), unit, known)}
+
+
+def parts_of(path: str | os.PathLike[str]) -> tuple[str, np.ndarray, dict[str, Any]]:
+    """Return what a stored table holds: the name of its outputs, these, and its other attributes.
+
+    Raises:
+        TableError: As of `ExitTable.load`.
+    """
+    arrays = read(path)
+    others: dict[str, Any] = costs_of(arrays)
+    name = os.path.basename(os.fspath(path)).removesuffix(".npz")
+    others["split"] = (texts_of(arrays, "split") or [name])[0]
+    others["source"] = "".join(texts_of(arrays, "source"))
+    for key in ("feature_names", "exit_names"):
+        others[key] = tuple(texts_of(arrays, key, one=False))
+    kind, outputs = outputs_of(arrays, path)
+    return kind, outputs, others | {key: arrays[key] for key in ("labels", "utility", "group") if key in arrays}

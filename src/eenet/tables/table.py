@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -308,19 +307,7 @@ class ExitTable:
         return self._with_exits(kept, costs)
 
     def _with_exits(self, kept: list[int], costs: CostTable | None) -> ExitTable:
-        named = tuple(self.exit_names[k] for k in kept) if self.exit_names else ()
-        changed = self._picked(_BY_EXIT, (slice(None), kept)) | {"exit_names": named, "costs": costs}
-        if costs is None and self.costs is not None:
-            parts = [self.costs.stage_costs[k] for k in kept] if self._drops_costs(kept) else None
-            cumulative = [self.costs.cumulative[k] for k in kept] if parts is None else accumulate(parts)
-            changed["costs"] = CostTable(tuple(cumulative), self.costs.unit, self.costs.reference)
-        if self.cost is not None and self._drops_costs(kept):
-            changed["cost"] = np.cumsum(np.diff(self.cost, axis=1, prepend=0.0)[:, kept], axis=1)
-        return replace(self, **changed)
-
-    def _drops_costs(self, kept: list[int]) -> bool:
-        """Return whether exits are left out whose costs are left out with them."""
-        return self.separate and kept != list(range(len(kept)))
+        return replace(self, **self._picked(_BY_EXIT, (slice(None), kept)) | changes.kept_exits(self, kept, costs))
 
     def with_fallback(self, *, cost: object, utility: object = 1.0, name: str = "fallback") -> ExitTable:
         """Return the table with one more exit, the last: whoever gets there is passed on, such as to a person.
@@ -374,22 +361,13 @@ class ExitTable:
 
         Keys: ``logits``, ``probs`` or ``features`` (with ``feature_names``), ``labels``, ``utility``, ``group``,
         ``costs`` (``[exit]`` or ``[sample, exit]``), ``cost_unit``, ``cost_reference``, ``exit_names``, ``split``,
-        ``source``.
-        Other keys are ignored. Nothing is ever unpickled. Probabilities are converted while loading and then take
-        memory; store logits to work on tables larger than memory.
+        ``source``. Other keys are ignored. Nothing is ever unpickled. Probabilities are converted while loading and
+        then take memory; store logits to work on tables larger than memory.
 
         Raises:
             TableError: The file is missing, damaged or holds objects, or its content is no usable table.
         """
-        arrays = storage.read(path)
-        others: dict[str, Any] = storage.costs_of(arrays)
-        name = os.path.basename(os.fspath(path)).removesuffix(".npz")
-        others["split"] = (storage.texts_of(arrays, "split") or [name])[0]
-        others["source"] = "".join(storage.texts_of(arrays, "source"))
-        for key in ("feature_names", "exit_names"):
-            others[key] = tuple(storage.texts_of(arrays, key, one=False))
-        kind, outputs = storage.outputs_of(arrays, path)
-        others |= {key: arrays[key] for key in ("labels", "utility", "group") if key in arrays}
+        kind, outputs, others = storage.parts_of(path)
         return cls.from_probs(outputs, **others) if kind == "probs" else cls(**others | {kind: outputs})
 
     def save(self, path: str | os.PathLike[str]) -> None:
