@@ -15,10 +15,10 @@ from eenet import AdaptiveModel
 from eenet.errors import EenetError, InputError, RunError
 from eenet.running import Tier, split_export
 from eenet.running.sent import Sent
+from eenet.serving.answers import Answer
 from eenet.serving.edge import EdgeClient, read_answer
 from eenet.serving.protocol import InferRequest, write_response
 from eenet.serving.resume import Resumer, resume
-from eenet.serving.answers import Answer
 from eenet.tables.tensors import from_bytes, to_bytes
 
 IMAGES, IDS = digits().inputs(slice(0, 60)).numpy(), np.arange(60)
