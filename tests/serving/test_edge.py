@@ -228,6 +228,8 @@ def test_the_answer_of_the_fallback_is_what_the_last_local_exit_says(device) -> 
         (302, b""),
         (200, b"no JSON"),
         (200, b"{}"),
+        (200, b"[1]"),
+        (200, b"[" * 100_000),
         (200, b'{"outputs": [1]}'),
         (200, b'{"outputs": [{"name": "label", "datatype": "INT64", "shape": [1], "data": [1]}]}'),
     ],

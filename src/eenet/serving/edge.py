@@ -26,7 +26,7 @@ from eenet.running.loop import Prediction
 from eenet.running.sent import Compression
 from eenet.running.tiers import Tier, TierResult
 from eenet.serving.answers import Answer, as_answer
-from eenet.serving.protocol import OUTPUTS, read_object
+from eenet.serving.protocol import OUTPUTS
 from eenet.tables.checks import instance, number
 
 EDGE, SERVER, FALLBACK = "edge", "server", "fallback"
@@ -245,7 +245,7 @@ def read_answer(body: bytes, shape: tuple[int, ...], first: int, num_exits: int)
         RunError: It is something else.
     """
     try:
-        outputs = {one["name"]: _tensor(one) for one in read_object(body, "answer")["outputs"]}
+        outputs = {one["name"]: _tensor(one) for one in json.loads(body)["outputs"]}
         answer = Answer(**{name: outputs[name] for name in OUTPUTS})
         shapes = {name: getattr(answer, name).shape for name in OUTPUTS}
         if shapes != {name: shape if name == "probabilities" else shape[:1] for name in OUTPUTS}:
@@ -255,7 +255,7 @@ def read_answer(body: bytes, shape: tuple[int, ...], first: int, num_exits: int)
             raise ValueError("it names exits or classes that there are not")
         if not np.isfinite(answer.probabilities).all():
             raise ValueError("it has probabilities that are no numbers")
-    except (LookupError, TypeError, ValueError, OverflowError, json.JSONDecodeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise RunError(f"answer of the server cannot be used: {error}. Check that it serves this model.") from error
     return answer
 

@@ -108,9 +108,10 @@ class Sizing:
                 f"{load} is not reached: with {self.replicas} replicas ({listed} by stage) p99 is {self.p99_ms:.3g} ms "
                 "in the simulation. Allow more time, a smaller budget, or shorter waits for full batches."
             )
+        servers = "1 server that runs all" if self.servers == 1 else f"{self.servers} servers that run all"
         full = "cannot reach this" if self.full is None else f"needs {self.full}"
         return (
-            f"{load}: {self.replicas} replicas ({listed} by stage), or {self.servers} servers that run all stages. The "
+            f"{load}: {self.replicas} replicas ({listed} by stage), or {servers}. The "
             f"full model {full}. In the simulation of the stages p99 is {self.p99_ms:.3g} ms, and {self.within:.2%} of "
             "the answers are in time."
         )
