@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -74,6 +74,7 @@ def test_the_upper_halves_of_float32_are_bf16():
     assert found.dtype == np.float32
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first text loads a table of all characters
 @given(array=ARRAYS | TEXT_ARRAYS, as_bytes=st.booleans())
 def test_requests_come_back_as_they_were(array, as_bytes):
     text, length = write_request({"x": array}, binary=as_bytes)
@@ -82,6 +83,7 @@ def test_requests_come_back_as_they_were(array, as_bytes):
     assert (length is not None) == as_bytes and found.outputs == dict.fromkeys(OUTPUTS, as_bytes)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(many=st.dictionaries(st.text("abc", min_size=1), ARRAYS | TEXT_ARRAYS, min_size=1, max_size=4))
 def test_several_tensors_share_the_bytes_in_their_order(many):
     text, length = write_request(many, binary=True)
