@@ -92,7 +92,7 @@ def encoder(work: Path, root: Path) -> None:
     """Put an encoder and a file of labelled texts where the program looks for them."""
     shutil.copytree(minilm_folder(root), work / "encoder")
     train = read_sst2(root)["train"]
-    rows = [row for row in shuffled(len(train), 0).tolist() if len(train.words[row].split()) > 5][:TEXTS]
+    rows = [row for row in shuffled(len(train), 0).tolist() if len(train.texts[row].split()) > 5][:TEXTS]
     with (work / "texts.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(("text", "label"))
